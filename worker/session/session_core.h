@@ -1,0 +1,174 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "worker/session/heartbeat_lease.h"
+#include "worker/session/session_events.h"
+#include "worker/session/unconfirmed_reports.h"
+
+namespace ringmaster::worker {
+
+// Who this process is; fixed for its life.
+struct SessionIdentity {
+  // "workers/{id}".
+  std::string worker;
+  // 32 hexadecimal digits.
+  std::string incarnation;
+  v1::Hardware hardware;
+  std::string version;
+  // "host:port", empty when off.
+  std::string metrics_address;
+
+  absl::Status Validate() const;
+};
+
+// Every limit of the core that is not the coordinator's or the job's.
+struct SessionLimits {
+  // Between two StepsDone; the first step of a generation is reported at once.
+  absl::Duration steps_report_interval = absl::Milliseconds(50);
+  // For jobs that do not say.
+  absl::Duration abort_deadline = absl::Seconds(5);
+  // How long a step may go on after SIGTERM or Drain before the ring is abandoned.
+  absl::Duration drain_deadline = absl::Seconds(20);
+  // Step records and shard reports kept for sending again after a re-attach.
+  int unconfirmed_records_max = 1024;
+  int unconfirmed_shards_max = 8;
+};
+
+// The worker's session as a pure state machine: one event in, actions out; no thread, clock, lock,
+// torch or gRPC, so that the simulator runs the same code as the worker. Deterministic: equal
+// events at equal times give equal actions. Thread-compatible; lives on the control thread.
+//
+// Phases (v1::Phase) and their legal transitions:
+//   IDLE -- FormRing --> JOINING -- ConnectRing --> CONNECTING -- Restored --> READY -- StartSteps
+//   --> RUNNING RUNNING -- AllStepsDone --> FINISHED JOINING | CONNECTING | READY | RUNNING |
+//   FINISHED
+//     -- AbortRing, ReleaseJob, FormRing of a later generation or another job, SIGTERM, Drain -->
+//     ABORTING
+//   ABORTING -- RingStopped --> IDLE (-> JOINING at once when a FormRing waited)
+//   any of JOINING .. FINISHED -- RingStopped with a fault --> IDLE
+//   ABORTING -- abort deadline --> exit kExitRestart;   any -- Die --> exit kExitRestart
+//   any -- SIGTERM, Drain --> (ABORTING or the step's end) --> Goodbye, exit kExitOk
+//
+// Fencing. Directives of a lower epoch, or of a lower generation of the same job, are ignored. From
+// the moment a generation is given up nothing it reports is believed: its StepDone, ShardDone and
+// Restored are dropped, so a vote counts only if the generation was not aborted. Without an
+// acknowledged heartbeat for the lease's length the worker goes on training but stops publishing.
+// Reports are derived from the phase: what a broken stream lost is sent again after the next
+// Welcome.
+class SessionCore {
+ public:
+  // REQUIRES: identity.Validate().ok().
+  explicit SessionCore(SessionIdentity identity, SessionLimits limits = {});
+
+  std::vector<Action> Handle(absl::Time now, const Event& event);
+
+  // When TimerTick is due next; InfiniteFuture when nothing waits.
+  absl::Time NextTimer() const;
+
+  v1::Phase phase() const { return phase_; }
+  // The ring of the current phase; while IDLE the last one, default when none.
+  const v1::RingRef& ring() const { return form_.ring(); }
+  const v1::HeldState& held() const { return held_; }
+  bool publishing() const { return publishing_; }
+
+ private:
+  void OnStreamUp();
+  void OnStreamDown();
+  void OnTick();
+  void OnDirective(const v1::Directive& directive);
+  void OnWelcome(const v1::Welcome& welcome);
+  void OnHeartbeatAck(const v1::HeartbeatAck& ack);
+  void OnFormRing(const v1::FormRing& form);
+  void OnConnectRing(const v1::ConnectRing& connect);
+  void OnStartSteps(const v1::StartSteps& start);
+  void OnAbortRing(const v1::AbortRing& abort);
+  void OnReleaseJob(const v1::ReleaseJob& release);
+  void OnCheckpointCommitted(const v1::CheckpointCommitted& committed);
+  void OnDeleteFiles(const v1::DeleteFiles& files);
+  void OnTransportOpened(const TransportOpened& opened);
+  void OnRestored(const Restored& restored);
+  void OnStepDone(const StepDone& done);
+  void OnShardDone(const ShardDone& done);
+  void OnAllStepsDone(const AllStepsDone& done);
+  void OnRingStopped(const RingStopped& stopped);
+  void OnStop(const std::string& reason);
+
+  void RefuseUnknownRing(const v1::RingRef& unknown, const char* directive);
+  void BeginJoin(const v1::FormRing& form);
+  void BeginAbort(const std::string& reason);
+  void FinishAbort();
+  void Fail(v1::Fault fault);
+  void ForgetJob();
+  void Leave(const std::string& reason);
+  void Exit(int code, const std::string& reason);
+  void SetPublishingTo(bool publishing);
+
+  bool HoldsJob(const std::string& uid) const {
+    return !uid.empty() && ring().training_job_uid() == uid;
+  }
+  bool IsCurrent(const v1::RingRef& ring) const;
+  bool IsActive() const { return phase_ >= v1::PHASE_JOINING && phase_ <= v1::PHASE_FINISHED; }
+
+  v1::WorkerReport* NewReport();
+  void SendHello();
+  void SendHeartbeat();
+  void SendSteps();
+  void SendShard(const v1::ShardWritten& shard);
+  void TellFault();
+  void SendPhaseReports();
+
+  const SessionIdentity identity_;
+  const SessionLimits limits_;
+
+  // Valid inside Handle only.
+  absl::Time now_;
+  std::vector<Action> actions_;
+
+  int64_t epoch_ = 0;
+  // A stream is open and Welcome came on it; only then reports go out.
+  bool attached_ = false;
+  HeartbeatLease lease_;
+  bool publishing_ = true;
+
+  v1::Phase phase_ = v1::PHASE_IDLE;
+  // The last FormRing; empty when no job is held.
+  v1::FormRing form_;
+  v1::HeldState held_;
+  // The transport is open: RingJoin can be answered.
+  bool joined_ = false;
+  std::string transport_address_;
+  v1::RestorePlan restore_plan_;
+  int64_t connect_ms_ = 0;
+  int64_t restore_ms_ = 0;
+  std::string checkpoint_error_;
+  // Of the current ring; told again after a re-attach until the next FormRing.
+  std::optional<v1::Fault> fault_;
+  bool fault_told_ = false;
+  // Set when AbortRing named a generation that this worker never heard of: RingAborted answers for
+  // that one.
+  std::optional<v1::RingRef> aborted_as_;
+  int64_t abort_ms_ = 0;
+  absl::Time abort_started_;
+  absl::Time abort_deadline_ = absl::InfiniteFuture();
+  // What follows ABORTING.
+  std::optional<v1::FormRing> waiting_form_;
+  bool release_after_abort_ = false;
+
+  UnconfirmedReports unconfirmed_;
+  int64_t exchanged_bytes_ = 0;
+  int64_t planned_bytes_ = 0;
+  absl::Time next_steps_report_ = absl::InfinitePast();
+
+  bool leaving_ = false;
+  bool exited_ = false;
+  std::string leave_reason_;
+  absl::Time drain_deadline_ = absl::InfiniteFuture();
+};
+
+}  // namespace ringmaster::worker
