@@ -1,0 +1,133 @@
+#include "cli/client.h"
+
+#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "proto/rpc_status.h"
+
+namespace ringmaster::cli {
+namespace {
+
+// Reads are safe to repeat, and a create is made so by its request_id.
+constexpr char kServiceConfig[] = R"({"methodConfig": [{
+  "name": [{"service": "ringmaster.v1.JobService", "method": "GetTrainingJob"},
+           {"service": "ringmaster.v1.JobService", "method": "ListTrainingJobs"},
+           {"service": "ringmaster.v1.JobService", "method": "CreateTrainingJob"},
+           {"service": "ringmaster.v1.JobService", "method": "EstimateTrainingJob"},
+           {"service": "ringmaster.v1.ClusterService"},
+           {"service": "ringmaster.v1.CheckpointService", "method": "ListCheckpoints"},
+           {"service": "ringmaster.v1.CheckpointService", "method": "GetCheckpoint"}],
+  "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s",
+                  "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
+
+absl::StatusOr<std::string> ReadPem(const std::string& path) {
+  if (path.empty()) {
+    return std::string();
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::InvalidArgumentError(absl::StrCat("TLS file ", path, " cannot be read"));
+  }
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(
+    const GlobalOptions& options) {
+  if (options.tls_ca.empty()) {
+    return grpc::InsecureChannelCredentials();
+  }
+  grpc::SslCredentialsOptions ssl;
+  ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPem(options.tls_ca));
+  ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadPem(options.tls_cert));
+  ASSIGN_OR_RETURN(ssl.pem_private_key, ReadPem(options.tls_key));
+  return grpc::SslCredentials(ssl);
+}
+
+}  // namespace
+
+int ExitCodeFor(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kOk:
+      return kExitOk;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return kExitUsage;
+    case absl::StatusCode::kNotFound:
+      return kExitNotFound;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitUnavailable;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kResourceExhausted:
+      return kExitConflict;
+    default:
+      return kExitInternal;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& options) {
+  ASSIGN_OR_RETURN(auto credentials, Credentials(options));
+  grpc::ChannelArguments arguments;
+  arguments.SetServiceConfigJSON(kServiceConfig);
+  auto channel = grpc::CreateCustomChannel(options.address, credentials, arguments);
+  return std::unique_ptr<Client>(new Client(options, std::move(channel)));
+}
+
+Client::Client(GlobalOptions options, std::shared_ptr<grpc::Channel> channel)
+    : options_(std::move(options)),
+      jobs_(v1::JobService::NewStub(channel)),
+      cluster_(v1::ClusterService::NewStub(channel)),
+      checkpoints_(v1::CheckpointService::NewStub(channel)) {}
+
+void Client::Prepare(grpc::ClientContext* context) const {
+  context->set_deadline(absl::ToChronoTime(absl::Now() + options_.timeout));
+}
+
+std::string Client::JobName(const std::string& job) const {
+  return absl::StrContains(job, '/') ? job : absl::StrCat(Parent(), "/trainingJobs/", job);
+}
+
+absl::Status Client::Translate(const grpc::Status& status) const {
+  if (status.ok()) {
+    return absl::OkStatus();
+  }
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty()) {
+    return absl::UnavailableError(absl::StrCat("no coordinator answers at ", options_.address, " (",
+                                               status.error_message(),
+                                               "); set --address or RINGMASTER_ADDRESS"));
+  }
+  const ErrorDetails details = Details(status);
+  std::string message = status.error_message();
+  for (const v1::ShapeViolation& shape : details.shapes) {
+    if (!shape.nearest_valid().empty()) {
+      absl::StrAppend(&message, "; nearest valid for ", shape.field(), ": ",
+                      absl::StrJoin(shape.nearest_valid(), ", "));
+    }
+  }
+  return absl::Status(FromGrpc(status).code(), message);
+}
+
+std::string NewRequestId() {
+  std::random_device entropy;
+  std::uniform_int_distribution<uint64_t> bits;
+  uint64_t high = bits(entropy);
+  uint64_t low = bits(entropy);
+  high = (high & ~0xF000ull) | 0x4000ull;
+  low = (low & ~(3ull << 62)) | (2ull << 62);
+  return absl::StrFormat("%08x-%04x-%04x-%04x-%012x", high >> 32, (high >> 16) & 0xFFFF,
+                         high & 0xFFFF, low >> 48, low & 0xFFFFFFFFFFFFull);
+}
+
+}  // namespace ringmaster::cli

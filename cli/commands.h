@@ -1,0 +1,46 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cli/client.h"
+
+namespace ringmaster::cli {
+
+// What a command runs with. Lives as long as the CLI11 application that the Add... functions fill.
+struct CommandContext {
+  GlobalOptions options;
+  std::ostream* out = nullptr;
+  std::ostream* err = nullptr;
+  // True when `out` is a terminal: progress may be redrawn in place.
+  bool terminal = false;
+  // What main() returns.
+  int exit_code = kExitOk;
+
+  // Runs `body` with a connected client, and turns a failure into one "error: ..." line and the
+  // exit code. `body` returns the exit code of success.
+  void Run(const std::function<absl::StatusOr<int>(Client&)>& body);
+  // The same for commands that need no coordinator.
+  void RunLocal(const std::function<absl::StatusOr<int>()>& body);
+};
+
+// Each adds its subcommands; the folder's files are the command list.
+void AddJobCommands(CLI::App& app,
+                    CommandContext& context);  // submit get list describe cancel delete estimate
+void AddWatchCommand(CLI::App& app, CommandContext& context);        // watch
+void AddRecordCommands(CLI::App& app, CommandContext& context);      // logs metrics
+void AddClusterCommands(CLI::App& app, CommandContext& context);     // workers
+void AddCheckpointCommands(CLI::App& app, CommandContext& context);  // checkpoints generate
+void AddExplainCommand(CLI::App& app, CommandContext& context);      // explain
+void AddCompletionCommand(CLI::App& app, CommandContext& context);   // completion
+
+// Follows a job until it is terminal, printing progress; the exit code is kExitOk only when it
+// succeeded.
+absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std::string& name);
+
+}  // namespace ringmaster::cli

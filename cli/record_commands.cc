@@ -1,0 +1,203 @@
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "cli/tensorboard_writer.h"
+
+namespace ringmaster::cli {
+namespace {
+
+using v1::StepRecord;
+
+struct LogOptions {
+  std::string job;
+  bool follow = false;
+  int tail = 0;
+  std::vector<int> ranks;
+};
+
+absl::StatusOr<int> Logs(Client& client, CommandContext& context, const LogOptions& options) {
+  v1::StreamTrainingJobLogsRequest request;
+  request.set_name(client.JobName(options.job));
+  request.set_follow(options.follow);
+  request.set_tail_lines(options.tail);
+  request.mutable_ranks()->Add(options.ranks.begin(), options.ranks.end());
+  grpc::ClientContext call;
+  auto reader = client.jobs().StreamTrainingJobLogs(&call, request);
+  v1::StreamTrainingJobLogsResponse response;
+  while (reader->Read(&response)) {
+    for (const auto& line : response.lines()) {
+      *context.out << "rank " << line.rank() << " " << ShortName(line.worker()) << " | "
+                   << line.text() << "\n";
+    }
+    context.out->flush();
+  }
+  RETURN_IF_ERROR(client.Translate(reader->Finish()));
+  return kExitOk;
+}
+
+// Writes records in one format; the loss has 17 significant digits, so that equal text means equal
+// bits.
+class RecordSink {
+ public:
+  virtual ~RecordSink() = default;
+  virtual void Write(const StepRecord& record) = 0;
+};
+
+std::string Exact(double value) { return absl::StrFormat("%.17g", value); }
+
+class CsvSink : public RecordSink {
+ public:
+  explicit CsvSink(std::ostream& out) : out_(out) {
+    out_ << "step,generation,loss,validation_loss,grad_norm,learning_rate,tokens,seconds,time\n";
+  }
+  void Write(const StepRecord& record) override {
+    out_ << record.step() << "," << record.generation() << "," << Exact(record.loss()) << ","
+         << (record.has_validation_loss() ? Exact(record.validation_loss()) : "") << ","
+         << Exact(record.grad_norm()) << "," << Exact(record.learning_rate()) << ","
+         << record.tokens() << "," << absl::StrFormat("%.6f", record.seconds()) << ","
+         << absl::FormatTime(absl::RFC3339_full, FromProto(record.time()), absl::UTCTimeZone())
+         << "\n";
+  }
+
+ private:
+  std::ostream& out_;
+};
+
+class JsonLinesSink : public RecordSink {
+ public:
+  explicit JsonLinesSink(std::ostream& out) : out_(out) {}
+  void Write(const StepRecord& record) override {
+    out_ << "{\"step\":" << record.step() << ",\"generation\":" << record.generation()
+         << ",\"loss\":" << Number(record.loss());
+    if (record.has_validation_loss()) {
+      out_ << ",\"validation_loss\":" << Number(record.validation_loss());
+    }
+    out_ << ",\"grad_norm\":" << Number(record.grad_norm())
+         << ",\"learning_rate\":" << Number(record.learning_rate())
+         << ",\"tokens\":" << record.tokens() << ",\"seconds\":" << Number(record.seconds())
+         << ",\"time\":\""
+         << absl::FormatTime(absl::RFC3339_full, FromProto(record.time()), absl::UTCTimeZone())
+         << "\"}\n";
+  }
+
+ private:
+  // JSON has no NaN or infinity.
+  static std::string Number(double value) {
+    return std::isfinite(value) ? Exact(value) : std::string("null");
+  }
+  std::ostream& out_;
+};
+
+class TensorboardSink : public RecordSink {
+ public:
+  TensorboardSink(std::ostream& out, absl::Time now)
+      : writer_(&out, absl::ToDoubleSeconds(now - absl::UnixEpoch())) {}
+  void Write(const StepRecord& record) override {
+    std::vector<ScalarValue> values = {{"train/loss", record.loss()},
+                                       {"train/grad_norm", record.grad_norm()},
+                                       {"train/learning_rate", record.learning_rate()}};
+    if (record.seconds() > 0) {
+      values.push_back(
+          {"train/tokens_per_second", static_cast<double>(record.tokens()) / record.seconds()});
+    }
+    if (record.has_validation_loss()) {
+      values.push_back({"validation/loss", record.validation_loss()});
+    }
+    writer_.AddScalars(absl::ToDoubleSeconds(FromProto(record.time()) - absl::UnixEpoch()),
+                       record.step(), values);
+  }
+
+ private:
+  TensorboardWriter writer_;
+};
+
+struct MetricsOptions {
+  std::string job;
+  std::string format = "csv";
+  std::string file;
+  bool follow = false;
+  int64_t start_step = 0;
+};
+
+absl::StatusOr<std::unique_ptr<RecordSink>> OpenSink(const MetricsOptions& options,
+                                                     std::ostream& out) {
+  if (options.format == "csv") return std::make_unique<CsvSink>(out);
+  if (options.format == "jsonl") return std::make_unique<JsonLinesSink>(out);
+  if (options.format == "tensorboard") return std::make_unique<TensorboardSink>(out, absl::Now());
+  return absl::InvalidArgumentError(
+      absl::StrCat("output \"", options.format, "\" is not one of csv, jsonl, tensorboard"));
+}
+
+absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
+                            const MetricsOptions& options) {
+  std::ofstream file;
+  if (!options.file.empty()) {
+    file.open(options.file, std::ios::binary | std::ios::trunc);
+    if (!file) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options.file, ": cannot be opened for writing"));
+    }
+  } else if (options.format == "tensorboard" && context.terminal) {
+    return absl::InvalidArgumentError(
+        "a TensorBoard event file is binary: give --file events.out.tfevents.NAME");
+  }
+  std::ostream& out = options.file.empty() ? *context.out : file;
+  ASSIGN_OR_RETURN(const std::unique_ptr<RecordSink> sink, OpenSink(options, out));
+  v1::StreamTrainingJobMetricsRequest request;
+  request.set_name(client.JobName(options.job));
+  request.set_follow(options.follow);
+  request.set_start_step(options.start_step);
+  grpc::ClientContext call;
+  auto reader = client.jobs().StreamTrainingJobMetrics(&call, request);
+  v1::StreamTrainingJobMetricsResponse response;
+  while (reader->Read(&response)) {
+    for (const StepRecord& record : response.records()) {
+      sink->Write(record);
+    }
+    out.flush();
+  }
+  RETURN_IF_ERROR(client.Translate(reader->Finish()));
+  return out ? absl::StatusOr<int>(kExitOk)
+             : absl::DataLossError(absl::StrCat("writing ", options.file, " failed"));
+}
+
+void AddLogs(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<LogOptions>();
+  CLI::App* command = app.add_subcommand("logs", "Print the ranks' logs");
+  command->add_option("JOB", options->job, "Job id or full name")->required();
+  command->add_flag("-f,--follow", options->follow, "Go on until the job ends");
+  command->add_option("--tail", options->tail, "Only the last n lines of each rank")
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+  command->add_option("--rank", options->ranks, "Only these ranks")->delimiter(',');
+  command->callback([&context, options] {
+    context.Run([&](Client& client) { return Logs(client, context, *options); });
+  });
+}
+
+}  // namespace
+
+void AddRecordCommands(CLI::App& app, CommandContext& context) {
+  AddLogs(app, context);
+  auto options = std::make_shared<MetricsOptions>();
+  CLI::App* command = app.add_subcommand("metrics", "Print one record per step");
+  command->add_option("JOB", options->job, "Job id or full name")->required();
+  command->add_option("-o,--output", options->format, "csv, jsonl or tensorboard")
+      ->capture_default_str();
+  command->add_option("--file", options->file, "Write here instead of standard output");
+  command->add_flag("-f,--follow", options->follow, "Go on until the job ends");
+  command->add_option("--start-step", options->start_step, "First step wanted");
+  command->callback([&context, options] {
+    context.Run([&](Client& client) { return Metrics(client, context, *options); });
+  });
+}
+
+}  // namespace ringmaster::cli

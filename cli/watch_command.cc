@@ -1,0 +1,147 @@
+#include <chrono>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+
+namespace ringmaster::cli {
+namespace {
+
+using v1::TrainingJob;
+using v1::TrainingJobStatus;
+
+constexpr int kBarWidth = 24;
+// A coordinator that is being restarted is back well within this time.
+constexpr int kReconnectsMax = 60;
+constexpr auto kReconnectPause = std::chrono::seconds(1);
+
+bool Terminal(const TrainingJob& job) {
+  const auto state = job.status().state();
+  return state == TrainingJobStatus::SUCCEEDED || state == TrainingJobStatus::FAILED ||
+         state == TrainingJobStatus::CANCELLED;
+}
+
+std::string StateName(const TrainingJob& job) {
+  return LowerEnumName(TrainingJobStatus::State_descriptor(), job.status().state());
+}
+
+std::string ProgressLine(const TrainingJob& job) {
+  const auto& progress = job.status().progress();
+  const int64_t steps = std::max<int64_t>(1, job.spec().steps());
+  const int filled = static_cast<int>(kBarWidth * std::min(progress.step(), steps) / steps);
+  std::string line =
+      absl::StrCat("[", std::string(filled, '#'), std::string(kBarWidth - filled, '.'), "] ");
+  absl::StrAppendFormat(&line, "%s step %d/%d", StateName(job), progress.step(),
+                        job.spec().steps());
+  if (progress.step() > 0) {
+    absl::StrAppendFormat(&line, "  loss %.4f", progress.loss());
+    if (progress.has_validation_loss()) {
+      absl::StrAppendFormat(&line, "  val %.4f", progress.validation_loss());
+    }
+    absl::StrAppend(&line, "  ", HumanCount(progress.tokens_per_second()), " tok/s");
+    if (progress.has_remaining()) {
+      absl::StrAppend(&line, "  ETA ", HumanDuration(FromProto(progress.remaining())));
+    }
+  }
+  if (!job.status().ranks().empty()) {
+    absl::StrAppendFormat(&line, "  ring of %d, generation %d", job.status().ranks_size(),
+                          job.status().generation());
+  }
+  if (job.status().has_pending_reason()) {
+    absl::StrAppend(&line, "  (", job.status().pending_reason().message(), ")");
+  }
+  return line;
+}
+
+// Prints what changed: on a terminal the progress line is redrawn, elsewhere a line is printed when
+// the state or generation changed, or a twentieth of the steps went by.
+class ProgressPrinter {
+ public:
+  ProgressPrinter(std::ostream& out, bool terminal) : out_(out), terminal_(terminal) {}
+
+  void Show(const TrainingJob& job) {
+    const auto& status = job.status();
+    const int64_t part = status.progress().step() * 20 / std::max<int64_t>(1, job.spec().steps());
+    const std::string key = absl::StrCat(status.state(), "/", status.generation(), "/", part, "/",
+                                         status.pending_reason().code());
+    if (terminal_) {
+      // Carriage return, then erase to the end of the line.
+      out_ << "\r" << ProgressLine(job) << "\033[K" << std::flush;
+      if (Terminal(job)) out_ << "\n";
+    } else if (key != last_key_) {
+      out_ << ProgressLine(job) << "\n" << std::flush;
+    }
+    last_key_ = key;
+  }
+
+ private:
+  std::ostream& out_;
+  const bool terminal_;
+  std::string last_key_;
+};
+
+// One stream: returns the terminal job, or the error that ended the stream.
+absl::StatusOr<TrainingJob> WatchOnce(Client& client, const std::string& name,
+                                      ProgressPrinter& printer) {
+  grpc::ClientContext context;
+  v1::WatchTrainingJobsRequest request;
+  request.set_name(name);
+  auto reader = client.jobs().WatchTrainingJobs(&context, request);
+  v1::WatchTrainingJobsResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_deleted_name()) {
+      context.TryCancel();
+      return absl::NotFoundError(absl::StrCat(name, " was deleted"));
+    }
+    if (!response.has_job()) {
+      continue;
+    }
+    printer.Show(response.job());
+    if (Terminal(response.job())) {
+      context.TryCancel();
+      return response.job();
+    }
+  }
+  RETURN_IF_ERROR(client.Translate(reader->Finish()));
+  return absl::UnavailableError("the coordinator closed the stream");
+}
+
+}  // namespace
+
+absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std::string& name) {
+  ProgressPrinter printer(*context.out, context.terminal);
+  for (int reconnects = 0;;) {
+    absl::StatusOr<TrainingJob> job = WatchOnce(client, name, printer);
+    if (job.ok()) {
+      const bool succeeded = job->status().state() == TrainingJobStatus::SUCCEEDED;
+      if (!succeeded) {
+        *context.err << job->name() << " " << StateName(*job) << ": "
+                     << job->status().state_reason() << "\n";
+      }
+      return succeeded ? kExitOk : kExitJobFailed;
+    }
+    const bool again = absl::IsUnavailable(job.status()) || absl::IsAborted(job.status());
+    if (!again || ++reconnects > kReconnectsMax) {
+      return job.status();
+    }
+    std::this_thread::sleep_for(kReconnectPause);
+  }
+}
+
+void AddWatchCommand(CLI::App& app, CommandContext& context) {
+  auto name = std::make_shared<std::string>();
+  CLI::App* command =
+      app.add_subcommand("watch", "Follow a job until it ends; exit code 1 unless it succeeded");
+  command->add_option("JOB", *name, "Job id or full name")->required();
+  command->callback([&context, name] {
+    context.Run([&](Client& client) { return WatchJob(client, context, client.JobName(*name)); });
+  });
+}
+
+}  // namespace ringmaster::cli
