@@ -1,0 +1,61 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "attention/exchange.h"
+#include "attention/options.h"
+#include "attention/shard_map.h"
+
+namespace ringmaster::attention {
+
+// N is the number of tokens of the tensor at hand: the whole sequence, or one rank's local tokens.
+struct AttentionOutput {
+  // [B, N, H, D], dtype of q, contiguous. Zero where no branch covers the position.
+  at::Tensor out;
+  // [B, N, H], natural logarithm of the softmax denominator; fp32, or fp64 for fp64 inputs. -inf
+  // where no branch covers the position. Carries no gradient.
+  at::Tensor lse;
+};
+
+// Thrown when the exchange with the peers fails, in forward or in backward; carries the exchange's
+// status unchanged.
+class ExchangeError : public std::exception {
+ public:
+  explicit ExchangeError(absl::Status status)
+      : status_(std::move(status)), what_(status_.ToString()) {}
+  const absl::Status& status() const { return status_; }
+  const char* what() const noexcept override { return what_.c_str(); }
+
+ private:
+  absl::Status status_;
+  std::string what_;
+};
+
+// Dilated attention over a whole sequence, differentiable in q, k and v through autograd.
+//   q     [B, N, H, D]
+//   k, v  [B, N, Hkv, D], H a multiple of Hkv; query head j reads key/value head j / (H / Hkv)
+// All of one floating dtype on one CPU or CUDA device, any strides. Accumulation is in fp32 (fp64
+// for fp64 inputs) with one rounding of each output; no O(N^2) memory. The gradient of `out` at
+// positions that no branch covers is ignored whatever it holds. The same inputs give the same bits
+// on the CPU for one number of threads. Throws c10::Error (ValueError) naming the argument when
+// shapes, dtypes or options do not fit. Thread-safe: concurrent calls share nothing but a bounded
+// cache of index plans.
+AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const DilatedAttentionOptions& options);
+
+// The same function of a sequence that the ranks of `exchange` hold together as `map` says: q, k
+// and v are this rank's local tokens in the map's local order, and so is the result. Every rank of
+// the group must make the same sequence of calls, and run backward for the same ones in the same
+// order, also a rank without tokens. `exchange` is borrowed until backward has run or the graph is
+// gone; it may be null when the map has one rank. Results do not depend on the order in which
+// messages arrive. Throws ExchangeError when a peer is lost, in backward as well.
+AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const DilatedAttentionOptions& options, const ShardMap& map,
+                                 GroupedExchange* exchange);
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "attention/options.h"
+#include "attention/shard_map.h"
+
+namespace ringmaster::attention {
+
+// Selected rows of one key/value head that one rank needs from another, for one segment of one
+// branch: global tokens first, first + step, ..., `count` of them, all held by the sender in one
+// range.
+struct RowRun {
+  int branch = 0;
+  int64_t segment = 0;
+  int64_t offset = 0;
+  int kv_head = 0;
+  int64_t first = 0;
+  int64_t step = 1;
+  int64_t count = 0;
+
+  friend bool operator==(const RowRun&, const RowRun&) = default;
+};
+
+// Sizes that turn rows into bytes.
+struct MessageShape {
+  int64_t batch = 1;
+  int64_t head_dim = 0;
+  // Of one element of K and V.
+  int64_t element_bytes = 4;
+  // Of one element of the dK and dV partials that travel back: 8 for fp64 inputs, else 4.
+  int64_t gradient_bytes = 4;
+};
+
+// Which key and value rows travel between the ranks of one sequence: sparsify first, then exchange
+// only what a remote query sees. Each pair of ranks swaps at most one message per direction and
+// pass, with the rows of all branches, K and V together; the backward pass mirrors the forward one
+// with the dK and dV of the same rows. A row that several branches need travels once for each.
+// Everything follows from the arguments, so that all ranks and the coordinator compute the same
+// plan. Immutable value; thread-compatible.
+class AttentionPlan {
+ public:
+  // InvalidArgument as DilatedAttentionOptions::Validate, or unless heads is a positive multiple of
+  // kv_heads >= 1.
+  static absl::StatusOr<AttentionPlan> Create(DilatedAttentionOptions options, ShardMap map,
+                                              int heads, int kv_heads);
+
+  const DilatedAttentionOptions& options() const { return options_; }
+  const ShardMap& map() const { return map_; }
+  int heads() const { return heads_; }
+  int kv_heads() const { return kv_heads_; }
+
+  // The rows of `from` that queries of `to` need, in message order: by branch, segment, offset, kv
+  // head, range. With from == to: rows a rank keeps for its own later ranges; these never travel.
+  // The cost does not depend on the number of tokens, only on branches, heads and ranges.
+  std::vector<RowRun> Runs(int from, int to) const;
+  // The sum of the counts of Runs(from, to).
+  int64_t Rows(int from, int to) const;
+
+  // Bytes of the message from -> to; zero means that no message is sent. The backward message from
+  // -> to holds the gradients of Runs(to, from).
+  uint64_t ForwardBytes(int from, int to, const MessageShape& shape) const;
+  uint64_t BackwardBytes(int from, int to, const MessageShape& shape) const;
+
+  // What `rank` sends in one call of the operator.
+  uint64_t SentBytesForward(int rank, const MessageShape& shape) const;
+  uint64_t SentBytesBackward(int rank, const MessageShape& shape) const;
+  int MessagesForward(int rank) const;
+  int MessagesBackward(int rank) const;
+
+  // Multiplications and additions of the two forward products for `rank`'s queries: 4 * head_dim
+  // for each pair of a query and a key it sees. The backward pass costs 2.5 times as much.
+  double ForwardFlops(int rank, const MessageShape& shape) const;
+
+ private:
+  AttentionPlan(DilatedAttentionOptions options, ShardMap map, int heads, int kv_heads)
+      : options_(std::move(options)), map_(std::move(map)), heads_(heads), kv_heads_(kv_heads) {}
+
+  void AppendRuns(int branch, int64_t segment, int from, int to, std::vector<RowRun>* runs) const;
+
+  DilatedAttentionOptions options_;
+  ShardMap map_;
+  int heads_;
+  int kv_heads_;
+};
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "attention/options.h"
+
+namespace ringmaster::attention {
+
+// What the dense models below return. dq, dk and dv are undefined tensors when no dout was given.
+struct ReferenceResult {
+  at::Tensor out;  // [B, N, H, D]
+  at::Tensor lse;  // [B, N, H]
+  at::Tensor dq;   // [B, N, H, D]
+  at::Tensor dk;   // [B, N, Hkv, D]
+  at::Tensor dv;   // [B, N, Hkv, D]
+};
+
+// The oracle: dilated attention written down from its definition, in fp64 and O(N^2) memory, one
+// softmax over the multiset union of the keys that the branches show to a query. Shares no code
+// with DilatedAttention but the options. Arguments as there; `dout` [B, N, H, D] may be undefined.
+// Results are fp64 on the CPU. REQUIRES: options.Validate() is OK and shapes fit.
+ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& dout, const DilatedAttentionOptions& options);
+
+// The error that the inputs' own precision makes unavoidable: the same dense model with fp32
+// accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
+// dtype (lse stays fp32).
+ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
+                                       const at::Tensor& v, const at::Tensor& dout,
+                                       const DilatedAttentionOptions& options);
+
+// max |x - reference| / (|reference| + rms(reference)) over all elements, in fp64. Positions where
+// both are the same infinity count as equal; 0 for empty tensors, infinity where one is NaN.
+double RelativeError(const at::Tensor& x, const at::Tensor& reference);
+
+}  // namespace ringmaster::attention
