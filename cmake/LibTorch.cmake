@@ -17,6 +17,8 @@ set_target_properties(LibTorch::c10 PROPERTIES IMPORTED_LOCATION "${RINGMASTER_T
 add_library(LibTorch::cpu SHARED IMPORTED)
 set_target_properties(LibTorch::cpu PROPERTIES
   IMPORTED_LOCATION "${RINGMASTER_TORCH}/lib/libtorch_cpu.so"
+  COMPATIBLE_INTERFACE_BOOL RINGMASTER_LINKS_TORCH
+  INTERFACE_RINGMASTER_LINKS_TORCH ON
   INTERFACE_COMPILE_OPTIONS "${torch_includes}"
   INTERFACE_LINK_LIBRARIES LibTorch::c10
   # libcudart and libcupti are the wheel's own needs, found through its RPATH at run time.
