@@ -1,0 +1,76 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "attention/exchange.h"
+#include "attention/shard_map.h"
+#include "models/longnet_config.h"
+
+namespace ringmaster::models {
+
+// Where a pass over the model stands; `layer` is -1 in kEmbedding and kLoss.
+enum class Phase { kEmbedding, kForward, kLoss, kBackward };
+using PhaseHook = std::function<void(Phase phase, int64_t layer)>;
+
+// The part of each sequence that this rank holds. `exchange` is borrowed and may be null when the
+// map has one rank.
+struct SequenceShard {
+  attention::ShardMap map;
+  int rank = 0;
+  attention::GroupedExchange* exchange = nullptr;
+};
+
+// The LongNet decoder as functions of its parameters. Tensors below have n = this rank's local
+// tokens, which may be 0; B sequences. All ranks of a shard's exchange must make the same calls.
+//
+// Backward runs block by block, each with a graph of its own, so that the order of exchanges is
+// fixed, memory is bounded, and recomputing a block needs no special case.
+//
+// Functions throw c10::Error or attention::ExchangeError; worker/torch_status turns them into a
+// Status. Immutable, thread-safe.
+class LongNet {
+ public:
+  // InvalidArgument as LongNetConfig::Validate.
+  static absl::StatusOr<LongNet> Create(LongNetConfig config);
+
+  const LongNetConfig& config() const { return config_; }
+
+  struct PassOptions {
+    // Keep only the inputs of blocks and compute each block again in backward, its exchanges
+    // included: every rank must choose the same.
+    bool recompute = false;
+    // Called before each part of the pass; may throw. For fault injection and progress.
+    PhaseHook hook;
+  };
+
+  // Adds the gradient of `scale` * (sum of the negative log likelihoods of this rank's labels) to
+  // `gradients` and returns that sum, unscaled, as a scalar tensor in fp64.
+  //   parameters  in the order of ParameterSpecs, of the compute dtype, all on one device
+  //   gradients   as parameters, of fp32 (fp64 for fp64 parameters): accumulators, added to
+  //   tokens, labels  [B, n] int64; a label of -1 is not counted
+  at::Tensor ForwardBackward(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
+                             const at::Tensor& tokens, const at::Tensor& labels, double scale,
+                             absl::Span<const at::Tensor> gradients,
+                             const PassOptions& options) const;
+
+  // The same sum without gradients.
+  at::Tensor NegativeLogLikelihood(absl::Span<const at::Tensor> parameters,
+                                   const SequenceShard& shard, const at::Tensor& tokens,
+                                   const at::Tensor& labels) const;
+
+  // [B, n, vocab] in the compute dtype, without gradients: for tests and short sequences.
+  at::Tensor Logits(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
+                    const at::Tensor& tokens) const;
+
+ private:
+  explicit LongNet(LongNetConfig config) : config_(std::move(config)) {}
+
+  LongNetConfig config_;
+};
+
+}  // namespace ringmaster::models

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "attention/options.h"
+
+namespace ringmaster::models {
+
+enum class Positions { kNone, kRotary, kXpos };
+
+// A LongNet decoder: pre-LN blocks of dilated attention and a GELU feed-forward block, with
+// MAGNETO's extra LayerNorms (sub-LN) and initialisation. Plain values.
+struct LongNetConfig {
+  int64_t layers = 0;
+  int64_t dim = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t ffn_dim = 0;
+  int64_t vocab_size = 0;
+  Positions positions = Positions::kRotary;
+  bool tied_embeddings = true;
+  bool sub_ln = true;
+  // Always causal, with the default scale.
+  attention::DilatedAttentionOptions attention;
+
+  int64_t head_dim() const { return dim / heads; }
+
+  // InvalidArgument naming the field, its value and the limit: sizes < 1, dim not a multiple of
+  // heads, heads not of kv_heads, rotary or XPOS with an odd head size, XPOS with branches for
+  // which its decay cannot be written relative to a segment (see models/positions.h).
+  absl::Status Validate() const;
+
+  friend bool operator==(const LongNetConfig&, const LongNetConfig&) = default;
+};
+
+// One trainable tensor. Names are stable: checkpoints use them, and so do readers in other
+// languages.
+//   embedding.weight                            [vocab, dim]
+//   layers.{i}.attention_norm.{weight,bias}     [dim]
+//   layers.{i}.attention.query.{weight,bias}    [dim, dim], [dim]
+//   layers.{i}.attention.key.{weight,bias}      [kv_heads * head_dim, dim], ...
+//   layers.{i}.attention.value.{weight,bias}    as key
+//   layers.{i}.attention.sub_norm.{weight,bias} [dim]      with sub_ln
+//   layers.{i}.attention.output.{weight,bias}   [dim, dim], [dim]
+//   layers.{i}.ffn_norm.{weight,bias}           [dim]
+//   layers.{i}.ffn.up.{weight,bias}             [ffn_dim, dim], [ffn_dim]
+//   layers.{i}.ffn.sub_norm.{weight,bias}       [ffn_dim]  with sub_ln
+//   layers.{i}.ffn.down.{weight,bias}           [dim, ffn_dim], [dim]
+//   final_norm.{weight,bias}                    [dim]
+//   output.weight                               [vocab, dim]   unless tied_embeddings
+// A linear layer computes x W^T + b.
+struct ParameterSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+  // Biases and norms are not decayed.
+  bool decayed = false;
+  // Initial value: `mean` plus a normal deviate of this standard deviation.
+  double mean = 0;
+  double stddev = 0;
+
+  int64_t elements() const;
+};
+
+// All parameters of a model, in a fixed order: embedding, blocks, final norm, output. REQUIRES:
+// config.Validate() is OK.
+std::vector<ParameterSpec> ParameterSpecs(const LongNetConfig& config);
+
+}  // namespace ringmaster::models
