@@ -1,0 +1,229 @@
+#include "worker/client/coordinator_client.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "grpcpp/create_channel.h"
+#include "proto/rpc_status.h"
+
+namespace ringmaster::worker {
+namespace {
+
+constexpr absl::Duration kConnectPatience = absl::Seconds(5);
+// How long the connecting thread may not notice that it is to stop.
+constexpr absl::Duration kSlice = absl::Milliseconds(100);
+constexpr absl::Duration kFirstPause = absl::Milliseconds(20);
+constexpr absl::Duration kLongestPause = absl::Seconds(1);
+
+absl::StatusOr<std::string> ReadPem(const std::string& path) {
+  if (path.empty()) {
+    return std::string();
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::InvalidArgumentError(absl::StrCat("TLS file ", path, " cannot be read"));
+  }
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+}  // namespace
+
+absl::StatusOr<ChannelFactory> ChannelFactory::Create(const CoordinatorAddress& address) {
+  if (address.target.empty()) {
+    return absl::InvalidArgumentError("the coordinator's address is empty; give host:port");
+  }
+  if (address.tls_ca.empty()) {
+    return ChannelFactory(address.target, grpc::InsecureChannelCredentials());
+  }
+  grpc::SslCredentialsOptions ssl;
+  ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPem(address.tls_ca));
+  ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadPem(address.tls_cert));
+  ASSIGN_OR_RETURN(ssl.pem_private_key, ReadPem(address.tls_key));
+  return ChannelFactory(address.target, grpc::SslCredentials(ssl));
+}
+
+std::shared_ptr<grpc::Channel> ChannelFactory::NewChannel() const {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // A coordinator whose host vanished answers nothing; heartbeats are data, so that pings are rare.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // A manifest names every shard of a world.
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  return grpc::CreateCustomChannel(target_, credentials_, arguments);
+}
+
+CoordinatorClient::CoordinatorClient(ChannelFactory channels, Events events)
+    : channels_(std::move(channels)), events_(std::move(events)) {
+  reader_ = std::thread([this] { ReadLoop(); });
+  writer_ = std::thread([this] { WriteLoop(); });
+}
+
+CoordinatorClient::~CoordinatorClient() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    if (context_ != nullptr) {
+      context_->TryCancel();
+    }
+  }
+  reader_.join();
+  writer_.join();
+}
+
+void CoordinatorClient::Send(int64_t stream, v1::WorkerReport report) {
+  absl::MutexLock lock(&mutex_);
+  if (stream == stream_number_ && stream_ != nullptr) {
+    queue_.push_back(std::move(report));
+  }
+}
+
+void CoordinatorClient::Finish(absl::Duration patience) {
+  const absl::Time deadline = absl::Now() + patience;
+  absl::MutexLock lock(&mutex_);
+  finishing_ = true;
+  const auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stream_ == nullptr; };
+  mutex_.AwaitWithDeadline(absl::Condition(&ended), deadline);
+  stopping_ = true;
+}
+
+void CoordinatorClient::Pause(absl::Duration duration) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(&stopping_), duration);
+}
+
+void CoordinatorClient::ReadLoop() {
+  std::mt19937 random(std::random_device{}());
+  std::uniform_real_distribution<double> jitter(0.75, 1.25);
+  absl::Duration pause = absl::ZeroDuration();
+  while (true) {
+    bool attached = false;
+    const absl::Status reason = RunStream(&attached);
+    if (attached) {
+      events_.down(reason);
+      pause = absl::ZeroDuration();
+    }
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_ || finishing_) {
+        return;
+      }
+    }
+    Pause(pause * jitter(random));
+    pause = std::clamp(pause * 2, kFirstPause, kLongestPause);
+  }
+}
+
+absl::Status CoordinatorClient::Connect(grpc::Channel& channel) {
+  const absl::Time deadline = absl::Now() + kConnectPatience;
+  grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+  while (state != GRPC_CHANNEL_READY) {
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || state == GRPC_CHANNEL_SHUTDOWN) {
+      return absl::UnavailableError(absl::StrCat("no coordinator answers at ", channels_.target()));
+    }
+    channel.WaitForStateChange(state, absl::ToChronoTime(absl::Now() + kSlice));
+    state = channel.GetState(true);
+    absl::MutexLock lock(&mutex_);
+    if (stopping_ || absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat("connecting to ", channels_.target(),
+                                                      " took longer than ",
+                                                      absl::FormatDuration(kConnectPatience)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorClient::RunStream(bool* attached) {
+  const std::shared_ptr<grpc::Channel> channel = channels_.NewChannel();
+  RETURN_IF_ERROR(Connect(*channel));
+  const auto stub = v1::WorkerService::NewStub(channel);
+  grpc::ClientContext context;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) {
+      return absl::CancelledError("stopping");
+    }
+    context_ = &context;
+  }
+  const std::unique_ptr<Stream> stream = stub->Session(&context);
+  int64_t number = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    stream_ = stream.get();
+    number = ++stream_number_;
+    queue_.clear();
+  }
+  *attached = true;
+  events_.up(number);
+  v1::Directive directive;
+  while (stream->Read(&directive)) {
+    events_.directive(std::move(directive));
+    directive.Clear();
+  }
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
+  {
+    absl::MutexLock lock(&mutex_);
+    // A write that the transport does not take must not outlive the stream.
+    context.TryCancel();
+    mutex_.Await(absl::Condition(&idle));
+    stream_ = nullptr;
+    context_ = nullptr;
+  }
+  return FromGrpc(stream->Finish());
+}
+
+void CoordinatorClient::WriteLoop() {
+  const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || (stream_ != nullptr && (!queue_.empty() || finishing_));
+  };
+  while (true) {
+    Stream* stream = nullptr;
+    int64_t number = 0;
+    bool last = false;
+    std::deque<v1::WorkerReport> batch;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(&work));
+      if (stopping_) {
+        return;
+      }
+      stream = stream_;
+      number = stream_number_;
+      last = finishing_;
+      batch.swap(queue_);
+      writing_ = true;
+    }
+    const bool written = WriteBatch(*stream, batch, last);
+    const auto ended = [this, number]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return stopping_ || stream_ == nullptr || stream_number_ != number;
+    };
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    if (last) {
+      return;
+    }
+    if (!written) {
+      // The reader notices and ends the stream; nothing more goes out on it.
+      mutex_.Await(absl::Condition(&ended));
+    }
+  }
+}
+
+bool CoordinatorClient::WriteBatch(Stream& stream, const std::deque<v1::WorkerReport>& batch,
+                                   bool last) {
+  for (const v1::WorkerReport& report : batch) {
+    if (!stream.Write(report)) {
+      return false;
+    }
+  }
+  return !last || stream.WritesDone();
+}
+
+}  // namespace ringmaster::worker
