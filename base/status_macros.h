@@ -6,11 +6,11 @@
 // The distribution's Abseil (20220623) has no status macros; these two are the whole set.
 
 // Returns from the enclosing function when `expr`, an absl::Status, is not OK.
-#define RETURN_IF_ERROR(expr)                               \
-  do {                                                      \
-    if (absl::Status status_ = (expr); !status_.ok()) {     \
-      return status_;                                       \
-    }                                                       \
+#define RETURN_IF_ERROR(expr)                                                 \
+  do {                                                                        \
+    if (absl::Status ringmaster_status_ = (expr); !ringmaster_status_.ok()) { \
+      return ringmaster_status_;                                              \
+    }                                                                         \
   } while (false)
 
 #define RINGMASTER_CONCAT_INNER_(a, b) a##b
