@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "coordinator/core/events.h"
+#include "coordinator/core/options.h"
+
+namespace ringmaster::coordinator {
+
+struct State;
+
+// Sums since this life of the coordinator began, for metrics.
+struct CoreCounters {
+  int64_t jobs_submitted = 0;
+  int64_t submissions_deduplicated = 0;
+  // By final state and failure class.
+  std::map<std::pair<v1::TrainingJobStatus::State, v1::FailureClass>, int64_t> jobs_finished;
+  std::map<v1::RecoveryEpisode::Cause, int64_t> recoveries;
+  int64_t lost_steps = 0;
+  int64_t lease_expirations = 0;
+  // Reports of an old generation or incarnation, by kind ("ring_join", "shard_written"...).
+  std::map<std::string, int64_t> stale_reports;
+  int64_t checkpoints_committed = 0;
+  int64_t checkpoint_failures = 0;
+  int64_t rings_formed = 0;
+};
+
+// What the status page and the gauges show.
+struct CoreSnapshot {
+  int64_t epoch = 0;
+  bool draining = false;
+  bool store_full = false;
+  std::map<v1::TrainingJobStatus::State, int64_t> jobs;
+  std::map<v1::Worker::State, int64_t> workers;
+  // Of workers with a lease; 0 when there is none.
+  absl::Duration oldest_heartbeat;
+  int64_t queue_length = 0;
+  absl::Duration longest_queue_wait;
+  // Unfinished jobs, oldest first.
+  std::vector<v1::TrainingJob> active_jobs;
+  CoreCounters counters;
+};
+
+// Every decision of the coordinator: jobs, queue, placement, rings, recovery, checkpoints, leases.
+// Pure: one event in, an Output out; no I/O, clock, lock, thread or random source (ids come from
+// `seed`). Deterministic: equal events at equal times give equal outputs. Thread-compatible; owned
+// by the event loop's thread.
+//
+// Times may be of any clock that never steps back; when the process was not run for a while (a late
+// Tick), leases are prolonged by that while.
+class Core {
+ public:
+  // `stored` is all rows of the store, in any order. `epoch` is larger than in any life before.
+  // Rings found in the store are adopted: their members have `adoption_window` to re-attach.
+  // Rows that do not parse are a damaged store: DataLoss.
+  static absl::StatusOr<std::unique_ptr<Core>> Create(CoreOptions options,
+                                                      const StoredState& stored, int64_t epoch,
+                                                      absl::Time now, uint64_t seed);
+  ~Core();
+
+  Output Handle(absl::Time now, const Event& event);
+  // Lets time-outs happen; due when now >= NextTick(), harmless at any other time.
+  Output Tick(absl::Time now);
+  // InfiniteFuture when nothing waits.
+  absl::Time NextTick() const;
+
+  // A commit failed and was rolled back: memory becomes `stored` again. The Output closes every
+  // worker stream (workers re-attach and say what they do) and has no rows. Store-full mode begins.
+  absl::StatusOr<Output> Reload(absl::Time now, const StoredState& stored);
+  // In store-full mode creations, imports and deletions are refused with UNAVAILABLE, checkpoint
+  // commits wait and progress is not stored; cancellations and generations still make rows. The
+  // shell ends it once a trial write has worked; the Output may have rows that waited.
+  Output SetStoreFull(absl::Time now, bool full);
+
+  // Null when there is none. Valid until the next call that is not const.
+  const v1::TrainingJob* FindJob(absl::string_view name) const;
+  // Of one project, or with "projects/-" of all; oldest first. For snapshots of watches.
+  std::vector<const v1::TrainingJob*> Jobs(absl::string_view parent) const;
+  int64_t resource_version() const;
+
+  CoreSnapshot Snapshot(absl::Time now) const;
+
+ private:
+  explicit Core(std::unique_ptr<State> state);
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ringmaster::coordinator
