@@ -1,0 +1,154 @@
+#include "worker/comm/group_ledger.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace ringmaster::worker {
+
+GroupLedger::GroupLedger(const CommunicatorOptions& options, std::function<void()> on_failure)
+    : rank_(options.rank),
+      size_(options.world_size),
+      hop_deadline_(options.hop_deadline),
+      who_(absl::StrFormat("ring generation %d rank %d", options.generation, options.rank)),
+      on_failure_(std::move(on_failure)) {}
+
+absl::StatusOr<uint64_t> GroupLedger::Open(absl::Span<const attention::SendBuffer> sends,
+                                           absl::Span<const attention::ReceiveBuffer> receives) {
+  Group group;
+  uint64_t bytes = 0;
+  const auto add = [&](int peer, const void* data, size_t size, bool receive) {
+    if (peer < 0 || peer >= size_ || peer == rank_ || (data == nullptr && size > 0)) {
+      return false;
+    }
+    group.messages.push_back({.peer = peer, .receive = receive, .done = size == 0});
+    group.pending += size > 0 ? 1 : 0;
+    return true;
+  };
+  bool valid = true;
+  for (const attention::SendBuffer& send : sends) {
+    valid = add(send.peer, send.data, send.bytes, /*receive=*/false) && valid;
+    bytes += send.bytes;
+  }
+  for (const attention::ReceiveBuffer& receive : receives) {
+    valid = add(receive.peer, receive.data, receive.bytes, /*receive=*/true) && valid;
+  }
+  if (!valid) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        who_, ": a message of a group names no other rank of ", size_, ", or has no buffer"));
+  }
+  absl::MutexLock lock(&mutex_);
+  if (!error_.ok()) {
+    return error_;
+  }
+  sent_bytes_ += bytes;
+  const uint64_t id = next_group_++;
+  if (group.pending > 0) {
+    groups_.emplace(id, std::move(group));
+  }
+  return id;
+}
+
+void GroupLedger::Done(uint64_t group, int message) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = groups_.find(group);
+  if (found == groups_.end() || found->second.messages[message].done) {
+    return;
+  }
+  found->second.messages[message].done = true;
+  if (--found->second.pending == 0) {
+    groups_.erase(found);
+  }
+}
+
+void GroupLedger::Fail(const absl::Status& error) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!error_.ok()) {
+      return;
+    }
+    error_ = error;
+  }
+  on_failure_();
+}
+
+void GroupLedger::Released() {
+  absl::MutexLock lock(&mutex_);
+  released_ = true;
+}
+
+absl::Status GroupLedger::Await(uint64_t group) {
+  return AwaitUntil([this, group]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !error_.ok() || !groups_.contains(group);
+  });
+}
+
+absl::Status GroupLedger::AwaitAll() {
+  return AwaitUntil(
+      [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !error_.ok() || groups_.empty(); });
+}
+
+template <typename Condition>
+absl::Status GroupLedger::AwaitUntil(const Condition& done) {
+  absl::Status late;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&done), hop_deadline_)) {
+      late = absl::DeadlineExceededError(absl::StrCat(who_, ": ", FirstPending(), " exceeded ",
+                                                      absl::FormatDuration(hop_deadline_),
+                                                      "; aborting, a new ring will form"));
+    } else if (error_.ok()) {
+      return absl::OkStatus();
+    }
+  }
+  if (!late.ok()) {
+    Fail(late);
+  }
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&released_));
+  return error_;
+}
+
+std::string GroupLedger::FirstPending() const {
+  // A send waits for its receiver, so a missing receive tells more about who is behind.
+  std::string text = "an exchange";
+  for (const auto& [id, group] : groups_) {
+    for (const Message& message : group.messages) {
+      if (!message.done) {
+        text = absl::StrCat(message.receive ? "receive from rank " : "send to rank ", message.peer);
+        if (message.receive) {
+          return text;
+        }
+      }
+    }
+  }
+  return text;
+}
+
+absl::Status GroupLedger::status() const {
+  absl::MutexLock lock(&mutex_);
+  return error_;
+}
+
+absl::Status GroupLedger::AwaitReleased(absl::Duration deadline) {
+  absl::MutexLock lock(&mutex_);
+  if (mutex_.AwaitWithTimeout(absl::Condition(&released_), deadline)) {
+    return absl::OkStatus();
+  }
+  return absl::DeadlineExceededError(absl::StrCat(who_, ": the transport did not let go within ",
+                                                  absl::FormatDuration(deadline),
+                                                  "; the process must be restarted"));
+}
+
+void GroupLedger::ForgetSent() {
+  absl::MutexLock lock(&mutex_);
+  sent_bytes_ = 0;
+}
+
+uint64_t GroupLedger::sent_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return sent_bytes_;
+}
+
+}  // namespace ringmaster::worker
