@@ -182,14 +182,12 @@ void AddCheckpointCommands(CLI::App& app, CommandContext& context) {
       return kExitOk;
     });
   });
-  CLI::App* import = group->add_subcommand("import", "Adopt a directory with a manifest.json");
-  import->add_option("DIR", *argument, "As the coordinator sees it")->required();
-  import->callback([&context, argument] {
-    context.Run([&](Client& client) { return Import(client, context, *argument);
-});
-}  // namespace ringmaster::cli
-);
-AddGenerate(app, context);
+  CLI::App* adopt = group->add_subcommand("import", "Adopt a directory with a manifest.json");
+  adopt->add_option("DIR", *argument, "As the coordinator sees it")->required();
+  adopt->callback([&context, argument] {
+    context.Run([&](Client& client) { return Import(client, context, *argument); });
+  });
+  AddGenerate(app, context);
 }
 
 }  // namespace ringmaster::cli

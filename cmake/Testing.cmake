@@ -25,3 +25,17 @@ function(ringmaster_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
     ENVIRONMENT "OMP_NUM_THREADS=2;UCX_LOG_LEVEL=error;${sanitizer_environment};TSAN_OPTIONS=halt_on_error=1:$<$<BOOL:$<TARGET_PROPERTY:${name},RINGMASTER_LINKS_TORCH>>:${tsan_torch}>")
 endfunction()
+
+# ringmaster_script_test(NAME COMMAND script args... [LABELS docs] [TIMEOUT s]): a Python unittest, one ctest entry. It
+# finds the Python modules that deploy/local/setup --tests installed, and the modules beside it.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+
+function(ringmaster_script_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_test(NAME ${name} COMMAND Python3::Interpreter ${ARG_COMMAND})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT "PYTHONPATH=${RINGMASTER_DEPS}/tests;PYTHONDONTWRITEBYTECODE=1;OMP_NUM_THREADS=2;UCX_LOG_LEVEL=error")
+endfunction()
