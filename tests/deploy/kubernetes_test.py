@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Checks the rendered Kubernetes manifests as far as that goes without a cluster: kubernetes_test.py CHECKOUT BIN"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+import yaml
+
+import manifests
+
+CHECKOUT, BIN = sys.argv[1:3]
+BASE = os.path.join(CHECKOUT, 'deploy', 'kubernetes', 'base')
+
+
+class KubernetesTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.resources = manifests.render(BASE)
+        cls.templates = {resource['metadata']['name']: resource['spec']['template'] for resource in cls.resources
+                         if manifests.pod_templates(resource)}
+
+    def of_kind(self, *kinds):
+        return [resource for resource in self.resources if resource['kind'] in kinds]
+
+    def names(self, kind):
+        return {resource['metadata']['name'] for resource in self.of_kind(kind)}
+
+    def containers(self):
+        return [container for template in self.templates.values() for container in template['spec']['containers']]
+
+    def selected(self, labels):
+        return [name for name, template in self.templates.items()
+                if labels.items() <= template['metadata']['labels'].items()]
+
+    def test_kubectl_renders_the_same(self):
+        if not shutil.which('kubectl'):
+            self.skipTest('kubectl is not installed')
+        rendered = subprocess.run(['kubectl', 'kustomize', BASE], check=True, capture_output=True, text=True).stdout
+        key = lambda resource: (resource['kind'], resource['metadata']['name'])
+        self.assertEqual({key(resource): resource for resource in yaml.safe_load_all(rendered)},
+                         {key(resource): resource for resource in self.resources})
+
+    def test_what_is_named_exists(self):
+        self.assertEqual(len(self.templates), 2)
+        for name, template in self.templates.items():
+            self.assertIn(template['spec']['serviceAccountName'], self.names('ServiceAccount'), name)
+            for volume in template['spec']['volumes']:
+                if claim := volume.get('persistentVolumeClaim'):
+                    self.assertIn(claim['claimName'], self.names('PersistentVolumeClaim'))
+        for stateful_set in self.of_kind('StatefulSet'):
+            spec = stateful_set['spec']
+            self.assertIn(spec['serviceName'], self.names('Service'))
+            self.assertEqual(spec['selector']['matchLabels'], {**spec['selector']['matchLabels'],
+                             **{k: v for k, v in spec['template']['metadata']['labels'].items()
+                                if k in spec['selector']['matchLabels']}})
+            volumes = {volume['name'] for volume in spec['template']['spec']['volumes']}
+            volumes |= {claim['metadata']['name'] for claim in spec.get('volumeClaimTemplates', [])}
+            for container in spec['template']['spec']['containers']:
+                self.assertLessEqual({mount['name'] for mount in container['volumeMounts']}, volumes)
+
+    def test_services_policies_and_probes_meet_a_pod(self):
+        for service in self.of_kind('Service'):
+            (name,) = self.selected(service['spec']['selector'])
+            ports = {port['name'] for container in self.templates[name]['spec']['containers']
+                     for port in container['ports']}
+            for port in service['spec']['ports']:
+                self.assertIn(port['targetPort'], ports)
+        for budget in self.of_kind('PodDisruptionBudget'):
+            self.assertTrue(self.selected(budget['spec']['selector']['matchLabels']))
+        guarded = [self.selected(policy['spec']['podSelector']['matchLabels'])
+                   for policy in self.of_kind('NetworkPolicy')]
+        self.assertEqual(sorted(sum(guarded, [])), sorted(self.templates))
+        for container in self.containers():
+            ports = {port['name'] for port in container['ports']}
+            for probe in ('startupProbe', 'livenessProbe', 'readinessProbe'):
+                if probe in container:
+                    self.assertIn(container[probe]['httpGet']['port'], ports)
+
+    def test_listening_ports_are_the_declared_ones(self):
+        for container in self.containers():
+            listening = {int(port) for port in re.findall(r'--\S*listen=\S*:(\d+)', ' '.join(container['args']))}
+            self.assertEqual(listening, {port['containerPort'] for port in container['ports']})
+
+    def test_pods_are_hardened(self):
+        for template in self.templates.values():
+            spec = template['spec']
+            self.assertIs(spec['automountServiceAccountToken'], False)
+            context = spec['securityContext']
+            self.assertIs(context['runAsNonRoot'], True)
+            self.assertGreater(context['runAsUser'], 0)
+            self.assertEqual(context['seccompProfile'], {'type': 'RuntimeDefault'})
+            for container in spec['containers']:
+                self.assertEqual(container['securityContext'], {
+                    'allowPrivilegeEscalation': False, 'readOnlyRootFilesystem': True, 'capabilities': {'drop': ['ALL']}})
+                self.assertEqual(container['resources']['limits'], container['resources']['requests'])
+                self.assertRegex(container['image'], r':(?!latest$)[\w.-]+$')
+            for volume in spec['volumes']:
+                if 'emptyDir' in volume:
+                    self.assertIn('sizeLimit', volume['emptyDir'])
+        (namespace,) = self.of_kind('Namespace')
+        self.assertEqual(namespace['metadata']['labels']['pod-security.kubernetes.io/enforce'], 'restricted')
+
+    def test_the_shared_volume_is_at_one_path(self):
+        (claim,) = self.of_kind('PersistentVolumeClaim')
+        self.assertEqual(claim['spec']['accessModes'], ['ReadWriteMany'])
+        paths = {mount['mountPath'] for container in self.containers() for mount in container['volumeMounts']
+                 if mount['name'] == 'shared'}
+        self.assertEqual(len(paths), 1)
+        for container in self.containers():
+            self.assertIn(f'--shared-dir={paths.copy().pop()}', container['args'])
+
+    def test_every_argument_is_a_flag_of_the_program(self):
+        for container in self.containers():
+            program = os.path.join(BIN, os.path.basename(container['command'][0]))
+            # Abseil's programs exit with 1 after their help.
+            told = subprocess.run([program, '--help'], capture_output=True, text=True, check=False, timeout=60)
+            flags = set(re.findall(r'^\s*--([\w-]+)', told.stdout + told.stderr, re.M))
+            for argument in container['args']:
+                self.assertIn(argument.removeprefix('--').split('=')[0], flags)
+
+
+if __name__ == '__main__':
+    unittest.main(argv=sys.argv[:1], verbosity=2)
