@@ -57,6 +57,19 @@ bool OwnLaterRangeNeeds(absl::Span<const TokenRange> ranges, const TokenRange& o
 
 }  // namespace
 
+ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens, int ranks) {
+  int64_t align = 1;
+  const int64_t even = tokens / ranks;
+  for (const Branch& branch : options.branches) {
+    if (branch.segment_length <= align || branch.segment_length > even) continue;
+    const ShardMap map = ShardMap::Contiguous(tokens, ranks, branch.segment_length);
+    int64_t largest = 0;
+    for (int rank = 0; rank < ranks; ++rank) largest = std::max(largest, map.LocalTokens(rank));
+    if (largest - even <= even / 8 + 1) align = branch.segment_length;
+  }
+  return ShardMap::Contiguous(tokens, ranks, align);
+}
+
 absl::StatusOr<AttentionPlan> AttentionPlan::Create(DilatedAttentionOptions options, ShardMap map,
                                                     int heads, int kv_heads) {
   RETURN_IF_ERROR(options.Validate());

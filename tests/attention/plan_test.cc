@@ -67,6 +67,15 @@ TEST(ShardMapTest, ContiguousCoversEveryTokenOnceForAnyNumberOfRanks) {
       true);
 }
 
+TEST(ShardMapTest, DefaultMapKeepsLocalSegmentsWholeWhereThatStaysEven) {
+  const DilatedAttentionOptions options{.branches = {{1024, 1}, {4096, 2}, {1 << 30, 4}}};
+  EXPECT_EQ(DefaultShardMap(options, 16384, 2), ShardMap::Contiguous(16384, 2, 4096));
+  EXPECT_EQ(DefaultShardMap(options, 8192, 4), ShardMap::Contiguous(8192, 4, 1024));
+  // Either length would give the second rank 5904 of 10000 tokens.
+  EXPECT_EQ(DefaultShardMap(options, 10000, 2), ShardMap::Contiguous(10000, 2, 1));
+  EXPECT_EQ(DefaultShardMap(options, 3, 8), ShardMap::Contiguous(3, 8, 1));
+}
+
 TEST(ShardMapTest, FromRangesRefusesHolesAndOverlaps) {
   EXPECT_TRUE(ShardMap::FromRanges(8, {{{0, 2}, {6, 8}}, {{2, 6}}}).ok());
   EXPECT_FALSE(ShardMap::FromRanges(8, {{{0, 2}}, {{3, 8}}}).ok());
