@@ -1,0 +1,286 @@
+#include "worker/checkpoint/checkpoint_files.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "worker/checkpoint/shard_file.h"
+#include "worker/checkpoint/shard_plan.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class CheckpointFilesTest : public testing::Test {
+ protected:
+  CheckpointFilesTest() {
+    std::string name = (fs::temp_directory_path() / "checkpoint-XXXXXX").string();
+    directory_ = mkdtemp(name.data());
+  }
+  ~CheckpointFilesTest() override { fs::remove_all(directory_); }
+
+  ShardIdentity Identity(int rank, int world, int64_t step = 5, int64_t generation = 3) const {
+    ShardIdentity identity{.world_size = world,
+                           .incarnation = std::string(32, static_cast<char>('a' + rank)),
+                           .step = step,
+                           .job_directory = directory_};
+    identity.ring.set_training_job("projects/p/trainingJobs/job");
+    identity.ring.set_training_job_uid("uid");
+    identity.ring.set_generation(generation);
+    identity.ring.set_rank(rank);
+    return identity;
+  }
+
+  static HostTensor Bytes(const std::string& name, const std::string& content) {
+    return {{.name = name,
+             .type = safetensors::Type::kU8,
+             .shape = {static_cast<int64_t>(content.size())}},
+            content};
+  }
+
+  // Two shards of step 5 and their manifest.
+  Manifest WriteCheckpoint(int64_t step = 5) {
+    Manifest manifest{.training_job = "projects/p/trainingJobs/job", .training_job_uid = "uid"};
+    v1::Checkpoint& checkpoint = manifest.checkpoint;
+    checkpoint.set_step(step);
+    checkpoint.set_generation(3);
+    checkpoint.set_directory(CheckpointDirectory(directory_, step));
+    checkpoint.mutable_create_time()->set_seconds(1'700'000'000);
+    manifest.spec.mutable_model()->set_preset("tiny");
+    manifest.spec.set_steps(77);
+    for (int rank = 0; rank < 2; ++rank) {
+      const std::string content = absl::StrCat("bytes of rank ", rank);
+      const auto shard =
+          WriteShard(Identity(rank, 2, step), {Bytes(absl::StrCat("t", rank), content)});
+      EXPECT_TRUE(shard.ok()) << shard.status();
+      *checkpoint.add_shards() = *shard;
+      checkpoint.set_bytes(checkpoint.bytes() + shard->bytes());
+    }
+    const absl::Status written = WriteManifestFile(manifest);
+    EXPECT_TRUE(written.ok()) << written;
+    return manifest;
+  }
+
+  std::string directory_;
+};
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+void WriteAll(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
+}
+
+TEST_F(CheckpointFilesTest, AShardIsWrittenUnderItsNameAndVerifies) {
+  const auto shard = WriteShard(Identity(1, 2), {Bytes("b", "beta"), Bytes("a", "alpha")});
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  EXPECT_EQ(shard->path(),
+            absl::StrCat(directory_, "/checkpoints/step-00000005/shard-00001-of-00002-g3-",
+                         std::string(32, 'b'), ".safetensors"));
+  EXPECT_EQ(shard->bytes(), static_cast<int64_t>(fs::file_size(shard->path())));
+  EXPECT_TRUE(VerifyShard(*shard).ok());
+  const auto file = safetensors::File::Open(shard->path());
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto& header = file->header();
+  EXPECT_EQ(header.metadata.at("step"), "5");
+  EXPECT_EQ(header.metadata.at("generation"), "3");
+  EXPECT_EQ(header.metadata.at("training_job_uid"), "uid");
+  const auto hashes = nlohmann::json::parse(header.metadata.at("xxh3"));
+  EXPECT_EQ(hashes.at("a").get<std::string>().size(), 16);
+  const auto bytes = file->Bytes(*header.Find("b"));
+  EXPECT_EQ(std::string(bytes.data(), bytes.size()), "beta");
+  // Nothing but the shard is there.
+  EXPECT_EQ(std::distance(fs::directory_iterator(fs::path(shard->path()).parent_path()), {}), 1);
+}
+
+TEST_F(CheckpointFilesTest, AnExistingShardIsNeverReplaced) {
+  const auto first = WriteShard(Identity(0, 1), {Bytes("a", "first")});
+  ASSERT_TRUE(first.ok()) << first.status();
+  const std::string before = ReadAll(first->path());
+  const auto second = WriteShard(Identity(0, 1), {Bytes("a", "other")});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists) << second.status();
+  EXPECT_EQ(ReadAll(first->path()), before);
+  // Another generation of the same step is another file.
+  const auto third = WriteShard(Identity(0, 1, 5, 4), {Bytes("a", "other")});
+  ASSERT_TRUE(third.ok());
+  EXPECT_NE(third->path(), first->path());
+}
+
+TEST_F(CheckpointFilesTest, VerifyFindsDamageTruncationAndAbsence) {
+  const auto shard = WriteShard(Identity(0, 1), {Bytes("a", std::string(10'000, 'x'))});
+  ASSERT_TRUE(shard.ok());
+  const std::string good = ReadAll(shard->path());
+  std::string bad = good;
+  bad[good.size() - 1] ^= 1;
+  WriteAll(shard->path(), bad);
+  EXPECT_EQ(VerifyShard(*shard).code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(VerifyShard(*shard).message(), HasSubstr(shard->path()));
+  WriteAll(shard->path(), good.substr(0, good.size() - 1));
+  EXPECT_EQ(VerifyShard(*shard).code(), absl::StatusCode::kDataLoss);
+  WriteAll(shard->path(), good);
+  EXPECT_TRUE(VerifyShard(*shard).ok());
+  fs::remove(shard->path());
+  EXPECT_EQ(VerifyShard(*shard).code(), absl::StatusCode::kNotFound);
+}
+
+// As a full disk, without one: files may not grow beyond 4 KiB.
+TEST_F(CheckpointFilesTest, AFullDiskIsAnErrorAndLeavesNothing) {
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 4096, .rlim_max = before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const auto shard = WriteShard(Identity(0, 1), {Bytes("a", std::string(100'000, 'x'))});
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  ASSERT_FALSE(shard.ok());
+  EXPECT_THAT(shard.status().message(), HasSubstr("checkpoint shard"));
+  EXPECT_TRUE(fs::is_empty(CheckpointDirectory(directory_, 5)));
+}
+
+TEST_F(CheckpointFilesTest, AManifestSurvivesAMoveOfItsDirectory) {
+  const Manifest written = WriteCheckpoint();
+  // A directive may come again.
+  EXPECT_TRUE(WriteManifestFile(written).ok());
+  const std::string moved = directory_ + "/elsewhere";
+  fs::rename(written.checkpoint.directory(), moved);
+  for (const std::string& path : {moved, moved + "/manifest.json"}) {
+    const auto manifest = ReadManifestFile(path);
+    ASSERT_TRUE(manifest.ok()) << manifest.status();
+    EXPECT_EQ(manifest->training_job, written.training_job);
+    EXPECT_EQ(manifest->training_job_uid, "uid");
+    EXPECT_EQ(manifest->spec.steps(), 77);
+    EXPECT_EQ(manifest->spec.model().preset(), "tiny");
+    EXPECT_EQ(manifest->checkpoint.step(), 5);
+    EXPECT_EQ(manifest->checkpoint.generation(), 3);
+    EXPECT_EQ(manifest->checkpoint.directory(), moved);
+    EXPECT_EQ(manifest->checkpoint.bytes(), written.checkpoint.bytes());
+    EXPECT_EQ(manifest->checkpoint.create_time().seconds(), 1'700'000'000);
+    ASSERT_EQ(manifest->checkpoint.shards_size(), 2);
+    EXPECT_EQ(manifest->checkpoint.shards(1).rank(), 1);
+    EXPECT_TRUE(VerifyShard(manifest->checkpoint.shards(1)).ok());
+  }
+}
+
+TEST_F(CheckpointFilesTest, BadManifestsAreNamed) {
+  const Manifest written = WriteCheckpoint();
+  const std::string path = written.checkpoint.directory() + "/manifest.json";
+  const auto good = nlohmann::json::parse(ReadAll(path));
+  EXPECT_EQ(ReadManifestFile(directory_ + "/none").status().code(), absl::StatusCode::kNotFound);
+  const auto expect = [&](const std::string& text, absl::StatusCode code) {
+    WriteAll(path, text);
+    const auto read = ReadManifestFile(path);
+    EXPECT_EQ(read.status().code(), code) << text << "\n" << read.status();
+    EXPECT_THAT(read.status().message(), HasSubstr(path));
+  };
+  expect("", absl::StatusCode::kInvalidArgument);
+  expect("[1]", absl::StatusCode::kInvalidArgument);
+  expect(ReadAll(path).substr(0, 20), absl::StatusCode::kInvalidArgument);
+  for (const char* key : {"format", "step", "generation", "training_job", "training_job_uid"}) {
+    auto changed = good;
+    changed.erase(key);
+    expect(changed.dump(), absl::StatusCode::kInvalidArgument);
+    changed = good;
+    changed[key] = -1;
+    expect(changed.dump(), absl::StatusCode::kInvalidArgument);
+  }
+  auto changed = good;
+  changed["shards"][0]["file"] = "../x";
+  expect(changed.dump(), absl::StatusCode::kInvalidArgument);
+  changed = good;
+  changed["shards"][0]["bytes"] = 1;
+  expect(changed.dump(), absl::StatusCode::kDataLoss);
+  changed = good;
+  changed["shards"][0]["file"] = "gone.safetensors";
+  expect(changed.dump(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(CheckpointFilesTest, DeletesExactlyWhatItIsTold) {
+  const Manifest older = WriteCheckpoint(5);
+  const Manifest newer = WriteCheckpoint(6);
+  std::vector<std::string> paths;
+  for (const auto& shard : older.checkpoint.shards()) {
+    paths.push_back(shard.path());
+  }
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, paths).ok());
+  EXPECT_FALSE(fs::exists(older.checkpoint.directory())) << "the manifest went too";
+  EXPECT_TRUE(ReadManifestFile(newer.checkpoint.directory()).ok());
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, paths).ok()) << "again is no error";
+  // A shard of an attempt that no manifest names goes alone.
+  const auto stray = WriteShard(Identity(0, 2, 6, 2), {Bytes("t", "stray")});
+  ASSERT_TRUE(stray.ok());
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {stray->path()}).ok());
+  EXPECT_FALSE(fs::exists(stray->path()));
+  EXPECT_TRUE(ReadManifestFile(newer.checkpoint.directory()).ok());
+}
+
+TEST_F(CheckpointFilesTest, DeletesNothingOutsideTheCheckpointsFolder) {
+  const Manifest manifest = WriteCheckpoint();
+  const std::string inside = manifest.checkpoint.shards(0).path();
+  const std::string steps = directory_ + "/steps.jsonl";
+  WriteAll(steps, "{}\n");
+  for (const std::string& path :
+       {steps, directory_ + "/checkpoints/../steps.jsonl", directory_ + "/checkpoints",
+        std::string("/etc/hostname"), directory_ + "2/checkpoints/x", std::string()}) {
+    const absl::Status status = DeleteCheckpointFiles(directory_, {inside, path});
+    EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << path;
+    EXPECT_TRUE(fs::exists(inside)) << "refused as a whole";
+    EXPECT_TRUE(fs::exists(steps));
+  }
+}
+
+TEST_F(CheckpointFilesTest, SweepsTemporaryFilesOfEarlierGenerationsOnly) {
+  const Manifest manifest = WriteCheckpoint();
+  const std::string folder = manifest.checkpoint.directory() + "/";
+  const std::string old = folder + ShardFileName(0, 2, 3, std::string(32, 'a')) + ".tmp";
+  const std::string current = folder + ShardFileName(0, 2, 4, std::string(32, 'a')) + ".tmp";
+  WriteAll(old, "x");
+  WriteAll(current, "x");
+  SweepTemporaryFiles(directory_, 4);
+  EXPECT_FALSE(fs::exists(old));
+  EXPECT_TRUE(fs::exists(current));
+  EXPECT_TRUE(ReadManifestFile(folder).ok());
+  SweepTemporaryFiles(directory_ + "/none", 4);
+}
+
+TEST(ShardPlanTest, SpreadsBytesEvenlyAndTheSameWhateverTheOrder) {
+  std::vector<TensorSize> tensors;
+  for (int i = 0; i < 50; ++i) {
+    tensors.push_back({absl::StrCat("t", i), (i * 7919) % 1000});
+  }
+  for (const int ranks : {1, 2, 3, 8, 60}) {
+    const std::vector<int> plan = PlanShards(tensors, ranks);
+    std::vector<int64_t> load(ranks, 0);
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      ASSERT_GE(plan[i], 0);
+      ASSERT_LT(plan[i], ranks);
+      load[plan[i]] += tensors[i].bytes;
+    }
+    if (ranks <= 8) {
+      EXPECT_LE(
+          *std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()),
+          1000);
+    }
+    const std::vector<TensorSize> reversed(tensors.rbegin(), tensors.rend());
+    const std::vector<int> other = PlanShards(reversed, ranks);
+    EXPECT_TRUE(std::equal(plan.begin(), plan.end(), other.rbegin()));
+  }
+  EXPECT_TRUE(PlanShards({}, 3).empty());
+}
+
+}  // namespace
+}  // namespace ringmaster::worker

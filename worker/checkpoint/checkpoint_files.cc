@@ -1,0 +1,301 @@
+#include "worker/checkpoint/checkpoint_files.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "base/status_macros.h"
+#include "base/version.h"
+#include "google/protobuf/util/json_util.h"
+#include "google/protobuf/util/time_util.h"
+#include "nlohmann/json.hpp"
+#include "spdlog/spdlog.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr char kManifestName[] = "manifest.json";
+
+absl::Status Failed(const char* what, const std::string& path, int error) {
+  return absl::ErrnoToStatus(error, absl::StrCat(what, " ", path));
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::NotFoundError(absl::StrCat(path, " does not exist or cannot be read"));
+  }
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  if (file.bad()) {
+    return absl::DataLossError(absl::StrCat("reading ", path, " failed"));
+  }
+  return text;
+}
+
+absl::Status WriteAndSync(const std::string& path, const std::string& text) {
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file < 0) {
+    return Failed("cannot create", path, errno);
+  }
+  const absl::Cleanup closer = [file] { close(file); };
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t wrote = write(file, text.data() + done, text.size() - done);
+    if (wrote < 0 && errno != EINTR) {
+      return Failed("cannot write", path, errno);
+    }
+    done += wrote > 0 ? static_cast<size_t>(wrote) : 0;
+  }
+  return fsync(file) == 0 ? absl::OkStatus() : Failed("cannot sync", path, errno);
+}
+
+// A required member of a JSON object, of the kind that `T` is.
+template <typename T>
+absl::StatusOr<T> Member(const json& object, const char* key, const std::string& where) {
+  const auto found = object.find(key);
+  bool fits = found != object.end();
+  if constexpr (std::is_same_v<T, std::string>) {
+    fits = fits && found->is_string();
+  } else {
+    fits = fits && found->is_number_integer() && *found >= 0;
+  }
+  if (!fits) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": \"", key, "\" is missing or not a ",
+                     std::is_same_v<T, std::string> ? "string" : "whole number"));
+  }
+  return found->template get<T>();
+}
+
+absl::StatusOr<v1::CheckpointShard> ShardFromJson(const json& entry, const fs::path& folder,
+                                                  const std::string& where) {
+  if (!entry.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": a shard is not an object"));
+  }
+  ASSIGN_OR_RETURN(const std::string file, Member<std::string>(entry, "file", where));
+  if (file.empty() || absl::StrContains(file, '/')) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": shard \"", file, "\" is not the name of a file beside it"));
+  }
+  v1::CheckpointShard shard;
+  shard.set_path((folder / file).string());
+  ASSIGN_OR_RETURN(const int64_t bytes, Member<int64_t>(entry, "bytes", where));
+  ASSIGN_OR_RETURN(const int64_t rank, Member<int64_t>(entry, "rank", where));
+  ASSIGN_OR_RETURN(const std::string xxh3, Member<std::string>(entry, "xxh3", where));
+  shard.set_bytes(bytes);
+  shard.set_rank(static_cast<int32_t>(rank));
+  shard.set_xxh3(xxh3);
+  std::error_code error;
+  const auto size = fs::file_size(shard.path(), error);
+  if (error || static_cast<int64_t>(size) != bytes) {
+    return absl::DataLossError(
+        absl::StrCat(where, ": shard ", shard.path(), " ",
+                     error ? "is missing" : absl::StrCat("has ", size, " bytes"),
+                     ", the manifest says ", bytes, " bytes"));
+  }
+  return shard;
+}
+
+// `path` normalised, when it lies strictly below `folder`; else empty.
+std::string Below(const fs::path& folder, const std::string& path) {
+  const fs::path normal = fs::path(path).lexically_normal();
+  const fs::path relative = normal.lexically_relative(folder.lexically_normal());
+  if (relative.empty() || relative == "." || *relative.begin() == "..") {
+    return std::string();
+  }
+  return normal.string();
+}
+
+}  // namespace
+
+std::string CheckpointDirectory(const std::string& job_directory, int64_t step) {
+  return absl::StrFormat("%s/checkpoints/step-%08d", job_directory, step);
+}
+
+std::string ShardFileName(int rank, int world_size, int64_t generation,
+                          const std::string& incarnation) {
+  return absl::StrFormat("shard-%05d-of-%05d-g%d-%s.safetensors", rank, world_size, generation,
+                         incarnation);
+}
+
+absl::Status MakeDirectories(const std::string& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  return error ? Failed("cannot create directory", path, error.value()) : absl::OkStatus();
+}
+
+absl::Status SyncDirectory(const std::string& directory) {
+  const int folder = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) {
+    return Failed("cannot open directory", directory, errno);
+  }
+  const absl::Cleanup closer = [folder] { close(folder); };
+  // Some network file systems do not know fsync of a directory.
+  if (fsync(folder) != 0 && errno != EINVAL && errno != ENOTSUP) {
+    return Failed("cannot sync directory", directory, errno);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteManifestFile(const Manifest& manifest) {
+  const v1::Checkpoint& checkpoint = manifest.checkpoint;
+  json text = {
+      {"format", kCheckpointFormat},
+      {"writer", absl::StrCat("ringmaster-worker ", Version(), " (", Commit(), ")")},
+      {"training_job", manifest.training_job},
+      {"training_job_uid", manifest.training_job_uid},
+      {"step", checkpoint.step()},
+      {"generation", checkpoint.generation()},
+      {"world_size", checkpoint.shards_size()},
+      {"bytes", checkpoint.bytes()},
+      {"create_time", google::protobuf::util::TimeUtil::ToString(checkpoint.create_time())},
+      {"shards", json::array()}};
+  for (const v1::CheckpointShard& shard : checkpoint.shards()) {
+    const fs::path path = shard.path();
+    if (path.parent_path() != fs::path(checkpoint.directory())) {
+      return absl::InvalidArgumentError(absl::StrCat("checkpoint ", checkpoint.name(), ": shard ",
+                                                     shard.path(), " is not in ",
+                                                     checkpoint.directory()));
+    }
+    text["shards"].push_back({{"file", path.filename().string()},
+                              {"rank", shard.rank()},
+                              {"bytes", shard.bytes()},
+                              {"xxh3", shard.xxh3()}});
+  }
+  std::string spec;
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  const auto printed = google::protobuf::util::MessageToJsonString(manifest.spec, &spec, options);
+  if (!printed.ok()) {
+    return absl::InternalError(absl::StrCat("spec to JSON: ", printed.ToString()));
+  }
+  text["spec"] = json::parse(spec, nullptr, /*allow_exceptions=*/false);
+  const std::string path = absl::StrCat(checkpoint.directory(), "/", kManifestName);
+  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
+  RETURN_IF_ERROR(WriteAndSync(temporary, text.dump(2) + "\n"));
+  if (rename(temporary.c_str(), path.c_str()) != 0) {
+    return Failed("cannot rename to", path, errno);
+  }
+  return SyncDirectory(checkpoint.directory());
+}
+
+absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
+  std::error_code error;
+  fs::path file = path;
+  if (fs::is_directory(file, error)) {
+    file /= kManifestName;
+  }
+  const std::string where = file.string();
+  ASSIGN_OR_RETURN(const std::string content, ReadFile(where));
+  const json text = json::parse(content, nullptr, /*allow_exceptions=*/false);
+  if (!text.is_object() || !text.contains("shards") || !text["shards"].is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, " is not a checkpoint manifest"));
+  }
+  ASSIGN_OR_RETURN(const std::string format, Member<std::string>(text, "format", where));
+  if (format != kCheckpointFormat) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": format \"", format, "\" is not \"", kCheckpointFormat, "\""));
+  }
+  Manifest manifest;
+  ASSIGN_OR_RETURN(manifest.training_job, Member<std::string>(text, "training_job", where));
+  ASSIGN_OR_RETURN(manifest.training_job_uid, Member<std::string>(text, "training_job_uid", where));
+  v1::Checkpoint& checkpoint = manifest.checkpoint;
+  ASSIGN_OR_RETURN(const int64_t step, Member<int64_t>(text, "step", where));
+  ASSIGN_OR_RETURN(const int64_t generation, Member<int64_t>(text, "generation", where));
+  checkpoint.set_step(step);
+  checkpoint.set_generation(generation);
+  const fs::path folder = fs::absolute(file, error).parent_path();
+  checkpoint.set_directory(folder.string());
+  for (const json& entry : text["shards"]) {
+    ASSIGN_OR_RETURN(*checkpoint.add_shards(), ShardFromJson(entry, folder, where));
+    checkpoint.set_bytes(checkpoint.bytes() + checkpoint.shards().rbegin()->bytes());
+  }
+  const std::string created = text.value("create_time", json("")).dump();
+  google::protobuf::util::TimeUtil::FromString(created.substr(1, created.size() - 2),
+                                               checkpoint.mutable_create_time());
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  const auto parsed = google::protobuf::util::JsonStringToMessage(
+      text.value("spec", json::object()).dump(), &manifest.spec, options);
+  if (!parsed.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": spec: ", parsed.ToString()));
+  }
+  return manifest;
+}
+
+absl::Status DeleteCheckpointFiles(const std::string& job_directory,
+                                   absl::Span<const std::string> paths) {
+  const fs::path folder = fs::path(job_directory) / "checkpoints";
+  std::set<std::string> doomed;
+  std::set<fs::path> parents;
+  for (const std::string& path : paths) {
+    const std::string normal = Below(folder, path);
+    if (normal.empty()) {
+      return absl::PermissionDeniedError(
+          absl::StrCat("told to delete ", path, ", which is not below ", folder.string()));
+    }
+    doomed.insert(normal);
+    parents.insert(fs::path(normal).parent_path());
+  }
+  // The manifest first: it must not name a shard that is gone.
+  for (const fs::path& parent : parents) {
+    const auto manifest = ReadManifestFile(parent.string());
+    bool names_one = absl::IsDataLoss(manifest.status());
+    for (const auto& shard : manifest.ok() ? manifest->checkpoint.shards()
+                                           : v1::Checkpoint::default_instance().shards()) {
+      names_one = names_one || doomed.contains(fs::path(shard.path()).lexically_normal().string());
+    }
+    if (names_one) {
+      unlink((parent / kManifestName).c_str());
+    }
+  }
+  absl::Status first;
+  for (const std::string& path : doomed) {
+    if (unlink(path.c_str()) != 0 && errno != ENOENT) {
+      first.Update(Failed("cannot delete", path, errno));
+    }
+  }
+  for (const fs::path& parent : parents) {
+    if (parent != folder) {
+      // Fails when something is left, which is right.
+      rmdir(parent.c_str());
+    }
+  }
+  return first;
+}
+
+void SweepTemporaryFiles(const std::string& job_directory, int64_t generation) {
+  std::error_code error;
+  fs::recursive_directory_iterator entry(fs::path(job_directory) / "checkpoints", error);
+  for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const size_t mark = name.rfind("-g");
+    if (!absl::EndsWith(name, ".safetensors.tmp") || mark == std::string::npos) {
+      continue;
+    }
+    int64_t of = 0;
+    const std::string digits = name.substr(mark + 2, name.find('-', mark + 2) - mark - 2);
+    if (absl::SimpleAtoi(digits, &of) && of < generation) {
+      SPDLOG_INFO("removing {}, left by generation {}", entry->path().string(), of);
+      unlink(entry->path().c_str());
+    }
+  }
+}
+
+}  // namespace ringmaster::worker

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "ringmaster/v1/checkpoint_service.pb.h"
+#include "ringmaster/v1/job.pb.h"
+#include "ringmaster/v1/worker_service.pb.h"
+
+// The files of a checkpoint: names, manifest, deletion. docs/files.md is their specification. All
+// functions are thread-safe; those that touch the disk block.
+namespace ringmaster::worker {
+
+inline constexpr char kCheckpointFormat[] = "ringmaster-checkpoint-1";
+
+// "{job_directory}/checkpoints/step-00000500".
+std::string CheckpointDirectory(const std::string& job_directory, int64_t step);
+// "shard-00001-of-00002-g3-{incarnation}.safetensors".
+std::string ShardFileName(int rank, int world_size, int64_t generation,
+                          const std::string& incarnation);
+
+// What manifest.json says.
+struct Manifest {
+  // Shards have absolute paths, beside the manifest. `name` is empty: it is the coordinator's to
+  // give.
+  v1::Checkpoint checkpoint;
+  std::string training_job;
+  std::string training_job_uid;
+  // Every default filled in.
+  v1::TrainingJobSpec spec;
+};
+
+// Writes `manifest.json` into checkpoint.directory, by temporary name, fsync and rename; repeating
+// it does no harm. InvalidArgument when a shard lies elsewhere, else what the system says.
+absl::Status WriteManifestFile(const Manifest& manifest);
+
+// `path` is a manifest.json or the directory that holds one. NotFound, InvalidArgument (not a
+// manifest; a shard name with a '/') or DataLoss (a shard is missing or has another size), naming
+// the file.
+absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
+
+// Deletes files below `job_directory`, before them a manifest.json that names one of them, and then
+// directories left empty. A path that is gone is no error. PermissionDenied, before anything is
+// deleted, when one path is not below the job's checkpoints folder.
+absl::Status DeleteCheckpointFiles(const std::string& job_directory,
+                                   absl::Span<const std::string> paths);
+
+// Removes temporary shard files that earlier generations left behind.
+void SweepTemporaryFiles(const std::string& job_directory, int64_t generation);
+
+// mkdir -p.
+absl::Status MakeDirectories(const std::string& path);
+// Makes a new or removed name in `directory` survive a power loss.
+absl::Status SyncDirectory(const std::string& directory);
+
+}  // namespace ringmaster::worker

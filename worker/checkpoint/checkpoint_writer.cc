@@ -1,0 +1,127 @@
+#include "worker/checkpoint/checkpoint_writer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "spdlog/spdlog.h"
+#include "worker/checkpoint/shard_plan.h"
+#include "worker/torch_status.h"
+
+namespace ringmaster::worker {
+namespace {
+
+constexpr absl::Duration kAskInterval = absl::Milliseconds(10);
+
+safetensors::Type TypeOf(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? safetensors::Type::kF64 : safetensors::Type::kF32;
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(std::function<void(v1::ShardWritten)> done)
+    : done_(std::move(done)), thread_([this] { Loop(); }) {}
+
+CheckpointWriter::~CheckpointWriter() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+absl::Status CheckpointWriter::Begin(const ShardIdentity& identity,
+                                     absl::Span<const TrainingState::NamedTensor> state) {
+  std::vector<TensorSize> sizes;
+  for (const auto& [name, tensor] : state) {
+    if (tensor.scalar_type() != at::kFloat && tensor.scalar_type() != at::kDouble) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " is neither fp32 nor fp64"));
+    }
+    sizes.push_back({name, static_cast<int64_t>(tensor.nbytes())});
+  }
+  const std::vector<int> ranks = PlanShards(sizes, identity.world_size);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (job_.has_value()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the checkpoint of step ", job_->identity.step, " is still being written"));
+    }
+  }
+  Job job{.identity = identity};
+  RETURN_IF_ERROR(CatchTorch("copying the state for a checkpoint", [&] {
+    for (size_t i = 0; i < state.size(); ++i) {
+      if (ranks[i] == identity.ring.rank()) {
+        job.names.push_back(state[i].name);
+        job.tensors.push_back(state[i].tensor.to(at::TensorOptions().device(at::kCPU),
+                                                 /*non_blocking=*/false, /*copy=*/true));
+      }
+    }
+    return absl::OkStatus();
+  }));
+  absl::MutexLock lock(&mutex_);
+  job_ = std::move(job);
+  return absl::OkStatus();
+}
+
+bool CheckpointWriter::AwaitIdle(absl::Duration patience, const std::function<bool()>& cancelled) {
+  const absl::Time deadline = absl::Now() + patience;
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !job_.has_value(); };
+  absl::MutexLock lock(&mutex_);
+  while (!cancelled() && absl::Now() < deadline) {
+    const absl::Time until = std::min(deadline, absl::Now() + kAskInterval);
+    if (mutex_.AwaitWithDeadline(absl::Condition(&idle), until)) {
+      return true;
+    }
+  }
+  return idle();
+}
+
+void CheckpointWriter::Loop() {
+  const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || job_.has_value();
+  };
+  while (true) {
+    const Job* job = nullptr;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(&work));
+      if (!job_.has_value()) {
+        return;
+      }
+      // Nobody else changes it until it is reset below.
+      job = &*job_;
+    }
+    done_(Write(*job));
+    absl::MutexLock lock(&mutex_);
+    job_.reset();
+  }
+}
+
+v1::ShardWritten CheckpointWriter::Write(const Job& job) {
+  v1::ShardWritten report;
+  *report.mutable_ring() = job.identity.ring;
+  report.set_step(job.identity.step);
+  std::vector<HostTensor> tensors;
+  for (size_t i = 0; i < job.tensors.size(); ++i) {
+    const at::Tensor& tensor = job.tensors[i];
+    tensors.push_back({{.name = job.names[i],
+                        .type = TypeOf(tensor),
+                        .shape = {tensor.sizes().begin(), tensor.sizes().end()}},
+                       {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}});
+  }
+  const absl::Time start = absl::Now();
+  const auto shard = WriteShard(job.identity, tensors);
+  if (shard.ok()) {
+    *report.mutable_shard() = *shard;
+    SPDLOG_INFO("checkpoint of step {}: wrote {} ({} bytes) in {}", job.identity.step,
+                shard->path(), shard->bytes(), absl::FormatDuration(absl::Now() - start));
+  } else {
+    report.set_error(std::string(shard.status().message()));
+    SPDLOG_ERROR("checkpoint of step {} failed: {}", job.identity.step, report.error());
+  }
+  return report;
+}
+
+}  // namespace ringmaster::worker

@@ -1,0 +1,127 @@
+#include "worker/checkpoint/restore.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/from_blob.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/safetensors.h"
+#include "base/status_macros.h"
+#include "worker/checkpoint/shard_file.h"
+#include "worker/torch_status.h"
+
+namespace ringmaster::worker {
+namespace {
+
+struct Stored {
+  const safetensors::File* file = nullptr;
+  const safetensors::Tensor* tensor = nullptr;
+};
+
+// The files of a checkpoint, mapped, and where each tensor is.
+struct OpenCheckpoint {
+  std::vector<std::unique_ptr<safetensors::File>> files;
+  std::map<std::string, Stored> tensors;
+};
+
+absl::StatusOr<OpenCheckpoint> Open(const v1::Checkpoint& checkpoint) {
+  OpenCheckpoint open;
+  for (const v1::CheckpointShard& shard : checkpoint.shards()) {
+    RETURN_IF_ERROR(VerifyShard(shard));
+    ASSIGN_OR_RETURN(safetensors::File file, safetensors::File::Open(shard.path()));
+    open.files.push_back(std::make_unique<safetensors::File>(std::move(file)));
+    for (const safetensors::Tensor& tensor : open.files.back()->header().tensors) {
+      open.tensors[tensor.name] = {open.files.back().get(), &tensor};
+    }
+  }
+  return open;
+}
+
+absl::StatusOr<at::ScalarType> ScalarTypeOf(const safetensors::Tensor& tensor) {
+  switch (tensor.type) {
+    case safetensors::Type::kF64:
+      return at::kDouble;
+    case safetensors::Type::kF32:
+      return at::kFloat;
+    case safetensors::Type::kBF16:
+      return at::kBFloat16;
+    case safetensors::Type::kF16:
+      return at::kHalf;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", tensor.name, " is ",
+                       std::string(safetensors::TypeName(tensor.type)), ", not floating-point"));
+  }
+}
+
+absl::StatusOr<Stored> Find(const OpenCheckpoint& open, const v1::Checkpoint& checkpoint,
+                            const TrainingState::NamedTensor& wanted) {
+  const auto found = open.tensors.find(wanted.name);
+  if (found == open.tensors.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("checkpoint ", checkpoint.directory(),
+                                                   " holds no tensor ", wanted.name,
+                                                   ": its model is another one"));
+  }
+  const std::vector<int64_t>& shape = found->second.tensor->shape;
+  if (wanted.tensor.sizes() != at::IntArrayRef(shape)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("checkpoint ", checkpoint.directory(), ": tensor ", wanted.name,
+                     " has shape [", absl::StrJoin(shape, ", "), "], the model needs [",
+                     absl::StrJoin(wanted.tensor.sizes(), ", "), "]"));
+  }
+  return found->second;
+}
+
+absl::Status Copy(const Stored& stored, const at::Tensor& to) {
+  ASSIGN_OR_RETURN(const at::ScalarType type, ScalarTypeOf(*stored.tensor));
+  const absl::Span<const char> bytes = stored.file->Bytes(*stored.tensor);
+  return CatchTorch(absl::StrCat("loading tensor ", stored.tensor->name), [&] {
+    to.copy_(at::from_blob(const_cast<char*>(bytes.data()), to.sizes(),
+                           at::TensorOptions().dtype(type)));
+    return absl::OkStatus();
+  });
+}
+
+// Checks everything, calls `ready`, then copies.
+absl::Status Load(const v1::Checkpoint& checkpoint,
+                  absl::Span<const TrainingState::NamedTensor> tensors,
+                  absl::FunctionRef<void()> ready) {
+  ASSIGN_OR_RETURN(const OpenCheckpoint open, Open(checkpoint));
+  std::vector<Stored> stored;
+  for (const TrainingState::NamedTensor& tensor : tensors) {
+    ASSIGN_OR_RETURN(stored.emplace_back(), Find(open, checkpoint, tensor));
+    RETURN_IF_ERROR(ScalarTypeOf(*stored.back().tensor).status());
+  }
+  ready();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    RETURN_IF_ERROR(Copy(stored[i], tensors[i].tensor));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status LoadTensors(const v1::Checkpoint& checkpoint,
+                         absl::Span<const TrainingState::NamedTensor> tensors) {
+  return Load(checkpoint, tensors, [] {});
+}
+
+absl::Status RestoreState(const v1::Checkpoint& checkpoint, TrainingState& state) {
+  RETURN_IF_ERROR(Load(checkpoint, state.NamedTensors(), [&] { state.MarkDirty(); }));
+  state.MarkClean(checkpoint.step());
+  return absl::OkStatus();
+}
+
+absl::Status RestoreWeights(const v1::Checkpoint& checkpoint, TrainingState& state) {
+  RETURN_IF_ERROR(Load(checkpoint, state.Weights(), [&] { state.MarkDirty(); }));
+  state.MarkClean(0);
+  return absl::OkStatus();
+}
+
+}  // namespace ringmaster::worker
