@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Checks deploy/prometheus against Prometheus' own tool and our programs: prometheus_test.py CHECKOUT BIN"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+import yaml
+
+CHECKOUT, BIN = sys.argv[1:3]
+FOLDER = os.path.join(CHECKOUT, 'deploy', 'prometheus')
+
+
+def exposed_series():
+    """Names of all series that our programs can expose."""
+    series = {'up'}
+    for program in ('ringmaster-coordinator', 'ringmaster-worker'):
+        table = subprocess.run([os.path.join(BIN, program), '--print-metrics'], check=True, capture_output=True,
+                               text=True, timeout=60).stdout
+        for name, kind in re.findall(r'^\| `(\w+)` \| (\w+)', table, re.M):
+            series |= {f'{name}_{part}' for part in ('bucket', 'sum', 'count')} if kind == 'histogram' else {name}
+    return series
+
+
+class PrometheusTest(unittest.TestCase):
+    def promtool(self, *words):
+        if not shutil.which('promtool'):
+            self.skipTest('promtool is not installed (package prometheus)')
+        done = subprocess.run(['promtool', *words], capture_output=True, text=True, check=False, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_promtool_accepts_the_configuration(self):
+        self.promtool('check', 'config', os.path.join(FOLDER, 'prometheus.yml'))
+
+    def test_alerts_fire_when_they_should(self):
+        self.promtool('test', 'rules', os.path.join(CHECKOUT, 'tests', 'deploy', 'alerts_test.yml'))
+
+    def test_alerts_use_metrics_that_exist(self):
+        with open(os.path.join(FOLDER, 'alerts.yml'), encoding='utf-8') as file:
+            rules = [rule for group in yaml.safe_load(file)['groups'] for rule in group['rules']]
+        used = {name for rule in rules for name in re.findall(r'\b(?:ringmaster_\w+|up)\b', rule['expr'])}
+        self.assertGreater(len(used), 5)
+        self.assertLessEqual(used, exposed_series())
+
+
+if __name__ == '__main__':
+    unittest.main(argv=sys.argv[:1], verbosity=2)
