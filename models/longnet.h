@@ -10,6 +10,7 @@
 #include "attention/exchange.h"
 #include "attention/shard_map.h"
 #include "models/longnet_config.h"
+#include "models/positions.h"
 
 namespace ringmaster::models {
 
@@ -17,12 +18,13 @@ namespace ringmaster::models {
 enum class Phase { kEmbedding, kForward, kLoss, kBackward };
 using PhaseHook = std::function<void(Phase phase, int64_t layer)>;
 
-// The part of each sequence that this rank holds. `exchange` is borrowed and may be null when the
-// map has one rank.
+// The part of each sequence that this rank holds; made by LongNet::Place. `exchange` is borrowed
+// and may be null when the map has one rank.
 struct SequenceShard {
   attention::ShardMap map;
   int rank = 0;
   attention::GroupedExchange* exchange = nullptr;
+  RotaryTables rotary;
 };
 
 // The LongNet decoder as functions of its parameters. Tensors below have n = this rank's local
@@ -39,6 +41,10 @@ class LongNet {
   static absl::StatusOr<LongNet> Create(LongNetConfig config);
 
   const LongNetConfig& config() const { return config_; }
+
+  // `options` names the device and the compute dtype. REQUIRES: 0 <= rank < map.ranks().
+  SequenceShard Place(attention::ShardMap map, int rank, attention::GroupedExchange* exchange,
+                      const at::TensorOptions& options) const;
 
   struct PassOptions {
     // Keep only the inputs of blocks and compute each block again in backward, its exchanges
@@ -63,12 +69,29 @@ class LongNet {
                                    const SequenceShard& shard, const at::Tensor& tokens,
                                    const at::Tensor& labels) const;
 
+  // Final norm and output projection of what the last block gave: [rows, dim] -> [rows, vocab].
+  at::Tensor OutputOf(absl::Span<const at::Tensor> parameters, const at::Tensor& x) const;
+
   // [B, n, vocab] in the compute dtype, without gradients: for tests and short sequences.
   at::Tensor Logits(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
                     const at::Tensor& tokens) const;
 
  private:
   explicit LongNet(LongNetConfig config) : config_(std::move(config)) {}
+
+  // A block's parameters; the final norm's and the output projection's place in all parameters.
+  absl::Span<const at::Tensor> Block(absl::Span<const at::Tensor> parameters, int64_t layer) const;
+  int64_t FinalNorm() const;
+  int64_t Output() const;
+
+  at::Tensor RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
+                      const at::Tensor& x) const;
+  // Adds the gradients of loss, final norm and output projection; writes that of x into dx.
+  at::Tensor OutputLoss(absl::Span<const at::Tensor> parameters, const at::Tensor& x,
+                        const at::Tensor& labels, double scale,
+                        absl::Span<const at::Tensor> gradients, at::Tensor& dx) const;
+  at::Tensor RunBlocks(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
+                       const at::Tensor& tokens) const;
 
   LongNetConfig config_;
 };

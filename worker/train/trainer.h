@@ -2,13 +2,12 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "attention/exchange.h"
+#include "worker/comm/communicator.h"
 #include "worker/data/sequence_source.h"
 #include "worker/train/fault_injection.h"
 #include "worker/train/job_config.h"
@@ -58,18 +57,15 @@ struct StepResult {
 class Trainer {
  public:
   struct Ring {
-    // The exchange of all ranks, connected. Borrowed.
-    attention::GroupedExchange* world = nullptr;
-    // Asked before a vote counts: OK when everything exchanged so far has truly arrived
-    // (Communicator::Settle).
-    std::function<absl::Status()> settle;
+    // Connected; borrowed. Aborted by the trainer when a step fails on this rank alone.
+    Communicator* communicator = nullptr;
     int64_t generation = 0;
     FaultInjection fault;
   };
 
   // `state` is borrowed. Sets the calling thread's number of compute threads to config.threads.
-  // InvalidArgument when the exchange has another size than the job's world; ResourceExhausted when
-  // the gradient buffers do not fit.
+  // InvalidArgument when the communicator has another size than the job's world; ResourceExhausted
+  // when the gradient buffers do not fit.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const JobConfig& config,
                                                          TrainingState* state, Ring ring,
                                                          SequenceSource source);
@@ -94,6 +90,8 @@ class Trainer {
  private:
   struct Implementation;
   explicit Trainer(std::unique_ptr<Implementation> implementation);
+  // Describes a failure and, when only this rank knows of it, aborts the communicator.
+  absl::Status Finish(absl::Status status);
 
   std::unique_ptr<Implementation> implementation_;
   std::atomic<bool> stop_requested_{false};

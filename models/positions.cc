@@ -1,0 +1,93 @@
+#include "models/positions.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mul.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace ringmaster::models {
+namespace {
+
+constexpr double kXposScaleBase = 512;
+constexpr double kXposGamma = 0.4;
+
+at::Tensor Turn(const at::Tensor& input, const at::Tensor& cos, const at::Tensor& sin,
+                double direction) {
+  const at::Tensor x = input.to(cos.scalar_type());
+  at::Tensor out = at::empty_like(x, at::MemoryFormat::Contiguous);
+  const int64_t half = x.size(-1) / 2;
+  const at::Tensor x1 = x.narrow(-1, 0, half);
+  const at::Tensor x2 = x.narrow(-1, half, half);
+  at::Tensor out1 = out.narrow(-1, 0, half);
+  at::Tensor out2 = out.narrow(-1, half, half);
+  at::mul_out(out1, x1, cos);
+  out1.addcmul_(x2, sin, -direction);
+  at::mul_out(out2, x2, cos);
+  out2.addcmul_(x1, sin, direction);
+  return out.to(input.scalar_type());
+}
+
+// The transpose of a turn (scaled or not) is the turn back.
+class RotateFunction : public torch::autograd::Function<RotateFunction> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& cos, const at::Tensor& sin) {
+    context->save_for_backward({cos, sin});
+    return Turn(x, cos, sin, 1);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    return {Turn(gradients[0], saved[0], saved[1], -1), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+RotaryTables MakeRotaryTables(const LongNetConfig& config, absl::Span<const int64_t> positions,
+                              const at::TensorOptions& options) {
+  if (config.positions == Positions::kNone) {
+    return {};
+  }
+  const bool xpos = config.positions == Positions::kXpos;
+  const auto tokens = static_cast<int64_t>(positions.size());
+  const int64_t half = config.head_dim() / 2;
+  int64_t segment = 1;
+  for (const attention::Branch& branch : config.attention.branches) {
+    segment = std::max(segment, branch.segment_length);
+  }
+  const auto table = [&] { return at::empty({tokens, 1, half}, at::kDouble); };
+  const at::Tensor tables[] = {table(), table(), table(), table()};
+  double* values[4];
+  std::transform(std::begin(tables), std::end(tables), values,
+                 [](const at::Tensor& t) { return t.mutable_data_ptr<double>(); });
+  for (int64_t token = 0; token < tokens; ++token) {
+    const double exponent =
+        static_cast<double>(positions[token] % segment - segment / 2) / kXposScaleBase;
+    for (int64_t m = 0; m < half; ++m) {
+      const double share = static_cast<double>(m) / static_cast<double>(half);
+      const double angle = static_cast<double>(positions[token]) * std::pow(10000.0, -share);
+      const double zeta = (share + kXposGamma) / (1 + kXposGamma);
+      const double decay = xpos ? std::pow(zeta, exponent) : 1;
+      const int64_t at = token * half + m;
+      values[0][at] = std::cos(angle) * decay;
+      values[1][at] = std::sin(angle) * decay;
+      values[2][at] = std::cos(angle) / decay;
+      values[3][at] = std::sin(angle) / decay;
+    }
+  }
+  const at::ScalarType dtype =
+      at::typeMetaToScalarType(options.dtype()) == at::kDouble ? at::kDouble : at::kFloat;
+  const auto place = [&](const at::Tensor& t) { return t.to(options.device(), dtype); };
+  return {place(tables[0]), place(tables[1]), place(tables[2]), place(tables[3])};
+}
+
+at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  return cos.defined() ? RotateFunction::apply(x, cos, sin) : x;
+}
+
+}  // namespace ringmaster::models

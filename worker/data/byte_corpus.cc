@@ -1,0 +1,145 @@
+#include "worker/data/byte_corpus.h"
+
+#include <fcntl.h>
+#include <glob.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kFingerprintBytes = 64 << 10;
+
+absl::Status Unreadable(const std::string& path, const std::string& why) {
+  return absl::DataLossError(absl::StrCat("cannot read ", path, ": ", why));
+}
+
+absl::Status ReadFile(const std::string& path, int64_t begin, absl::Span<uint8_t> out) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    return Unreadable(path, std::strerror(errno));
+  }
+  const absl::Cleanup close_file = [file] { close(file); };
+  while (!out.empty()) {
+    const ssize_t count = pread(file, out.data(), out.size(), begin);
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count <= 0) {
+      return Unreadable(path, count < 0 ? std::strerror(errno)
+                                        : absl::StrCat("it ends at byte ", begin,
+                                                       ", it was longer when the job started"));
+    }
+    begin += count;
+    out.remove_prefix(count);
+  }
+  return absl::OkStatus();
+}
+
+bool Hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
+
+absl::Status AppendDirectory(const std::string& root, std::vector<std::string>* paths) {
+  std::error_code error;
+  fs::recursive_directory_iterator it(root, error);
+  for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    if (Hidden(it->path())) {
+      it.disable_recursion_pending();
+    } else if (it->is_regular_file(error)) {
+      paths->push_back(it->path().string());
+    }
+    if (error) {
+      break;
+    }
+  }
+  return error ? Unreadable(root, error.message()) : absl::OkStatus();
+}
+
+absl::Status AppendMatches(const std::string& pattern, std::vector<std::string>* paths) {
+  glob_t found = {};
+  const absl::Cleanup free_found = [&found] { globfree(&found); };
+  const size_t before = paths->size();
+  if (glob(pattern.c_str(), GLOB_NOSORT, nullptr, &found) == 0) {
+    for (size_t i = 0; i < found.gl_pathc; ++i) {
+      const std::string path = found.gl_pathv[i];
+      std::error_code error;
+      if (fs::is_directory(path, error)) {
+        RETURN_IF_ERROR(AppendDirectory(path, paths));
+      } else {
+        paths->push_back(path);
+      }
+    }
+  }
+  return paths->size() > before
+             ? absl::OkStatus()
+             : absl::NotFoundError(absl::StrCat("data.paths: no file matches ", pattern));
+}
+
+}  // namespace
+
+absl::StatusOr<ByteCorpus> ByteCorpus::Open(absl::Span<const std::string> patterns) {
+  ByteCorpus corpus;
+  for (const std::string& pattern : patterns) {
+    RETURN_IF_ERROR(AppendMatches(pattern, &corpus.paths_));
+  }
+  std::sort(corpus.paths_.begin(), corpus.paths_.end());
+  corpus.paths_.erase(std::unique(corpus.paths_.begin(), corpus.paths_.end()), corpus.paths_.end());
+  std::vector<uint8_t> sample;
+  for (const std::string& path : corpus.paths_) {
+    struct stat info = {};
+    if (stat(path.c_str(), &info) != 0) {
+      return Unreadable(path, std::strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode)) {
+      return Unreadable(path, "it is no regular file");
+    }
+    const int64_t size = info.st_size;
+    const int64_t head = std::min(size, kFingerprintBytes);
+    sample.resize(2 * head);
+    RETURN_IF_ERROR(ReadFile(path, 0, absl::MakeSpan(sample).first(head)));
+    RETURN_IF_ERROR(ReadFile(path, size - head, absl::MakeSpan(sample).last(head)));
+    const std::string name = absl::StrCat(fs::path(path).filename().string(), "\n", size, "\n");
+    corpus.fingerprint_ = XXH3_64bits_withSeed(name.data(), name.size(), corpus.fingerprint_);
+    corpus.fingerprint_ = XXH3_64bits_withSeed(sample.data(), sample.size(), corpus.fingerprint_);
+    corpus.ends_.push_back(corpus.size() + size);
+  }
+  if (corpus.size() == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data.paths: all ", corpus.paths_.size(),
+                     " files are empty; there is nothing to train on"));
+  }
+  return corpus;
+}
+
+absl::Status ByteCorpus::Read(int64_t begin, absl::Span<uint8_t> out) const {
+  if (begin < 0 || begin + static_cast<int64_t>(out.size()) > size()) {
+    return absl::OutOfRangeError(absl::StrCat("bytes ", begin, " to ", begin + out.size(),
+                                              " of a corpus of ", size(), " bytes"));
+  }
+  auto file = std::upper_bound(ends_.begin(), ends_.end(), begin) - ends_.begin();
+  while (!out.empty()) {
+    const int64_t file_begin = file == 0 ? 0 : ends_[file - 1];
+    const auto count = static_cast<size_t>(
+        std::min<int64_t>(static_cast<int64_t>(out.size()), ends_[file] - begin));
+    RETURN_IF_ERROR(ReadFile(paths_[file], begin - file_begin, out.first(count)));
+    out.remove_prefix(count);
+    begin += static_cast<int64_t>(count);
+    ++file;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ringmaster::worker

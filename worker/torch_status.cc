@@ -1,0 +1,43 @@
+#include "worker/torch_status.h"
+
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <new>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "attention/dilated_attention.h"
+
+namespace ringmaster::worker {
+namespace {
+
+absl::Status Prefixed(const absl::Status& status, std::string_view what) {
+  return absl::Status(status.code(), absl::StrCat(absl::string_view(what.data(), what.size()), ": ",
+                                                  status.message()));
+}
+
+}  // namespace
+
+absl::Status CatchTorch(std::string_view what, absl::FunctionRef<absl::Status()> body) {
+  // c10's message without its C++ stack, which says nothing to a user.
+  try {
+    return body();
+  } catch (const attention::ExchangeError& error) {
+    return Prefixed(error.status(), what);
+  } catch (const c10::OutOfMemoryError& error) {
+    return Prefixed(absl::ResourceExhaustedError(error.what_without_backtrace()), what);
+  } catch (const std::bad_alloc&) {
+    return Prefixed(absl::ResourceExhaustedError("out of host memory"), what);
+  } catch (const c10::ValueError& error) {
+    return Prefixed(absl::InvalidArgumentError(error.what_without_backtrace()), what);
+  } catch (const c10::IndexError& error) {
+    return Prefixed(absl::InvalidArgumentError(error.what_without_backtrace()), what);
+  } catch (const c10::Error& error) {
+    return Prefixed(absl::InternalError(error.what_without_backtrace()), what);
+  } catch (const std::exception& error) {
+    return Prefixed(absl::InternalError(error.what()), what);
+  }
+}
+
+}  // namespace ringmaster::worker

@@ -1,0 +1,105 @@
+#include "worker/train/training_state.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/torch_status.h"
+
+namespace ringmaster::worker {
+namespace {
+
+constexpr int64_t kDigestChunk = int64_t{1} << 22;
+
+void Hash(XXH3_state_t* state, const at::Tensor& flat) {
+  for (int64_t begin = 0; begin < flat.numel(); begin += kDigestChunk) {
+    const at::Tensor chunk =
+        flat.narrow(0, begin, std::min(kDigestChunk, flat.numel() - begin)).to(at::kCPU);
+    XXH3_64bits_update(state, chunk.const_data_ptr(), chunk.nbytes());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Create(const JobConfig& config,
+                                                                     const std::string& device) {
+  ASSIGN_OR_RETURN(models::LongNet model, models::LongNet::Create(config.model));
+  models::ParameterLayout layout(models::ParameterSpecs(config.model));
+  std::unique_ptr<TrainingState> state(new TrainingState(std::move(model), std::move(layout)));
+  RETURN_IF_ERROR(CatchTorch(absl::StrCat("building the model on ", device), [&] {
+    const at::NoGradGuard no_grad;
+    const at::ScalarType dtype = config.precision == Precision::kFp64 ? at::kDouble : at::kFloat;
+    const at::TensorOptions options = at::TensorOptions(at::Device(device)).dtype(dtype);
+    const int64_t size = state->layout_.size();
+    const at::Tensor initial = at::zeros({size}, at::TensorOptions().dtype(dtype));
+    models::InitializeParameters(state->layout_.specs(), config.seed,
+                                 state->layout_.Views(initial));
+    state->parameters_ = initial.to(options);
+    state->exp_avg_ = at::zeros({size}, options);
+    state->exp_avg_sq_ = at::zeros({size}, options);
+    state->compute_ = config.precision == Precision::kBf16
+                          ? at::empty({size}, options.dtype(at::kBFloat16))
+                          : state->parameters_;
+    state->compute_views_ = state->layout_.Views(state->compute_);
+    state->MarkClean(0);
+    return absl::OkStatus();
+  }));
+  return state;
+}
+
+uint64_t TrainingState::Digest() const {
+  if (!clean()) {
+    return 0;
+  }
+  XXH3_state_t* hash = XXH3_createState();
+  const absl::Cleanup free_hash = [hash] { XXH3_freeState(hash); };
+  XXH3_64bits_reset(hash);
+  Hash(hash, parameters_);
+  Hash(hash, exp_avg_);
+  Hash(hash, exp_avg_sq_);
+  const int64_t step = this->step();
+  XXH3_64bits_update(hash, &step, sizeof(step));
+  return XXH3_64bits_digest(hash);
+}
+
+std::vector<TrainingState::NamedTensor> TrainingState::Weights() const {
+  const std::vector<at::Tensor> views = layout_.Views(parameters_);
+  std::vector<NamedTensor> tensors;
+  for (size_t i = 0; i < views.size(); ++i) {
+    tensors.push_back({layout_.specs()[i].name, views[i]});
+  }
+  return tensors;
+}
+
+std::vector<TrainingState::NamedTensor> TrainingState::NamedTensors() const {
+  std::vector<NamedTensor> tensors = Weights();
+  const std::pair<const char*, const at::Tensor&> moments[] = {
+      {"optimizer.exp_avg.", exp_avg_}, {"optimizer.exp_avg_sq.", exp_avg_sq_}};
+  for (const auto& [prefix, flat] : moments) {
+    const std::vector<at::Tensor> views = layout_.Views(flat);
+    for (size_t i = 0; i < views.size(); ++i) {
+      tensors.push_back({prefix + layout_.specs()[i].name, views[i]});
+    }
+  }
+  return tensors;
+}
+
+void TrainingState::MarkDirty() { clean_.store(false, std::memory_order_release); }
+
+void TrainingState::MarkClean(int64_t step) {
+  if (!compute_.is_same(parameters_)) {
+    const at::NoGradGuard no_grad;
+    compute_.copy_(parameters_);
+  }
+  step_.store(step, std::memory_order_release);
+  clean_.store(true, std::memory_order_release);
+}
+
+}  // namespace ringmaster::worker
