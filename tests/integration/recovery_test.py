@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Faults in real processes while a job trains: the job ends, and every loss is the undisturbed run's, bit for bit."""
+
+import os
+import signal
+import subprocess
+
+import harness
+
+STEPS = 300
+
+
+class RecoveryTest(harness.ClusterTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        test = cls('test_a_killed_worker')
+        test.submit('undisturbed', STEPS)
+        test.wait_for_end('undisturbed')
+        cls.expected = test.losses('undisturbed')
+
+    def tearDown(self):
+        super().tearDown()
+        self.cluster.wait_for_workers(self.workers)
+
+    def check(self, name, episodes_min=1):
+        job = self.wait_for_end(name)
+        self.assertEqual(self.losses(name), self.expected)
+        episodes = job['status'].get('episodes', [])
+        self.assertGreaterEqual(len(episodes), episodes_min)
+        return episodes
+
+    def worker_of_rank(self, job, rank):
+        (worker,) = [entry['worker'] for entry in job['status']['ranks'] if entry.get('rank', 0) == rank]
+        return worker.removeprefix('workers/')
+
+    def start(self, name, settings=()):
+        self.submit(name, STEPS, settings)
+        return self.wait_for_step(name, 30)
+
+    def test_a_killed_worker(self):
+        for rank in (0, 1):
+            with self.subTest(rank=rank):
+                job = self.start(f'killed-{rank}')
+                os.kill(self.cluster.worker_pid(self.worker_of_rank(job, rank)), signal.SIGKILL)
+                (episode,) = self.check(f'killed-{rank}')
+                self.assertEqual(episode['cause'], 'WORKER_EXIT')
+                self.assertTrue(episode['finished'])
+                self.assertIn(episode['restore'], ('PEER', 'OWN'))
+                self.assertEqual(int(episode.get('lost_steps', 0)), 0)
+                for phase in ('detect', 'abort', 'form', 'restore', 'first_step'):
+                    self.assertIn(f'{phase}_ms', episode)
+
+    def test_all_ranks_killed_restore_the_checkpoint(self):
+        job = self.start('all-killed')
+        for rank in (0, 1):
+            os.kill(self.cluster.worker_pid(self.worker_of_rank(job, rank)), signal.SIGKILL)
+        episodes = self.check('all-killed')
+        self.assertIn('CHECKPOINT', {episode.get('restore') for episode in episodes})
+
+    def test_a_killed_supervisor_takes_its_worker_along(self):
+        job = self.start('host-lost')
+        name = self.worker_of_rank(job, 1)
+        self.cluster.workers[name].kill()
+        self.check('host-lost')
+        self.cluster.start_worker(name)
+
+    def test_a_killed_coordinator_costs_no_step(self):
+        self.start('coordinator-killed')
+        self.cluster.coordinator.kill()
+        self.cluster.start_coordinator()
+        self.check('coordinator-killed', episodes_min=0)
+        records = self.cluster.step_records('coordinator-killed')
+        self.assertEqual({record['generation'] for record in records.values()}, {'1'})
+
+    def test_coordinator_and_worker_killed_together(self):
+        job = self.start('both-killed')
+        self.cluster.coordinator.kill()
+        os.kill(self.cluster.worker_pid(self.worker_of_rank(job, 0)), signal.SIGKILL)
+        self.cluster.start_coordinator()
+        self.check('both-killed')
+
+    def test_a_stopped_worker_is_replaced_and_does_no_harm_when_it_wakes(self):
+        job = self.start('stopped')
+        name = self.worker_of_rank(job, 1)
+        worker = self.cluster.worker_pid(name)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            self.wait_for('stopped', lambda job: int(job['status']['generation']) > 1, 'a new generation')
+            self.wait_for('stopped', lambda job: job['status']['state'] in ('RUNNING', 'SUCCEEDED'), 'to run again')
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        episodes = self.check('stopped')
+        self.assertIn(episodes[0]['cause'], ('LEASE_EXPIRED', 'COMMUNICATION'))
+
+    def test_a_cancelled_job_ends_while_it_recovers(self):
+        job = self.start('cancelled')
+        os.kill(self.cluster.worker_pid(self.worker_of_rank(job, 0)), signal.SIGKILL)
+        self.cluster.ringctl('cancel', 'cancelled')
+        self.wait_for_end('cancelled', 'CANCELLED')
+
+
+class InjectedFaultTest(harness.ClusterTest):
+    """Exceptions and exhausted memory inside a step: the step is done again, no peer waits beyond the hop deadline."""
+
+    workers = 0
+
+    def run_with(self, fault):
+        for index in range(2):
+            self.cluster.start_worker(f'worker-{index}', env={'RINGMASTER_FAULT': fault} if fault else None)
+        self.addCleanup(self.stop_workers)
+        self.cluster.wait_for_workers(2)
+        name = f'job-{len(self.cluster.ringctl("list", "-o", "name").splitlines())}'
+        self.submit(name, steps=40)
+        return name
+
+    def stop_workers(self):
+        for name in list(self.cluster.workers):
+            self.cluster.workers.pop(name).stop()
+
+    def expected(self):
+        if not hasattr(type(self), '_expected'):
+            name = self.run_with('')
+            self.wait_for_end(name)
+            type(self)._expected = self.losses(name)
+            self.stop_workers()
+        return self._expected
+
+    def check(self, kind, cause):
+        expected = self.expected()
+        for phase in ('embedding', 'forward', 'loss', 'backward', 'reduce', 'vote', 'update'):
+            with self.subTest(phase=phase):
+                name = self.run_with(f'rank=1,step=13,phase={phase},layer=0,kind={kind},generation=1')
+                job = self.wait_for_end(name)
+                self.assertEqual(self.losses(name), expected)
+                self.assertEqual([episode['cause'] for episode in job['status']['episodes']], [cause])
+                self.stop_workers()
+
+    def test_an_exception_in_a_step(self):
+        self.check('throw', 'STEP_EXCEPTION')
+
+    def test_memory_exhausted_in_a_step(self):
+        self.check('oom', 'OUT_OF_MEMORY_FAULT')
+
+    def test_a_kill_in_a_step(self):
+        self.check('kill', 'WORKER_EXIT')
+
+    def test_a_fault_that_comes_again_and_again_ends_the_job(self):
+        name = self.run_with('rank=1,step=13,phase=forward,kind=oom')
+        job = self.wait_for_end(name, 'FAILED')
+        self.assertEqual(job['status']['failure_class'], 'OUT_OF_MEMORY')
+        self.assertIn('13', job['status']['state_reason'])
+
+
+class DiskFullTest(harness.ClusterTest):
+    """The shared directory is a small file system of its own."""
+
+    workers = 2
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        shared = cls.cluster.shared
+        mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16m', 'none', shared], capture_output=True,
+                                 text=True, check=False)
+        if mounted.returncode:
+            raise harness.unittest.SkipTest(f'no file system of its own: {mounted.stderr.strip()}')
+        cls.addClassCleanup(subprocess.run, ['umount', '-l', shared], check=True)
+
+    def test_training_goes_on_and_a_later_checkpoint_succeeds(self):
+        filler = os.path.join(self.cluster.shared, 'filler')
+        self.submit('full', steps=400)
+        self.wait_for('full', lambda job: job['status'].get('last_checkpoint'), 'a checkpoint')
+        with open(filler, 'wb') as file:
+            # All but 64 KiB: step records fit, a checkpoint does not.
+            space = os.statvfs(self.cluster.shared)
+            file.write(bytes(max(0, space.f_bavail * space.f_frsize - 65536)))
+        before = int(self.cluster.job('full')['status']['progress']['step'])
+        self.wait_for_step('full', before + 60)
+        self.assertIn('space', self.cluster.ringctl('logs', 'full'))
+        os.remove(filler)
+        job = self.wait_for_end('full')
+        self.assertTrue(job['status']['last_checkpoint'].endswith('400'), job['status']['last_checkpoint'])
+        self.assertNotIn('episodes', job['status'])
+        self.assertEqual(sorted(self.losses('full')), list(range(1, 401)))
+
+
+if __name__ == '__main__':
+    harness.main()
