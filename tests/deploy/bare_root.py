@@ -68,18 +68,19 @@ class BareRoot:
                                         stdout=subprocess.PIPE, text=True)
         if self._holder.stdout.readline() != 'ready\n':
             return 'mounts are refused'
-        subprocess.run([*self._enter(mount=False), 'python3', '-c', LOOPBACK_UP], check=True)
+        subprocess.run([*self.network_command(), 'python3', '-c', LOOPBACK_UP], check=True)
         return None
 
-    def _enter(self, mount=True):
+    def network_command(self):
+        """What to put before a command of the host to run it in the root's network."""
         user = [] if os.geteuid() == 0 else ['--user']
-        return [shutil.which('nsenter'), '--target', str(self._holder.pid), *user, '--net'] + (['--mount'] if mount else [])
+        return [shutil.which('nsenter'), '--target', str(self._holder.pid), *user, '--net']
 
     def command(self, *words, user=None, env=None):
         """A command line that replaces itself by `words`, run in the root with exactly the environment `env`."""
         settings = [f'{key}={value}' for key, value in (env or {}).items()]
         chroot = [shutil.which('chroot')] + ([f'--userspec={user}'] if user else [])
-        return [shutil.which('env'), '-i', *settings, *self._enter(), *chroot, self.path, *words]
+        return [shutil.which('env'), '-i', *settings, *self.network_command(), '--mount', *chroot, self.path, *words]
 
     def close(self):
         if self._holder:

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""Starts the programs with exactly the arguments and the environment of the rendered manifests, as their user, in a
+read-only root with nothing but the install tree, the declared volumes and loopback; trains a job over TLS:
+kubernetes_run_test.py CHECKOUT BUILD TORCH"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import manifests
+from bare_root import BareRoot, install
+
+CHECKOUT, BUILD, TORCH = sys.argv[1:4]
+SECONDS = 120
+JOB = '''
+name: pods
+model: {layers: 1, dim: 32, heads: 4}
+attention: {segment_lengths: [32, 128], dilation_rates: [1, 2]}
+data: {paths: [/shared/text.txt], sequence_length: 128}
+parallel: {ring_size: 2}
+steps: 20
+'''
+
+
+def make_certificate(folder, name):
+    """The keys of the Secret: a self-signed certificate is its own authority."""
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
+                    '-days', '2', '-subj', f'/CN={name}', '-addext', f'subjectAltName=DNS:{name}',
+                    '-keyout', f'{folder}/tls.key', '-out', f'{folder}/tls.crt'], check=True, capture_output=True)
+    with open(f'{folder}/tls.crt', encoding='ascii') as source, open(f'{folder}/ca.crt', 'w', encoding='ascii') as copy:
+        copy.write(source.read())
+
+
+class KubernetesRunTest(unittest.TestCase):
+    def setUp(self):
+        if os.geteuid() != 0:
+            self.skipTest('needs root to run as the user of the manifests')
+        folder = tempfile.TemporaryDirectory(prefix='ringmaster-pods-')
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        os.chmod(self.folder, 0o755)
+        install(BUILD, f'{self.folder}/tree')
+        self.templates = {resource['metadata']['name']: resource['spec']['template']['spec']
+                          for resource in manifests.render(os.path.join(CHECKOUT, 'deploy', 'kubernetes', 'base'))
+                          if manifests.pod_templates(resource)}
+        self.root = BareRoot(self.folder, f'{self.folder}/tree', TORCH, hosts='127.0.0.1 ringmaster-coordinator\n')
+        self.addCleanup(self.root.close)
+        self.volumes = {}
+        for template in self.templates.values():
+            for mount in template['containers'][0]['volumeMounts']:
+                self.add_volume(template, mount)
+        make_certificate(self.volumes['/etc/ringmaster/tls'], 'ringmaster-coordinator')
+        for name in os.listdir(self.volumes['/etc/ringmaster/tls']):
+            self.give_away(os.path.join(self.volumes['/etc/ringmaster/tls'], name), 0o440)
+        with open(os.path.join(self.volumes['/shared'], 'text.txt'), 'w', encoding='ascii') as file:
+            file.write('In the beginning was the ring. ' * 2000)
+        if reason := self.root.open(read_only=True):
+            self.skipTest(reason)
+
+    def give_away(self, path, mode):
+        context = self.templates['ringmaster-worker']['securityContext']
+        os.chown(path, context['runAsUser'], context['fsGroup'])
+        os.chmod(path, mode)
+
+    def add_volume(self, template, mount):
+        """A folder with the rights that the volume has in the pod: its group may write, its user need not own it."""
+        path = mount['mountPath']
+        if path in self.volumes:
+            return
+        source = f'{self.folder}/volumes{path}'
+        os.makedirs(source)
+        os.chown(source, 0, template['securityContext']['fsGroup'])
+        os.chmod(source, 0o1777 if path in ('/tmp', '/dev/shm') else 0o2775)
+        self.volumes[path] = source
+        # /dev is the host's here, shared memory included.
+        if path != '/dev/shm':
+            self.root.share(source, path)
+
+    def start(self, name, pod):
+        template = self.templates[name]
+        context, (container,) = template['securityContext'], template['containers']
+        fields = {'metadata.name': pod, 'status.podIP': '127.0.0.1', 'spec.nodeName': 'node-0'}
+        env = {entry['name']: entry.get('value') or fields[entry['valueFrom']['fieldRef']['fieldPath']]
+               for entry in container.get('env', [])}
+        words = [re.sub(r'\$\((\w+)\)', lambda match: env[match[1]], word)
+                 for word in [*container['command'], *container['args']]]
+        with open(f'{self.folder}/{pod}.log', 'wb') as log:
+            process = subprocess.Popen(
+                self.root.command(*words, user=f'{context["runAsUser"]}:{context["runAsGroup"]}', env=env),
+                stdout=log, stderr=log)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        return process
+
+    def probe(self, port, path):
+        """The status of an HTTP GET from inside the pod's network, 0 when nothing listens."""
+        script = (f'import urllib.request as r\ntry: print(r.urlopen("http://127.0.0.1:{port}{path}", timeout=5).status)\n'
+                  'except r.HTTPError as e: print(e.code)\nexcept OSError: print(0)')
+        return int(subprocess.run([*self.root.network_command(), sys.executable, '-c', script], check=True,
+                                  capture_output=True, text=True).stdout)
+
+    def wait_for_probes(self, name, process):
+        (container,) = self.templates[name]['containers']
+        ports = {port['name']: port['containerPort'] for port in container['ports']}
+        for kind in ('startupProbe', 'livenessProbe', 'readinessProbe'):
+            if kind in container:
+                get, end = container[kind]['httpGet'], time.monotonic() + SECONDS
+                while self.probe(ports[get['port']], get['path']) != 200:
+                    self.assertIsNone(process.poll(), self.logs())
+                    self.assertLess(time.monotonic(), end, f'{name}: {kind}\n{self.logs()}')
+
+    def logs(self):
+        text = ''
+        for name in sorted(os.listdir(self.folder)):
+            if name.endswith('.log'):
+                with open(os.path.join(self.folder, name), encoding='utf-8', errors='replace') as file:
+                    text += f'---- {name}\n{file.read()[-3000:]}'
+        return text
+
+    def ringctl(self, *words, **options):
+        done = subprocess.run(
+            self.root.command('/opt/ringmaster/bin/ringctl', '--address=ringmaster-coordinator:7077',
+                              '--tls-ca=/etc/ringmaster/tls/ca.crt', *words),
+            capture_output=True, text=True, check=False, timeout=SECONDS, **options)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr + self.logs())
+        return done.stdout
+
+    def test_pods_train_a_job(self):
+        coordinator = self.start('ringmaster-coordinator', 'ringmaster-coordinator-0')
+        self.wait_for_probes('ringmaster-coordinator', coordinator)
+        # One worker a pod has its own address in a cluster; here all pods share one, and only one may have the port.
+        worker = self.start('ringmaster-worker', 'ringmaster-worker-0')
+        self.wait_for_probes('ringmaster-worker', worker)
+        self.assertIn('ringmaster-worker-0', self.ringctl('workers'))
+        printed = self.ringctl('submit', '-', '--set', 'parallel.ring_size=1', '--wait', input=JOB)
+        self.assertIn('succeeded step 20/20', printed)
+        self.assertEqual(os.listdir(os.path.join(self.volumes['/shared'], 'default', 'pods', 'checkpoints')),
+                         ['step-00000020'])
+        for process in (worker, coordinator):
+            process.terminate()
+            self.assertEqual(process.wait(30), 0, self.logs())
+
+
+if __name__ == '__main__':
+    unittest.main(argv=sys.argv[:1], verbosity=2)
