@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Trains the preset longnet-12x768 in bf16 through the coordinator, on the GPUs of this machine.
+
+    gpu_training.py --bin TREE/bin --text FILE --state DIR [--case NAME ...] [--steps N]
+
+Cases: one-rank (128K tokens), ring-2, ring-4 (32K tokens over NCCL, undisturbed), ring-2-kill, ring-4-kill (a rank is
+killed -9 in the middle; losses are compared with the undisturbed case of the same run). Several workers share one GPU
+when there are fewer GPUs than ranks: NCCL then takes each process for a host of its own and talks over sockets, so that
+such cases prove the whole path but say nothing about speed. Prints one JSON object a case, for history.jsonl.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'deploy', 'local'))
+
+from cluster import Cluster, wait_until  # pylint: disable=wrong-import-position
+
+WARM_UP_STEPS = 10
+PHASES = ('detect', 'abort', 'form', 'restore', 'first_step')
+JOB = '''
+model: {{preset: longnet-12x768}}
+attention: {{segment_lengths: [2048, 4096, 8192, 16384, 32768], dilation_rates: [1, 2, 4, 8, 16]}}
+data: {{paths: ["{text}"], sequence_length: {tokens}}}
+parallel: {{ring_size: {ring}}}
+precision: BF16
+activation_checkpointing: {checkpointing}
+optimizer: {{lr: 6.0e-4}}
+schedule: {{warmup_steps: 50}}
+resources: {{device: CUDA}}
+validation: {{interval_steps: -1}}
+checkpoint: {{interval_steps: -1}}
+steps: {steps}
+name: {name}
+'''
+# case: (ring size, tokens, recompute activations)
+CASES = {'one-rank': (1, 131072, True), 'ring-2': (2, 32768, False), 'ring-2-kill': (2, 32768, False),
+         'ring-4': (4, 32768, False), 'ring-4-kill': (4, 32768, False)}
+
+
+def nvidia_smi(query):
+    done = subprocess.run(['nvidia-smi', f'--query-{query}', '--format=csv,noheader,nounits'], check=True,
+                          capture_output=True, text=True)
+    return done.stdout.strip().splitlines()
+
+
+class PeakMemory:
+    """The most memory in use on the first GPU while the block runs, in MiB, as the driver says it."""
+
+    def __enter__(self):
+        self.mib, self._done = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self):
+        while not self._done.wait(0.5):
+            self.mib = max(self.mib, int(nvidia_smi('gpu=memory.used')[0]))
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._thread.join()
+
+
+def start_workers(cluster, count, gpus):
+    for index in range(count):
+        env = {'NCCL_DEBUG': 'WARN'}
+        if count > gpus:
+            env |= {'NCCL_HOSTID': f'host-{index}', 'NCCL_SOCKET_IFNAME': 'lo', 'NCCL_IB_DISABLE': '1'}
+        env['CUDA_VISIBLE_DEVICES'] = str(index % gpus)
+        cluster.start_worker(f'gpu-{index}', '--device=cuda', env=env)
+    cluster.wait_for_workers(count, seconds=120)
+
+
+def kill_one_rank(cluster, name, at_step):
+    wait_until(lambda: int(cluster.job(name)['status'].get('progress', {}).get('step', 0)) >= at_step,
+               f'step {at_step}', seconds=500, pause=0.2)
+    rank = cluster.job(name)['status']['ranks'][-1]
+    pid = cluster.worker_pid(rank['worker'].removeprefix('workers/'))
+    os.kill(pid, signal.SIGKILL)
+    print(f'{name}: killed rank {rank.get("rank", 0)}, process {pid}', file=sys.stderr)
+
+
+def run_case(cluster, name, args):
+    ring, tokens, checkpointing = CASES[name]
+    path = os.path.join(cluster.state, f'{name}.yaml')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(JOB.format(name=name, ring=ring, tokens=tokens, text=os.path.abspath(args.text), steps=args.steps,
+                              checkpointing=str(checkpointing).lower()))
+    started = time.monotonic()
+    with PeakMemory() as peak:
+        cluster.ringctl('submit', path)
+        if name.endswith('-kill'):
+            kill_one_rank(cluster, name, args.steps // 2)
+        wait_until(lambda: cluster.job(name)['status']['state'] in ('SUCCEEDED', 'FAILED', 'CANCELLED'), name,
+                   seconds=550, pause=0.5)
+    status, records = cluster.job(name)['status'], cluster.step_records(name)
+    if status['state'] != 'SUCCEEDED':
+        raise RuntimeError(f'{name} {status["state"]}: {status.get("state_reason", "")}')
+    seconds = [float(record['seconds']) for step, record in records.items() if step > WARM_UP_STEPS]
+    result = {'benchmark': 'gpu_training', 'case': name, 'preset': 'longnet-12x768', 'ring': ring, 'tokens': tokens,
+              'steps': len(records), 'gpu': nvidia_smi('gpu=name')[0], 'gpus': args.gpus,
+              'tokens_per_second': round(tokens / statistics.median(seconds)),
+              'seconds_per_step': round(statistics.median(seconds), 4), 'peak_gib': round(peak.mib / 1024, 1),
+              'first_loss': float(records[1]['loss']), 'last_loss': float(records[max(records)]['loss']),
+              'wall_seconds': round(time.monotonic() - started, 1),
+              'episodes': [{**{phase: episode.get(f'{phase}_ms') for phase in PHASES}, 'cause': episode['cause'],
+                            'lost_steps': episode.get('lost_steps', 0), 'restore': episode.get('restore'),
+                            'joined': episode.get('joined_workers')} for episode in status.get('episodes', [])]}
+    return result, {step: float(record['loss']) for step, record in records.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--bin', required=True)
+    parser.add_argument('--text', required=True)
+    parser.add_argument('--state', required=True)
+    parser.add_argument('--case', action='append', choices=CASES)
+    parser.add_argument('--steps', type=int, default=200)
+    args = parser.parse_args()
+    args.gpus = len(nvidia_smi('gpu=index'))
+    losses = {}
+    for name in args.case or CASES:
+        # A worker more than ranks where one is to be killed: the warm spare.
+        workers = CASES[name][0] + (1 if name.endswith('-kill') else 0)
+        with Cluster(args.bin, os.path.join(args.state, name)) as cluster:
+            start_workers(cluster, workers, args.gpus)
+            result, losses[name] = run_case(cluster, name, args)
+        undisturbed = losses.get(name.removesuffix('-kill'))
+        if name.endswith('-kill') and undisturbed:
+            result['largest_loss_difference'] = max(abs(losses[name][step] - undisturbed[step]) for step in undisturbed)
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == '__main__':
+    main()
