@@ -30,7 +30,8 @@ ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const DilatedAttentionOptions& options);
 
 // max |x - reference| / (|reference| + rms(reference)) over all elements, in fp64. Positions where
-// both are the same infinity count as equal; 0 for empty tensors, infinity where one is NaN.
+// both are the same infinity count as equal; 0 for empty tensors, infinity where one
+// is NaN; x and reference have one shape.
 double RelativeError(const at::Tensor& x, const at::Tensor& reference);
 
 }  // namespace ringmaster::attention

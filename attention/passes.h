@@ -1,0 +1,51 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "attention/dense_attention.h"
+#include "attention/dilated_attention.h"
+#include "attention/exchange.h"
+#include "attention/placed_parts.h"
+
+namespace ringmaster::attention {
+
+// One call of the operator on one rank, without its tensors.
+struct Call {
+  std::shared_ptr<const PlacedParts> parts;
+  GroupedExchange* exchange = nullptr;  // null on a ring of one
+  double scale = 1;
+  MixGradient mix_gradient = MixGradient::kExact;
+  int branches = 0;
+  // Type of all sums: fp32, or fp64.
+  at::ScalarType accumulate = at::kFloat;
+};
+
+// What backward needs of forward.
+struct Saved {
+  at::Tensor q, k, v;
+  // The output, rounded only where backward's kernels want it so; one for each branch for the
+  // detached gradient.
+  std::vector<at::Tensor> outs;
+  at::Tensor lse;  // in the accumulation type
+  // Rows received from the peers and kept for own later ranges: [rows, 2 (K, V), B, D]. Kept rather
+  // than exchanged again: it is small, because only selected rows travel.
+  at::Tensor pool;
+};
+
+// Checks arguments and finds the parts. Throws c10::Error naming what does not fit.
+Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const DilatedAttentionOptions& options, const ShardMap& map,
+              GroupedExchange* exchange);
+
+// The two passes of DilatedAttention without autograd, for its autograd function and for programs
+// whose ranks share one process: on CUDA the autograd engine runs all ranks' backward in one
+// thread, where they would wait for each other. Throw ExchangeError as DilatedAttention does. No
+// message is in flight when they return or throw.
+AttentionOutput Forward(const Call& call, const at::Tensor& q, const at::Tensor& k,
+                        const at::Tensor& v, Saved* saved);
+DenseGradients Backward(const Call& call, const Saved& saved, const at::Tensor& dout);
+
+}  // namespace ringmaster::attention

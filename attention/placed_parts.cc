@@ -1,0 +1,111 @@
+#include "attention/placed_parts.h"
+
+#include <list>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "attention/plan.h"
+
+namespace ringmaster::attention {
+namespace {
+
+constexpr size_t kCacheBytes = size_t{256} << 20;
+
+struct Key {
+  DilatedAttentionOptions options;
+  ShardMap map;
+  int rank;
+  int heads;
+  int kv_heads;
+  at::Device device;
+
+  friend bool operator==(const Key&, const Key&) = default;
+};
+
+class Cache {
+ public:
+  std::shared_ptr<const PlacedParts> Find(const Key& key) {
+    absl::MutexLock lock(&mutex_);
+    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+      if (entry->first == key) {
+        entries_.splice(entries_.begin(), entries_, entry);
+        return entry->second;
+      }
+    }
+    return nullptr;
+  }
+
+  void Add(Key key, std::shared_ptr<const PlacedParts> parts) {
+    absl::MutexLock lock(&mutex_);
+    bytes_ += parts->bytes();
+    entries_.emplace_front(std::move(key), std::move(parts));
+    while (bytes_ > kCacheBytes && entries_.size() > 1) {
+      bytes_ -= entries_.back().second->bytes();
+      entries_.pop_back();
+    }
+  }
+
+ private:
+  absl::Mutex mutex_;
+  // Most recently used first. A job has a handful, so they are searched one by one.
+  std::list<std::pair<Key, std::shared_ptr<const PlacedParts>>> entries_ ABSL_GUARDED_BY(mutex_);
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
+
+PlacedParts::PlacedParts(RankParts parts, int64_t heads, int64_t kv_heads, at::Device device)
+    : parts_(std::move(parts)) {
+  for (const Part& part : parts_.local) {
+    local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});
+  }
+  for (const Part& part : parts_.far) {
+    far_.push_back({&part, {part.queries, heads, device}, {part.keys, 1, device}});
+  }
+  const auto place = [&](const RankParts::Message& message) {
+    Message placed{&message, {}};
+    for (const RowSet& set : message.local) {
+      placed.local.emplace_back(set, kv_heads, device);
+    }
+    return placed;
+  };
+  for (const RankParts::Message& message : parts_.outgoing) {
+    outgoing_.push_back(place(message));
+  }
+  kept_ = place(parts_.kept);
+}
+
+size_t PlacedParts::bytes() const {
+  size_t sum = parts_.bytes();
+  for (const std::vector<Dense>* parts : {&local_, &far_}) {
+    for (const Dense& part : *parts) {
+      sum += sizeof(Dense) + part.queries.bytes() + part.keys.bytes();
+    }
+  }
+  for (const Message& message : outgoing_) {
+    for (const PlacedRows& rows : message.local) {
+      sum += rows.bytes();
+    }
+  }
+  return sum;
+}
+
+std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,
+                                             const ShardMap& map, int rank, int heads, int kv_heads,
+                                             at::Device device) {
+  static Cache* const cache = new Cache;
+  Key key{options, map, rank, heads, kv_heads, device};
+  // The work is the same for every scale and gradient.
+  key.options.scale.reset();
+  key.options.mix_gradient = MixGradient::kExact;
+  std::shared_ptr<const PlacedParts> parts = cache->Find(key);
+  if (parts == nullptr) {
+    const auto plan = AttentionPlan::Create(key.options, map, heads, kv_heads);
+    parts = std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), heads, kv_heads, device);
+    cache->Add(std::move(key), parts);
+  }
+  return parts;
+}
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "attention/options.h"
+#include "attention/rank_parts.h"
+#include "attention/rows.h"
+#include "attention/shard_map.h"
+
+namespace ringmaster::attention {
+
+// RankParts made ready for a device. Immutable; thread-safe.
+class PlacedParts {
+ public:
+  struct Dense {
+    const Part* part;
+    PlacedRows queries;
+    PlacedRows keys;
+  };
+  struct Message {
+    const RankParts::Message* message;
+    std::vector<PlacedRows> local;
+  };
+
+  PlacedParts(RankParts parts, int64_t heads, int64_t kv_heads, at::Device device);
+  PlacedParts(const PlacedParts&) = delete;
+  PlacedParts& operator=(const PlacedParts&) = delete;
+
+  const RankParts& parts() const { return parts_; }
+  const std::vector<Dense>& local() const { return local_; }
+  const std::vector<Dense>& far() const { return far_; }
+  const std::vector<Message>& outgoing() const { return outgoing_; }
+  const Message& kept() const { return kept_; }
+  size_t bytes() const;
+
+ private:
+  const RankParts parts_;
+  std::vector<Dense> local_;
+  std::vector<Dense> far_;
+  std::vector<Message> outgoing_;
+  Message kept_;
+};
+
+// The parts of `rank`, from a cache of the process that holds at most 256 MiB and forgets the
+// longest unused first. Thread-safe. REQUIRES: options valid, heads a multiple of kv_heads, rank
+// below map.ranks().
+std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,
+                                             const ShardMap& map, int rank, int heads, int kv_heads,
+                                             at::Device device);
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,162 @@
+#include "attention/reference_attention.h"
+
+#include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace ringmaster::attention {
+namespace {
+
+// How often the branches show key t' to query t of a head: [H, N, N], fp64.
+at::Tensor KeyCounts(const DilatedAttentionOptions& options, absl::Span<const Branch> branches,
+                     int64_t heads, int64_t tokens) {
+  at::Tensor counts = at::zeros({heads, tokens, tokens}, at::kDouble);
+  auto count = counts.accessor<double, 3>();
+  for (const Branch& branch : branches) {
+    const int64_t w = std::min(branch.segment_length, tokens);
+    const int64_t r = branch.dilation_rate;
+    for (int64_t head = 0; head < heads; ++head) {
+      const int64_t offset = HeadOffset(options.offset_mode, head, heads, r);
+      for (int64_t query = 0; query < tokens; ++query) {
+        for (int64_t key = 0; key < tokens; ++key) {
+          const bool visible = query / w == key / w && query % w % r == offset &&
+                               key % w % r == offset && (!options.causal || key <= query);
+          count[head][query][key] += visible ? 1 : 0;
+        }
+      }
+    }
+  }
+  return counts;
+}
+
+// Scores with the multiplicity of each key added as its logarithm, and their softmax. Queries
+// without keys have weights 0 and lse -inf.
+struct Softmax {
+  Softmax(const at::Tensor& scores, const at::Tensor& counts) {
+    const at::Tensor weighted = scores + counts.log().to(scores.scalar_type());
+    lse = weighted.logsumexp(-1);
+    covered = lse.isfinite();
+    p = (weighted - at::where(covered, lse, 0.0).unsqueeze(-1)).exp();
+  }
+
+  at::Tensor p;        // [B, H, N, N]
+  at::Tensor lse;      // [B, H, N]
+  at::Tensor covered;  // [B, H, N]
+};
+
+// The dense model, with `accumulate` for every sum and `rounded` for the outputs and for P before
+// it meets V.
+class DenseModel {
+ public:
+  DenseModel(const DilatedAttentionOptions& options, at::ScalarType accumulate,
+             at::ScalarType rounded)
+      : options_(options), accumulate_(accumulate), rounded_(rounded) {}
+
+  ReferenceResult Run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                      const at::Tensor& dout) const {
+    const int64_t tokens = q.size(1), heads = q.size(2), group = heads / k.size(2);
+    const double scale = options_.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+    const at::Tensor queries = HeadsFirst(q, 1);
+    const at::Tensor keys = HeadsFirst(k, group);
+    const at::Tensor values = HeadsFirst(v, group);
+    const at::Tensor scores = queries.matmul(keys.transpose(-1, -2)) * scale;
+    const Softmax merged(scores, KeyCounts(options_, options_.branches, heads, tokens));
+    const at::Tensor p = merged.p.to(rounded_).to(accumulate_);
+    const at::Tensor out = p.matmul(values);
+
+    ReferenceResult result{.out = Rounded(out), .lse = merged.lse.transpose(1, 2).contiguous()};
+    if (!dout.defined()) {
+      return result;
+    }
+    // Chosen, not multiplied: what lies at uncovered rows may be NaN.
+    const at::Tensor gradient = at::where(merged.covered.unsqueeze(-1), HeadsFirst(dout, 1), 0.0);
+    const at::Tensor dp = gradient.matmul(values.transpose(-1, -2));
+    const at::Tensor ds = (options_.mix_gradient == MixGradient::kExact
+                               ? merged.p * (dp - (gradient * out).sum(-1, true))
+                               : DetachedScoreGradient(scores, merged.lse, dp, gradient, values)) *
+                          scale;
+    result.dq = Rounded(ds.matmul(keys));
+    result.dk = Rounded(SumGroup(ds.transpose(-1, -2).matmul(queries), group));
+    result.dv = Rounded(SumGroup(p.transpose(-1, -2).matmul(gradient), group));
+    return result;
+  }
+
+ private:
+  // [B, N, H, D] -> [B, H * group, N, D] in the accumulation type.
+  at::Tensor HeadsFirst(const at::Tensor& x, int64_t group) const {
+    return x.to(at::kCPU, accumulate_).transpose(1, 2).repeat_interleave(group, 1);
+  }
+  at::Tensor Rounded(const at::Tensor& x) const {
+    return x.transpose(1, 2).to(rounded_).contiguous();
+  }
+  static at::Tensor SumGroup(const at::Tensor& x, int64_t group) {
+    return x.unflatten(1, {x.size(1) / group, group}).sum(2);
+  }
+
+  // d loss / d scores when the weights that mix the branches are constants: each branch has its own
+  // softmax.
+  at::Tensor DetachedScoreGradient(const at::Tensor& scores, const at::Tensor& lse,
+                                   const at::Tensor& dp, const at::Tensor& gradient,
+                                   const at::Tensor& values) const {
+    at::Tensor ds = at::zeros_like(scores);
+    for (const Branch& branch : options_.branches) {
+      const Softmax own(scores, KeyCounts(options_, {&branch, 1}, scores.size(1), scores.size(2)));
+      const at::Tensor weight = at::where(own.covered, (own.lse - lse).exp(), 0.0).unsqueeze(-1);
+      const at::Tensor out = own.p.to(rounded_).to(accumulate_).matmul(values);
+      ds += weight * own.p * (dp - (gradient * out).sum(-1, true));
+    }
+    return ds;
+  }
+
+  const DilatedAttentionOptions& options_;
+  at::ScalarType accumulate_;
+  at::ScalarType rounded_;
+};
+
+}  // namespace
+
+ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& dout, const DilatedAttentionOptions& options) {
+  return DenseModel(options, at::kDouble, at::kDouble).Run(q, k, v, dout);
+}
+
+ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
+                                       const at::Tensor& v, const at::Tensor& dout,
+                                       const DilatedAttentionOptions& options) {
+  const at::ScalarType dtype = q.scalar_type();
+  return DenseModel(options, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype)
+      .Run(q, k, v, dout);
+}
+
+double RelativeError(const at::Tensor& x, const at::Tensor& reference) {
+  if (x.numel() == 0) {
+    return 0;
+  }
+  const at::Tensor a = x.detach().to(at::kCPU, at::kDouble).contiguous();
+  const at::Tensor b = reference.detach().to(at::kCPU, at::kDouble).contiguous();
+  const double* values = a.const_data_ptr<double>();
+  const double* expected = b.const_data_ptr<double>();
+  double squares = 0;
+  int64_t finite = 0;
+  for (int64_t i = 0; i < b.numel(); ++i) {
+    if (std::isfinite(expected[i])) {
+      squares += expected[i] * expected[i];
+      ++finite;
+    }
+  }
+  const double rms = finite == 0 ? 0 : std::sqrt(squares / static_cast<double>(finite));
+  double worst = 0;
+  for (int64_t i = 0; i < b.numel(); ++i) {
+    if (values[i] == expected[i]) {
+      continue;
+    }
+    const double error = std::abs(values[i] - expected[i]) / (std::abs(expected[i]) + rms);
+    worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max(worst, error);
+  }
+  return worst;
+}
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,242 @@
+#include "attention/rows.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "attention/device_rows.h"
+
+namespace ringmaster::attention {
+namespace {
+
+// Elements that are worth another thread.
+constexpr int64_t kGrainElements = 1 << 15;
+
+// Element (b, t, h) of a tensor begins at data + b * batch + t * token + h * head.
+template <typename T>
+struct Rows {
+  explicit Rows(const at::Tensor& x)
+      : data(x.data_ptr<T>()),
+        batch(x.stride(0)),
+        token(x.stride(1)),
+        head(x.dim() > 3 ? x.stride(2) : 0) {}
+
+  T* At(int64_t b, const Run& run, int64_t i) const {
+    return data + b * batch + (run.first + i * run.step) * token + run.head * head;
+  }
+  T* Token(int64_t b, int64_t t) const { return data + b * batch + t * token; }
+
+  T* data;
+  int64_t batch, token, head;
+};
+
+// Calls f(b, group) for all, in parallel.
+template <typename F>
+void ForEachGroup(int64_t batch, const RowSet& set, int64_t elements_per_row, const F& f) {
+  const int64_t elements = std::max<int64_t>(1, set.rows_per_group * elements_per_row);
+  at::parallel_for(0, batch * set.groups(), std::max<int64_t>(1, kGrainElements / elements),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) {
+                       f(i / set.groups(), i % set.groups());
+                     }
+                   });
+}
+
+// Calls f(run, first row in the run, its number in the group, count) for rows [begin, end) of a
+// group.
+template <typename F>
+void ForEachRun(const RowSet& set, int64_t group, int64_t begin, int64_t end, const F& f) {
+  int64_t at = 0;
+  for (size_t i = set.group_begin[group]; i < set.group_begin[group + 1]; ++i) {
+    const Run& run = set.runs[i];
+    const int64_t from = std::max(begin, at), to = std::min(end, at + run.count);
+    if (from < to) {
+      f(run, from - at, from, to - from);
+    }
+    at += run.count;
+  }
+}
+
+template <typename From, typename To>
+void CopyRow(const From* from, int64_t size, To* to) {
+  if constexpr (std::is_same_v<From, To>) {
+    std::memcpy(to, from, size * sizeof(To));
+  } else {
+    for (int64_t d = 0; d < size; ++d) {
+      to[d] = static_cast<To>(from[d]);
+    }
+  }
+}
+
+// `packed` is [B, rows, D].
+template <typename From, typename To>
+void Copy(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed) {
+  const Rows<From> source(whole);
+  const Rows<To> target(packed);
+  const int64_t size = whole.size(-1);
+  ForEachGroup(whole.size(0), set, size, [&](int64_t b, int64_t group) {
+    const int64_t first = group * set.rows_per_group;
+    ForEachRun(set, group, 0, set.rows_per_group,
+               [&](const Run& run, int64_t from, int64_t row, int64_t count) {
+                 for (int64_t i = 0; i < count; ++i) {
+                   CopyRow(source.At(b, run, from + i), size, target.Token(b, first + row + i));
+                 }
+               });
+  });
+}
+
+template <typename From>
+void CopyFrom(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed) {
+  if (packed.scalar_type() == whole.scalar_type()) {
+    Copy<From, From>(whole, set, packed);
+  } else if (packed.scalar_type() == at::kDouble) {
+    Copy<From, double>(whole, set, packed);
+  } else {
+    Copy<From, float>(whole, set, packed);
+  }
+}
+
+void CopyAs(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed) {
+  switch (whole.scalar_type()) {
+    case at::kDouble:
+      return CopyFrom<double>(whole, set, packed);
+    case at::kFloat:
+      return CopyFrom<float>(whole, set, packed);
+    case at::kBFloat16:
+      return CopyFrom<at::BFloat16>(whole, set, packed);
+    default:
+      return CopyFrom<at::Half>(whole, set, packed);
+  }
+}
+
+template <typename T>
+void Add(const at::Tensor& packed, const RowSet& set, const at::Tensor& whole) {
+  const Rows<T> source(packed);
+  const Rows<T> target(whole);
+  const int64_t size = whole.size(-1);
+  const auto add = [&](int64_t b, int64_t group, int64_t begin, int64_t end) {
+    const int64_t first = group * set.rows_per_group;
+    ForEachRun(set, group, begin, end,
+               [&](const Run& run, int64_t from, int64_t row, int64_t count) {
+                 for (int64_t i = 0; i < count; ++i) {
+                   T* to = target.At(b, run, from + i);
+                   const T* values = source.Token(b, first + row + i);
+                   for (int64_t d = 0; d < size; ++d) {
+                     to[d] += values[d];
+                   }
+                 }
+               });
+  };
+  if (set.distinct) {
+    ForEachGroup(whole.size(0), set, size,
+                 [&](int64_t b, int64_t group) { add(b, group, 0, set.rows_per_group); });
+    return;
+  }
+  // Groups that share a row have it under the same number, so slices of numbers never meet; the
+  // groups of a slice are added in order.
+  at::parallel_for(0, set.rows_per_group,
+                   std::max<int64_t>(1, kGrainElements / (size * set.groups())),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t b = 0; b < whole.size(0); ++b) {
+                       for (int64_t group = 0; group < set.groups(); ++group) {
+                         add(b, group, begin, end);
+                       }
+                     }
+                   });
+}
+
+template <typename T>
+void MergeRow(const T* out, T lse, int64_t size, T* merged_out, T* merged_lse) {
+  if (*merged_lse == -std::numeric_limits<T>::infinity()) {
+    std::memcpy(merged_out, out, size * sizeof(T));
+    *merged_lse = lse;
+    return;
+  }
+  const T largest = std::max(*merged_lse, lse);
+  const T before = std::exp(*merged_lse - largest), now = std::exp(lse - largest);
+  const T sum = before + now;
+  const T keep = before / sum, take = now / sum;
+  for (int64_t d = 0; d < size; ++d) {
+    merged_out[d] = merged_out[d] * keep + out[d] * take;
+  }
+  *merged_lse = largest + std::log(sum);
+}
+
+template <typename T>
+void Merge(const at::Tensor& out, const at::Tensor& lse, const RowSet& set,
+           const at::Tensor& merged_out, const at::Tensor& merged_lse) {
+  const Rows<T> target(merged_out);
+  const Rows<T> target_lse(merged_lse.unsqueeze(-1));
+  const T* source = out.const_data_ptr<T>();
+  const T* source_lse = lse.const_data_ptr<T>();
+  const int64_t size = out.size(-1);
+  ForEachGroup(out.size(0), set, size, [&](int64_t b, int64_t group) {
+    const int64_t first = (b * set.groups() + group) * set.rows_per_group;
+    ForEachRun(set, group, 0, set.rows_per_group,
+               [&](const Run& run, int64_t from, int64_t row, int64_t count) {
+                 for (int64_t i = 0; i < count; ++i) {
+                   const int64_t at = first + row + i;
+                   MergeRow(source + at * size, source_lse[at], size, target.At(b, run, from + i),
+                            target_lse.At(b, run, from + i));
+                 }
+               });
+  });
+}
+
+}  // namespace
+
+PlacedRows::PlacedRows(const RowSet& set, int64_t heads, at::Device device)
+    : set_(&set), index_(device.is_cpu() ? at::Tensor() : RowIndex(set, heads, device)) {}
+
+at::Tensor GatherRows(const at::Tensor& whole, const PlacedRows& rows, at::ScalarType dtype) {
+  const RowSet& set = rows.set();
+  if (!whole.device().is_cpu()) {
+    return GatherOnDevice(whole, rows.index())
+        .to(dtype)
+        .view({whole.size(0), set.groups(), set.rows_per_group, whole.size(-1)});
+  }
+  at::Tensor result = at::empty({whole.size(0), set.groups(), set.rows_per_group, whole.size(-1)},
+                                whole.options().dtype(dtype));
+  CopyAs(whole, set, result.flatten(1, 2));
+  return result;
+}
+
+void PackRows(const at::Tensor& whole, const PlacedRows& rows, const at::Tensor& packed) {
+  if (!whole.device().is_cpu()) {
+    packed.copy_(GatherOnDevice(whole, rows.index()));
+    return;
+  }
+  CopyAs(whole, rows.set(), packed);
+}
+
+void AddRows(const at::Tensor& packed, const PlacedRows& rows, const at::Tensor& whole) {
+  if (!whole.device().is_cpu()) {
+    AddOnDevice(packed, rows.index(), whole);
+  } else if (whole.scalar_type() == at::kDouble) {
+    Add<double>(packed, rows.set(), whole);
+  } else {
+    Add<float>(packed, rows.set(), whole);
+  }
+}
+
+void MergeRows(const at::Tensor& out, const at::Tensor& lse, const PlacedRows& rows,
+               const at::Tensor& merged_out, const at::Tensor& merged_lse) {
+  if (!out.device().is_cpu()) {
+    MergeOnDevice(out, lse, rows.index(), merged_out, merged_lse);
+  } else if (merged_out.scalar_type() == at::kDouble) {
+    Merge<double>(out, lse, rows.set(), merged_out, merged_lse);
+  } else {
+    Merge<float>(out, lse, rows.set(), merged_out, merged_lse);
+  }
+}
+
+at::Tensor GatherSums(const at::Tensor& merged_lse, const PlacedRows& rows) {
+  return GatherRows(merged_lse.unsqueeze(-1), rows, merged_lse.scalar_type()).squeeze(-1);
+}
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,270 @@
+#include "tests/attention/attention_case.h"
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <exception>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "attention/dilated_attention.h"
+#include "attention/passes.h"
+#include "attention/plan.h"
+#include "worker/comm/in_process_exchange.h"
+
+namespace ringmaster::attention {
+namespace {
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+
+  int64_t Between(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(engine_() % (high - low + 1));
+  }
+  bool OneIn(int64_t n) { return Between(1, n) == 1; }
+  template <typename T>
+  T Of(const std::vector<T>& values) {
+    return values[Between(0, static_cast<int64_t>(values.size()) - 1)];
+  }
+  double Normal() { return normal_(engine_); }
+
+  // Sometimes a view whose heads lie before its tokens, or every second of a wider tensor.
+  at::Tensor Tensor(at::IntArrayRef sizes, at::ScalarType dtype) {
+    std::vector<int64_t> stored(sizes.begin(), sizes.end());
+    const int64_t layout = Between(0, 3);
+    if (layout == 1) std::swap(stored[1], stored[2]);
+    if (layout == 2) stored[1] *= 2;
+    at::Tensor x = at::empty(stored, at::kDouble);
+    double* data = x.data_ptr<double>();
+    for (int64_t i = 0; i < x.numel(); ++i) data[i] = Normal();
+    x = x.to(dtype);
+    if (layout == 1) x = x.transpose(1, 2);
+    if (layout == 2) x = x.slice(1, 0, std::nullopt, 2);
+    return x;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+  std::normal_distribution<double> normal_;
+};
+
+Branch RandomBranch(Random& random, int64_t tokens) {
+  const int64_t huge = int64_t{1} << random.Between(33, 62);
+  const int64_t w =
+      random.OneIn(12) ? huge : random.Between(1, random.OneIn(2) ? tokens + 3 : 2 + tokens / 3);
+  int64_t r =
+      random.OneIn(3) ? 1 : random.Between(1, std::min<int64_t>(w, random.OneIn(4) ? w : 6));
+  if (w == huge && random.OneIn(4)) r = huge - random.Between(0, 2);
+  return {w, r};
+}
+
+ShardMap RandomMap(Random& random, int64_t tokens, int ranks) {
+  if (!random.OneIn(3)) {
+    return ShardMap::Contiguous(tokens, ranks, random.OneIn(2) ? 1 : random.Between(1, 16));
+  }
+  // Pieces of random length to random ranks, so that ranks hold several ranges, or none.
+  std::vector<std::vector<TokenRange>> ranges(ranks);
+  for (int64_t begin = 0; begin < tokens;) {
+    const int64_t end = std::min(tokens, begin + random.Between(1, 1 + tokens / 4));
+    ranges[random.Between(0, ranks - 1)].push_back({begin, end});
+    begin = end;
+  }
+  return *ShardMap::FromRanges(tokens, ranges);
+}
+
+at::Tensor Local(const at::Tensor& x, const ShardMap& map, int rank) {
+  const std::vector<int64_t> positions = map.Positions(rank);
+  return x.index_select(1, at::tensor(positions, at::kLong));
+}
+
+// Counts what goes by.
+class CountingExchange : public GroupedExchange {
+ public:
+  explicit CountingExchange(GroupedExchange* next) : next_(next) {}
+
+  int rank() const override { return next_->rank(); }
+  int size() const override { return next_->size(); }
+  absl::StatusOr<Ticket> Start(absl::Span<const SendBuffer> sends,
+                               absl::Span<const ReceiveBuffer> receives,
+                               StreamHandle producer) override {
+    messages_ += static_cast<int>(sends.size());
+    return next_->Start(sends, receives, producer);
+  }
+  absl::Status Wait(Ticket ticket, StreamHandle consumer) override {
+    return next_->Wait(ticket, consumer);
+  }
+  void Abort(const std::string& reason) override { next_->Abort(reason); }
+  uint64_t sent_bytes() const override { return next_->sent_bytes(); }
+  int messages() const { return messages_; }
+
+ private:
+  GroupedExchange* next_;
+  int messages_ = 0;
+};
+
+AttentionResult RunRank(const AttentionCase& problem, Path path, int rank,
+                        GroupedExchange* exchange) {
+  at::set_num_threads(1);  // of this rank's thread
+  std::vector<at::Tensor> inputs;
+  for (const at::Tensor& x : {problem.q, problem.k, problem.v}) {
+    at::Tensor local = problem.map.ranks() == 1 ? x.detach() : Local(x, problem.map, rank);
+    inputs.push_back(local.set_requires_grad(true));
+  }
+  const at::Tensor dout =
+      problem.map.ranks() == 1 ? problem.dout : Local(problem.dout, problem.map, rank);
+  if (path == Path::kLongSequence) {
+    Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.options, problem.map, exchange);
+    call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    Saved saved;
+    const AttentionOutput output = Forward(call, inputs[0], inputs[1], inputs[2], &saved);
+    const DenseGradients gradients = Backward(call, saved, dout);
+    return {output.out, output.lse, gradients.dq, gradients.dk, gradients.dv};
+  }
+  const AttentionOutput output =
+      DilatedAttention(inputs[0], inputs[1], inputs[2], problem.options, problem.map, exchange);
+  const auto gradients = torch::autograd::grad({output.out}, inputs, {dout});
+  return {output.out.detach(), output.lse, gradients[0], gradients[1], gradients[2]};
+}
+
+double Rms(const at::Tensor& x) {
+  return x.numel() == 0 ? 0 : std::sqrt(x.to(at::kDouble).square().mean().item<double>());
+}
+
+}  // namespace
+
+std::string AttentionCase::Describe() const {
+  std::string text = absl::StrCat(
+      c10::toString(q.scalar_type()), " B=", q.size(0), " N=", q.size(1), " H=", q.size(2), "/",
+      k.size(2), " D=", q.size(3), options.causal ? " causal" : " full",
+      options.offset_mode == OffsetMode::kPaper ? " paper" : " torchscale",
+      options.mix_gradient == MixGradient::kExact ? " exact" : " detached",
+      " scale=", options.scale.has_value() ? absl::StrCat(*options.scale) : "default", " branches");
+  for (const Branch& branch : options.branches) {
+    absl::StrAppend(&text, " (", branch.segment_length, ",", branch.dilation_rate, ")");
+  }
+  absl::StrAppend(&text, " ranks ", map.ranks());
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    absl::StrAppend(&text, " |");
+    for (const TokenRange& range : map.Ranges(rank))
+      absl::StrAppend(&text, " ", range.begin, "-", range.end);
+  }
+  return text;
+}
+
+AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
+  Random random(seed);
+  AttentionCase problem;
+  const int64_t tokens = random.Between(
+      1, random.OneIn(3) ? std::min<int64_t>(12, limits.max_tokens) : limits.max_tokens);
+  const int64_t batch = random.OneIn(3) ? 2 : 1;
+  const int64_t kv_heads = random.Between(1, 3), group = random.OneIn(2) ? 1 : random.Between(1, 3);
+  const int64_t size = random.Of<int64_t>({1, 2, 3, 4, 5, 8, 16, 17, 32});
+  const at::ScalarType dtype = random.Of(limits.dtypes);
+  for (int64_t count = random.Between(1, 4); count > 0; --count) {
+    problem.options.branches.push_back(RandomBranch(random, tokens));
+  }
+  if (random.OneIn(5)) problem.options.branches.push_back(problem.options.branches[0]);
+  problem.options.causal = !random.OneIn(3);
+  problem.options.offset_mode = random.OneIn(3) ? OffsetMode::kTorchscale : OffsetMode::kPaper;
+  problem.options.mix_gradient = random.OneIn(3) ? MixGradient::kDetached : MixGradient::kExact;
+  if (random.OneIn(3)) problem.options.scale = random.Of<double>({0, -0.3, 0.125, 1, -1});
+  problem.map = RandomMap(random, tokens, random.Of(limits.ranks));
+
+  problem.q = random.Tensor({batch, tokens, kv_heads * group, size}, dtype);
+  problem.k = random.Tensor({batch, tokens, kv_heads, size}, dtype);
+  problem.v = random.Tensor({batch, tokens, kv_heads, size}, dtype);
+  problem.dout = random.Tensor({batch, tokens, kv_heads * group, size}, dtype).contiguous();
+  const at::Tensor lse =
+      ReferenceAttention(problem.q, problem.k, problem.v, {}, problem.options).lse;
+  problem.dout.masked_fill_(lse.isneginf().unsqueeze(-1), std::nan(""));
+  return problem;
+}
+
+AttentionResult RunRanks(const AttentionCase& problem, Path path) {
+  const int ranks = problem.map.ranks();
+  if (ranks == 1) {
+    return RunRank(problem, path, 0, nullptr);
+  }
+  auto communicators = worker::ConnectInProcess(ranks);
+  std::vector<AttentionResult> results(ranks);
+  std::vector<std::exception_ptr> errors(ranks);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        CountingExchange counting(&communicators[rank]->world());
+        const uint64_t before = counting.sent_bytes();
+        results[rank] = RunRank(problem, path, rank, &counting);
+        results[rank].sent_bytes = counting.sent_bytes() - before;
+        results[rank].sent_messages = counting.messages();
+      } catch (...) {
+        errors[rank] = std::current_exception();
+        communicators[rank]->world().Abort("a rank of the test failed");
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+  AttentionResult whole{
+      at::empty_like(problem.q), at::empty(problem.q.sizes().slice(0, 3), results[0].lse.options()),
+      at::empty_like(problem.q), at::empty_like(problem.k), at::empty_like(problem.v)};
+  for (int rank = 0; rank < ranks; ++rank) {
+    const at::Tensor positions = at::tensor(problem.map.Positions(rank), at::kLong);
+    const AttentionResult& part = results[rank];
+    whole.out.index_copy_(1, positions, part.out);
+    whole.lse.index_copy_(1, positions, part.lse);
+    whole.dq.index_copy_(1, positions, part.dq);
+    whole.dk.index_copy_(1, positions, part.dk);
+    whole.dv.index_copy_(1, positions, part.dv);
+    whole.sent_bytes += part.sent_bytes;
+    whole.sent_messages += part.sent_messages;
+  }
+  return whole;
+}
+
+AttentionResult PlannedTraffic(const AttentionCase& problem) {
+  const auto plan =
+      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
+                            static_cast<int>(problem.k.size(2)));
+  const MessageShape shape{.batch = problem.q.size(0),
+                           .head_dim = problem.q.size(3),
+                           .element_bytes = static_cast<int64_t>(problem.q.element_size()),
+                           .gradient_bytes = problem.q.scalar_type() == at::kDouble ? 8 : 4};
+  AttentionResult planned;
+  for (int rank = 0; rank < problem.map.ranks(); ++rank) {
+    planned.sent_bytes +=
+        plan->SentBytesForward(rank, shape) + plan->SentBytesBackward(rank, shape);
+    planned.sent_messages += plan->MessagesForward(rank) + plan->MessagesBackward(rank);
+  }
+  return planned;
+}
+
+double CaseError(const at::Tensor& x, const at::Tensor& reference, double unit) {
+  const bool cancelled = Rms(reference) < 1e-6 * unit;
+  if (!cancelled) {
+    return RelativeError(x, reference);
+  }
+  const at::Tensor difference = x.to(at::kDouble) - reference;
+  return difference.numel() == 0 || unit == 0 ? 0 : difference.abs().max().item<double>() / unit;
+}
+
+CaseErrors ErrorsOf(const AttentionCase& problem, const AttentionResult& result,
+                    const ReferenceResult& reference) {
+  const double width = static_cast<double>(problem.q.size(3));
+  const double scale = std::abs(problem.options.scale.value_or(1 / std::sqrt(width)));
+  const double dp = std::sqrt(width) * Rms(problem.dout.nan_to_num(0)) * Rms(problem.v);
+  return {.out = RelativeError(result.out, reference.out),
+          .lse = CaseError(result.lse, reference.lse, 1),
+          .dq = CaseError(result.dq, reference.dq, scale * dp * Rms(problem.k)),
+          .dk = CaseError(result.dk, reference.dk, scale * dp * Rms(problem.q)),
+          .dv = RelativeError(result.dv, reference.dv)};
+}
+
+}  // namespace ringmaster::attention
