@@ -1,0 +1,130 @@
+#include "coordinator/loop/core_metrics.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using Series = std::vector<std::pair<LabelValues, double>>;
+using v1::TrainingJobStatus;
+
+std::string StateLabel(TrainingJobStatus::State state) {
+  return absl::AsciiStrToLower(TrainingJobStatus::State_Name(state));
+}
+
+double Seconds(const google::protobuf::Timestamp& time) {
+  return static_cast<double>(time.seconds()) + time.nanos() * 1e-9;
+}
+
+template <typename Map, typename Name>
+Series PerState(const Map& counts, const Name& name) {
+  Series series;
+  for (const auto& [state, count] : counts) {
+    series.push_back({{name(state)}, static_cast<double>(count)});
+  }
+  return series;
+}
+
+void Raise(Metrics& metrics, Metric metric, int64_t now, int64_t before,
+           const LabelValues& labels = {}) {
+  metrics.Count(metric, labels, static_cast<double>(now - before));
+}
+
+template <typename Map>
+int64_t Before(const Map& map, const typename Map::key_type& key) {
+  const auto it = map.find(key);
+  return it == map.end() ? 0 : it->second;
+}
+
+void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
+  Series step, steps, loss, tokens, speed, step_time, generation, ring_size, episodes;
+  for (const v1::TrainingJob& job : snapshot.active_jobs) {
+    // Queued jobs have nothing to show yet, and there may be many of them.
+    if (job.status().generation() == 0) continue;
+    const LabelValues name = {job.name()};
+    const v1::Progress& progress = job.status().progress();
+    step.push_back({name, static_cast<double>(progress.step())});
+    steps.push_back({name, static_cast<double>(job.spec().steps())});
+    generation.push_back({name, static_cast<double>(job.status().generation())});
+    ring_size.push_back({name, static_cast<double>(job.status().ranks_size())});
+    episodes.push_back({name, static_cast<double>(job.status().episodes_count())});
+    if (!progress.has_step_time()) continue;
+    loss.push_back({name, progress.loss()});
+    tokens.push_back({name, static_cast<double>(progress.tokens_processed())});
+    speed.push_back({name, progress.tokens_per_second()});
+    step_time.push_back({name, Seconds(progress.step_time())});
+  }
+  metrics.Replace(Metric::kJobStep, step);
+  metrics.Replace(Metric::kJobSteps, steps);
+  metrics.Replace(Metric::kJobLoss, loss);
+  metrics.Replace(Metric::kJobTokens, tokens);
+  metrics.Replace(Metric::kJobTokensPerSecond, speed);
+  metrics.Replace(Metric::kJobStepTime, step_time);
+  metrics.Replace(Metric::kJobGeneration, generation);
+  metrics.Replace(Metric::kJobRingSize, ring_size);
+  metrics.Replace(Metric::kJobEpisodes, episodes);
+}
+
+}  // namespace
+
+void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
+  metrics.Set(Metric::kEpoch, static_cast<double>(snapshot.epoch));
+  metrics.Set(Metric::kDraining, snapshot.draining);
+  metrics.Set(Metric::kStoreFull, snapshot.store_full);
+  metrics.Set(Metric::kHeartbeatAgeSeconds, absl::ToDoubleSeconds(snapshot.oldest_heartbeat));
+  metrics.Set(Metric::kQueuePending, static_cast<double>(snapshot.queue_length));
+  metrics.Set(Metric::kQueueWaitSeconds, absl::ToDoubleSeconds(snapshot.longest_queue_wait));
+  metrics.Replace(Metric::kJobs, PerState(snapshot.jobs, StateLabel));
+  metrics.Replace(Metric::kWorkers, PerState(snapshot.workers, [](v1::Worker::State state) {
+                    return absl::AsciiStrToLower(v1::Worker::State_Name(state));
+                  }));
+  PublishJobs(snapshot, metrics);
+
+  const CoreCounters& now = snapshot.counters;
+  const CoreCounters& before = published_;
+  Raise(metrics, Metric::kJobsSubmitted, now.jobs_submitted, before.jobs_submitted);
+  Raise(metrics, Metric::kSubmissionsDeduplicated, now.submissions_deduplicated,
+        before.submissions_deduplicated);
+  Raise(metrics, Metric::kRecoveryLostSteps, now.lost_steps, before.lost_steps);
+  Raise(metrics, Metric::kLeaseExpirations, now.lease_expirations, before.lease_expirations);
+  Raise(metrics, Metric::kCheckpointsCommitted, now.checkpoints_committed,
+        before.checkpoints_committed);
+  Raise(metrics, Metric::kCheckpointFailures, now.checkpoint_failures, before.checkpoint_failures);
+  Raise(metrics, Metric::kRingsFormed, now.rings_formed, before.rings_formed);
+  for (const auto& [end, count] : now.jobs_finished) {
+    const auto& [state, failure] = end;
+    // "none" for what did not fail: an empty label is the same as no label.
+    Raise(metrics, Metric::kJobsFinished, count, Before(before.jobs_finished, end),
+          {StateLabel(state), failure == v1::FAILURE_CLASS_UNSPECIFIED
+                                  ? "none"
+                                  : absl::AsciiStrToLower(v1::FailureClass_Name(failure))});
+  }
+  for (const auto& [cause, count] : now.recoveries) {
+    Raise(metrics, Metric::kRecoveryEpisodes, count, Before(before.recoveries, cause),
+          {absl::AsciiStrToLower(v1::RecoveryEpisode::Cause_Name(cause))});
+  }
+  for (const auto& [kind, count] : now.stale_reports) {
+    Raise(metrics, Metric::kStaleReports, count, Before(before.stale_reports, kind), {kind});
+  }
+  published_ = now;
+}
+
+void CoreMetrics::CountEpisodes(const std::vector<EpisodeEnded>& episodes, Metrics& metrics) const {
+  for (const EpisodeEnded& ended : episodes) {
+    const v1::RecoveryEpisode& episode = ended.episode;
+    const auto observe = [&](bool known, int64_t ms, const char* phase) {
+      if (known)
+        metrics.Observe(Metric::kRecoveryPhaseSeconds, static_cast<double>(ms) / 1000, {phase});
+    };
+    observe(episode.has_detect_ms(), episode.detect_ms(), "detect");
+    observe(episode.has_abort_ms(), episode.abort_ms(), "abort");
+    observe(episode.has_form_ms(), episode.form_ms(), "form");
+    observe(episode.has_restore_ms(), episode.restore_ms(), "restore");
+    observe(episode.has_first_step_ms(), episode.first_step_ms(), "first_step");
+  }
+}
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <vector>
+
+#include "coordinator/core/core.h"
+#include "coordinator/metrics/metrics.h"
+
+namespace ringmaster::coordinator {
+
+// Turns what the core says about itself into metrics. Lives on the event loop's thread.
+class CoreMetrics {
+ public:
+  // Gauges are set, counters raised by what was added since the last call.
+  void Publish(const CoreSnapshot& snapshot, Metrics& metrics);
+
+  void CountEpisodes(const std::vector<EpisodeEnded>& episodes, Metrics& metrics) const;
+
+ private:
+  CoreCounters published_;
+};
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,114 @@
+// ringmaster-coordinator: accepts jobs, places them on workers, brings rings back.
+// docs/operations.md has the flags.
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "base/logging.h"
+#include "base/version.h"
+#include "coordinator/metrics/metric_table.h"
+#include "coordinator/services/server.h"
+#include "spdlog/spdlog.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+struct Flags {
+  ServerOptions server;
+  LoggingOptions logging;
+  std::string log_format = "text";
+  bool print_metrics = false;
+};
+
+// A container may run as a user without a home.
+std::string DefaultDataDirectory() {
+  const char* const home = std::getenv("HOME");
+  return absl::StrCat(home != nullptr && *home != '\0' ? home : "/var/lib",
+                      "/.local/share/ringmaster");
+}
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  ServerOptions& server = flags.server;
+  server.data_directory = DefaultDataDirectory();
+  app.add_option("--data-dir", server.data_directory, "Database; one coordinator at a time")
+      ->capture_default_str();
+  app.add_option(
+      "--shared-dir", server.shared_directory,
+      "Directory of the jobs' directories, at the same path on every worker; empty: DATA_DIR/jobs");
+  app.add_option("--listen", server.listen, "gRPC address, HOST:PORT; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--http-listen", server.http_listen,
+                 "Address of /metrics, /healthz, /readyz and the status page; empty: none")
+      ->capture_default_str();
+  app.add_option("--address-file", server.address_file,
+                 "File for the two addresses, one a line, written once both listen");
+  app.add_option("--tls-cert", server.tls.certificate, "PEM file with the certificate chain");
+  app.add_option("--tls-key", server.tls.key, "PEM file with the key of --tls-cert");
+  app.add_option("--tls-client-ca", server.tls.client_ca,
+                 "PEM file of the authority whose certificates clients and workers must show");
+  app.add_flag(
+      "--insecure-i-understand", server.insecure_i_understand,
+      "Listen beyond loopback without TLS: everyone who reaches the port may use the service");
+  app.add_option("--log-level", flags.logging.level, "trace, debug, info, warning, error or off")
+      ->capture_default_str();
+  app.add_option("--log-format", flags.log_format, "text, or json: one object a line")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--log-file", flags.logging.file,
+                 "Log file, rotated at 16 MiB; empty: standard error");
+  app.add_flag("--print-metrics", flags.print_metrics,
+               "Print the table of all metrics as Markdown, and end");
+  app.set_version_flag("--version",
+                       absl::StrCat("ringmaster-coordinator ", Version(), " (", Commit(), ")"));
+}
+
+int Serve(const Flags& flags) {
+  // Blocked before any thread exists, so that only sigwait() below gets them.
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigaddset(&ends, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &ends, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(flags.server);
+  if (!server.ok()) {
+    std::cerr << "ringmaster-coordinator: " << server.status().message() << "\n";
+    return EXIT_FAILURE;
+  }
+  SPDLOG_INFO("version {} ({}) serves at {}, HTTP at {}", Version(), Commit(), (*server)->address(),
+              (*server)->http_address());
+  int number = 0;
+  sigwait(&ends, &number);
+  SPDLOG_INFO("signal {}: draining", number);
+  (*server)->Drain();
+  SPDLOG_INFO("drained");
+  return EXIT_SUCCESS;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Ringmaster's coordinator: jobs, rings, recovery");
+  Flags flags;
+  AddFlags(app, flags);
+  CLI11_PARSE(app, argc, argv);
+  if (flags.print_metrics) {
+    std::cout << MetricTableMarkdown();
+    return EXIT_SUCCESS;
+  }
+  flags.logging.json = flags.log_format == "json";
+  if (absl::Status status = SetUpLogging("ringmaster-coordinator", flags.logging); !status.ok()) {
+    std::cerr << "ringmaster-coordinator: " << status.message() << "\n";
+    return EXIT_FAILURE;
+  }
+  return Serve(flags);
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
+
+int main(int argc, char** argv) { return ringmaster::coordinator::Main(argc, argv); }

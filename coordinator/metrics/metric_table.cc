@@ -1,0 +1,123 @@
+#include "coordinator/metrics/metric_table.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using enum MetricType;
+
+constexpr MetricDescription kTable[] = {
+    {Metric::kBuildInfo, "ringmaster_build_info", kGauge, "1", "Version and commit of this binary.",
+     "version,commit"},
+    {Metric::kEpoch, "ringmaster_coordinator_epoch", kGauge, "starts",
+     "Number of the coordinator's current life.", ""},
+    {Metric::kDraining, "ringmaster_drain_state", kGauge, "0 or 1",
+     "1 while the coordinator drains.", ""},
+    {Metric::kStoreFull, "ringmaster_store_full", kGauge, "0 or 1",
+     "1 while the store has no room and submissions are refused.", ""},
+    {Metric::kGrpcRequests, "ringmaster_grpc_requests_total", kCounter, "calls",
+     "Finished calls; a stream counts when it ends.", "service,method,code"},
+    {Metric::kGrpcRequestSeconds, "ringmaster_grpc_request_duration_seconds", kHistogram, "seconds",
+     "From a unary call's arrival to its reply, commit included.", "method"},
+    {Metric::kWatchers, "ringmaster_watchers", kGauge, "streams", "Open WatchTrainingJobs streams.",
+     ""},
+    {Metric::kWatchEvictions, "ringmaster_watch_evictions_total", kCounter, "streams",
+     "Watches ended because the client read too slowly.", ""},
+    {Metric::kLoopEvents, "ringmaster_loop_events_total", kCounter, "events",
+     "Events the event loop handled.", "kind"},
+    {Metric::kLoopRejected, "ringmaster_loop_rejected_total", kCounter, "calls",
+     "Calls refused before they reached the core.", "reason"},
+    {Metric::kLoopQueue, "ringmaster_loop_queue_length", kGauge, "events",
+     "Events that wait for the event loop.", ""},
+    {Metric::kTickSeconds, "ringmaster_tick_duration_seconds", kHistogram, "seconds",
+     "One round of the event loop: handle, commit, release.", ""},
+    {Metric::kTickLagSeconds, "ringmaster_tick_lag_seconds", kGauge, "seconds",
+     "How late the last timer was handled.", ""},
+    {Metric::kCommitSeconds, "ringmaster_db_commit_duration_seconds", kHistogram, "seconds",
+     "One transaction, flushed to the disk.", ""},
+    {Metric::kCommitRows, "ringmaster_db_group_commit_rows", kHistogram, "rows",
+     "Rows in one transaction.", ""},
+    {Metric::kStoreBytes, "ringmaster_db_size_bytes", kGauge, "bytes",
+     "The database on disk with its log.", ""},
+    {Metric::kJobs, "ringmaster_jobs", kGauge, "jobs", "Jobs in each state.", "state"},
+    {Metric::kJobsSubmitted, "ringmaster_jobs_submitted_total", kCounter, "jobs",
+     "Jobs stored by this process.", ""},
+    {Metric::kJobsFinished, "ringmaster_jobs_finished_total", kCounter, "jobs",
+     "Jobs that reached a final state in this process.", "outcome,failure_class"},
+    {Metric::kSubmissionsDeduplicated, "ringmaster_submissions_deduplicated_total", kCounter,
+     "calls", "Creations answered from an earlier one with the same request_id.", ""},
+    {Metric::kQueuePending, "ringmaster_queue_pending", kGauge, "jobs",
+     "Jobs that wait for workers.", ""},
+    {Metric::kQueueWaitSeconds, "ringmaster_queue_longest_wait_seconds", kGauge, "seconds",
+     "How long the job that waits longest has waited.", ""},
+    {Metric::kWorkers, "ringmaster_workers", kGauge, "workers", "Workers in each state.", "state"},
+    {Metric::kHeartbeatAgeSeconds, "ringmaster_worker_heartbeat_age_max_seconds", kGauge, "seconds",
+     "Age of the oldest last heartbeat of the workers that have a lease.", ""},
+    {Metric::kLeaseExpirations, "ringmaster_worker_lease_expirations_total", kCounter, "leases",
+     "Workers that were given up because they were silent.", ""},
+    {Metric::kStaleReports, "ringmaster_stale_messages_rejected_total", kCounter, "reports",
+     "Reports of an old generation or incarnation.", "kind"},
+    {Metric::kRingsFormed, "ringmaster_rings_formed_total", kCounter, "generations",
+     "Generations whose ranks were all ready.", ""},
+    {Metric::kRecoveryEpisodes, "ringmaster_recovery_episodes_total", kCounter, "episodes",
+     "Recoveries that ended with a new step.", "cause"},
+    {Metric::kRecoveryPhaseSeconds, "ringmaster_recovery_phase_seconds", kHistogram, "seconds",
+     "Phases of finished recoveries.", "phase"},
+    {Metric::kRecoveryLostSteps, "ringmaster_recovery_lost_steps_total", kCounter, "steps",
+     "Steps that were done again after a fault.", ""},
+    {Metric::kJobStep, "ringmaster_job_step", kGauge, "steps", "Optimizer updates done.",
+     "training_job"},
+    {Metric::kJobSteps, "ringmaster_job_steps", kGauge, "steps", "Optimizer updates asked for.",
+     "training_job"},
+    {Metric::kJobLoss, "ringmaster_job_loss", kGauge, "nats per token",
+     "Training loss of the last step.", "training_job"},
+    {Metric::kJobTokens, "ringmaster_job_tokens", kGauge, "tokens",
+     "Training tokens since step 0, all replicas.", "training_job"},
+    {Metric::kJobTokensPerSecond, "ringmaster_job_tokens_per_second", kGauge, "tokens per second",
+     "Speed over the last steps, all ranks together.", "training_job"},
+    {Metric::kJobStepTime, "ringmaster_job_last_step_timestamp_seconds", kGauge,
+     "seconds since 1970", "When the last step was done.", "training_job"},
+    {Metric::kJobGeneration, "ringmaster_ring_generation", kGauge, "generations",
+     "Number of the ring's formation.", "training_job"},
+    {Metric::kJobRingSize, "ringmaster_ring_size", kGauge, "workers",
+     "Workers of the current generation.", "training_job"},
+    {Metric::kJobEpisodes, "ringmaster_job_recovery_episodes", kGauge, "episodes",
+     "Recoveries of the job so far.", "training_job"},
+    {Metric::kCheckpointsCommitted, "ringmaster_checkpoints_committed_total", kCounter,
+     "checkpoints", "Checkpoints whose manifest was stored.", ""},
+    {Metric::kCheckpointFailures, "ringmaster_checkpoint_failures_total", kCounter, "checkpoints",
+     "Checkpoints that a rank could not write.", ""},
+};
+
+constexpr const char* TypeName(MetricType type) {
+  switch (type) {
+    case kCounter:
+      return "counter";
+    case kGauge:
+      return "gauge";
+    case kHistogram:
+      return "histogram";
+  }
+  return "";
+}
+
+}  // namespace
+
+absl::Span<const MetricDescription> MetricTable() { return kTable; }
+
+const MetricDescription& Describe(Metric metric) { return kTable[static_cast<int>(metric)]; }
+
+std::string MetricTableMarkdown() {
+  std::string text = "| name | type | unit | labels | meaning |\n|---|---|---|---|---|\n";
+  for (const MetricDescription& metric : kTable) {
+    const std::string labels =
+        *metric.labels == '\0' ? "" : absl::StrReplaceAll(metric.labels, {{",", ", "}});
+    absl::StrAppend(&text, "| `", metric.name, "` | ", TypeName(metric.type), " | ", metric.unit,
+                    " | ", labels, " | ", metric.help, " |\n");
+  }
+  return text;
+}
+
+}  // namespace ringmaster::coordinator

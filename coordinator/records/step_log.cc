@@ -1,0 +1,99 @@
+#include "coordinator/records/step_log.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/numbers.h"
+#include "google/protobuf/util/json_util.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr size_t kBlockBytes = 1 << 20;
+
+// The whole number behind `"name":`. To index a log of a million steps the lines are not parsed; a
+// name cannot occur within a value, since no field of a StepRecord is free text.
+std::optional<int64_t> NumberOf(absl::string_view line, absl::string_view name) {
+  const size_t at = line.find(name);
+  if (at == absl::string_view::npos) return std::nullopt;
+  absl::string_view rest = line.substr(at + name.size());
+  const size_t begin = rest.find_first_not_of(" :\"");
+  if (begin == absl::string_view::npos) return std::nullopt;
+  rest = rest.substr(begin);
+  int64_t number = 0;
+  if (!absl::SimpleAtoi(rest.substr(0, rest.find_first_not_of("0123456789")), &number))
+    return std::nullopt;
+  return number;
+}
+
+bool LooksWhole(absl::string_view line) {
+  return line.size() > 2 && line.front() == '{' && line.back() == '}';
+}
+
+}  // namespace
+
+bool StepLog::Void(const Line& line) const {
+  return std::any_of(first_steps_.upper_bound(line.generation), first_steps_.end(),
+                     [&](const auto& later) { return later.second <= line.step; });
+}
+
+void StepLog::Add(const Line& line) {
+  if (Void(line)) return;
+  auto [first, is_new] = first_steps_.emplace(line.generation, line.step);
+  first->second = std::min(first->second, line.step);
+  // This line makes void what lower generations did from its step on, and replaces its own
+  // generation's.
+  auto at = std::lower_bound(waiting_.begin(), waiting_.end(), line.step,
+                             [](const Line& waiting, int64_t step) { return waiting.step < step; });
+  while (at != waiting_.end() && (at->step == line.step || at->generation < line.generation)) {
+    at = waiting_.erase(at);
+  }
+  if (line.step >= next_step_) waiting_.insert(at, line);
+}
+
+void StepLog::Scan() {
+  if (!file_.is_open()) file_ = FileReader(path_);
+  size_t block_bytes = kBlockBytes;
+  for (;;) {
+    const absl::string_view block = file_.Read(scanned_, block_bytes);
+    const size_t whole = block.rfind('\n');
+    if (whole == absl::string_view::npos) {
+      // The writer is within the last line, or a line is longer than a block.
+      if (block.size() < block_bytes) return;
+      block_bytes *= 2;
+      continue;
+    }
+    for (size_t begin = 0; begin <= whole;) {
+      const size_t end = block.find('\n', begin);
+      const absl::string_view text = block.substr(begin, end - begin);
+      const std::optional<int64_t> step = NumberOf(text, "\"step\"");
+      const std::optional<int64_t> generation = NumberOf(text, "\"generation\"");
+      if (LooksWhole(text) && step.has_value() && generation.has_value()) {
+        Add({.step = *step,
+             .generation = *generation,
+             .offset = scanned_ + static_cast<int64_t>(begin),
+             .bytes = text.size()});
+      }
+      begin = end + 1;
+    }
+    scanned_ += static_cast<int64_t>(whole) + 1;
+  }
+}
+
+std::vector<v1::StepRecord> StepLog::Next(size_t count) {
+  Scan();
+  std::vector<v1::StepRecord> records;
+  while (!waiting_.empty() && records.size() < count) {
+    const Line line = waiting_.front();
+    waiting_.pop_front();
+    next_step_ = line.step + 1;
+    v1::StepRecord record;
+    const absl::string_view text = file_.Read(line.offset, line.bytes);
+    if (google::protobuf::util::JsonStringToMessage(std::string(text), &record).ok()) {
+      records.push_back(std::move(record));
+    }
+  }
+  return records;
+}
+
+}  // namespace ringmaster::coordinator

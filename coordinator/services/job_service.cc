@@ -1,0 +1,148 @@
+#include "coordinator/services/job_service.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/records/rank_log.h"
+#include "coordinator/records/step_log.h"
+#include "coordinator/services/record_stream.h"
+#include "coordinator/services/watch_stream.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr size_t kLinesPerMessage = 256;
+constexpr size_t kRecordsPerMessage = 256;
+
+constexpr Method Of(const char* name) { return {.service = "JobService", .name = name}; }
+
+// The checkpoint that a job is to start from; empty when it starts fresh.
+std::string StartPath(const v1::TrainingJobSpec& spec) {
+  return spec.has_init_from() ? spec.init_from() : spec.resume_from();
+}
+
+class LogSource : public RecordSource<v1::StreamTrainingJobLogsResponse> {
+ public:
+  LogSource(const std::string& directory, const v1::StreamTrainingJobLogsRequest& request)
+      : logs_(directory, {request.ranks().begin(), request.ranks().end()}, request.tail_lines()) {}
+
+  bool Next(v1::StreamTrainingJobLogsResponse* response) override {
+    for (v1::LogLine& line : logs_.Next(kLinesPerMessage)) {
+      *response->add_lines() = std::move(line);
+    }
+    return response->lines_size() > 0;
+  }
+
+ private:
+  JobLogs logs_;
+};
+
+class StepSource : public RecordSource<v1::StreamTrainingJobMetricsResponse> {
+ public:
+  StepSource(const std::string& directory, int64_t start_step)
+      : log_(directory + "/steps.jsonl", start_step) {}
+
+  bool Next(v1::StreamTrainingJobMetricsResponse* response) override {
+    for (v1::StepRecord& record : log_.Next(kRecordsPerMessage)) {
+      *response->add_records() = std::move(record);
+    }
+    return response->records_size() > 0;
+  }
+
+ private:
+  StepLog log_;
+};
+
+// A stream that ends before it began.
+template <typename Response>
+class RefusedStream : public grpc::ServerWriteReactor<Response> {
+ public:
+  RefusedStream(const ServiceContext& services, Method method, const absl::Status& status) {
+    CountCall(*services.metrics, method, status);
+    this->Finish(ToGrpc(status));
+  }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* JobService::CreateTrainingJob(grpc::CallbackServerContext* context,
+                                                        const v1::CreateTrainingJobRequest* request,
+                                                        v1::TrainingJob* response) {
+  return AskCore(services_, Of("CreateTrainingJob"), context, *request, response,
+                 StartPath(request->training_job().spec()));
+}
+
+grpc::ServerUnaryReactor* JobService::GetTrainingJob(grpc::CallbackServerContext* context,
+                                                     const v1::GetTrainingJobRequest* request,
+                                                     v1::TrainingJob* response) {
+  return AskCore(services_, Of("GetTrainingJob"), context, *request, response);
+}
+
+grpc::ServerUnaryReactor* JobService::ListTrainingJobs(grpc::CallbackServerContext* context,
+                                                       const v1::ListTrainingJobsRequest* request,
+                                                       v1::ListTrainingJobsResponse* response) {
+  return AskCore(services_, Of("ListTrainingJobs"), context, *request, response);
+}
+
+grpc::ServerUnaryReactor* JobService::CancelTrainingJob(grpc::CallbackServerContext* context,
+                                                        const v1::CancelTrainingJobRequest* request,
+                                                        v1::TrainingJob* response) {
+  return AskCore(services_, Of("CancelTrainingJob"), context, *request, response);
+}
+
+grpc::ServerUnaryReactor* JobService::DeleteTrainingJob(grpc::CallbackServerContext* context,
+                                                        const v1::DeleteTrainingJobRequest* request,
+                                                        google::protobuf::Empty* response) {
+  return AskCore(services_, Of("DeleteTrainingJob"), context, *request, response);
+}
+
+grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
+    grpc::CallbackServerContext* context, const v1::EstimateTrainingJobRequest* request,
+    v1::EstimateTrainingJobResponse* response) {
+  return AskCore(services_, Of("EstimateTrainingJob"), context, *request, response,
+                 StartPath(request->spec()));
+}
+
+grpc::ServerWriteReactor<v1::WatchTrainingJobsResponse>* JobService::WatchTrainingJobs(
+    grpc::CallbackServerContext*, const v1::WatchTrainingJobsRequest* request) {
+  auto stream = std::make_shared<WatchStream>(services_);
+  stream->Begin(*request);
+  return stream.get();
+}
+
+grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamTrainingJobLogs(
+    grpc::CallbackServerContext*, const v1::StreamTrainingJobLogsRequest* request) {
+  constexpr Method kMethod = Of("StreamTrainingJobLogs");
+  if (request->tail_lines() < 0) {
+    return new RefusedStream<v1::StreamTrainingJobLogsResponse>(
+        services_, kMethod, InvalidField("tail_lines", "must not be negative; 0 means all"));
+  }
+  auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobLogsResponse>>(
+      services_, kMethod, request->name(), request->follow(),
+      [request = *request](const v1::TrainingJob& job) {
+        return std::make_unique<LogSource>(job.spec().directory(), request);
+      });
+  stream->Begin();
+  return stream.get();
+}
+
+grpc::ServerWriteReactor<v1::StreamTrainingJobMetricsResponse>*
+JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext*,
+                                     const v1::StreamTrainingJobMetricsRequest* request) {
+  constexpr Method kMethod = Of("StreamTrainingJobMetrics");
+  if (request->start_step() < 0) {
+    return new RefusedStream<v1::StreamTrainingJobMetricsResponse>(
+        services_, kMethod, InvalidField("start_step", "must not be negative"));
+  }
+  auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobMetricsResponse>>(
+      services_, kMethod, request->name(), request->follow(),
+      [start = request->start_step()](const v1::TrainingJob& job) {
+        return std::make_unique<StepSource>(job.spec().directory(), start);
+      });
+  stream->Begin();
+  return stream.get();
+}
+
+}  // namespace ringmaster::coordinator

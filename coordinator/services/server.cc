@@ -1,0 +1,221 @@
+#include "coordinator/services/server.h"
+
+#include <cstdlib>
+#include <random>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "base/version.h"
+#include "coordinator/http/http_endpoint.h"
+#include "coordinator/services/credentials.h"
+#include "coordinator/services/job_service.h"
+#include "coordinator/services/small_services.h"
+#include "coordinator/services/status_page.h"
+#include "coordinator/store/sqlite_store.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "spdlog/spdlog.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr int kMessageBytesMax = 4 << 20;
+constexpr int kDiskThreads = 4;
+// How long calls may go on after the core has drained.
+constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
+// The loop turns once a second: after this long it hangs.
+constexpr absl::Duration kLoopHangs = absl::Seconds(15);
+
+// Wall-clock time at the start of the process, carried on by the steady clock: it never steps back,
+// and a change of the machine's clock ends no lease.
+std::function<absl::Time()> SteadyTime() {
+  return [wall = absl::Now(), steady = std::chrono::steady_clock::now()] {
+    return wall + absl::FromChrono(std::chrono::steady_clock::now() - steady);
+  };
+}
+
+void DieWithoutStore(const absl::Status& status) {
+  SPDLOG_CRITICAL("the store failed and nothing more may be promised, the process ends: {}",
+                  status.ToString());
+  spdlog::shutdown();
+  std::_Exit(EXIT_FAILURE);
+}
+
+void SetChannelArguments(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+  // Workers and watchers ping; without this gRPC would allow one ping in five minutes and answer
+  // the third with too_many_pings, which closes the connection.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Finds watchers whose host is gone. Workers have leases.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  // A second coordinator at the same port is an error, not a partner.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+}
+
+class CoordinatorServer : public Server {
+ public:
+  explicit CoordinatorServer(const ServerOptions& options) : options_(options) {}
+
+  ~CoordinatorServer() override {
+    http_.reset();
+    if (grpc_ != nullptr) grpc_->Shutdown(absl::ToChronoTime(absl::Now()));
+  }
+
+  absl::Status Begin();
+  const std::string& address() const override { return address_; }
+  const std::string& http_address() const override { return http_address_; }
+  void Drain() override;
+
+ private:
+  absl::Status BeginStoreAndLoop();
+  absl::Status BeginGrpc();
+  absl::Status BeginHttp();
+  absl::Status WriteAddresses() const;
+  HttpReply Healthz() const;
+  HttpReply Readyz() const;
+
+  const ServerOptions options_;
+  std::string address_;
+  std::string http_address_;
+  std::atomic<bool> draining_ = false;
+
+  // In the order of use: what is below is gone first.
+  Metrics metrics_;
+  std::unique_ptr<SqliteStore> store_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<DiskThreads> disk_;
+  std::unique_ptr<JobService> jobs_;
+  std::unique_ptr<ClusterService> cluster_;
+  std::unique_ptr<CheckpointService> checkpoints_;
+  std::unique_ptr<WorkerService> workers_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<HttpEndpoint> http_;
+};
+
+absl::Status CoordinatorServer::Begin() {
+  RETURN_IF_ERROR(CheckListenAddress("--listen", options_.listen, options_.tls,
+                                     options_.insecure_i_understand));
+  if (!options_.http_listen.empty()) {
+    RETURN_IF_ERROR(CheckListenAddress("--http-listen", options_.http_listen, options_.tls,
+                                       options_.insecure_i_understand));
+  }
+  metrics_.Set(Metric::kBuildInfo, 1, {Version(), Commit()});
+  RETURN_IF_ERROR(BeginStoreAndLoop());
+  RETURN_IF_ERROR(BeginGrpc());
+  if (!options_.http_listen.empty()) RETURN_IF_ERROR(BeginHttp());
+  return WriteAddresses();
+}
+
+absl::Status CoordinatorServer::BeginStoreAndLoop() {
+  ASSIGN_OR_RETURN(store_, SqliteStore::Open({.directory = options_.data_directory}));
+  ASSIGN_OR_RETURN(const StoredState stored, store_->Load());
+  CoreOptions core_options = options_.core;
+  core_options.shared_directory = options_.shared_directory.empty()
+                                      ? store_->directory().File("jobs")
+                                      : options_.shared_directory;
+  EventLoopOptions loop_options = {.now = SteadyTime(), .on_fatal = DieWithoutStore};
+  std::random_device entropy;
+  const uint64_t seed = (static_cast<uint64_t>(entropy()) << 32) | entropy();
+  ASSIGN_OR_RETURN(auto core,
+                   Core::Create(core_options, stored, store_->epoch(), loop_options.now(), seed));
+  SPDLOG_INFO("epoch {}, {} stored records, data directory {}", store_->epoch(), stored.rows.size(),
+              options_.data_directory);
+  loop_ = std::make_unique<EventLoop>(std::move(core), store_.get(), &metrics_, loop_options);
+  loop_->Start();
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorServer::BeginGrpc() {
+  disk_ = std::make_unique<DiskThreads>(kDiskThreads);
+  const ServiceContext services = {.loop = loop_.get(), .metrics = &metrics_, .disk = disk_.get()};
+  jobs_ = std::make_unique<JobService>(services);
+  cluster_ = std::make_unique<ClusterService>(services);
+  checkpoints_ = std::make_unique<CheckpointService>(services);
+  workers_ = std::make_unique<WorkerService>(services);
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetChannelArguments(builder);
+  ASSIGN_OR_RETURN(auto credentials, ServerCredentials(options_.tls));
+  int port = 0;
+  builder.AddListeningPort(options_.listen, credentials, &port);
+  builder.RegisterService(jobs_.get());
+  builder.RegisterService(cluster_.get());
+  builder.RegisterService(checkpoints_.get());
+  builder.RegisterService(workers_.get());
+  grpc_ = builder.BuildAndStart();
+  if (grpc_ == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen at ", options_.listen, ": the port is taken, or not ours"));
+  }
+  address_ = absl::StrCat(options_.listen.substr(0, options_.listen.rfind(':')), ":", port);
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorServer::BeginHttp() {
+  ASSIGN_OR_RETURN(
+      http_, HttpEndpoint::Start(options_.http_listen,
+                                 {{"/metrics",
+                                   [this] {
+                                     return HttpReply{
+                                         .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                         .body = metrics_.Text()};
+                                   }},
+                                  {"/healthz", [this] { return Healthz(); }},
+                                  {"/readyz", [this] { return Readyz(); }},
+                                  {"/", [this] {
+                                     return HttpReply{.content_type = "text/html; charset=utf-8",
+                                                      .body = StatusPage(*loop_->snapshot())};
+                                   }}}));
+  http_address_ = http_->address();
+  return absl::OkStatus();
+}
+
+HttpReply CoordinatorServer::Healthz() const {
+  const absl::Duration silent = loop_->SinceLastTurn();
+  if (silent < kLoopHangs) return {.body = "ok\n"};
+  return {.code = 503,
+          .body = absl::StrCat("the event loop has not turned for ", absl::FormatDuration(silent),
+                               "\n")};
+}
+
+HttpReply CoordinatorServer::Readyz() const {
+  if (draining_) return {.code = 503, .body = "draining\n"};
+  return Healthz();
+}
+
+absl::Status CoordinatorServer::WriteAddresses() const {
+  const std::string text =
+      absl::StrCat(address_, "\n", http_address_, http_address_.empty() ? "" : "\n");
+  RETURN_IF_ERROR(WriteFileAtomically(store_->directory().File("address"), text));
+  if (options_.address_file.empty()) return absl::OkStatus();
+  return WriteFileAtomically(options_.address_file, text);
+}
+
+void CoordinatorServer::Drain() {
+  draining_ = true;
+  grpc_->GetHealthCheckService()->SetServingStatus(false);
+  absl::Notification drained;
+  loop_->Drain([&drained] { drained.Notify(); });
+  drained.WaitForNotification();
+  grpc_->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  auto server = std::make_unique<CoordinatorServer>(options);
+  RETURN_IF_ERROR(server->Begin());
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+}  // namespace ringmaster::coordinator

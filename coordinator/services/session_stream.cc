@@ -1,0 +1,100 @@
+#include "coordinator/services/session_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ringmaster::coordinator {
+
+void SessionStream::Begin() {
+  self_ = shared_from_this();
+  stream_ = services_.loop->OpenStream(self_);
+  StartRead(&report_);
+}
+
+void SessionStream::Send(v1::Directive directive) {
+  absl::MutexLock lock(&mutex_);
+  if (ending_) return;
+  if (directives_.size() >= kQueuedDirectivesMax) {
+    // What waits is worth nothing without the rest: the worker re-attaches and is told again.
+    DropWaiting();
+    End(Aborted("WORKER_TOO_SLOW", "the worker does not read its directives; attach again"));
+    return;
+  }
+  directives_.push_back(std::move(directive));
+  Advance();
+}
+
+void SessionStream::Close(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  End(status);
+}
+
+void SessionStream::End(const absl::Status& status) {
+  if (ending_) return;
+  ending_ = true;
+  end_ = status;
+  Advance();
+}
+
+void SessionStream::DropWaiting() {
+  directives_.resize(std::min<size_t>(directives_.size(), writing_));
+}
+
+void SessionStream::Advance() {
+  if (writing_ || finished_) return;
+  if (!directives_.empty()) {
+    writing_ = true;
+    StartWrite(&directives_.front());
+  } else if (ending_) {
+    finished_ = true;
+    Finish(ToGrpc(end_));
+  }
+}
+
+void SessionStream::OnReadDone(bool ok) {
+  if (!ok) {
+    // The worker has half-closed, or the stream broke.
+    absl::MutexLock lock(&mutex_);
+    End(absl::OkStatus());
+    return;
+  }
+  services_.loop->Report(stream_, std::move(report_),
+                         [self = shared_from_this()] { self->ReadNext(); });
+}
+
+void SessionStream::ReadNext() {
+  absl::MutexLock lock(&mutex_);
+  if (finished_) return;
+  report_.Clear();
+  StartRead(&report_);
+}
+
+void SessionStream::OnWriteDone(bool ok) {
+  absl::MutexLock lock(&mutex_);
+  writing_ = false;
+  directives_.pop_front();
+  if (!ok) {
+    DropWaiting();
+    End(absl::OkStatus());
+  }
+  Advance();
+}
+
+void SessionStream::OnCancel() {
+  absl::MutexLock lock(&mutex_);
+  DropWaiting();
+  End(absl::CancelledError("the stream broke"));
+}
+
+void SessionStream::OnDone() {
+  services_.loop->CloseStream(stream_);
+  absl::Status end;
+  {
+    absl::MutexLock lock(&mutex_);
+    end = end_;
+  }
+  CountCall(*services_.metrics, {"WorkerService", "Session"}, end);
+  self_.reset();
+}
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,63 @@
+#include "coordinator/services/small_services.h"
+
+#include <memory>
+
+#include "coordinator/services/session_stream.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr char kCluster[] = "ClusterService";
+constexpr char kCheckpoint[] = "CheckpointService";
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ClusterService::ListWorkers(grpc::CallbackServerContext* context,
+                                                      const v1::ListWorkersRequest* request,
+                                                      v1::ListWorkersResponse* response) {
+  return AskCore(services_, {kCluster, "ListWorkers"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* ClusterService::GetWorker(grpc::CallbackServerContext* context,
+                                                    const v1::GetWorkerRequest* request,
+                                                    v1::Worker* response) {
+  return AskCore(services_, {kCluster, "GetWorker"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* CheckpointService::ListCheckpoints(
+    grpc::CallbackServerContext* context, const v1::ListCheckpointsRequest* request,
+    v1::ListCheckpointsResponse* response) {
+  return AskCore(services_, {kCheckpoint, "ListCheckpoints"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* CheckpointService::GetCheckpoint(grpc::CallbackServerContext* context,
+                                                           const v1::GetCheckpointRequest* request,
+                                                           v1::Checkpoint* response) {
+  return AskCore(services_, {kCheckpoint, "GetCheckpoint"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* CheckpointService::ImportCheckpoint(
+    grpc::CallbackServerContext* context, const v1::ImportCheckpointRequest* request,
+    v1::Checkpoint* response) {
+  return AskCore(services_, {kCheckpoint, "ImportCheckpoint"}, context, *request, response,
+                 request->directory());
+}
+
+grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>* WorkerService::Session(
+    grpc::CallbackServerContext*) {
+  auto stream = std::make_shared<SessionStream>(services_);
+  stream->Begin();
+  return stream.get();
+}
+
+grpc::ServerUnaryReactor* WorkerService::ReportFault(grpc::CallbackServerContext* context,
+                                                     const v1::ReportFaultRequest* request,
+                                                     v1::ReportFaultResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  services_.loop->WorkerEnded(
+      *request, DeadlineOf(*context),
+      FinishWith(services_, {"WorkerService", "ReportFault"}, reactor, response));
+  return reactor;
+}
+
+}  // namespace ringmaster::coordinator

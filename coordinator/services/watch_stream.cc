@@ -1,0 +1,95 @@
+#include "coordinator/services/watch_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace ringmaster::coordinator {
+
+void WatchStream::Begin(const v1::WatchTrainingJobsRequest& request) {
+  self_ = shared_from_this();
+  services_.loop->Watch(request, self_);
+}
+
+void WatchStream::Start(std::vector<WatchMessage> snapshot) {
+  absl::MutexLock lock(&mutex_);
+  if (ending_) return;
+  snapshot_left_ = snapshot.size();
+  messages_.assign(std::make_move_iterator(snapshot.begin()),
+                   std::make_move_iterator(snapshot.end()));
+  Advance();
+}
+
+bool WatchStream::Offer(const WatchMessage& message) {
+  absl::MutexLock lock(&mutex_);
+  if (ending_) return true;  // OnDone will say so.
+  if (messages_.size() - snapshot_left_ >= kQueuedChangesMax) {
+    DropWaiting();
+    End(Aborted("WATCH_TOO_SLOW",
+                absl::StrCat("more than ", kQueuedChangesMax, " changes waited; watch again")));
+    return false;
+  }
+  messages_.push_back(message);
+  Advance();
+  return true;
+}
+
+void WatchStream::Close(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  End(status);
+}
+
+void WatchStream::End(const absl::Status& status) {
+  if (ending_) return;
+  ending_ = true;
+  end_ = status;
+  Advance();
+}
+
+void WatchStream::DropWaiting() {
+  messages_.resize(std::min<size_t>(messages_.size(), writing_));
+  snapshot_left_ = std::min(snapshot_left_, messages_.size());
+}
+
+void WatchStream::Advance() {
+  if (writing_ || finished_) return;
+  if (!messages_.empty()) {
+    writing_ = true;
+    StartWrite(messages_.front().get());
+  } else if (ending_) {
+    finished_ = true;
+    Finish(ToGrpc(end_));
+  }
+}
+
+void WatchStream::OnWriteDone(bool ok) {
+  absl::MutexLock lock(&mutex_);
+  writing_ = false;
+  messages_.pop_front();
+  if (snapshot_left_ > 0) --snapshot_left_;
+  if (!ok) {
+    DropWaiting();
+    End(absl::CancelledError("the client is gone"));
+  }
+  Advance();
+}
+
+void WatchStream::OnCancel() {
+  absl::MutexLock lock(&mutex_);
+  DropWaiting();
+  End(absl::CancelledError("the client is gone"));
+}
+
+void WatchStream::OnDone() {
+  services_.loop->Unwatch(self_);
+  absl::Status end;
+  {
+    absl::MutexLock lock(&mutex_);
+    end = end_;
+  }
+  CountCall(*services_.metrics, {"JobService", "WatchTrainingJobs"}, end);
+  self_.reset();
+}
+
+}  // namespace ringmaster::coordinator

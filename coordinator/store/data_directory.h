@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace ringmaster::coordinator {
+
+// The coordinator's own directory, on a local file system: the database, a lock and a reserve of
+// space.
+//   lock            held by the running coordinator; holds its process id
+//   coordinator.db  SQLite, with -wal and -shm beside it
+//   reserve         zeros; deleted when the disk is full, so that what must be stored still can be
+//   address         where the running coordinator listens, "host:port"
+// Thread-compatible.
+class DataDirectory {
+ public:
+  // Creates the directory (mode 0700) where it is missing and takes the lock. Errors:
+  // FailedPrecondition when another coordinator holds it, Internal when the directory cannot be
+  // made or written.
+  static absl::StatusOr<std::unique_ptr<DataDirectory>> Open(const std::string& path);
+
+  // Gives the lock back.
+  ~DataDirectory();
+  DataDirectory(const DataDirectory&) = delete;
+  DataDirectory& operator=(const DataDirectory&) = delete;
+
+  std::string File(const std::string& name) const { return path_ + "/" + name; }
+
+  // Sets `bytes` of the disk aside, or keeps what is set aside already. ResourceExhausted when
+  // there is no room.
+  absl::Status Reserve(int64_t bytes);
+
+  // Gives the reserve back to the file system; false when there was none.
+  bool ReleaseReserve();
+
+ private:
+  DataDirectory(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+
+  const std::string path_;
+  const int lock_;
+};
+
+// Replaces `path` with `text` in one step: a reader sees the old text or all of the new.
+absl::Status WriteFileAtomically(const std::string& path, const std::string& text);
+
+}  // namespace ringmaster::coordinator

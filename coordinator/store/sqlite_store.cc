@@ -1,0 +1,147 @@
+#include "coordinator/store/sqlite_store.h"
+
+#include <sys/stat.h>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "coordinator/store/migrations.h"
+#include "spdlog/spdlog.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr char kFileName[] = "coordinator.db";
+
+// A person with a database shell may hold the lock for a moment.
+constexpr int kBusyTimeoutMs = 2000;
+
+// What the tables are called on disk: names may be added, never changed.
+constexpr std::pair<Table, absl::string_view> kKinds[] = {
+    {Table::kJobs, "jobs"}, {Table::kRequests, "requests"}, {Table::kCheckpoints, "checkpoints"}};
+
+absl::string_view KindOf(Table table) {
+  for (const auto& [known, kind] : kKinds) {
+    if (known == table) return kind;
+  }
+  return "";
+}
+
+std::optional<Table> TableOf(absl::string_view kind) {
+  for (const auto& [table, known] : kKinds) {
+    if (known == kind) return table;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<Database> OpenDatabase(const std::string& path, const std::string& vfs) {
+  sqlite3* raw = nullptr;
+  const int code = sqlite3_open_v2(path.c_str(), &raw,
+                                   SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                                   vfs.empty() ? nullptr : vfs.c_str());
+  Database database(raw);
+  RETURN_IF_ERROR(StatusFrom(raw, code, absl::StrCat("open ", path)));
+  sqlite3_extended_result_codes(raw, 1);
+  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
+  return database;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStoreOptions& options) {
+  ASSIGN_OR_RETURN(auto directory, DataDirectory::Open(options.directory));
+  auto store =
+      std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options.reserve_bytes));
+  RETURN_IF_ERROR(store->Begin(options.vfs));
+  if (!store->RestoreReserve()) {
+    SPDLOG_WARN("store: no room to set {} bytes aside in {}", options.reserve_bytes,
+                options.directory);
+  }
+  return store;
+}
+
+absl::Status SqliteStore::Begin(const std::string& vfs) {
+  ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), vfs));
+  sqlite3* database = database_.get();
+  // WAL: one flush for a commit. Not in exclusive mode, so that people can look with a shell.
+  RETURN_IF_ERROR(Execute(database,
+                          "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+                          "PRAGMA journal_size_limit = 16777216;"));
+  RETURN_IF_ERROR(Migrate(database, Migrations()));
+  RETURN_IF_ERROR(
+      Execute(database, "UPDATE coordinator SET value = value + 1 WHERE name = 'epoch'"));
+  ASSIGN_OR_RETURN(epoch_,
+                   QueryInteger(database, "SELECT value FROM coordinator WHERE name = 'epoch'"));
+  ASSIGN_OR_RETURN(upsert_, Prepare(database,
+                                    "INSERT INTO records (kind, key, value) VALUES (?1, ?2, ?3)"
+                                    " ON CONFLICT (kind, key) DO UPDATE SET value = ?3"));
+  ASSIGN_OR_RETURN(erase_, Prepare(database, "DELETE FROM records WHERE kind = ?1 AND key = ?2"));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StoredState> SqliteStore::Load() {
+  StoredState state;
+  ASSIGN_OR_RETURN(
+      const Statement select,
+      Prepare(database_.get(), "SELECT kind, key, value FROM records ORDER BY kind, key"));
+  const auto text = [&](int column) {
+    // The blob first: asking for it fixes the size that sqlite3_column_bytes then returns.
+    const void* bytes = sqlite3_column_blob(select.get(), column);
+    return std::string(static_cast<const char*>(bytes), sqlite3_column_bytes(select.get(), column));
+  };
+  for (;;) {
+    const int code = sqlite3_step(select.get());
+    if (code == SQLITE_DONE) return state;
+    if (code != SQLITE_ROW) return StatusFrom(database_.get(), code, "load");
+    const std::string kind = text(0);
+    const std::optional<Table> table = TableOf(kind);
+    if (!table.has_value()) {
+      return absl::DataLossError(absl::StrCat("store: records of unknown kind \"", kind, "\""));
+    }
+    state.rows.push_back({.table = *table, .key = text(1), .value = text(2)});
+  }
+}
+
+absl::Status SqliteStore::Commit(absl::Span<const RowChange> rows) {
+  if (rows.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(Execute(database_.get(), "BEGIN IMMEDIATE"));
+  for (const RowChange& row : rows) {
+    if (absl::Status status = Apply(row); !status.ok()) {
+      // SQLite has rolled back already after some errors; then this says that there is no
+      // transaction.
+      (void)sqlite3_exec(database_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
+      return status;
+    }
+  }
+  return Execute(database_.get(), "COMMIT");
+}
+
+absl::Status SqliteStore::Apply(const RowChange& row) {
+  sqlite3_stmt* statement = row.value.has_value() ? upsert_.get() : erase_.get();
+  const absl::string_view kind = KindOf(row.table);
+  sqlite3_bind_text64(statement, 1, kind.data(), kind.size(), SQLITE_STATIC, SQLITE_UTF8);
+  sqlite3_bind_text64(statement, 2, row.key.data(), row.key.size(), SQLITE_STATIC, SQLITE_UTF8);
+  if (row.value.has_value()) {
+    sqlite3_bind_blob64(statement, 3, row.value->data(), row.value->size(), SQLITE_STATIC);
+  }
+  const int code = sqlite3_step(statement);
+  absl::Status status;
+  if (code != SQLITE_DONE)
+    status = StatusFrom(database_.get(), code, absl::StrCat("write ", kind, " ", row.key));
+  sqlite3_reset(statement);
+  sqlite3_clear_bindings(statement);
+  return status;
+}
+
+int64_t SqliteStore::SizeBytes() const {
+  int64_t bytes = 0;
+  for (const char* suffix : {"", "-wal"}) {
+    struct stat status = {};
+    if (stat((directory_->File(kFileName) + suffix).c_str(), &status) == 0) bytes += status.st_size;
+  }
+  return bytes;
+}
+
+}  // namespace ringmaster::coordinator

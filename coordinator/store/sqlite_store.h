@@ -1,0 +1,54 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "coordinator/store/data_directory.h"
+#include "coordinator/store/sqlite.h"
+#include "coordinator/store/store.h"
+
+namespace ringmaster::coordinator {
+
+struct SqliteStoreOptions {
+  std::string directory;
+  int64_t reserve_bytes = 8 << 20;
+  // Name of a registered SQLite VFS; empty: the default. Tests put a faulty disk here.
+  std::string vfs;
+};
+
+// The embedded store: one SQLite database in WAL mode with synchronous=FULL, so that a commit is on
+// the disk when it returns.
+class SqliteStore : public Store {
+ public:
+  // Takes the data directory, brings the schema up to date and begins the coordinator's next life
+  // (epoch + 1, durable). Errors: FailedPrecondition (another coordinator runs, or the database is
+  // newer than this program), ResourceExhausted (no space), DataLoss, Internal.
+  static absl::StatusOr<std::unique_ptr<SqliteStore>> Open(const SqliteStoreOptions& options);
+
+  // The number of this life; 1 in a new directory.
+  int64_t epoch() const { return epoch_; }
+  const DataDirectory& directory() const { return *directory_; }
+
+  absl::StatusOr<StoredState> Load() override;
+  absl::Status Commit(absl::Span<const RowChange> rows) override;
+  bool ReleaseReserve() override { return directory_->ReleaseReserve(); }
+  bool RestoreReserve() override { return directory_->Reserve(reserve_bytes_).ok(); }
+  int64_t SizeBytes() const override;
+
+ private:
+  SqliteStore(std::unique_ptr<DataDirectory> directory, int64_t reserve_bytes)
+      : directory_(std::move(directory)), reserve_bytes_(reserve_bytes) {}
+
+  absl::Status Begin(const std::string& vfs);
+  absl::Status Apply(const RowChange& row);
+
+  // The lock outlives the database.
+  const std::unique_ptr<DataDirectory> directory_;
+  const int64_t reserve_bytes_;
+  int64_t epoch_ = 0;
+  Database database_;
+  Statement upsert_;
+  Statement erase_;
+};
+
+}  // namespace ringmaster::coordinator
