@@ -10,9 +10,9 @@ namespace ringmaster::worker {
 GroupLedger::GroupLedger(const CommunicatorOptions& options, std::function<void()> on_failure)
     : rank_(options.rank),
       size_(options.world_size),
-      hop_deadline_(options.hop_deadline),
       who_(absl::StrFormat("ring generation %d rank %d", options.generation, options.rank)),
-      on_failure_(std::move(on_failure)) {}
+      on_failure_(std::move(on_failure)),
+      deadline_(options.hop_deadline) {}
 
 absl::StatusOr<uint64_t> GroupLedger::Open(absl::Span<const attention::SendBuffer> sends,
                                            absl::Span<const attention::ReceiveBuffer> receives) {
@@ -94,9 +94,9 @@ absl::Status GroupLedger::AwaitUntil(const Condition& done) {
   absl::Status late;
   {
     absl::MutexLock lock(&mutex_);
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&done), hop_deadline_)) {
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&done), deadline_)) {
       late = absl::DeadlineExceededError(absl::StrCat(who_, ": ", FirstPending(), " exceeded ",
-                                                      absl::FormatDuration(hop_deadline_),
+                                                      absl::FormatDuration(deadline_),
                                                       "; aborting, a new ring will form"));
     } else if (error_.ok()) {
       return absl::OkStatus();
@@ -139,6 +139,11 @@ absl::Status GroupLedger::AwaitReleased(absl::Duration deadline) {
   return absl::DeadlineExceededError(absl::StrCat(who_, ": the transport did not let go within ",
                                                   absl::FormatDuration(deadline),
                                                   "; the process must be restarted"));
+}
+
+void GroupLedger::UseDeadline(absl::Duration deadline) {
+  absl::MutexLock lock(&mutex_);
+  deadline_ = deadline;
 }
 
 void GroupLedger::ForgetSent() {

@@ -40,6 +40,8 @@ class GroupLedger {
   // After a failure: the transport touches no buffer of any group any more.
   void Released();
 
+  // What counts from now on in place of the hop deadline: connecting has another one.
+  void UseDeadline(absl::Duration deadline);
   // Until the group (or all groups) is done, at most for the hop deadline. After a failure the call
   // returns only once the buffers are released, and with the first error.
   absl::Status Await(uint64_t group);
@@ -69,7 +71,6 @@ class GroupLedger {
 
   const int rank_;
   const int size_;
-  const absl::Duration hop_deadline_;
   const std::string who_;
   const std::function<void()> on_failure_;
 
@@ -79,6 +80,7 @@ class GroupLedger {
   uint64_t next_group_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t sent_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration deadline_ ABSL_GUARDED_BY(mutex_);
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

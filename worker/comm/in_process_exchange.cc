@@ -272,7 +272,7 @@ class InProcessCommunicator final : public Communicator, private attention::Grou
     RETURN_IF_ERROR(ledger_->status());
     RETURN_IF_ERROR(world_->Meet(options_.rank, deadline));
     if (cuda_device_ < 0) {  // the greeting lies in host memory
-      RETURN_IF_ERROR(ProveRing(*this, options_));
+      RETURN_IF_ERROR(ProveRing(*this, options_, addresses));
     }
     ledger_->ForgetSent();
     return absl::OkStatus();

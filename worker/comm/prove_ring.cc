@@ -13,12 +13,27 @@ namespace {
 struct Greeting {
   int64_t generation = 0;
   int64_t rank = 0;
+  // Addresses hold random parts, so equal hashes mean that both belong to one forming of one ring.
+  uint64_t ring = 0;
 };
+
+// FNV-1a.
+uint64_t Hash(absl::Span<const std::string> addresses) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const std::string& address : addresses) {
+    for (const char character : address + '\n') {
+      hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3;
+    }
+  }
+  return hash;
+}
 
 }  // namespace
 
-absl::Status ProveRing(attention::GroupedExchange& world, const CommunicatorOptions& options) {
-  const Greeting own{.generation = options.generation, .rank = options.rank};
+absl::Status ProveRing(attention::GroupedExchange& world, const CommunicatorOptions& options,
+                       absl::Span<const std::string> addresses) {
+  const Greeting own{
+      .generation = options.generation, .rank = options.rank, .ring = Hash(addresses)};
   std::vector<Greeting> heard(options.world_size);
   std::vector<attention::SendBuffer> sends;
   std::vector<attention::ReceiveBuffer> receives;
@@ -31,11 +46,12 @@ absl::Status ProveRing(attention::GroupedExchange& world, const CommunicatorOpti
   ASSIGN_OR_RETURN(const attention::Ticket ticket, world.Start(sends, receives, nullptr));
   RETURN_IF_ERROR(world.Wait(ticket, nullptr));
   for (int peer = 0; peer < options.world_size; ++peer) {
-    if (peer != options.rank &&
-        (heard[peer].generation != options.generation || heard[peer].rank != peer)) {
+    if (peer != options.rank && (heard[peer].generation != options.generation ||
+                                 heard[peer].rank != peer || heard[peer].ring != own.ring)) {
       return absl::FailedPreconditionError(absl::StrFormat(
-          "ring generation %d rank %d: who answered as rank %d is rank %d of generation %d",
-          options.generation, options.rank, peer, heard[peer].rank, heard[peer].generation));
+          "ring generation %d rank %d: who answered as rank %d is rank %d of generation %d%s",
+          options.generation, options.rank, peer, heard[peer].rank, heard[peer].generation,
+          heard[peer].generation == options.generation ? " with other addresses" : ""));
     }
   }
   return absl::OkStatus();

@@ -1,0 +1,66 @@
+#include "worker/comm/ucx_address.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <ucp/api/ucp_version.h>
+
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace ringmaster::worker {
+
+namespace {
+
+std::string Version() { return absl::StrCat(UCP_API_MAJOR, ".", UCP_API_MINOR); }
+
+}  // namespace
+
+std::string UcxAddress::ToString() const {
+  return absl::StrCat("ucx/", Version(), "/", generation, "/", rank, "/", nonce, "/", host, "/",
+                      port);
+}
+
+absl::StatusOr<UcxAddress> UcxAddress::Parse(absl::string_view text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, '/');
+  UcxAddress address;
+  if (parts.size() != 7 || parts[0] != "ucx" || !absl::SimpleAtoi(parts[2], &address.generation) ||
+      !absl::SimpleAtoi(parts[3], &address.rank) || !absl::SimpleAtoi(parts[4], &address.nonce) ||
+      !absl::SimpleAtoi(parts[6], &address.port)) {
+    return absl::InvalidArgumentError(absl::StrCat("not the address of a UCX rank: ", text));
+  }
+  if (parts[1] != Version()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank ", address.rank, " uses UCX ", parts[1], ", this one ", Version(),
+                     "; all workers of a ring need the same version"));
+  }
+  address.host = parts[5];
+  return address;
+}
+
+absl::StatusOr<sockaddr_storage> SocketAddress(const std::string& host, int port) {
+  sockaddr_storage storage = {};
+  auto* v4 = reinterpret_cast<sockaddr_in*>(&storage);
+  auto* v6 = reinterpret_cast<sockaddr_in6*>(&storage);
+  if (inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(static_cast<uint16_t>(port));
+  } else if (inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(static_cast<uint16_t>(port));
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", host, "' is not a numeric IPv4 or IPv6 address"));
+  }
+  return storage;
+}
+
+int SocketPort(const sockaddr_storage& socket) {
+  return ntohs(socket.ss_family == AF_INET6
+                   ? reinterpret_cast<const sockaddr_in6*>(&socket)->sin6_port
+                   : reinterpret_cast<const sockaddr_in*>(&socket)->sin_port);
+}
+
+}  // namespace ringmaster::worker
