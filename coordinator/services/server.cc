@@ -10,7 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "base/version.h"
-#include "coordinator/http/http_endpoint.h"
+#include "base/http/http_endpoint.h"
 #include "coordinator/services/credentials.h"
 #include "coordinator/services/job_service.h"
 #include "coordinator/services/small_services.h"

@@ -9,7 +9,7 @@
 
 struct mg_context;
 
-namespace ringmaster::coordinator {
+namespace ringmaster {
 
 struct HttpReply {
   int code = 200;
@@ -45,4 +45,4 @@ class HttpEndpoint {
   std::string address_;
 };
 
-}  // namespace ringmaster::coordinator
+}  // namespace ringmaster

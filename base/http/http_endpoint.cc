@@ -1,4 +1,4 @@
-#include "coordinator/http/http_endpoint.h"
+#include "base/http/http_endpoint.h"
 
 #include <utility>
 
@@ -8,7 +8,7 @@
 #include "civetweb.h"
 #include "spdlog/spdlog.h"
 
-namespace ringmaster::coordinator {
+namespace ringmaster {
 namespace {
 
 int Send(mg_connection* connection, const HttpReply& reply) {
@@ -75,4 +75,4 @@ HttpEndpoint::~HttpEndpoint() {
   if (server_ != nullptr) mg_stop(server_);
 }
 
-}  // namespace ringmaster::coordinator
+}  // namespace ringmaster
