@@ -21,7 +21,7 @@ safetensors::Type TypeOf(const at::Tensor& tensor) {
 
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(std::function<void(v1::ShardWritten)> done)
+CheckpointWriter::CheckpointWriter(std::function<void(v1::ShardWritten, absl::Duration)> done)
     : done_(std::move(done)), thread_([this] { Loop(); }) {}
 
 CheckpointWriter::~CheckpointWriter() {
@@ -93,7 +93,9 @@ void CheckpointWriter::Loop() {
       // Nobody else changes it until it is reset below.
       job = &*job_;
     }
-    done_(Write(*job));
+    const absl::Time start = absl::Now();
+    v1::ShardWritten report = Write(*job);
+    done_(std::move(report), absl::Now() - start);
     absl::MutexLock lock(&mutex_);
     job_.reset();
   }
@@ -111,12 +113,11 @@ v1::ShardWritten CheckpointWriter::Write(const Job& job) {
                         .shape = {tensor.sizes().begin(), tensor.sizes().end()}},
                        {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}});
   }
-  const absl::Time start = absl::Now();
   const auto shard = WriteShard(job.identity, tensors);
   if (shard.ok()) {
     *report.mutable_shard() = *shard;
-    SPDLOG_INFO("checkpoint of step {}: wrote {} ({} bytes) in {}", job.identity.step,
-                shard->path(), shard->bytes(), absl::FormatDuration(absl::Now() - start));
+    SPDLOG_INFO("checkpoint of step {}: wrote {} ({} bytes)", job.identity.step, shard->path(),
+                shard->bytes());
   } else {
     report.set_error(std::string(shard.status().message()));
     SPDLOG_ERROR("checkpoint of step {} failed: {}", job.identity.step, report.error());

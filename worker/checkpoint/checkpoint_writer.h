@@ -25,7 +25,7 @@ class CheckpointWriter {
  public:
   // `done` is called on the writer's thread, once per Begin that returned OK: with the shard, or
   // with `error` set.
-  explicit CheckpointWriter(std::function<void(v1::ShardWritten)> done);
+  explicit CheckpointWriter(std::function<void(v1::ShardWritten, absl::Duration)> done);
   // Waits for the shard under way.
   ~CheckpointWriter();
 
@@ -49,7 +49,7 @@ class CheckpointWriter {
   void Loop();
   static v1::ShardWritten Write(const Job& job);
 
-  const std::function<void(v1::ShardWritten)> done_;
+  const std::function<void(v1::ShardWritten, absl::Duration)> done_;
   absl::Mutex mutex_;
   // Set from Begin until `done_` returned.
   std::optional<Job> job_ ABSL_GUARDED_BY(mutex_);

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "ringmaster/v1/cluster_service.pb.h"
+
+namespace ringmaster::worker {
+
+struct HardwareOptions {
+  // "auto", "cpu", "cuda" or "cuda:N".
+  std::string device = "auto";
+  // 0: as many CPUs as this process may use.
+  int threads = 0;
+  // Overrides; empty: found out.
+  std::string host;
+  std::string zone;
+  std::string link_group;
+};
+
+struct DeviceChoice {
+  // "cpu" or "cuda".
+  std::string device;
+  int index = 0;
+  // What is reported to the coordinator.
+  v1::Hardware hardware;
+  // Why this device, for the log.
+  std::string reason;
+};
+
+// Looks at the machine. InvalidArgument for an unknown device, FailedPrecondition when "cuda" was
+// asked for and cannot be used, with the reason.
+absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options);
+
+// The numeric address of the interface that leads to `coordinator` ("host:port"), where peers reach
+// this worker too; loopback when there is no such route.
+std::string RouteAddress(const std::string& coordinator);
+
+}  // namespace ringmaster::worker

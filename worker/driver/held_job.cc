@@ -1,0 +1,139 @@
+#include "worker/driver/held_job.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "spdlog/spdlog.h"
+#include "worker/checkpoint/checkpoint_files.h"
+#include "worker/checkpoint/restore.h"
+#include "worker/data/byte_corpus.h"
+#include "worker/torch_status.h"
+#include "worker/train/state_transfer.h"
+
+namespace ringmaster::worker {
+
+absl::Status HeldJob::Adopt(const v1::FormRing& form) {
+  if (uid_ == form.ring().training_job_uid()) {
+    return absl::OkStatus();
+  }
+  Drop();
+  ASSIGN_OR_RETURN(config_, JobConfigFromSpec(form.spec()));
+  uid_ = form.ring().training_job_uid();
+  return absl::OkStatus();
+}
+
+void HeldJob::Drop() {
+  uid_.clear();
+  source_.reset();
+  state_.reset();
+  restored_ = false;
+  pristine_ = false;
+  digest_.reset();
+}
+
+absl::Status HeldJob::Build() {
+  if (!source_.has_value()) {
+    ASSIGN_OR_RETURN(ByteCorpus corpus, ByteCorpus::Open(config_.data_paths));
+    ASSIGN_OR_RETURN(SequenceSource source,
+                     SequenceSource::Create(std::make_shared<const ByteCorpus>(std::move(corpus)),
+                                            {.sequence_length = config_.sequence_length,
+                                             .validation_fraction = config_.validation_fraction,
+                                             .seed = config_.data_seed,
+                                             .sequences_per_step = config_.global_sequences}));
+    source_.emplace(std::move(source));
+  }
+  return state_ == nullptr ? BuildState() : absl::OkStatus();
+}
+
+absl::Status HeldJob::BuildState() {
+  // The old one first: two may not fit.
+  state_.reset();
+  restored_ = false;
+  digest_.reset();
+  const absl::Time start = absl::Now();
+  ASSIGN_OR_RETURN(state_, TrainingState::Create(config_, device_));
+  pristine_ = true;
+  SPDLOG_INFO("built the model on {} in {}: {} parameters", device_,
+              absl::FormatDuration(absl::Now() - start), state_->layout().parameters());
+  return absl::OkStatus();
+}
+
+absl::Status HeldJob::Examine() {
+  if (state_ == nullptr || !restored_ || !state_->clean() || digest_.has_value()) {
+    return absl::OkStatus();
+  }
+  return CatchTorch("reading the state", [this] {
+    digest_ = state_->Digest();
+    return absl::OkStatus();
+  });
+}
+
+v1::HeldState HeldJob::Report() const {
+  v1::HeldState held;
+  if (state_ == nullptr || !restored_) {
+    return held;
+  }
+  held.set_present(true);
+  held.set_step(state_->step());
+  held.set_clean(state_->clean() && digest_.has_value());
+  held.set_digest(held.clean() ? *digest_ : 0);
+  return held;
+}
+
+absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec,
+                              int rank, Communicator& communicator) {
+  switch (plan.source()) {
+    case v1::RecoveryEpisode::FRESH:
+      RETURN_IF_ERROR(RestoreFresh(plan, spec));
+      break;
+    case v1::RecoveryEpisode::OWN:
+      if (!restored_) {
+        return absl::FailedPreconditionError("told to go on from its own state, but holds none");
+      }
+      break;
+    case v1::RecoveryEpisode::PEER: {
+      const std::vector<int> receivers(plan.receiver_ranks().begin(), plan.receiver_ranks().end());
+      const bool receives = std::find(receivers.begin(), receivers.end(), rank) != receivers.end();
+      if (receives) {
+        Touch();
+        pristine_ = false;
+      }
+      RETURN_IF_ERROR(
+          CopyStateFromPeer(*state_, communicator, plan.donor_rank(), receivers, plan.step()));
+      break;
+    }
+    case v1::RecoveryEpisode::CHECKPOINT:
+      Touch();
+      pristine_ = false;
+      RETURN_IF_ERROR(RestoreState(plan.checkpoint(), *state_));
+      break;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown source ", plan.source(), " in the restore plan"));
+  }
+  restored_ = true;
+  return Examine();
+}
+
+absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec) {
+  if (!pristine_) {
+    RETURN_IF_ERROR(BuildState());
+  }
+  if (!spec.has_init_from()) {
+    return absl::OkStatus();
+  }
+  v1::Checkpoint checkpoint = plan.checkpoint();
+  if (checkpoint.shards().empty()) {
+    ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestFile(spec.init_from()));
+    checkpoint = manifest.checkpoint;
+  }
+  Touch();
+  pristine_ = false;
+  return RestoreWeights(checkpoint, *state_);
+}
+
+}  // namespace ringmaster::worker

@@ -1,0 +1,102 @@
+#include "worker/driver/ring_roll.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <set>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
+
+std::string Folder(const v1::FormRing& form) { return form.directory() + "/ring"; }
+
+std::string FileName(int64_t generation, int rank, const std::string& incarnation) {
+  return absl::StrCat("g", generation, "-r", rank, "-", incarnation);
+}
+
+// Listing the folder asks the server anew; asking for one name may be answered from a cache.
+std::set<std::string> Names(const std::string& folder) {
+  std::set<std::string> names;
+  std::error_code error;
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    names.insert(entry->path().filename().string());
+  }
+  return names;
+}
+
+}  // namespace
+
+absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnation) {
+  if (!absl::StartsWith(form.directory(), "/")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the job's directory \"", form.directory(), "\" is not an absolute path"));
+  }
+  std::error_code error;
+  fs::create_directories(Folder(form), error);
+  if (error) {
+    return absl::ErrnoToStatus(error.value(),
+                               absl::StrCat("cannot create the job's directory ", Folder(form)));
+  }
+  const std::string path = absl::StrCat(
+      Folder(form), "/", FileName(form.ring().generation(), form.ring().rank(), incarnation));
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (file < 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot write to the job's directory: ", path));
+  }
+  close(file);
+  return absl::OkStatus();
+}
+
+absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience) {
+  const absl::Time deadline = absl::Now() + patience;
+  while (true) {
+    const std::set<std::string> names = Names(Folder(form));
+    std::vector<std::string> missing;
+    for (const v1::RankAssignment& rank : form.ranks()) {
+      if (!names.contains(FileName(form.ring().generation(), rank.rank(), rank.incarnation()))) {
+        missing.push_back(absl::StrCat("rank ", rank.rank(), " (", rank.worker(), ")"));
+      }
+    }
+    if (missing.empty()) {
+      return absl::OkStatus();
+    }
+    if (absl::Now() >= deadline) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the files of ", absl::StrJoin(missing, ", "), " are not in ", Folder(form),
+          " as this worker sees it: all workers must share one file system at this path"));
+    }
+    absl::SleepFor(kLookAgain);
+  }
+}
+
+void LeaveRingRoll(const v1::FormRing& form, const std::string& incarnation) {
+  const std::string folder = Folder(form) + "/";
+  unlink((folder + FileName(form.ring().generation(), form.ring().rank(), incarnation)).c_str());
+  if (form.ring().rank() != 0) {
+    return;
+  }
+  for (const std::string& name : Names(folder)) {
+    int64_t generation = 0;
+    if (absl::StartsWith(name, "g") &&
+        absl::SimpleAtoi(name.substr(1, name.find('-') - 1), &generation) &&
+        generation < form.ring().generation()) {
+      unlink((folder + name).c_str());
+    }
+  }
+}
+
+}  // namespace ringmaster::worker

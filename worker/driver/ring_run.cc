@@ -1,0 +1,452 @@
+#include "worker/driver/ring_run.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "spdlog/spdlog.h"
+#include "worker/checkpoint/checkpoint_files.h"
+#include "worker/driver/ring_roll.h"
+
+namespace ringmaster::worker {
+namespace {
+
+// A rank may still be building its model or reading a corpus when the others connect.
+constexpr absl::Duration kConnectPatience = absl::Seconds(120);
+constexpr absl::Duration kRollPatience = absl::Seconds(5);
+// A slow disk may hold the trainer up for so long before a checkpoint is given up: less than a hop
+// deadline.
+constexpr absl::Duration kWriterPatience = absl::Seconds(10);
+// The last shard decides whether the job succeeds.
+constexpr absl::Duration kLastShardPatience = absl::Minutes(10);
+
+absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
+  const absl::Duration value =
+      absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+  return value > absl::ZeroDuration() ? value : otherwise;
+}
+
+v1::Fault::Kind KindOf(StepFault::Kind kind) {
+  switch (kind) {
+    case StepFault::Kind::kOutOfMemory:
+      return v1::Fault::OUT_OF_MEMORY_ERROR;
+    case StepFault::Kind::kException:
+      return v1::Fault::EXCEPTION;
+    case StepFault::Kind::kCommunication:
+      return v1::Fault::COMMUNICATION_ERROR;
+    case StepFault::Kind::kNotFinite:
+      return v1::Fault::NOT_FINITE;
+    case StepFault::Kind::kData:
+      return v1::Fault::DATA_ERROR;
+  }
+  return v1::Fault::EXCEPTION;
+}
+
+v1::StepRecord RecordOf(const StepResult& result, int64_t generation) {
+  v1::StepRecord record;
+  // The number of updates done: Trainer counts from 0.
+  record.set_step(result.step + 1);
+  record.set_generation(generation);
+  record.set_loss(result.loss);
+  record.set_grad_norm(result.grad_norm);
+  record.set_learning_rate(result.learning_rate);
+  record.set_tokens(result.tokens);
+  record.set_seconds(result.seconds);
+  const int64_t nanos = absl::ToUnixNanos(absl::Now());
+  record.mutable_time()->set_seconds(nanos / 1'000'000'000);
+  record.mutable_time()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  return record;
+}
+
+}  // namespace
+
+RingRun::RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer)
+    : form_(std::move(form)), context_(context), held_(held), writer_(writer) {}
+
+// ---- forming
+
+void RingRun::Open() {
+  if (Over()) {
+    return;
+  }
+  if (context_->job_log != nullptr) {
+    context_->job_log->Open(form_.directory(), rank(), form_.ring().generation());
+  }
+  if (absl::Status status = held_->Adopt(form_); !status.ok()) {
+    return FailForm(FormStage::kSpec, status);
+  }
+  if (absl::Status status = SignRingRoll(form_, context_->incarnation); !status.ok()) {
+    return FailForm(FormStage::kDirectory, status);
+  }
+  auto opened =
+      context_->open_communicator(form_.transport(), {.generation = form_.ring().generation(),
+                                                      .rank = rank(),
+                                                      .world_size = held_->config().world_size(),
+                                                      .hop_deadline = HopDeadline(),
+                                                      .host = context_->data_host,
+                                                      .device_index = context_->device_index});
+  if (!opened.ok()) {
+    return FailForm(FormStage::kOpen, opened.status());
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    communicator_ = *std::move(opened);
+    if (cancelled()) {
+      communicator_->Abort(cancel_reason_);
+    }
+  }
+  context_->post(TransportOpened{form_.ring(), communicator_->address(), held_->Report()});
+  // Meanwhile the coordinator gathers the others.
+  if (absl::Status status = held_->Build(); !status.ok()) {
+    FailForm(FormStage::kBuild, status);
+  }
+}
+
+void RingRun::Connect(const v1::ConnectRing& connect) {
+  if (Over()) {
+    return;
+  }
+  const absl::Time start = absl::Now();
+  const std::vector<std::string> addresses(connect.transport_addresses().begin(),
+                                           connect.transport_addresses().end());
+  if (absl::Status status =
+          communicator_->Connect(addresses, std::max(HopDeadline(), kConnectPatience));
+      !status.ok()) {
+    return FailForm(FormStage::kConnect, status);
+  }
+  if (absl::Status status = CheckRingRoll(form_, kRollPatience); !status.ok()) {
+    return FailForm(FormStage::kDirectory, status);
+  }
+  const absl::Time connected = absl::Now();
+  if (absl::Status status = held_->Restore(connect.restore(), form_.spec(), rank(), *communicator_);
+      !status.ok()) {
+    return FailForm(FormStage::kRestore, status);
+  }
+  const v1::HeldState held = held_->Report();
+  auto trainer = Trainer::Create(held_->config(), &held_->state(),
+                                 {.communicator = communicator_.get(),
+                                  .generation = form_.ring().generation(),
+                                  .fault = context_->fault},
+                                 held_->source());
+  if (!trainer.ok()) {
+    return FailForm(FormStage::kBuild, trainer.status());
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    trainer_ = *std::move(trainer);
+    if (stop_requested_) {
+      trainer_->RequestStop();
+    }
+  }
+  const absl::Time restored = absl::Now();
+  context_->metrics->OnRestore(restored - connected);
+  SPDLOG_INFO(
+      "ring generation {} formed: rank {} of {} over {}, step {} from {}; connected in {}, "
+      "restored in {}",
+      form_.ring().generation(), rank(), held_->config().world_size(), form_.transport(),
+      held.step(), v1::RecoveryEpisode::Restore_Name(connect.restore().source()),
+      absl::FormatDuration(connected - start), absl::FormatDuration(restored - connected));
+  context_->post(Restored{.ring = form_.ring(),
+                          .held = held,
+                          .connect_ms = absl::ToInt64Milliseconds(connected - start),
+                          .restore_ms = absl::ToInt64Milliseconds(restored - connected)});
+}
+
+// ---- training
+
+void RingRun::Run() {
+  if (Over()) {
+    return;
+  }
+  LeaveRingRoll(form_, context_->incarnation);
+  context_->metrics->EnterRing(form_.ring());
+  auto log = StepLog::Open(form_.directory());
+  if (log.ok()) {
+    step_log_ = *std::move(log);
+  } else {
+    SPDLOG_ERROR("step records will be missing: {}", log.status().ToString());
+  }
+  if (rank() == 0) {
+    SweepTemporaryFiles(form_.directory(), form_.ring().generation());
+  }
+  RepeatValidation();
+  while (!Over() && held_->state().step() < held_->config().steps) {
+    if (!OneStep()) {
+      return;
+    }
+  }
+  if (!Over()) {
+    FinishSteps();
+  }
+}
+
+// A generation that begins where a validation is due may have lost it with the rank that was to
+// record it. All ranks do it again, since all stand at the same step.
+void RingRun::RepeatValidation() {
+  const int64_t step = held_->state().step();
+  if (step == 0 || !trainer_->ValidationDue()) {
+    return;
+  }
+  v1::StepRecord record;
+  if (!RunValidation(record).ok()) {
+    return FailStep();
+  }
+  std::optional<v1::StepRecord> found;
+  if (rank() == 0 && step_log_ != nullptr) {
+    found = step_log_->Find(step);
+  }
+  if (!found.has_value() || found->has_validation_loss()) {
+    return;
+  }
+  found->set_validation_loss(record.validation_loss());
+  last_record_ = found;
+  last_record_written_ = false;
+  AppendRecord();
+  if (step == held_->config().steps) {
+    // No later step will tell the coordinator.
+    context_->post(StepDone{.ring = form_.ring(), .record = *found, .held_step = step});
+  }
+}
+
+absl::Status RingRun::RunValidation(v1::StepRecord& record) {
+  ASSIGN_OR_RETURN(const double loss, trainer_->Validate());
+  record.set_validation_loss(loss);
+  return absl::OkStatus();
+}
+
+bool RingRun::OneStep() {
+  held_->Touch();
+  const auto result = trainer_->RunStep();
+  if (!result.ok()) {
+    FailStep();
+    return false;
+  }
+  last_record_ = RecordOf(*result, form_.ring().generation());
+  last_record_written_ = false;
+  if (trainer_->ValidationDue() && !RunValidation(*last_record_).ok()) {
+    FailStep();
+    return false;
+  }
+  if (rank() == 0) {
+    AppendRecord();
+  }
+  const auto exchanged = static_cast<int64_t>(result->exchanged_bytes);
+  const auto planned = static_cast<int64_t>(result->planned_bytes);
+  context_->metrics->OnStep(*last_record_, exchanged, planned);
+  context_->post(StepDone{.ring = form_.ring(),
+                          .record = *last_record_,
+                          .held_step = held_->state().step(),
+                          .exchanged_bytes = exchanged,
+                          .planned_bytes = planned});
+  const int64_t step = held_->state().step();
+  const bool last = step >= held_->config().steps;
+  const int64_t interval = form_.spec().checkpoint().interval_steps();
+  if (!last && interval > 0 && step % interval == 0) {
+    BeginCheckpoint();
+  }
+  if (!last && result->stop_agreed) {
+    StopInOrder();
+    return false;
+  }
+  return true;
+}
+
+// Before the step is reported, so that what the coordinator knows is in the file.
+void RingRun::AppendRecord() {
+  if (step_log_ == nullptr || !last_record_.has_value() || last_record_written_) {
+    return;
+  }
+  last_record_written_ = true;
+  if (absl::Status status = step_log_->Append(*last_record_); !status.ok()) {
+    SPDLOG_ERROR("the record of step {} is lost: {}", last_record_->step(), status.ToString());
+  }
+}
+
+void RingRun::BeginCheckpoint() {
+  const ShardIdentity identity{.ring = form_.ring(),
+                               .world_size = held_->config().world_size(),
+                               .incarnation = context_->incarnation,
+                               .step = held_->state().step(),
+                               .job_directory = form_.directory()};
+  writer_->AwaitIdle(kWriterPatience, [this] { return cancelled(); });
+  const absl::Status begun = writer_->Begin(identity, held_->state().NamedTensors());
+  if (begun.ok()) {
+    return;
+  }
+  v1::ShardWritten report;
+  *report.mutable_ring() = form_.ring();
+  report.set_step(identity.step);
+  report.set_error(std::string(begun.message()));
+  SPDLOG_ERROR("checkpoint of step {} failed: {}", identity.step, begun.ToString());
+  OnShard(report);
+  context_->post(ShardDone{report});
+}
+
+void RingRun::OnShard(const v1::ShardWritten& report) {
+  absl::MutexLock lock(&mutex_);
+  checkpoint_error_ = report.error();
+}
+
+void RingRun::FinishSteps() {
+  BeginCheckpoint();
+  const bool idle = writer_->AwaitIdle(kLastShardPatience, [this] { return cancelled(); });
+  if (Over()) {
+    return;
+  }
+  if (absl::Status status = communicator_->Close(); !status.ok()) {
+    // All steps are done and the state is written: nothing is lost.
+    SPDLOG_WARN("closing the ring: {}", status.ToString());
+  }
+  if (absl::Status status = held_->Examine(); !status.ok()) {
+    context_->die(absl::StrCat("the device is lost: ", status.message()));
+  }
+  AllStepsDone done{.ring = form_.ring(), .held = held_->Report()};
+  {
+    absl::MutexLock lock(&mutex_);
+    done.checkpoint_error = idle ? checkpoint_error_
+                                 : absl::StrCat("the last shard is not written after ",
+                                                absl::FormatDuration(kLastShardPatience));
+  }
+  SPDLOG_INFO("all {} steps are done", held_->state().step());
+  context_->post(std::move(done));
+}
+
+void RingRun::StopInOrder() {
+  SPDLOG_INFO("stopping after step {}, as agreed by all ranks", held_->state().step());
+  writer_->AwaitIdle(kWriterPatience, [this] { return cancelled(); });
+  if (Over()) {
+    return;
+  }
+  if (absl::Status status = communicator_->Close(); !status.ok()) {
+    SPDLOG_WARN("closing the ring: {}", status.ToString());
+  }
+  stopped_ = true;
+  LetGo();
+  context_->post(RingStopped{.ring = form_.ring(), .held = held_->Report()});
+}
+
+// ---- giving up
+
+void RingRun::Cancel(const std::string& reason) {
+  absl::MutexLock lock(&mutex_);
+  if (cancelled_.exchange(true)) {
+    return;
+  }
+  cancel_reason_ = reason;
+  if (communicator_ != nullptr) {
+    communicator_->Abort(reason);
+  }
+}
+
+void RingRun::RequestStop() {
+  absl::MutexLock lock(&mutex_);
+  stop_requested_ = true;
+  if (trainer_ != nullptr) {
+    trainer_->RequestStop();
+  }
+}
+
+void RingRun::Finish() {
+  if (!stopped_) {
+    stopped_ = true;
+    LetGo();
+  }
+  context_->post(RingStopped{.ring = form_.ring(), .held = held_->Report()});
+}
+
+void RingRun::FailForm(FormStage stage, const absl::Status& status) {
+  static constexpr const char* kWhere[] = {"spec",  "directory", "open",
+                                           "build", "connect",   "restore"};
+  const char* where = kWhere[static_cast<int>(stage)];
+  v1::Fault fault;
+  fault.set_kind(v1::Fault::FORM_ERROR);
+  fault.set_where(where);
+  fault.set_accused_rank(-1);
+  fault.set_message(absl::StrFormat("ring generation %d rank %d: %s: %s", form_.ring().generation(),
+                                    rank(), where, status.message()));
+  const bool missing = absl::IsNotFound(status) || absl::IsDataLoss(status);
+  const bool invalid = absl::IsInvalidArgument(status);
+  const bool impossible = absl::IsFailedPrecondition(status);
+  if (absl::IsResourceExhausted(status) && stage != FormStage::kDirectory) {
+    fault.set_kind(v1::Fault::OUT_OF_MEMORY_ERROR);
+  } else if (stage == FormStage::kBuild) {
+    fault.set_kind(missing ? v1::Fault::DATA_ERROR : v1::Fault::FORM_ERROR);
+    fault.set_deterministic(invalid || absl::IsNotFound(status));
+  } else if (stage == FormStage::kRestore && (missing || invalid)) {
+    fault.set_kind(v1::Fault::CHECKPOINT_ERROR);
+    fault.set_deterministic(true);
+  } else if (stage == FormStage::kConnect || stage == FormStage::kRestore) {
+    fault.set_kind(v1::Fault::COMMUNICATION_ERROR);
+  } else {
+    // The spec, the directory, the transport: they are what they are.
+    fault.set_deterministic(invalid || impossible);
+  }
+  Fail(std::move(fault));
+}
+
+void RingRun::FailStep() {
+  const StepFault& step_fault = trainer_->fault();
+  v1::Fault fault;
+  fault.set_kind(KindOf(step_fault.kind));
+  fault.set_where(step_fault.where);
+  fault.set_step(step_fault.step);
+  fault.set_accused_rank(-1);
+  fault.set_deterministic(step_fault.deterministic);
+  fault.set_message(absl::StrFormat("ring generation %d rank %d: %s of step %d: %s",
+                                    form_.ring().generation(), rank(), step_fault.where,
+                                    step_fault.step, step_fault.status.message()));
+  Fail(std::move(fault));
+}
+
+void RingRun::Fail(v1::Fault fault) {
+  if (Over()) {
+    // What the trainer runs into while its communicator is taken away is no fault; Finish answers.
+    return;
+  }
+  stopped_ = true;
+  SPDLOG_ERROR("{}", fault.message());
+  context_->metrics->OnFault(fault.kind());
+  LetGo();
+  context_->post(RingStopped{
+      .ring = form_.ring(), .held = held_->Report(), .faulted = true, .fault = std::move(fault)});
+}
+
+void RingRun::LetGo() {
+  // A step that rank 0 did not live to record was agreed on all the same.
+  AppendRecord();
+  step_log_.reset();
+  context_->metrics->LeaveRing();
+  std::unique_ptr<Communicator> communicator;
+  std::unique_ptr<Trainer> trainer;
+  {
+    absl::MutexLock lock(&mutex_);
+    communicator = std::move(communicator_);
+    trainer = std::move(trainer_);
+    if (communicator != nullptr) {
+      communicator->Abort(cancelled() ? cancel_reason_ : "the ring is over");
+    }
+  }
+  if (communicator != nullptr) {
+    if (absl::Status status = communicator->AwaitReleased(AbortDeadline()); !status.ok()) {
+      context_->die(absl::StrCat("ring generation ", form_.ring().generation(),
+                                 ": the transport does not let go: ", status.message()));
+    }
+  }
+  if (absl::Status status = held_->Examine(); !status.ok()) {
+    context_->die(absl::StrCat("the device is lost: ", status.message()));
+  }
+}
+
+absl::Duration RingRun::AbortDeadline() const {
+  return FromProto(form_.spec().recovery().abort_deadline(), absl::Seconds(5));
+}
+
+absl::Duration RingRun::HopDeadline() const {
+  return FromProto(form_.spec().recovery().hop_deadline(), absl::Seconds(30));
+}
+
+}  // namespace ringmaster::worker

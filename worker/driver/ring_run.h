@@ -1,0 +1,115 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "worker/checkpoint/checkpoint_writer.h"
+#include "worker/comm/communicator.h"
+#include "worker/driver/held_job.h"
+#include "worker/driver/job_log.h"
+#include "worker/driver/step_log.h"
+#include "worker/driver/worker_metrics.h"
+#include "worker/session/session_events.h"
+#include "worker/train/fault_injection.h"
+#include "worker/train/trainer.h"
+
+namespace ringmaster::worker {
+
+using CommunicatorFactory = std::function<absl::StatusOr<std::unique_ptr<Communicator>>(
+    const std::string& transport, const CommunicatorOptions& options)>;
+
+// What every generation of one worker process works with. Everything is borrowed or shared and
+// outlives the runs.
+struct RingContext {
+  // 32 hexadecimal digits.
+  std::string incarnation;
+  // Numeric address at which peers reach this worker (UCX).
+  std::string data_host;
+  int device_index = 0;
+  FaultInjection fault;
+  CommunicatorFactory open_communicator;
+  // To the session core. Any thread.
+  std::function<void(Event)> post;
+  // This process cannot go on (a transport that does not let go): does not return in production.
+  std::function<void(const std::string& reason)> die;
+  WorkerMetrics* metrics = nullptr;
+  // May be null.
+  JobLog* job_log = nullptr;
+};
+
+// One rank in one generation: opens the transport, connects, restores, trains, and gives up. Cancel
+// and RequestStop may be called from any thread; everything else runs on the trainer's thread, in
+// the order Open, Connect, Run, Finish, and tells its results by RingContext::post. After a failure
+// or Cancel the later calls do nothing, except Finish.
+class RingRun {
+ public:
+  RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer);
+
+  void Open();
+  void Connect(const v1::ConnectRing& connect);
+  void Run();
+  // Lets go of the communicator and answers with RingStopped. After Cancel.
+  void Finish();
+
+  // Makes the trainer's thread return soon, wherever it is. Nothing is posted afterwards but
+  // Finish's answer.
+  void Cancel(const std::string& reason);
+  // Stop between two steps, together with all other ranks.
+  void RequestStop();
+
+  bool cancelled() const { return cancelled_.load(); }
+  const v1::FormRing& form() const { return form_; }
+  // A shard of this run was written, or not: AllStepsDone tells how the last one went. Any thread.
+  void OnShard(const v1::ShardWritten& report);
+
+ private:
+  bool Over() const { return stopped_ || cancelled(); }
+  // The step and what follows it; false when the run is over (failed, cancelled, or a stop was
+  // agreed).
+  bool OneStep();
+  absl::Status RunValidation(v1::StepRecord& record);
+  void RepeatValidation();
+  void AppendRecord();
+  void BeginCheckpoint();
+  void FinishSteps();
+  void StopInOrder();
+
+  enum class FormStage { kSpec, kDirectory, kOpen, kBuild, kConnect, kRestore };
+  void FailForm(FormStage stage, const absl::Status& status);
+  void FailStep();
+  void Fail(v1::Fault fault);
+  // The generation is over on this rank: nothing of its communicator is left.
+  void LetGo();
+  absl::Duration AbortDeadline() const;
+  absl::Duration HopDeadline() const;
+  int rank() const { return form_.ring().rank(); }
+
+  const v1::FormRing form_;
+  RingContext* const context_;
+  HeldJob* const held_;
+  CheckpointWriter* const writer_;
+
+  std::atomic<bool> cancelled_{false};
+  absl::Mutex mutex_;
+  std::string cancel_reason_ ABSL_GUARDED_BY(mutex_);
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  // Set and cleared by the trainer's thread only, which may read it without the lock.
+  std::unique_ptr<Communicator> communicator_;
+  std::unique_ptr<Trainer> trainer_;
+  std::string checkpoint_error_ ABSL_GUARDED_BY(mutex_);
+
+  // The trainer's thread only.
+  bool stopped_ = false;
+  std::unique_ptr<StepLog> step_log_;
+  std::optional<v1::StepRecord> last_record_;
+  bool last_record_written_ = false;
+};
+
+}  // namespace ringmaster::worker

@@ -1,0 +1,146 @@
+#include "worker/driver/ring_runner.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "spdlog/spdlog.h"
+#include "worker/checkpoint/checkpoint_files.h"
+#include "worker/driver/step_log.h"
+
+namespace ringmaster::worker {
+
+TaskThread::TaskThread() : thread_([this] { Loop(); }) {}
+
+TaskThread::~TaskThread() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+void TaskThread::Add(std::function<void()> task) {
+  absl::MutexLock lock(&mutex_);
+  tasks_.push_back(std::move(task));
+}
+
+void TaskThread::Loop() {
+  const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !tasks_.empty();
+  };
+  while (true) {
+    std::function<void()> task;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(&work));
+      if (tasks_.empty()) {
+        return;
+      }
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    }
+    task();
+  }
+}
+
+RingRunner::RingRunner(const std::string& device, RingContext context)
+    : context_(std::move(context)),
+      held_(device),
+      writer_([this](v1::ShardWritten report, absl::Duration duration) {
+        context_.metrics->OnShard(report, duration);
+        OnShardWritten(std::move(report));
+      }) {}
+
+RingRunner::~RingRunner() {
+  if (const auto current = run(); current != nullptr) {
+    current->Cancel("the worker ends");
+    trainer_.Add([current] { current->Finish(); });
+  }
+}
+
+std::shared_ptr<RingRun> RingRunner::run() {
+  absl::MutexLock lock(&mutex_);
+  return run_;
+}
+
+void RingRunner::Do(const OpenTransport& action) {
+  const auto next = std::make_shared<RingRun>(action.form, &context_, &held_, &writer_);
+  {
+    absl::MutexLock lock(&mutex_);
+    run_ = next;
+  }
+  trainer_.Add([next] { next->Open(); });
+}
+
+void RingRunner::Do(const ConnectAndRestore& action) {
+  trainer_.Add([current = run(), connect = action.connect] { current->Connect(connect); });
+}
+
+void RingRunner::Do(const RunSteps&) {
+  trainer_.Add([current = run()] { current->Run(); });
+}
+
+void RingRunner::Do(const AbandonRing& action) {
+  const auto current = run();
+  SPDLOG_INFO("ring generation {}: giving up: {}", action.ring.generation(), action.reason);
+  current->Cancel(action.reason);
+  trainer_.Add([current] { current->Finish(); });
+}
+
+void RingRunner::Do(const StopAfterStep&) { run()->RequestStop(); }
+
+void RingRunner::Do(const DropState& action) {
+  SPDLOG_INFO("forgetting the state of job {}", action.training_job_uid);
+  trainer_.Add([this] {
+    held_.Drop();
+    if (context_.job_log != nullptr) {
+      context_.job_log->Close();
+    }
+  });
+}
+
+void RingRunner::Do(const WriteManifest& action) {
+  const auto current = run();
+  const Manifest manifest{.checkpoint = action.checkpoint,
+                          .training_job = current->form().ring().training_job(),
+                          .training_job_uid = current->form().ring().training_job_uid(),
+                          .spec = current->form().spec()};
+  files_.Add([manifest, directory = action.job_directory] {
+    // The records that lead to this checkpoint should be as durable as it is.
+    if (auto log = StepLog::Open(directory); log.ok()) {
+      (*log)->Sync().IgnoreError();
+    }
+    if (absl::Status status = WriteManifestFile(manifest); !status.ok()) {
+      SPDLOG_ERROR("manifest of step {}: {}", manifest.checkpoint.step(), status.ToString());
+    } else {
+      SPDLOG_INFO("checkpoint of step {} is committed: {}", manifest.checkpoint.step(),
+                  manifest.checkpoint.directory());
+    }
+  });
+}
+
+void RingRunner::Do(const DeletePaths& action) {
+  files_.Add([action] {
+    if (absl::Status status = DeleteCheckpointFiles(action.job_directory, action.paths);
+        !status.ok()) {
+      SPDLOG_ERROR("deleting checkpoint files: {}", status.ToString());
+    }
+  });
+}
+
+void RingRunner::OnShardWritten(v1::ShardWritten report) {
+  const auto current = run();
+  const bool wanted = current != nullptr && !current->cancelled() &&
+                      current->form().ring().generation() == report.ring().generation() &&
+                      current->form().ring().training_job_uid() == report.ring().training_job_uid();
+  if (wanted) {
+    current->OnShard(report);
+    context_.post(ShardDone{std::move(report)});
+  } else if (report.has_shard()) {
+    // The session core would drop the report, and nobody would ever delete the file.
+    unlink(report.shard().path().c_str());
+  }
+}
+
+}  // namespace ringmaster::worker

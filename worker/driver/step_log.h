@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ringmaster/v1/job_service.pb.h"
+
+namespace ringmaster::worker {
+
+// steps.jsonl of one job (docs/files.md), for appending. Thread-compatible; several processes may
+// append.
+class StepLog {
+ public:
+  // Creates the file when it is missing, and ends a last line that a killed writer left incomplete.
+  static absl::StatusOr<std::unique_ptr<StepLog>> Open(const std::string& job_directory);
+  ~StepLog();
+  StepLog(const StepLog&) = delete;
+  StepLog& operator=(const StepLog&) = delete;
+
+  // One write: after a kill -9 the line is there whole or not at all.
+  absl::Status Append(const v1::StepRecord& record);
+  // To the disk.
+  absl::Status Sync();
+  // The record of `step` that counts, if it is among the last lines.
+  std::optional<v1::StepRecord> Find(int64_t step) const;
+
+ private:
+  StepLog(int file, std::string path) : file_(file), path_(std::move(path)) {}
+
+  const int file_;
+  const std::string path_;
+};
+
+// One line of steps.jsonl, without its line feed.
+std::string StepRecordLine(const v1::StepRecord& record);
+
+}  // namespace ringmaster::worker

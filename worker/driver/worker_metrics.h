@@ -1,0 +1,44 @@
+#pragma once
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "ringmaster/v1/job_service.pb.h"
+#include "ringmaster/v1/worker_service.pb.h"
+
+namespace ringmaster::worker {
+
+// The worker's Prometheus metrics; docs/metrics.md lists them, made from the same table. Training
+// series have the labels training_job and rank; they are there only while a ring runs and while the
+// coordinator counts this worker as alive, so that no old value looks like a current one.
+// Thread-safe.
+class WorkerMetrics {
+ public:
+  WorkerMetrics();
+  ~WorkerMetrics();
+  WorkerMetrics(const WorkerMetrics&) = delete;
+  WorkerMetrics& operator=(const WorkerMetrics&) = delete;
+
+  void EnterRing(const v1::RingRef& ring);
+  void LeaveRing();
+  void SetPublishing(bool publishing);
+
+  void OnStep(const v1::StepRecord& record, int64_t exchanged_bytes, int64_t planned_bytes);
+  void OnRestore(absl::Duration duration);
+  void OnShard(const v1::ShardWritten& report, absl::Duration duration);
+  void OnFault(v1::Fault::Kind kind);
+  void OnStream(bool attached);
+
+  // Host memory of this process, and what the coordinator is told with each heartbeat.
+  static int64_t ResidentBytes();
+  // Text format 0.0.4.
+  std::string Text() const;
+  // The table of all metrics as Markdown.
+  static std::string Markdown();
+
+ private:
+  struct Implementation;
+  const std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace ringmaster::worker
