@@ -15,9 +15,6 @@ namespace {
 
 constexpr char kFileName[] = "coordinator.db";
 
-// A person with a database shell may hold the lock for a moment.
-constexpr int kBusyTimeoutMs = 2000;
-
 // What the tables are called on disk: names may be added, never changed.
 constexpr std::pair<Table, absl::string_view> kKinds[] = {
     {Table::kJobs, "jobs"}, {Table::kRequests, "requests"}, {Table::kCheckpoints, "checkpoints"}};
@@ -36,15 +33,15 @@ std::optional<Table> TableOf(absl::string_view kind) {
   return std::nullopt;
 }
 
-absl::StatusOr<Database> OpenDatabase(const std::string& path, const std::string& vfs) {
+absl::StatusOr<Database> OpenDatabase(const std::string& path, const SqliteStoreOptions& options) {
   sqlite3* raw = nullptr;
   const int code = sqlite3_open_v2(path.c_str(), &raw,
                                    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
-                                   vfs.empty() ? nullptr : vfs.c_str());
+                                   options.vfs.empty() ? nullptr : options.vfs.c_str());
   Database database(raw);
   RETURN_IF_ERROR(StatusFrom(raw, code, absl::StrCat("open ", path)));
   sqlite3_extended_result_codes(raw, 1);
-  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
+  sqlite3_busy_timeout(raw, static_cast<int>(absl::ToInt64Milliseconds(options.busy_timeout)));
   return database;
 }
 
@@ -54,7 +51,7 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStore
   ASSIGN_OR_RETURN(auto directory, DataDirectory::Open(options.directory));
   auto store =
       std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options.reserve_bytes));
-  RETURN_IF_ERROR(store->Begin(options.vfs));
+  RETURN_IF_ERROR(store->Begin(options));
   if (!store->RestoreReserve()) {
     SPDLOG_WARN("store: no room to set {} bytes aside in {}", options.reserve_bytes,
                 options.directory);
@@ -62,8 +59,8 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStore
   return store;
 }
 
-absl::Status SqliteStore::Begin(const std::string& vfs) {
-  ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), vfs));
+absl::Status SqliteStore::Begin(const SqliteStoreOptions& options) {
+  ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), options));
   sqlite3* database = database_.get();
   // WAL: one flush for a commit. Not in exclusive mode, so that people can look with a shell.
   RETURN_IF_ERROR(Execute(database,

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/time.h"
 #include "coordinator/store/data_directory.h"
 #include "coordinator/store/sqlite.h"
 #include "coordinator/store/store.h"
@@ -12,6 +13,8 @@ namespace ringmaster::coordinator {
 struct SqliteStoreOptions {
   std::string directory;
   int64_t reserve_bytes = 8 << 20;
+  // How long a commit waits for another program's lock: a person with a database shell.
+  absl::Duration busy_timeout = absl::Milliseconds(500);
   // Name of a registered SQLite VFS; empty: the default. Tests put a faulty disk here.
   std::string vfs;
 };
@@ -39,7 +42,7 @@ class SqliteStore : public Store {
   SqliteStore(std::unique_ptr<DataDirectory> directory, int64_t reserve_bytes)
       : directory_(std::move(directory)), reserve_bytes_(reserve_bytes) {}
 
-  absl::Status Begin(const std::string& vfs);
+  absl::Status Begin(const SqliteStoreOptions& options);
   absl::Status Apply(const RowChange& row);
 
   // The lock outlives the database.
