@@ -1,6 +1,7 @@
 #include "worker/driver/ring_run.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -79,6 +80,9 @@ void RingRun::Open() {
   if (absl::Status status = held_->Adopt(form_); !status.ok()) {
     return FailForm(FormStage::kSpec, status);
   }
+  if (absl::Status status = CheckDirectory(); !status.ok()) {
+    return FailForm(FormStage::kDirectory, status);
+  }
   if (absl::Status status = SignRingRoll(form_, context_->incarnation); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
@@ -104,6 +108,18 @@ void RingRun::Open() {
   if (absl::Status status = held_->Build(); !status.ok()) {
     FailForm(FormStage::kBuild, status);
   }
+}
+
+absl::Status RingRun::CheckDirectory() const {
+  const std::filesystem::path shared = context_->shared_directory;
+  const auto relative =
+      std::filesystem::path(form_.directory()).lexically_normal().lexically_relative(shared);
+  if (!shared.empty() && (relative.empty() || *relative.begin() == "..")) {
+    return absl::FailedPreconditionError(absl::StrCat("the job's directory ", form_.directory(),
+                                                      " is not below this worker's --shared-dir ",
+                                                      shared.string()));
+  }
+  return absl::OkStatus();
 }
 
 void RingRun::Connect(const v1::ConnectRing& connect) {
