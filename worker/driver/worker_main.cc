@@ -8,6 +8,7 @@
 #include "base/logging.h"
 #include "base/version.h"
 #include "worker/driver/generate.h"
+#include "worker/driver/printable_text.h"
 #include "worker/driver/worker_metrics.h"
 #include "worker/driver/worker_process.h"
 #include "worker/session/exit_codes.h"
@@ -91,8 +92,14 @@ CLI::App* AddGenerate(CLI::App& app, GenerateOptions& generate) {
 
 // The exit codes are those of ringctl, which calls this.
 int RunGenerate(const GenerateOptions& options) {
-  const absl::Status status =
-      Generate(options, [](const std::string& bytes) { std::cout << bytes << std::flush; });
+  PrintableText text;
+  const absl::Status status = Generate(options, [&text](const std::string& bytes) {
+    for (const char c : bytes) {
+      std::cout << text.Feed(static_cast<unsigned char>(c));
+    }
+    std::cout << std::flush;
+  });
+  std::cout << text.Finish();
   if (!status.ok()) {
     std::cerr << "ringmaster-worker: " << status.message() << "\n";
     return absl::IsInvalidArgument(status) ? 2 : absl::IsNotFound(status) ? 3 : 6;
