@@ -58,8 +58,7 @@ class Supervisor {
     Start();
     while (true) {
       const bool paused = child_ == 0;
-      const int signal =
-          inbox_.Next(paused ? start_again_ - absl::Now() : absl::InfiniteDuration());
+      const int signal = inbox_.Next(paused ? StartTime() - absl::Now() : absl::InfiniteDuration());
       if (signal == SIGCHLD) {
         Reap();
       } else if (signal != 0) {
