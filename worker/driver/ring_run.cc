@@ -371,7 +371,12 @@ void RingRun::Finish() {
     stopped_ = true;
     LetGo();
   }
-  context_->post(RingStopped{.ring = form_.ring(), .held = held_->Report()});
+  RingStopped answer{.ring = form_.ring(), .held = held_->Report()};
+  if (own_fault_.has_value()) {
+    answer.faulted = true;
+    answer.fault = *std::exchange(own_fault_, std::nullopt);
+  }
+  context_->post(std::move(answer));
 }
 
 void RingRun::FailForm(FormStage stage, const absl::Status& status) {
@@ -421,6 +426,11 @@ void RingRun::FailStep() {
 void RingRun::Fail(v1::Fault fault) {
   if (Over()) {
     // What the trainer runs into while its communicator is taken away is no fault; Finish answers.
+    // But a peer may have noticed this rank's own fault first: then it is why the ring was given
+    // up.
+    if (!stopped_ && fault.kind() != v1::Fault::COMMUNICATION_ERROR) {
+      own_fault_ = std::move(fault);
+    }
     return;
   }
   stopped_ = true;

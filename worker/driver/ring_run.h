@@ -110,6 +110,8 @@ class RingRun {
 
   // The trainer's thread only.
   bool stopped_ = false;
+  // Found while the run was being cancelled.
+  std::optional<v1::Fault> own_fault_;
   std::unique_ptr<StepLog> step_log_;
   std::optional<v1::StepRecord> last_record_;
   bool last_record_written_ = false;
