@@ -1,6 +1,7 @@
 #include "coordinator/core/checkpoints.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -56,16 +57,18 @@ void Discard(State& state, Job& job, const std::map<int, v1::CheckpointShard>& s
   for (const auto& [rank, shard] : shards) AddGarbage(state, job, shard.path());
 }
 
+// The manifest goes at once, the files when rank 0 is told.
+void Retire(State& state, Job& job, v1::Checkpoint old) {
+  state.checkpoints.erase(old.name());
+  Erase(state, Table::kCheckpoints, old.name());
+  for (const v1::CheckpointShard& shard : old.shards()) AddGarbage(state, job, shard.path());
+  AddGarbage(state, job, absl::StrCat(old.directory(), "/manifest.json"));
+}
+
 void ApplyRetention(State& state, Job& job) {
-  std::vector<const v1::Checkpoint*> checkpoints = CheckpointsOf(state, job);
+  const std::vector<const v1::Checkpoint*> checkpoints = CheckpointsOf(state, job);
   const auto keep = static_cast<size_t>(job.spec().checkpoint().keep_last());
-  for (size_t i = 0; i + keep < checkpoints.size(); ++i) {
-    const v1::Checkpoint old = *checkpoints[i];
-    state.checkpoints.erase(old.name());
-    Erase(state, Table::kCheckpoints, old.name());
-    for (const v1::CheckpointShard& shard : old.shards()) AddGarbage(state, job, shard.path());
-    AddGarbage(state, job, absl::StrCat(old.directory(), "/manifest.json"));
-  }
+  for (size_t i = 0; i + keep < checkpoints.size(); ++i) Retire(state, job, *checkpoints[i]);
 }
 
 void TellCommitted(State& state, const Job& job, const v1::Checkpoint& checkpoint) {
@@ -134,11 +137,12 @@ void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& wr
     return;
   }
   if (!IsOurs(job, written.shard().path())) return;
-  const auto committed = state.checkpoints.find(NameOf(job, written.step()));
-  if (committed != state.checkpoints.end()) {
-    // Reported again after a re-attach, or the step was done again; the first manifest stands.
+  const std::vector<const v1::Checkpoint*> committed = CheckpointsOf(state, job);
+  if (!committed.empty() && written.step() <= committed.back()->step()) {
+    // Reported again after a re-attach, perhaps of a checkpoint that retention has deleted since,
+    // or the step was done again: the first manifest stands.
     AddGarbage(state, job, written.shard().path());
-    if (rank == 0) TellCommitted(state, job, committed->second.checkpoint());
+    if (rank == 0) TellCommitted(state, job, *committed.back());
     return;
   }
   v1::CheckpointShard shard = written.shard();
@@ -161,10 +165,20 @@ void CommitComplete(State& state, Job& job) {
     }
     const int64_t step = it->first;
     const auto shards = std::move(it->second);
-    it = job.shards.erase(it);
+    // A checkpoint that is still incomplete is of no use once a newer one exists.
+    for (auto old = job.shards.begin(); old != it; ++old) Discard(state, job, old->second);
+    it = job.shards.erase(job.shards.begin(), std::next(it));
     Commit(state, job, step, shards);
     TellGarbage(state, job);
   }
+}
+
+void RetireAfter(State& state, Job& job, int64_t step) {
+  for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
+    if (checkpoint->step() > step) Retire(state, job, *checkpoint);
+  }
+  const std::vector<const v1::Checkpoint*> left = CheckpointsOf(state, job);
+  job.mutable_status()->set_last_checkpoint(left.empty() ? "" : left.back()->name());
 }
 
 void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written) {

@@ -21,6 +21,9 @@ void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written);
 void DiscardShards(State& state, Job& job);
 // Tells rank 0, if there, to delete the garbage.
 void TellGarbage(State& state, Job& job);
+// The job goes on from `step`: checkpoints of later steps, which could not be restored, are given
+// up.
+void RetireAfter(State& state, Job& job, int64_t step);
 // Commits what waited while the store was full.
 void CommitComplete(State& state, Job& job);
 

@@ -128,6 +128,7 @@ void StartIfReady(State& state, Job& job) {
   job.pace.clear();
   job.garbage_told = 0;
   job.last_step = state.now;
+  RetireAfter(state, job, job.plan.step());
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
   SetState(state, job, v1::TrainingJobStatus::RUNNING, "");

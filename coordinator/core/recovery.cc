@@ -62,13 +62,16 @@ void TellAbort(State& state, const Job& job, int rank, const Worker& worker,
   Tell(state, worker, std::move(directive));
 }
 
+void DropMember(Job& job, Worker& worker) {
+  job.mutable_status()->mutable_ranks(worker.rank)->clear_incarnation();
+  worker.job.clear();
+}
+
 void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
-    if (job.status().state() == v1::TrainingJobStatus::RECOVERING) {
-      if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
-      ExplainEpisode(state, job, loss.cause, loss.message, loss.fault_time);
-      Store(state, job);
-    }
+    if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
+    ExplainEpisode(state, job, loss.cause, loss.message, loss.fault_time);
+    Store(state, job);
     CheckAborted(state, job);
     return;
   }
@@ -163,7 +166,7 @@ void OnAbortTimeout(State& state, Job& job) {
     AddLostWorker(job, worker->name);
     TellRelease(state, *worker, job.name(), job.uid(), job.generation(),
                 "it did not abort the ring in time");
-    worker->job.clear();
+    DropMember(job, *worker);
     worker->unresponsive = true;
   }
   Store(state, job);

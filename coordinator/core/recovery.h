@@ -23,6 +23,10 @@ struct RingLoss {
 // already, or its budget is spent.
 void GiveUpRing(State& state, Job& job, const RingLoss& loss);
 
+// A member that is no longer to be counted on. The stored ranks say so too: the process may work
+// for another job by the time they are read again.
+void DropMember(Job& job, Worker& worker);
+
 // A member's own report. Deterministic faults, and faults that come again and again at one step,
 // end the job without touching the budget.
 void OnFault(State& state, Job& job, int rank, const v1::Fault& fault);

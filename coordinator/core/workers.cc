@@ -67,9 +67,9 @@ void Lose(State& state, Worker& worker, RingLoss loss, bool tell_die) {
   state.timers.Set(TimerKind::kForgetWorker, worker.name,
                    state.now + state.options.lost_worker_retention);
   state.placement_due = true;
-  const std::string job_name = std::exchange(worker.job, "");
-  Job* job = state.FindJob(job_name);
+  Job* job = state.FindJob(worker.job);
   if (job == nullptr) return;
+  DropMember(*job, worker);
   loss.lost_worker = worker.name;
   GiveUpRing(state, *job, loss);
 }
@@ -88,7 +88,6 @@ Worker& Register(State& state, const v1::WorkerReport& report) {
   Worker& worker = state.workers[hello.worker()];
   if (worker.incarnation != report.incarnation()) {
     if (!worker.incarnation.empty()) {
-      const std::string job = worker.job;
       Lose(state, worker,
            {.cause = v1::RecoveryEpisode::WORKER_EXIT,
             .message = absl::StrCat(worker.name, " was replaced by a new process")},
@@ -256,6 +255,7 @@ void OnLeaseTimer(State& state, Worker& worker) {
 
 void AddUnseenWorker(State& state, const Job& job, int rank) {
   const v1::RankAssignment& assigned = job.status().ranks(rank);
+  if (assigned.incarnation().empty()) return;
   Worker& worker = state.workers[assigned.worker()];
   worker.name = assigned.worker();
   worker.incarnation = assigned.incarnation();
