@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/version.h"
 #include "tests/tools/attention_runner_input.h"
 #include "tests/tools/attention_runner_ranks.h"
 
@@ -60,6 +61,8 @@ int Fail(std::string message) {
 int main(int argc, char** argv) {
   ringmaster::tools::Flags flags;
   CLI::App app("Runs dilated attention from a file to a file.");
+  app.set_version_flag("--version", absl::StrCat("attention_runner ", ringmaster::Version(), " (",
+                                                 ringmaster::Commit(), ")"));
   app.add_option("--input", flags.input, "q, k, v and optionally dout (safetensors)")->required();
   app.add_option("--spec", flags.spec, "what to compute (JSON)")->required();
   app.add_option("--output", flags.output, "where out, lse, dq, dk and dv go (safetensors)")
@@ -68,8 +71,8 @@ int main(int argc, char** argv) {
   app.add_option("--ranks", flags.ranks, "in-process ranks that share the sequence (default 1)");
   try {
     app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
+  } catch (const CLI::Success& told) {
+    return app.exit(told);
   } catch (const CLI::ParseError& error) {
     return ringmaster::tools::Fail(error.what());
   }
