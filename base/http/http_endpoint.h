@@ -42,8 +42,6 @@ class HttpEndpoint {
 
   const std::map<std::string, Handler> handlers_;
   mg_context* server_ = nullptr;
-  std::string host_;
-  int port_ = 0;
   std::string address_;
 };
 

@@ -1,22 +1,20 @@
 #include "worker/comm/in_process_exchange.h"
 
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "base/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/comm/group_ledger.h"
 #include "worker/comm/prove_ring.h"
-#include "worker/comm/wait_for.h"
 
 namespace ringmaster::worker {
 
@@ -39,7 +37,7 @@ class World {
   int size() const { return static_cast<int>(ranks_.size()); }
 
   absl::Status Enter(int rank, std::shared_ptr<GroupLedger> ledger) {
-    const std::lock_guard lock(mutex_);
+    absl::MutexLock lock(&mutex_);
     if (ranks_[rank].ledger != nullptr) {
       return absl::FailedPreconditionError(absl::StrCat(ledger->who(), " is open already"));
     }
@@ -97,7 +95,7 @@ class World {
     return pairs_[sender * size() + receiver];
   }
   std::shared_ptr<GroupLedger> LedgerOf(int rank) {
-    const std::lock_guard lock(mutex_);
+    absl::MutexLock lock(&mutex_);
     return ranks_[rank].ledger;
   }
   absl::Status WaitForAll(int rank, bool Rank::*flag, absl::Duration deadline);
@@ -106,8 +104,7 @@ class World {
   void Deliver(const Match& match, attention::StreamHandle stream);
 
   const CopyBytes copy_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  absl::Mutex mutex_;
   std::vector<Rank> ranks_ ABSL_GUARDED_BY(mutex_);
   std::vector<Pair> pairs_ ABSL_GUARDED_BY(mutex_);
 };
@@ -116,18 +113,17 @@ absl::Status World::WaitForAll(int rank, bool Rank::*flag, absl::Duration deadli
   std::shared_ptr<GroupLedger> ledger;
   std::string missing;
   {
-    std::unique_lock lock(mutex_);
+    absl::MutexLock lock(&mutex_);
     ledger = ranks_[rank].ledger;
     ranks_[rank].*flag = true;
-    changed_.notify_all();
-    const auto all = [&] {
+    const auto all = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       bool here = true;
       for (const Rank& other : ranks_) {
         here = here && other.*flag;
       }
       return here || ranks_[rank].gone;
     };
-    if (!WaitFor(changed_, lock, deadline, all)) {
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&all), deadline)) {
       for (int other = 0; other < size(); ++other) {
         if (!(ranks_[other].*flag)) {
           absl::StrAppend(&missing, missing.empty() ? "" : ", ", other);
@@ -148,7 +144,7 @@ void World::Start(int rank, uint64_t group, absl::Span<const attention::SendBuff
                   attention::StreamHandle stream) {
   std::vector<Match> matches;
   {
-    const std::lock_guard lock(mutex_);
+    absl::MutexLock lock(&mutex_);
     if (ranks_[rank].gone) {
       return;  // its ledger holds the error
     }
@@ -201,7 +197,7 @@ void World::Deliver(const Match& match, attention::StreamHandle stream) {
         receiver->who(), ": rank ", match.sender, " sent ", match.send.bytes, " bytes where ",
         match.receive.bytes, " were expected; the ranks disagree about the plan")));
   }
-  const std::lock_guard lock(mutex_);
+  absl::MutexLock lock(&mutex_);
   for (const auto& [rank, offer] :
        {std::pair(match.sender, &match.send), std::pair(match.receiver, &match.receive)}) {
     Rank& state = ranks_[rank];
@@ -217,9 +213,8 @@ void World::Deliver(const Match& match, attention::StreamHandle stream) {
 void World::Leave(int rank) {
   std::vector<std::shared_ptr<GroupLedger>> peers;
   {
-    const std::lock_guard lock(mutex_);
+    absl::MutexLock lock(&mutex_);
     ranks_[rank].gone = true;
-    changed_.notify_all();
     bool all_closed = true;
     for (int other = 0; other < size(); ++other) {
       PairOf(rank, other).sends.clear();
@@ -354,7 +349,7 @@ class InProcessHub::Impl {
     }
     std::shared_ptr<World> world;
     {
-      const std::lock_guard lock(mutex_);
+      absl::MutexLock lock(&mutex_);
       std::weak_ptr<World>& known = worlds_[options.generation];
       world = known.lock();
       if (world == nullptr) {
@@ -375,7 +370,7 @@ class InProcessHub::Impl {
   void Kill(int64_t generation, int rank) {
     std::shared_ptr<World> world;
     {
-      const std::lock_guard lock(mutex_);
+      absl::MutexLock lock(&mutex_);
       world = worlds_[generation].lock();
     }
     if (world != nullptr && rank >= 0 && rank < world->size()) {
@@ -386,7 +381,7 @@ class InProcessHub::Impl {
  private:
   const CopyBytes copy_;
   const int cuda_device_;
-  std::mutex mutex_;
+  absl::Mutex mutex_;
   std::map<int64_t, std::weak_ptr<World>> worlds_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,0 +1,79 @@
+#include "models/generation.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/models/small_models.h"
+
+namespace ringmaster::models {
+namespace {
+
+std::vector<int64_t> AsVector(const at::Tensor& tokens) {
+  const auto* data = tokens.const_data_ptr<int64_t>();
+  return {data, data + tokens.numel()};
+}
+
+// Token by token, after prompts of several lengths, the logits are those of the whole sequence; the
+// sequence is longer than every segment, so that caches wrap.
+TEST(GeneratorTest, AgreesWithTheWholeSequenceAtEveryToken) {
+  const int64_t count = 140;
+  for (const Positions positions : {Positions::kRotary, Positions::kXpos, Positions::kNone}) {
+    for (const auto mode : {attention::OffsetMode::kPaper, attention::OffsetMode::kTorchscale}) {
+      LongNetConfig config = SmallConfig();
+      config.positions = positions;
+      config.attention.offset_mode = mode;
+      config.attention.branches = {{4, 1}, {16, 2}, {32, 5}, {32, 5}, {64, 64}};
+      const TestModel m(config);
+      const at::Tensor tokens = RandomTokens(1, count, 256, 9);
+      const std::vector<int64_t> fed = AsVector(tokens);
+      const at::Tensor expected =
+          m.model.Logits(m.parameters, WholeSequence(m, count), tokens).select(0, 0);
+      for (const int64_t prompt : {1, 90}) {
+        Generator generator(m.model, m.parameters, count);
+        at::Tensor logits = generator.Prefill(absl::MakeConstSpan(fed).first(prompt));
+        for (int64_t t = prompt; t < count; ++t) {
+          ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10)
+              << "after token " << t << ", prompt of " << prompt;
+          logits = generator.Next(fed[t]);
+        }
+        EXPECT_EQ(generator.tokens(), count);
+      }
+    }
+  }
+}
+
+// Branches that leave positions uncovered, and a segment far longer than what is generated.
+TEST(GeneratorTest, HandlesUncoveredPositionsAndUnreachedSegments) {
+  LongNetConfig config = SmallConfig();
+  config.attention.branches = {{12, 6}, {int64_t{1} << 40, 7}};
+  const TestModel m(config);
+  const at::Tensor tokens = RandomTokens(1, 40, 256, 10);
+  const std::vector<int64_t> fed = AsVector(tokens);
+  const at::Tensor expected =
+      m.model.Logits(m.parameters, WholeSequence(m, 40), tokens).select(0, 0);
+  Generator generator(m.model, m.parameters, 40);
+  at::Tensor logits = generator.Prefill({fed[0]});
+  for (int64_t t = 1; t < 40; ++t) {
+    ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10) << "token " << t;
+    logits = generator.Next(fed[t]);
+  }
+  EXPECT_THROW(generator.Next(0), c10::Error) << "more than max_tokens";
+}
+
+TEST(SampleTokenTest, DrawsByProbability) {
+  const at::Tensor logits = at::tensor({0.0, std::log(3.0), -1e9, std::log(4.0)});
+  EXPECT_EQ(SampleToken(logits, 0, 0.1), 3);
+  EXPECT_EQ(SampleToken(logits, 1, 0), 0);
+  EXPECT_EQ(SampleToken(logits, 1, 0.124), 0);
+  EXPECT_EQ(SampleToken(logits, 1, 0.126), 1);
+  EXPECT_EQ(SampleToken(logits, 1, 0.499), 1);
+  EXPECT_EQ(SampleToken(logits, 1, 0.501), 3);
+  EXPECT_EQ(SampleToken(logits, 1, 0.9999999), 3);
+  EXPECT_EQ(SampleToken(logits, 0.01, 0.5), 3);
+}
+
+}  // namespace
+}  // namespace ringmaster::models

@@ -1,0 +1,180 @@
+#include "models/longnet.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/full.h>
+
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/models/small_models.h"
+
+namespace ringmaster::models {
+namespace {
+
+double LargestDifference(const at::Tensor& a, const at::Tensor& b) {
+  return a.sub(b).abs().max().item<double>();
+}
+
+double Loss(const TestModel& m, const at::Tensor& tokens, const at::Tensor& labels) {
+  return m.model
+      .NegativeLogLikelihood(m.parameters, WholeSequence(m, tokens.size(1)), tokens, labels)
+      .item<double>();
+}
+
+TEST(LongNetTest, GradientsMatchFiniteDifferences) {
+  for (const bool plain : {false, true}) {
+    LongNetConfig config = SmallConfig();
+    config.tied_embeddings = !plain;
+    config.sub_ln = !plain;
+    TestModel m(config);
+    const at::Tensor tokens = RandomTokens(2, 37, 256, 3);
+    const at::Tensor labels = RandomTokens(2, 37, 256, 4);
+    labels.select(1, 5).fill_(-1);
+    const double loss = m.model
+                            .ForwardBackward(m.parameters, WholeSequence(m, 37), tokens, labels,
+                                             0.5, m.gradients, {})
+                            .item<double>();
+    EXPECT_NEAR(loss, Loss(m, tokens, labels), 1e-9);
+    std::mt19937_64 random(11);
+    for (size_t i = 0; i < m.parameters.size(); ++i) {
+      const at::Tensor values = m.parameters[i].view(-1);
+      const at::Tensor found = m.gradients[i].view(-1);
+      // The embedding rows in use, or any element of another parameter.
+      const int64_t at = i == 0 ? tokens[0][9].item<int64_t>() * config.dim + 3
+                                : static_cast<int64_t>(random() % values.numel());
+      const double step = 1e-5;
+      const double value = values[at].item<double>();
+      values[at] = value + step;
+      const double above = Loss(m, tokens, labels);
+      values[at] = value - step;
+      const double below = Loss(m, tokens, labels);
+      values[at] = value;
+      const double expected = 0.5 * (above - below) / (2 * step);
+      EXPECT_NEAR(found[at].item<double>(), expected, 1e-6 * (1 + std::abs(expected)))
+          << m.layout.specs()[i].name << " [" << at << "]";
+    }
+  }
+}
+
+TEST(LongNetTest, LossIsTheCrossEntropyOfTheLogitsOverManyChunks) {
+  // 256 logits: chunks of 4096 rows; 9001 rows are three.
+  LongNetConfig config = SmallConfig();
+  config.layers = 1;
+  TestModel m(config);
+  const at::Tensor tokens = RandomTokens(1, 9001, 256, 1);
+  const at::Tensor labels = RandomTokens(1, 9001, 256, 2);
+  const at::Tensor logits = m.model.Logits(m.parameters, WholeSequence(m, 9001), tokens);
+  const double expected =
+      at::cross_entropy_loss(logits.view({-1, 256}), labels.view(-1), {}, at::Reduction::Sum)
+          .item<double>();
+  EXPECT_NEAR(Loss(m, tokens, labels), expected, 1e-8 * expected);
+  const at::Tensor with_gradients = m.model.ForwardBackward(m.parameters, WholeSequence(m, 9001),
+                                                            tokens, labels, 1, m.gradients, {});
+  EXPECT_NEAR(with_gradients.item<double>(), expected, 1e-8 * expected);
+}
+
+TEST(LongNetTest, RecomputingBlocksChangesNoBit) {
+  TestModel kept(SmallConfig(), at::kFloat);
+  TestModel again(SmallConfig(), at::kFloat);
+  const at::Tensor tokens = RandomTokens(1, 37, 256, 5);
+  for (TestModel* m : {&kept, &again}) {
+    LongNet::PassOptions options;
+    options.recompute = m == &again;
+    m->model.ForwardBackward(m->parameters, WholeSequence(*m, 37), tokens, tokens, 1, m->gradients,
+                             options);
+  }
+  EXPECT_TRUE(kept.flat_gradients.equal(again.flat_gradients));
+}
+
+TEST(LongNetTest, HookSeesEveryPhaseInOrder) {
+  TestModel m(SmallConfig());
+  const at::Tensor tokens = RandomTokens(1, 5, 256, 5);
+  std::string seen;
+  LongNet::PassOptions options;
+  options.hook = [&](Phase phase, int64_t layer) {
+    seen += "efLb"[static_cast<int>(phase)] + std::to_string(layer) + " ";
+  };
+  m.model.ForwardBackward(m.parameters, WholeSequence(m, 5), tokens, tokens, 1, m.gradients,
+                          options);
+  EXPECT_EQ(seen, "e-1 f0 f1 L-1 b1 b0 ");
+}
+
+// Every rank count, also more ranks than tokens, gives the loss and every parameter's gradient of
+// one rank.
+TEST(LongNetTest, ShardsGiveTheWholeSequencesLossAndGradients) {
+  for (const auto positions : {Positions::kRotary, Positions::kXpos}) {
+    LongNetConfig config = SmallConfig();
+    config.positions = positions;
+    if (positions == Positions::kXpos) {
+      config.attention.branches = {{8, 1}, {16, 2}, {64, 3}};
+    }
+    const int64_t tokens_count = 37;
+    TestModel whole(config);
+    const at::Tensor tokens = RandomTokens(2, tokens_count, 256, 6);
+    const at::Tensor labels = RandomTokens(2, tokens_count, 256, 7);
+    const double loss = whole.model
+                            .ForwardBackward(whole.parameters, WholeSequence(whole, tokens_count),
+                                             tokens, labels, 1, whole.gradients, {})
+                            .item<double>();
+    for (const int ranks : {2, 3, 5, 40}) {
+      for (const bool recompute : {false, true}) {
+        const auto map = attention::ShardMap::Contiguous(tokens_count, ranks, 1);
+        std::vector<std::unique_ptr<TestModel>> models(ranks);
+        std::vector<double> losses(ranks);
+        OnRanks(ranks, [&](int rank, attention::GroupedExchange& exchange) {
+          models[rank] = std::make_unique<TestModel>(config);
+          TestModel& m = *models[rank];
+          const SequenceShard shard = m.model.Place(map, rank, &exchange, m.flat.options());
+          LongNet::PassOptions options;
+          options.recompute = recompute;
+          losses[rank] =
+              m.model
+                  .ForwardBackward(m.parameters, shard, LocalTokens(tokens, map, rank),
+                                   LocalTokens(labels, map, rank), 1, m.gradients, options)
+                  .item<double>();
+        });
+        double sum = 0;
+        at::Tensor gradients = at::zeros_like(whole.flat);
+        for (int rank = 0; rank < ranks; ++rank) {
+          sum += losses[rank];
+          gradients.add_(models[rank]->flat_gradients);
+        }
+        EXPECT_NEAR(sum, loss, 1e-11 * loss) << ranks << " ranks";
+        const std::vector<at::Tensor> sums = whole.layout.Views(gradients);
+        for (size_t i = 0; i < sums.size(); ++i) {
+          EXPECT_LT(LargestDifference(sums[i], whole.gradients[i]),
+                    1e-10 * (1 + whole.gradients[i].abs().max().item<double>()))
+              << whole.layout.specs()[i].name << " on " << ranks << " ranks";
+        }
+      }
+    }
+  }
+}
+
+TEST(LongNetTest, Bf16FollowsTheExactGradients) {
+  TestModel exact(SmallConfig());
+  const at::Tensor compute = exact.flat.to(at::kBFloat16);
+  const at::Tensor accumulated = at::zeros({exact.layout.size()}, at::kFloat);
+  const std::vector<at::Tensor> gradients = exact.layout.Views(accumulated);
+  const std::vector<at::Tensor> parameters = exact.layout.Views(compute);
+  const at::Tensor tokens = RandomTokens(1, 64, 256, 8);
+  const SequenceShard shard =
+      exact.model.Place(attention::ShardMap::Contiguous(64, 1, 1), 0, nullptr, compute.options());
+  const double loss =
+      exact.model.ForwardBackward(parameters, shard, tokens, tokens, 1, gradients, {})
+          .item<double>();
+  // The same rounded parameters in fp64.
+  exact.flat.copy_(compute);
+  const double expected = exact.model
+                              .ForwardBackward(exact.parameters, WholeSequence(exact, 64), tokens,
+                                               tokens, 1, exact.gradients, {})
+                              .item<double>();
+  EXPECT_NEAR(loss, expected, 0.02 * expected);
+  const double error = accumulated.to(at::kDouble).sub(exact.flat_gradients).norm().item<double>();
+  EXPECT_LT(error, 0.05 * exact.flat_gradients.norm().item<double>());
+}
+
+}  // namespace
+}  // namespace ringmaster::models

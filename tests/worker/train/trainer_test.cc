@@ -1,0 +1,135 @@
+#include "worker/train/trainer.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/worker/train/training_ranks.h"
+
+namespace ringmaster::worker {
+namespace {
+
+using testing::HasSubstr;
+
+class TrainerTest : public testing::Test {
+ protected:
+  std::vector<RankRun> Run(const JobConfig& config, const RunOptions& options) const {
+    std::vector<RankRun> runs;
+    RunRanks(config, path_, options, runs);
+    return runs;
+  }
+
+  CorpusFiles files_;
+  std::string path_ = files_.Write("text", SmallText());
+};
+
+JobConfig WithWorld(JobConfig config, int ring_size, int replicas) {
+  config.ring_size = ring_size;
+  config.replicas = replicas;
+  return config;
+}
+
+struct World {
+  int ring_size;
+  int replicas;
+};
+constexpr World kWorlds[] = {{2, 1}, {4, 1}, {1, 2}, {2, 2}, {4, 2}};
+
+// After one step, exp_avg is (1 - beta1) times the gradient of the whole world.
+TEST_F(TrainerTest, EveryParametersGradientIsThatOfOneRank) {
+  JobConfig config = SmallJob();
+  config.optimizer.clip_norm = 0;
+  const std::vector<RankRun> alone = Run(config, {.steps = 1});
+  const auto expected = alone[0].state->NamedTensors();
+  for (const World& world : kWorlds) {
+    for (const bool recompute : {false, true}) {
+      JobConfig shared = WithWorld(config, world.ring_size, world.replicas);
+      shared.activation_checkpointing = recompute;
+      const std::vector<RankRun> runs = Run(shared, {.steps = 1});
+      EXPECT_EQ(runs[0].steps[0].exchanged_bytes, runs[0].steps[0].planned_bytes);
+      const auto found = runs.back().state->NamedTensors();
+      ASSERT_EQ(found.size(), expected.size());
+      for (size_t i = 0; i < found.size(); ++i) {
+        ASSERT_EQ(found[i].name, expected[i].name);
+        if (found[i].name.starts_with("optimizer.exp_avg.")) {
+          const double scale = expected[i].tensor.abs().max().item<double>();
+          EXPECT_LT(found[i].tensor.sub(expected[i].tensor).abs().max().item<double>(),
+                    1e-11 + 1e-9 * scale)
+              << found[i].name << ", ring " << world.ring_size << ", replicas " << world.replicas;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(TrainerTest, MicroSequencesAndRecomputationKeepTheLoss) {
+  const JobConfig config = WithWorld(SmallJob(), 2, 1);
+  const std::vector<RankRun> one = Run(config, {.steps = 5});
+  for (const int64_t micro : {2, 4}) {
+    JobConfig batched = config;
+    batched.micro_sequences = micro;
+    const std::vector<RankRun> runs = Run(batched, {.steps = 5});
+    EXPECT_NEAR(runs[0].steps[4].loss, one[0].steps[4].loss, 1e-9);
+    EXPECT_EQ(runs[0].steps[4].exchanged_bytes, runs[0].steps[4].planned_bytes);
+  }
+  JobConfig recomputed = config;
+  recomputed.activation_checkpointing = true;
+  const std::vector<RankRun> runs = Run(recomputed, {.steps = 5});
+  EXPECT_EQ(runs[0].state->Digest(), one[0].state->Digest()) << "not the same bits";
+}
+
+TEST_F(TrainerTest, AllRanksStopAfterTheStepInWhichOneWasAsked) {
+  RunOptions options{.steps = 10};
+  options.before_step = [](int rank, Trainer& trainer) {
+    if (rank == 1) {
+      trainer.RequestStop();
+    }
+  };
+  const std::vector<RankRun> runs = Run(WithWorld(SmallJob(), 2, 1), options);
+  for (const RankRun& run : runs) {
+    EXPECT_EQ(run.steps.size(), 1u);
+    EXPECT_EQ(run.state->step(), 1);
+    EXPECT_TRUE(run.state->clean());
+  }
+}
+
+TEST_F(TrainerTest, RanksThatSeeDifferentFilesStopBeforeTheFirstUpdate) {
+  const std::string other = files_.Write("other", SmallText() + "x");
+  RunOptions options{.steps = 1};
+  options.paths = {path_, other};
+  const std::vector<RankRun> runs = Run(WithWorld(SmallJob(), 1, 2), options);
+  for (const RankRun& run : runs) {
+    ASSERT_TRUE(run.fault.has_value());
+    EXPECT_EQ(run.fault->kind, StepFault::Kind::kData);
+    EXPECT_TRUE(run.fault->deterministic);
+    EXPECT_THAT(run.fault->status.ToString(), HasSubstr("different files"));
+    EXPECT_EQ(run.state->step(), 0);
+  }
+}
+
+TEST_F(TrainerTest, AFileThatShrinksIsADataErrorWithItsPath) {
+  RunOptions options{.steps = 3};
+  options.before_step = [this](int, Trainer&) { files_.Write("text", "gone"); };
+  const std::vector<RankRun> runs = Run(SmallJob(), options);
+  ASSERT_TRUE(runs[0].fault.has_value());
+  EXPECT_EQ(runs[0].fault->kind, StepFault::Kind::kData);
+  EXPECT_EQ(runs[0].fault->where, "step.data");
+  EXPECT_TRUE(runs[0].fault->deterministic);
+  EXPECT_THAT(runs[0].fault->status.ToString(), HasSubstr(path_));
+}
+
+TEST_F(TrainerTest, RefusesACommunicatorOfAnotherSize) {
+  const JobConfig config = WithWorld(SmallJob(), 2, 2);
+  const auto communicators = ConnectInProcess(2);
+  const auto state = TrainingState::Create(config, "cpu");
+  const absl::Status status =
+      Trainer::Create(config, state->get(), {communicators[0].get()}, OpenSource(config, path_))
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace ringmaster::worker
