@@ -77,10 +77,10 @@ DenseOutput DenseForward(const at::Tensor& q, const at::Tensor& k, const at::Ten
                          double scale) {
   const PositiveScale positive(q, scale);
   if (q.device().is_cpu()) {
-    auto [out, lse] =
+    const auto [out, lse] =
         at::_scaled_dot_product_flash_attention_for_cpu(positive.q, k, v, /*dropout_p=*/0.0, causal,
                                                         /*attn_mask=*/{}, positive.factor);
-    return {out.contiguous(), lse.contiguous()};
+    return {out, lse};
   }
   if (IsHalf(q.scalar_type())) {
     return CudnnForward(positive.q, k, v, causal, positive.factor);
@@ -96,7 +96,7 @@ DenseGradients DenseBackward(const at::Tensor& dout, const at::Tensor& q, const 
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
         dout, positive.q, k, v, out, lse, /*dropout_p=*/0.0, causal, /*attn_mask=*/{},
         positive.factor);
-    return {positive.GradientOfGiven(dq).contiguous(), dk.contiguous(), dv.contiguous()};
+    return {positive.GradientOfGiven(dq), dk, dv};
   }
   if (IsHalf(q.scalar_type())) {
     const auto [dq, dk, dv] =

@@ -10,8 +10,9 @@ namespace ringmaster::attention {
 //   q, out, dout  [B, G, M, D]
 //   k, v          [B, G, K, D]
 //   lse           [B, G, M]
-// q, k, v, out and dout have the type ComputeType gives, lse has fp32 (fp64 for fp64); all
-// contiguous, no size zero. Causal: query m sees keys 0..m; then M == K.
+// q, k, v, out and dout have the type ComputeType gives, lse has fp32 (fp64 for fp64);
+// inputs are contiguous, results only within a row; no size is zero. Causal: query m sees keys
+// 0..m; then M == K.
 struct DenseShape {
   at::DeviceType device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // of the caller's tensors

@@ -203,8 +203,8 @@ class BackwardPass {
     }
     const auto add = [this](const PlacedRows& rows, const at::Tensor& keys,
                             const at::Tensor& values) {
-      AddRows(keys, rows, dk_);
-      AddRows(values, rows, dv_);
+      AddRows(keys.unsqueeze(1), rows, dk_);
+      AddRows(values.unsqueeze(1), rows, dv_);
     };
     ForEachSet(parts_.kept(), owed, add);
     group.Wait();
@@ -224,9 +224,9 @@ class BackwardPass {
                       GatherRows(saved_.q, dense.queries, type), GatherRows(keys, dense.keys, type),
                       GatherRows(values, dense.keys, type), GatherRows(out, dense.queries, type),
                       GatherSums(saved_.lse, dense.queries), part.causal, call_.scale);
-    AddRows(gradients.dq.flatten(1, 2), dense.queries, dq_);
-    AddRows(gradients.dk.flatten(1, 2), dense.keys, dkeys);
-    AddRows(gradients.dv.flatten(1, 2), dense.keys, dvalues);
+    AddRows(gradients.dq, dense.queries, dq_);
+    AddRows(gradients.dk, dense.keys, dkeys);
+    AddRows(gradients.dv, dense.keys, dvalues);
   }
 
   const Call& call_;

@@ -29,10 +29,21 @@ struct Rows {
   T* At(int64_t b, const Run& run, int64_t i) const {
     return data + b * batch + (run.first + i * run.step) * token + run.head * head;
   }
-  T* Token(int64_t b, int64_t t) const { return data + b * batch + t * token; }
 
   T* data;
   int64_t batch, token, head;
+};
+
+// Element (b, group, row) of a [B, groups, rows, ...] tensor begins at data + b * batch + ....
+template <typename T>
+struct Packed {
+  explicit Packed(const at::Tensor& x)
+      : data(x.data_ptr<T>()), batch(x.stride(0)), group(x.stride(1)), row(x.stride(2)) {}
+
+  T* At(int64_t b, int64_t g, int64_t i) const { return data + b * batch + g * group + i * row; }
+
+  T* data;
+  int64_t batch, group, row;
 };
 
 // Calls f(b, group) for all, in parallel.
@@ -73,18 +84,16 @@ void CopyRow(const From* from, int64_t size, To* to) {
   }
 }
 
-// `packed` is [B, rows, D].
 template <typename From, typename To>
 void Copy(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed) {
   const Rows<From> source(whole);
-  const Rows<To> target(packed);
+  const Packed<To> target(packed);
   const int64_t size = whole.size(-1);
   ForEachGroup(whole.size(0), set, size, [&](int64_t b, int64_t group) {
-    const int64_t first = group * set.rows_per_group;
     ForEachRun(set, group, 0, set.rows_per_group,
                [&](const Run& run, int64_t from, int64_t row, int64_t count) {
                  for (int64_t i = 0; i < count; ++i) {
-                   CopyRow(source.At(b, run, from + i), size, target.Token(b, first + row + i));
+                   CopyRow(source.At(b, run, from + i), size, target.At(b, group, row + i));
                  }
                });
   });
@@ -115,17 +124,16 @@ void CopyAs(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed
 }
 
 template <typename T>
-void Add(const at::Tensor& packed, const RowSet& set, const at::Tensor& whole) {
-  const Rows<T> source(packed);
+void Add(const at::Tensor& added, const RowSet& set, const at::Tensor& whole) {
+  const Packed<T> source(added);
   const Rows<T> target(whole);
   const int64_t size = whole.size(-1);
   const auto add = [&](int64_t b, int64_t group, int64_t begin, int64_t end) {
-    const int64_t first = group * set.rows_per_group;
     ForEachRun(set, group, begin, end,
                [&](const Run& run, int64_t from, int64_t row, int64_t count) {
                  for (int64_t i = 0; i < count; ++i) {
                    T* to = target.At(b, run, from + i);
-                   const T* values = source.Token(b, first + row + i);
+                   const T* values = source.At(b, group, row + i);
                    for (int64_t d = 0; d < size; ++d) {
                      to[d] += values[d];
                    }
@@ -170,19 +178,15 @@ void MergeRow(const T* out, T lse, int64_t size, T* merged_out, T* merged_lse) {
 template <typename T>
 void Merge(const at::Tensor& out, const at::Tensor& lse, const RowSet& set,
            const at::Tensor& merged_out, const at::Tensor& merged_lse) {
-  const Rows<T> target(merged_out);
-  const Rows<T> target_lse(merged_lse.unsqueeze(-1));
-  const T* source = out.const_data_ptr<T>();
-  const T* source_lse = lse.const_data_ptr<T>();
+  const Packed<T> source(out), source_lse(lse);
+  const Rows<T> target(merged_out), target_lse(merged_lse.unsqueeze(-1));
   const int64_t size = out.size(-1);
   ForEachGroup(out.size(0), set, size, [&](int64_t b, int64_t group) {
-    const int64_t first = (b * set.groups() + group) * set.rows_per_group;
     ForEachRun(set, group, 0, set.rows_per_group,
                [&](const Run& run, int64_t from, int64_t row, int64_t count) {
                  for (int64_t i = 0; i < count; ++i) {
-                   const int64_t at = first + row + i;
-                   MergeRow(source + at * size, source_lse[at], size, target.At(b, run, from + i),
-                            target_lse.At(b, run, from + i));
+                   MergeRow(source.At(b, group, row + i), *source_lse.At(b, group, row + i), size,
+                            target.At(b, run, from + i), target_lse.At(b, run, from + i));
                  }
                });
   });
@@ -202,7 +206,7 @@ at::Tensor GatherRows(const at::Tensor& whole, const PlacedRows& rows, at::Scala
   }
   at::Tensor result = at::empty({whole.size(0), set.groups(), set.rows_per_group, whole.size(-1)},
                                 whole.options().dtype(dtype));
-  CopyAs(whole, set, result.flatten(1, 2));
+  CopyAs(whole, set, result);
   return result;
 }
 
@@ -211,16 +215,16 @@ void PackRows(const at::Tensor& whole, const PlacedRows& rows, const at::Tensor&
     packed.copy_(GatherOnDevice(whole, rows.index()));
     return;
   }
-  CopyAs(whole, rows.set(), packed);
+  CopyAs(whole, rows.set(), packed.unsqueeze(1));
 }
 
-void AddRows(const at::Tensor& packed, const PlacedRows& rows, const at::Tensor& whole) {
+void AddRows(const at::Tensor& values, const PlacedRows& rows, const at::Tensor& whole) {
   if (!whole.device().is_cpu()) {
-    AddOnDevice(packed, rows.index(), whole);
+    AddOnDevice(values, rows.index(), whole);
   } else if (whole.scalar_type() == at::kDouble) {
-    Add<double>(packed, rows.set(), whole);
+    Add<double>(values, rows.set(), whole);
   } else {
-    Add<float>(packed, rows.set(), whole);
+    Add<float>(values, rows.set(), whole);
   }
 }
 

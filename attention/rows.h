@@ -29,18 +29,18 @@ class PlacedRows {
 // The rows in `dtype`, contiguous [B, groups, rows, D].
 at::Tensor GatherRows(const at::Tensor& whole, const PlacedRows& rows, at::ScalarType dtype);
 
-// Copies the rows of a set into `packed` [B, rows, D], any strides but 1 in its last dimension,
-// same dtype.
+// Copies the rows of a set of one group into `packed` [B, rows, D], any strides but 1 in its last
+// dimension, same dtype.
 void PackRows(const at::Tensor& whole, const PlacedRows& rows, const at::Tensor& packed);
 
-// Adds `packed` [B, rows, D] to the rows of `whole`, both in the accumulation type (fp32 or fp64)
-// on the CPU.
-void AddRows(const at::Tensor& packed, const PlacedRows& rows, const at::Tensor& whole);
+// Adds `values` [B, groups, rows, D] to the rows of `whole`, both in the accumulation type (fp32 or
+// fp64) on the CPU. Any strides but 1 in the last dimension.
+void AddRows(const at::Tensor& values, const PlacedRows& rows, const at::Tensor& whole);
 
 // Merges a part's softmax into a running one: `out` and `lse` [B, groups, rows (, D)] are the
-// part's, `merged_out` [B, T, H, D] and `merged_lse` [B, T, H] hold the softmax of the parts before
-// it and are contiguous, in the accumulation type. Rows no part has reached hold 0 and -inf. The
-// set is distinct.
+// part's, of any strides but 1 in out's last dimension; `merged_out` [B, T, H, D] and `merged_lse`
+// [B, T, H] hold the softmax of the parts before it and are contiguous, in the accumulation type.
+// Rows no part has reached hold 0 and -inf. The set is distinct.
 void MergeRows(const at::Tensor& out, const at::Tensor& lse, const PlacedRows& rows,
                const at::Tensor& merged_out, const at::Tensor& merged_lse);
 

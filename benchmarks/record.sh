@@ -10,6 +10,7 @@ append=(tee -a benchmarks/history.jsonl)
 commit=$(git rev-parse --short=12 HEAD)$(git diff --quiet HEAD -- || echo -dirty)
 {
   python3 benchmarks/service_benchmarks.py build/release
+  benchmarks/attention/compare build/release
 } | python3 -c '
 import datetime, json, os, platform, sys
 commit = sys.argv[1]

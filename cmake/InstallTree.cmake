@@ -10,7 +10,7 @@ set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib;$ORIGIN/../lib/torch")
 add_link_options(-Wl,--disable-new-dtags)
 
 set(not_carried
-  "^ld-linux" "^lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\\+\\+|gomp)\\.so"
+  "^ld-linux" "^lib(c|m|dl|rt|pthread|resolv|util|gcc_s|stdc\\+\\+|gomp)\\.so"
   "^libtorch" "^libc10" "^libcuda" "^libcudart" "^libcupti" "^libnccl" "^libringmaster")
 
 # PROGRAMS: targets whose libraries are carried. The UCX modules are loaded by name at run time, from the folder ucx

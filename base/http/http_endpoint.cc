@@ -1,10 +1,13 @@
 #include "base/http/http_endpoint.h"
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "civetweb.h"
 #include "spdlog/spdlog.h"
 
@@ -67,12 +70,26 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
   }
   mg_server_port bound = {};
   mg_get_server_ports(endpoint->server_, 1, &bound);
-  endpoint->address_ = absl::StrCat(address.substr(0, colon), ":", bound.port);
+  endpoint->host_ = address.substr(0, colon);
+  endpoint->port_ = bound.port;
+  endpoint->address_ = absl::StrCat(endpoint->host_, ":", bound.port);
   return endpoint;
 }
 
 HttpEndpoint::~HttpEndpoint() {
-  if (server_ != nullptr) mg_stop(server_);
+  if (server_ == nullptr) return;
+  absl::Notification stopped;
+  std::thread stopper([&] {
+    mg_stop(server_);
+    stopped.Notify();
+  });
+  // The server sees that it is to stop when a connection comes, else only every two seconds.
+  do {
+    char error[64];
+    mg_connection* const knock = mg_connect_client(host_.c_str(), port_, 0, error, sizeof(error));
+    if (knock != nullptr) mg_close_connection(knock);
+  } while (!stopped.WaitForNotificationWithTimeout(absl::Milliseconds(5)));
+  stopper.join();
 }
 
 }  // namespace ringmaster

@@ -42,6 +42,8 @@ class HttpEndpoint {
 
   const std::map<std::string, Handler> handlers_;
   mg_context* server_ = nullptr;
+  std::string host_;
+  int port_ = 0;
   std::string address_;
 };
 

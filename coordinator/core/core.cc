@@ -1,31 +1,244 @@
 #include "coordinator/core/core.h"
 
+#include <algorithm>
 #include <utility>
 
-#include "coordinator/core/state.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/core/checkpoints.h"
+#include "coordinator/core/generation.h"
+#include "coordinator/core/jobs.h"
+#include "coordinator/core/journal.h"
+#include "coordinator/core/lifecycle.h"
+#include "coordinator/core/placer.h"
+#include "coordinator/core/recovery.h"
+#include "coordinator/core/reports.h"
+#include "coordinator/core/restart.h"
+#include "coordinator/core/times.h"
+#include "coordinator/core/workers.h"
+#include "proto/rpc_status.h"
 
 namespace ringmaster::coordinator {
+namespace {
+
+template <typename T>
+absl::StatusOr<ApiResponse> Response(absl::StatusOr<T> result) {
+  if (!result.ok()) return result.status();
+  return ApiResponse(*std::move(result));
+}
+
+absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
+  struct Visitor {
+    State& state;
+    const ApiRequest& request;
+    using R = absl::StatusOr<ApiResponse>;
+    R operator()(const v1::CreateTrainingJobRequest& r) {
+      return Response(CreateJob(state, r, request.manifest));
+    }
+    R operator()(const v1::GetTrainingJobRequest& r) { return Response(GetJob(state, r)); }
+    R operator()(const v1::ListTrainingJobsRequest& r) { return Response(ListJobs(state, r)); }
+    R operator()(const v1::CancelTrainingJobRequest& r) { return Response(CancelJob(state, r)); }
+    R operator()(const v1::DeleteTrainingJobRequest& r) { return Response(DeleteJob(state, r)); }
+    R operator()(const v1::EstimateTrainingJobRequest& r) { return Response(EstimateJob(r)); }
+    R operator()(const v1::ListWorkersRequest& r) { return Response(ListWorkers(state, r)); }
+    R operator()(const v1::GetWorkerRequest& r) { return Response(GetWorker(state, r)); }
+    R operator()(const v1::ListCheckpointsRequest& r) {
+      return Response(ListCheckpoints(state, r));
+    }
+    R operator()(const v1::GetCheckpointRequest& r) { return Response(GetCheckpoint(state, r)); }
+    R operator()(const v1::ImportCheckpointRequest& r) {
+      return Response(ImportCheckpoint(state, r, request.manifest));
+    }
+  };
+  return std::visit(Visitor{state, request}, request.message);
+}
+
+// A process that stood still (suspended, starved) heard nobody meanwhile: that is no silence of the
+// workers.
+void ForgiveLateness(State& state, absl::Time now) {
+  const absl::Duration late = now - state.promised;
+  if (late < state.options.suspect_grace) return;
+  for (auto& [name, worker] : state.workers) {
+    if (!worker.lost) worker.last_contact += late;
+  }
+}
+
+void OnTimer(State& state, const Timers::Key& timer) {
+  Job* job = state.FindJob(timer.subject);
+  Worker* worker = state.FindWorker(timer.subject);
+  switch (timer.kind) {
+    case TimerKind::kLease:
+      if (worker != nullptr) OnLeaseTimer(state, *worker);
+      return;
+    case TimerKind::kSuspect:
+      if (worker != nullptr) OnSuspectTimer(state, *worker);
+      return;
+    case TimerKind::kForgetWorker:
+      if (worker != nullptr && worker->lost) state.workers.erase(timer.subject);
+      return;
+    case TimerKind::kStage:
+      if (job == nullptr) return;
+      if (job->record.stage() == store::RING_STAGE_FORMING) OnFormTimeout(state, *job);
+      if (job->record.stage() == store::RING_STAGE_ABORTING) OnAbortTimeout(state, *job);
+      return;
+    case TimerKind::kRejoin:
+      if (job != nullptr) OnRejoinTimeout(state, *job);
+      return;
+    case TimerKind::kForgetRequest:
+      state.requests.erase(timer.subject);
+      Erase(state, Table::kRequests, timer.subject);
+      return;
+  }
+}
+
+Output Finish(State& state) {
+  RunPlacer(state);
+  state.promised = state.timers.Next();
+  return TakeOutput(state);
+}
+
+void RunTimers(State& state) {
+  // The next coordinator begins with fresh time-outs.
+  if (state.draining) return;
+  while (const auto timer = state.timers.TakeDue(state.now)) OnTimer(state, *timer);
+}
+
+absl::StatusOr<std::unique_ptr<State>> NewState(CoreOptions options, const StoredState& stored,
+                                                int64_t epoch, absl::Time now, IdSource ids) {
+  auto state = std::make_unique<State>();
+  state->options = std::move(options);
+  state->epoch = epoch;
+  state->ids = ids;
+  state->now = now;
+  const absl::Status loaded = LoadStored(*state, stored);
+  if (!loaded.ok()) return loaded;
+  state->promised = state->timers.Next();
+  return state;
+}
+
+}  // namespace
 
 Core::Core(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Core::~Core() = default;
 
-absl::StatusOr<std::unique_ptr<Core>> Core::Create(CoreOptions options, const StoredState&,
+absl::StatusOr<std::unique_ptr<Core>> Core::Create(CoreOptions options, const StoredState& stored,
                                                    int64_t epoch, absl::Time now, uint64_t seed) {
-  auto state = std::make_unique<State>();
-  state->options = std::move(options);
-  state->epoch = epoch;
-  state->ids = IdSource(seed ^ (static_cast<uint64_t>(epoch) << 32));
-  state->now = now;
-  return std::unique_ptr<Core>(new Core(std::move(state)));
+  const IdSource ids(seed ^ (static_cast<uint64_t>(epoch) << 32));
+  auto state = NewState(std::move(options), stored, epoch, now, ids);
+  if (!state.ok()) return state.status();
+  return std::unique_ptr<Core>(new Core(*std::move(state)));
 }
 
-absl::Time Core::NextTick() const { return state_->timers.Next(); }
+Output Core::Handle(absl::Time now, const Event& event) {
+  State& state = *state_;
+  ForgiveLateness(state, now);
+  state.now = now;
+  RunTimers(state);
+  struct Visitor {
+    State& state;
+    void operator()(const ApiRequest& request) {
+      absl::StatusOr<ApiResponse> response = Answer(state, request);
+      state.out.replies.push_back({request.call, std::move(response)});
+    }
+    void operator()(const WorkerReported& reported) {
+      OnReport(state, reported.stream, reported.report);
+    }
+    void operator()(const StreamClosed& closed) {
+      if (!state.draining) OnStreamClosed(state, closed.stream);
+    }
+    void operator()(const WorkerExited& exited) {
+      auto response = Response(OnWorkerExited(state, exited.request));
+      state.out.replies.push_back({exited.call, std::move(response)});
+    }
+    void operator()(const DrainRequested&) { state.draining = true; }
+  };
+  std::visit(Visitor{state}, event);
+  return Finish(state);
+}
+
+Output Core::Tick(absl::Time now) {
+  ForgiveLateness(*state_, now);
+  state_->now = now;
+  RunTimers(*state_);
+  return Finish(*state_);
+}
+
+absl::Time Core::NextTick() const {
+  return state_->draining ? absl::InfiniteFuture() : state_->timers.Next();
+}
+
+absl::StatusOr<Output> Core::Reload(absl::Time now, const StoredState& stored) {
+  auto state = NewState(state_->options, stored, state_->epoch, now, state_->ids);
+  if (!state.ok()) return state.status();
+  (*state)->draining = state_->draining;
+  (*state)->store_full = true;
+  (*state)->counters = state_->counters;
+  (*state)->changes = state_->changes;
+  for (const auto& [stream, worker] : state_->streams) {
+    EndStream(**state, stream, Unavailable("STORE_RELOADED", "attach again", absl::ZeroDuration()));
+  }
+  state_ = *std::move(state);
+  // Watchers were told nothing of what was rolled back, but read the memory: show it again.
+  for (const auto& [age, job] : state_->unfinished) Show(*state_, *job);
+  state_->placement_due = false;
+  Output output = TakeOutput(*state_);
+  state_->placement_due = true;
+  return output;
+}
+
+Output Core::SetStoreFull(absl::Time now, bool full) {
+  State& state = *state_;
+  ForgiveLateness(state, now);
+  state.now = now;
+  const bool room_again = state.store_full && !full;
+  state.store_full = full;
+  if (room_again) {
+    for (const auto& [age, job] : JobsByAge(state.unfinished)) {
+      CommitComplete(state, *job);
+      CompleteIfFinished(state, *job);
+    }
+  }
+  return Finish(state);
+}
 
 const v1::TrainingJob* Core::FindJob(absl::string_view name) const {
   const Job* job = state_->FindJob(name);
   return job == nullptr ? nullptr : &job->record.job();
 }
 
+std::vector<const v1::TrainingJob*> Core::Jobs(absl::string_view parent) const {
+  const bool all = parent == "projects/-";
+  const std::string prefix = absl::StrCat(parent.empty() ? "projects/default" : parent, "/");
+  std::vector<const v1::TrainingJob*> jobs;
+  for (const auto& [age, job] : state_->jobs_by_age) {
+    if (all || job->name().rfind(prefix, 0) == 0) jobs.push_back(&job->record.job());
+  }
+  return jobs;
+}
+
 int64_t Core::resource_version() const { return (state_->epoch << 32) + state_->changes; }
+
+CoreSnapshot Core::Snapshot(absl::Time now) const {
+  const State& state = *state_;
+  CoreSnapshot snapshot;
+  snapshot.epoch = state.epoch;
+  snapshot.draining = state.draining;
+  snapshot.store_full = state.store_full;
+  for (const auto& [age, job] : state.jobs_by_age) ++snapshot.jobs[job->status().state()];
+  for (const auto& [name, worker] : state.workers) {
+    ++snapshot.workers[StateOf(state, worker)];
+    if (!worker.lost && !worker.unseen) {
+      snapshot.oldest_heartbeat = std::max(snapshot.oldest_heartbeat, now - worker.last_contact);
+    }
+  }
+  snapshot.queue_length = static_cast<int64_t>(state.queue.size());
+  if (!state.queue.empty()) {
+    snapshot.longest_queue_wait = now - absl::FromUnixNanos(state.queue.begin()->first.first);
+  }
+  for (const auto& [age, job] : state.unfinished) {
+    snapshot.active_jobs.push_back(job->record.job());
+  }
+  snapshot.counters = state.counters;
+  return snapshot;
+}
 
 }  // namespace ringmaster::coordinator

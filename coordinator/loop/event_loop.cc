@@ -71,7 +71,9 @@ EventLoop::~EventLoop() {
   if (thread_.joinable()) thread_.join();
   const absl::Status stopped =
       Unavailable("SHUTTING_DOWN", "the coordinator is ending", options_.retry_delay);
-  for (Item& item : Take()) Refuse(item, stopped);
+  for (std::vector<Item> left = Take(); !left.empty(); left = Take()) {
+    for (Item& item : left) Refuse(item, stopped);
+  }
 }
 
 void EventLoop::Start() {
@@ -161,10 +163,19 @@ void EventLoop::Unwatch(std::shared_ptr<WatchSink> sink) {
 
 void EventLoop::Drain(std::function<void()> drained) {
   Enqueue({.event = DrainRequested{}, .after = [this, drained = std::move(drained)] {
-             hub_.CloseAll(Unavailable("DRAINING", "the coordinator is ending; watch again",
-                                       options_.retry_delay));
+             const absl::Status ended =
+                 Unavailable("DRAINING", "the coordinator is stopping", options_.retry_delay);
+             hub_.CloseAll(ended);
+             for (const auto& sink : Sinks()) sink->Close(ended);
              drained();
            }});
+}
+
+std::vector<std::shared_ptr<DirectiveSink>> EventLoop::Sinks() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<DirectiveSink>> sinks;
+  for (const auto& [stream, sink] : streams_) sinks.push_back(sink);
+  return sinks;
 }
 
 std::shared_ptr<const CoreSnapshot> EventLoop::snapshot() const {

@@ -73,7 +73,7 @@ class EventLoop {
   void Watch(v1::WatchTrainingJobsRequest request, std::shared_ptr<WatchSink> sink);
   void Unwatch(std::shared_ptr<WatchSink> sink);
 
-  // Refuses mutations from now on; `drained` runs when the core has drained and watches are closed.
+  // Refuses mutations from now on and ends watches and worker streams; then `drained` runs.
   void Drain(std::function<void()> drained);
 
   std::shared_ptr<const CoreSnapshot> snapshot() const;
@@ -103,6 +103,7 @@ class EventLoop {
     return stopping_ || !queue_.empty();
   }
   std::vector<Item> Take();
+  std::vector<std::shared_ptr<DirectiveSink>> Sinks() const;
 
   // Gives the batch to the core and commits; its output is released only if that worked.
   absl::Status Attempt(absl::Time now, std::vector<Item>& batch);

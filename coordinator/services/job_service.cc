@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/core/names.h"
 #include "coordinator/records/rank_log.h"
 #include "coordinator/records/step_log.h"
 #include "coordinator/services/record_stream.h"
@@ -20,6 +21,11 @@ constexpr Method Of(const char* name) { return {.service = "JobService", .name =
 // The checkpoint that a job is to start from; empty when it starts fresh.
 std::string StartPath(const v1::TrainingJobSpec& spec) {
   return spec.has_init_from() ? spec.init_from() : spec.resume_from();
+}
+
+absl::Status CheckWatch(const v1::WatchTrainingJobsRequest& request) {
+  if (!request.name().empty()) return ParseJobName("name", request.name()).status();
+  return ParseParent("parent", request.parent(), /*wildcard=*/true).status();
 }
 
 class LogSource : public RecordSource<v1::StreamTrainingJobLogsResponse> {
@@ -101,12 +107,15 @@ grpc::ServerUnaryReactor* JobService::DeleteTrainingJob(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
     grpc::CallbackServerContext* context, const v1::EstimateTrainingJobRequest* request,
     v1::EstimateTrainingJobResponse* response) {
-  return AskCore(services_, Of("EstimateTrainingJob"), context, *request, response,
-                 StartPath(request->spec()));
+  return AskCore(services_, Of("EstimateTrainingJob"), context, *request, response);
 }
 
 grpc::ServerWriteReactor<v1::WatchTrainingJobsResponse>* JobService::WatchTrainingJobs(
     grpc::CallbackServerContext*, const v1::WatchTrainingJobsRequest* request) {
+  if (absl::Status status = CheckWatch(*request); !status.ok()) {
+    return new RefusedStream<v1::WatchTrainingJobsResponse>(services_, Of("WatchTrainingJobs"),
+                                                            status);
+  }
   auto stream = std::make_shared<WatchStream>(services_);
   stream->Begin(*request);
   return stream.get();

@@ -137,8 +137,9 @@ class Cluster:
 
     def ringctl(self, *words, check=True, seconds=60, **options):
         """Runs ringctl against this coordinator and returns what it printed."""
-        done = subprocess.run([f'{self.bin}/ringctl', f'--address={self.address}', *words], text=True, check=False,
-                              timeout=seconds, **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options})
+        done = subprocess.run([f'{self.bin}/ringctl', f'--address={self.address}', *words], check=False,
+                              # A sample of a byte model need not be text.
+                              text=True, errors='replace', timeout=seconds, **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options})
         if check and done.returncode:
             raise RuntimeError(f'ringctl {" ".join(words)} ended with {done.returncode}: {done.stderr}')
         return done.stdout

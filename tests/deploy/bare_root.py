@@ -7,8 +7,8 @@ import re
 import shutil
 import subprocess
 
-RUNTIME = ['libc.so.6', 'libm.so.6', 'libdl.so.2', 'librt.so.1', 'libpthread.so.0', 'libresolv.so.2', 'libgcc_s.so.1',
-           'libstdc++.so.6', 'libnss_files.so.2', 'libnss_dns.so.2']
+RUNTIME = ['libc.so.6', 'libm.so.6', 'libdl.so.2', 'librt.so.1', 'libpthread.so.0', 'libresolv.so.2', 'libutil.so.1',
+           'libgcc_s.so.1', 'libstdc++.so.6', 'libnss_files.so.2', 'libnss_dns.so.2']
 LOADER = '/lib64/ld-linux-x86-64.so.2'
 LOOPBACK_UP = ('import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, '  # SIOCSIFFLAGS: up, running
                'struct.pack("16sh14x", b"lo", 0x41))')
@@ -23,7 +23,7 @@ class BareRoot:
 
     def __init__(self, folder, tree, torch, hosts=''):
         self.path = os.path.join(folder, 'root')
-        for place in ('lib64', 'lib', 'proc', 'dev', 'tmp', 'etc', 'opt/ringmaster', 'opt/site'):
+        for place in ('lib64', 'lib', 'proc', 'dev', 'sys', 'tmp', 'etc', 'opt/ringmaster', 'opt/site'):
             os.makedirs(os.path.join(self.path, place))
         shutil.copy(LOADER, self.path + LOADER)
         listing = subprocess.run(['/sbin/ldconfig', '-p'], check=True, capture_output=True, text=True).stdout
@@ -63,7 +63,8 @@ class BareRoot:
         if read_only:
             script += f'mount -o remount,ro,bind {self.path}; '
         script += ''.join(f'mount {how} {source} {self.path}/{place}; ' for how, source, place in self._mounts)
-        script += 'echo ready; exec cat'
+        # That of the new network: UCX looks for its devices there.
+        script += f'mount -t sysfs none {self.path}/sys; echo ready; exec cat'
         self._holder = subprocess.Popen([*namespaces, 'sh', '-c', script], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         if self._holder.stdout.readline() != 'ready\n':

@@ -46,15 +46,14 @@ class ApiTest(harness.ClusterTest):
 
     def test_submit_and_watch(self):
         states, steps = [], []
-        watch = self.api.jobs.WatchTrainingJobs(self.api.pb.WatchTrainingJobsRequest(name=self.name('watched')),
-                                                timeout=harness.SECONDS)
+        watch = self.api.jobs.WatchTrainingJobs(self.api.pb.WatchTrainingJobsRequest(), timeout=harness.SECONDS)
         created = threading.Event()
         for response in watch:
             kind = response.WhichOneof('event')
             if kind == 'synced' and not created.is_set():
                 created.set()
                 self.assertEqual(self.create('watched').name, self.name('watched'))
-            if kind == 'job':
+            if kind == 'job' and response.job.name == self.name('watched'):
                 states.append(response.job.status.state)
                 steps.append(response.job.status.progress.step)
                 if states[-1] == self.api.job.TrainingJobStatus.SUCCEEDED:

@@ -105,10 +105,15 @@ class InjectedFaultTest(harness.ClusterTest):
 
     workers = 0
 
+    def tearDown(self):
+        super().tearDown()
+        self.stop_workers()
+
     def run_with(self, fault):
+        """Starts two workers with this fault and a job; those of the last run are stopped first."""
+        self.stop_workers()
         for index in range(2):
             self.cluster.start_worker(f'worker-{index}', env={'RINGMASTER_FAULT': fault} if fault else None)
-        self.addCleanup(self.stop_workers)
         self.cluster.wait_for_workers(2)
         name = f'job-{len(self.cluster.ringctl("list", "-o", "name").splitlines())}'
         self.submit(name, steps=40)
@@ -123,7 +128,6 @@ class InjectedFaultTest(harness.ClusterTest):
             name = self.run_with('')
             self.wait_for_end(name)
             type(self)._expected = self.losses(name)
-            self.stop_workers()
         return self._expected
 
     def check(self, kind, cause):
@@ -134,7 +138,6 @@ class InjectedFaultTest(harness.ClusterTest):
                 job = self.wait_for_end(name)
                 self.assertEqual(self.losses(name), expected)
                 self.assertEqual([episode['cause'] for episode in job['status']['episodes']], [cause])
-                self.stop_workers()
 
     def test_an_exception_in_a_step(self):
         self.check('throw', 'STEP_EXCEPTION')

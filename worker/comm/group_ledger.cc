@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "worker/comm/wait_for.h"
 
 namespace ringmaster::worker {
 
@@ -38,7 +39,7 @@ absl::StatusOr<uint64_t> GroupLedger::Open(absl::Span<const attention::SendBuffe
     return absl::InvalidArgumentError(absl::StrCat(
         who_, ": a message of a group names no other rank of ", size_, ", or has no buffer"));
   }
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   if (!error_.ok()) {
     return error_;
   }
@@ -51,7 +52,7 @@ absl::StatusOr<uint64_t> GroupLedger::Open(absl::Span<const attention::SendBuffe
 }
 
 void GroupLedger::Done(uint64_t group, int message) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   const auto found = groups_.find(group);
   if (found == groups_.end() || found->second.messages[message].done) {
     return;
@@ -59,42 +60,42 @@ void GroupLedger::Done(uint64_t group, int message) {
   found->second.messages[message].done = true;
   if (--found->second.pending == 0) {
     groups_.erase(found);
+    changed_.notify_all();
   }
 }
 
 void GroupLedger::Fail(const absl::Status& error) {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (!error_.ok()) {
       return;
     }
     error_ = error;
+    changed_.notify_all();
   }
   on_failure_();
 }
 
 void GroupLedger::Released() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   released_ = true;
+  changed_.notify_all();
 }
 
 absl::Status GroupLedger::Await(uint64_t group) {
-  return AwaitUntil([this, group]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !error_.ok() || !groups_.contains(group);
-  });
+  return AwaitUntil([this, group] { return !error_.ok() || !groups_.contains(group); });
 }
 
 absl::Status GroupLedger::AwaitAll() {
-  return AwaitUntil(
-      [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !error_.ok() || groups_.empty(); });
+  return AwaitUntil([this] { return !error_.ok() || groups_.empty(); });
 }
 
 template <typename Condition>
 absl::Status GroupLedger::AwaitUntil(const Condition& done) {
   absl::Status late;
   {
-    absl::MutexLock lock(&mutex_);
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&done), deadline_)) {
+    std::unique_lock lock(mutex_);
+    if (!WaitFor(changed_, lock, deadline_, done)) {
       late = absl::DeadlineExceededError(absl::StrCat(who_, ": ", FirstPending(), " exceeded ",
                                                       absl::FormatDuration(deadline_),
                                                       "; aborting, a new ring will form"));
@@ -105,8 +106,8 @@ absl::Status GroupLedger::AwaitUntil(const Condition& done) {
   if (!late.ok()) {
     Fail(late);
   }
-  absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&released_));
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return released_; });
   return error_;
 }
 
@@ -127,13 +128,13 @@ std::string GroupLedger::FirstPending() const {
 }
 
 absl::Status GroupLedger::status() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return error_;
 }
 
 absl::Status GroupLedger::AwaitReleased(absl::Duration deadline) {
-  absl::MutexLock lock(&mutex_);
-  if (mutex_.AwaitWithTimeout(absl::Condition(&released_), deadline)) {
+  std::unique_lock lock(mutex_);
+  if (WaitFor(changed_, lock, deadline, [this] { return released_; })) {
     return absl::OkStatus();
   }
   return absl::DeadlineExceededError(absl::StrCat(who_, ": the transport did not let go within ",
@@ -142,17 +143,17 @@ absl::Status GroupLedger::AwaitReleased(absl::Duration deadline) {
 }
 
 void GroupLedger::UseDeadline(absl::Duration deadline) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   deadline_ = deadline;
 }
 
 void GroupLedger::ForgetSent() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   sent_bytes_ = 0;
 }
 
 uint64_t GroupLedger::sent_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return sent_bytes_;
 }
 

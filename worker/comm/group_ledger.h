@@ -1,15 +1,16 @@
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "attention/exchange.h"
@@ -74,7 +75,8 @@ class GroupLedger {
   const std::string who_;
   const std::function<void()> on_failure_;
 
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
   // Groups that are under way; one that is done is forgotten.
   std::map<uint64_t, Group> groups_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_group_ ABSL_GUARDED_BY(mutex_) = 1;

@@ -1,20 +1,22 @@
 #include "worker/comm/in_process_exchange.h"
 
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "base/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/comm/group_ledger.h"
 #include "worker/comm/prove_ring.h"
+#include "worker/comm/wait_for.h"
 
 namespace ringmaster::worker {
 
@@ -37,7 +39,7 @@ class World {
   int size() const { return static_cast<int>(ranks_.size()); }
 
   absl::Status Enter(int rank, std::shared_ptr<GroupLedger> ledger) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (ranks_[rank].ledger != nullptr) {
       return absl::FailedPreconditionError(absl::StrCat(ledger->who(), " is open already"));
     }
@@ -95,7 +97,7 @@ class World {
     return pairs_[sender * size() + receiver];
   }
   std::shared_ptr<GroupLedger> LedgerOf(int rank) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return ranks_[rank].ledger;
   }
   absl::Status WaitForAll(int rank, bool Rank::*flag, absl::Duration deadline);
@@ -104,7 +106,8 @@ class World {
   void Deliver(const Match& match, attention::StreamHandle stream);
 
   const CopyBytes copy_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
   std::vector<Rank> ranks_ ABSL_GUARDED_BY(mutex_);
   std::vector<Pair> pairs_ ABSL_GUARDED_BY(mutex_);
 };
@@ -113,17 +116,18 @@ absl::Status World::WaitForAll(int rank, bool Rank::*flag, absl::Duration deadli
   std::shared_ptr<GroupLedger> ledger;
   std::string missing;
   {
-    absl::MutexLock lock(&mutex_);
+    std::unique_lock lock(mutex_);
     ledger = ranks_[rank].ledger;
     ranks_[rank].*flag = true;
-    const auto all = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    changed_.notify_all();
+    const auto all = [&] {
       bool here = true;
       for (const Rank& other : ranks_) {
         here = here && other.*flag;
       }
       return here || ranks_[rank].gone;
     };
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&all), deadline)) {
+    if (!WaitFor(changed_, lock, deadline, all)) {
       for (int other = 0; other < size(); ++other) {
         if (!(ranks_[other].*flag)) {
           absl::StrAppend(&missing, missing.empty() ? "" : ", ", other);
@@ -144,7 +148,7 @@ void World::Start(int rank, uint64_t group, absl::Span<const attention::SendBuff
                   attention::StreamHandle stream) {
   std::vector<Match> matches;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (ranks_[rank].gone) {
       return;  // its ledger holds the error
     }
@@ -197,7 +201,7 @@ void World::Deliver(const Match& match, attention::StreamHandle stream) {
         receiver->who(), ": rank ", match.sender, " sent ", match.send.bytes, " bytes where ",
         match.receive.bytes, " were expected; the ranks disagree about the plan")));
   }
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   for (const auto& [rank, offer] :
        {std::pair(match.sender, &match.send), std::pair(match.receiver, &match.receive)}) {
     Rank& state = ranks_[rank];
@@ -213,8 +217,9 @@ void World::Deliver(const Match& match, attention::StreamHandle stream) {
 void World::Leave(int rank) {
   std::vector<std::shared_ptr<GroupLedger>> peers;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     ranks_[rank].gone = true;
+    changed_.notify_all();
     bool all_closed = true;
     for (int other = 0; other < size(); ++other) {
       PairOf(rank, other).sends.clear();
@@ -349,7 +354,7 @@ class InProcessHub::Impl {
     }
     std::shared_ptr<World> world;
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       std::weak_ptr<World>& known = worlds_[options.generation];
       world = known.lock();
       if (world == nullptr) {
@@ -370,7 +375,7 @@ class InProcessHub::Impl {
   void Kill(int64_t generation, int rank) {
     std::shared_ptr<World> world;
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       world = worlds_[generation].lock();
     }
     if (world != nullptr && rank >= 0 && rank < world->size()) {
@@ -381,7 +386,7 @@ class InProcessHub::Impl {
  private:
   const CopyBytes copy_;
   const int cuda_device_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   std::map<int64_t, std::weak_ptr<World>> worlds_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -80,7 +80,7 @@ void UcxWorker::Shut() {
 }
 
 void UcxWorker::Post(std::function<void()> task) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   tasks_.push_back(std::move(task));
   if (tasks_.size() == 1) {
     const uint64_t one = 1;
@@ -92,7 +92,7 @@ void UcxWorker::Post(std::function<void()> task) {
 bool UcxWorker::RunTasks() {
   std::vector<std::function<void()>> tasks;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     tasks.swap(tasks_);
   }
   for (const auto& task : tasks) {

@@ -45,11 +45,6 @@ std::string LineOf(const std::string& path, absl::string_view key) {
   return std::string();
 }
 
-std::string HostName() {
-  char name[256] = {};
-  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
-}
-
 int AllowedCpus() {
   cpu_set_t set;
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
@@ -117,6 +112,11 @@ absl::StatusOr<DeviceChoice> ForName(const HardwareOptions& options) {
 }
 
 }  // namespace
+
+std::string HostName() {
+  char name[256] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
+}
 
 absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options) {
   ASSIGN_OR_RETURN(DeviceChoice choice, ForName(options));

@@ -28,6 +28,8 @@ struct DeviceChoice {
   std::string reason;
 };
 
+std::string HostName();
+
 // Looks at the machine. InvalidArgument for an unknown device, FailedPrecondition when "cuda" was
 // asked for and cannot be used, with the reason.
 absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options);

@@ -1,6 +1,7 @@
 #include "worker/driver/ring_run.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -79,6 +80,9 @@ void RingRun::Open() {
   if (absl::Status status = held_->Adopt(form_); !status.ok()) {
     return FailForm(FormStage::kSpec, status);
   }
+  if (absl::Status status = CheckDirectory(); !status.ok()) {
+    return FailForm(FormStage::kDirectory, status);
+  }
   if (absl::Status status = SignRingRoll(form_, context_->incarnation); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
@@ -104,6 +108,18 @@ void RingRun::Open() {
   if (absl::Status status = held_->Build(); !status.ok()) {
     FailForm(FormStage::kBuild, status);
   }
+}
+
+absl::Status RingRun::CheckDirectory() const {
+  const std::filesystem::path shared = context_->shared_directory;
+  const auto relative =
+      std::filesystem::path(form_.directory()).lexically_normal().lexically_relative(shared);
+  if (!shared.empty() && (relative.empty() || *relative.begin() == "..")) {
+    return absl::FailedPreconditionError(absl::StrCat("the job's directory ", form_.directory(),
+                                                      " is not below this worker's --shared-dir ",
+                                                      shared.string()));
+  }
+  return absl::OkStatus();
 }
 
 void RingRun::Connect(const v1::ConnectRing& connect) {
@@ -355,7 +371,12 @@ void RingRun::Finish() {
     stopped_ = true;
     LetGo();
   }
-  context_->post(RingStopped{.ring = form_.ring(), .held = held_->Report()});
+  RingStopped answer{.ring = form_.ring(), .held = held_->Report()};
+  if (own_fault_.has_value()) {
+    answer.faulted = true;
+    answer.fault = *std::exchange(own_fault_, std::nullopt);
+  }
+  context_->post(std::move(answer));
 }
 
 void RingRun::FailForm(FormStage stage, const absl::Status& status) {
@@ -405,6 +426,11 @@ void RingRun::FailStep() {
 void RingRun::Fail(v1::Fault fault) {
   if (Over()) {
     // What the trainer runs into while its communicator is taken away is no fault; Finish answers.
+    // But a peer may have noticed this rank's own fault first: then it is why the ring was given
+    // up.
+    if (!stopped_ && fault.kind() != v1::Fault::COMMUNICATION_ERROR) {
+      own_fault_ = std::move(fault);
+    }
     return;
   }
   stopped_ = true;

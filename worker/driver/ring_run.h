@@ -33,6 +33,8 @@ struct RingContext {
   // Numeric address at which peers reach this worker (UCX).
   std::string data_host;
   int device_index = 0;
+  // Jobs' directories must lie below it; empty: anywhere.
+  std::string shared_directory;
   FaultInjection fault;
   CommunicatorFactory open_communicator;
   // To the session core. Any thread.
@@ -70,6 +72,7 @@ class RingRun {
   void OnShard(const v1::ShardWritten& report);
 
  private:
+  absl::Status CheckDirectory() const;
   bool Over() const { return stopped_ || cancelled(); }
   // The step and what follows it; false when the run is over (failed, cancelled, or a stop was
   // agreed).
@@ -107,6 +110,8 @@ class RingRun {
 
   // The trainer's thread only.
   bool stopped_ = false;
+  // Found while the run was being cancelled.
+  std::optional<v1::Fault> own_fault_;
   std::unique_ptr<StepLog> step_log_;
   std::optional<v1::StepRecord> last_record_;
   bool last_record_written_ = false;

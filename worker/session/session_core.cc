@@ -194,13 +194,10 @@ void SessionCore::OnRingStopped(const RingStopped& stopped) {
     return;
   }
   held_ = stopped.held;
-  if (phase_ == v1::PHASE_ABORTING) {
-    // What the trainer ran into while its communicator was taken away is no fault of its own.
-    FinishAbort();
-    return;
+  if (phase_ != v1::PHASE_ABORTING) {
+    abort_started_ = now_;
   }
-  abort_started_ = now_;
-  if (stopped.faulted) {
+  if (stopped.faulted && !fault_.has_value()) {
     fault_ = stopped.fault;
     fault_told_ = false;
     *fault_->mutable_ring() = ring();

@@ -56,8 +56,9 @@ struct AllStepsDone {
   v1::HeldState held;
   std::string checkpoint_error;
 };
-// Nothing of the generation runs any more: after AbandonRing, after StopAfterStep, or by itself
-// with a fault. The communicator is gone.
+// Nothing of the generation runs any more: after AbandonRing (with a fault, if this rank's own is
+// why the ring was given up), after StopAfterStep, or by itself with a fault. The communicator is
+// gone.
 struct RingStopped {
   v1::RingRef ring;
   v1::HeldState held;

@@ -58,8 +58,7 @@ class Supervisor {
     Start();
     while (true) {
       const bool paused = child_ == 0;
-      const int signal =
-          inbox_.Next(paused ? start_again_ - absl::Now() : absl::InfiniteDuration());
+      const int signal = inbox_.Next(paused ? StartTime() - absl::Now() : absl::InfiniteDuration());
       if (signal == SIGCHLD) {
         Reap();
       } else if (signal != 0) {
@@ -74,7 +73,7 @@ class Supervisor {
       if (ended_for_good_ || stopping_) {
         return code_;
       }
-      if (absl::Now() >= start_again_) {
+      if (absl::Now() >= StartTime()) {
         Start();
       }
     }
@@ -119,6 +118,8 @@ class Supervisor {
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
       if (pid == child_) {
         OnChildExit(status);
+      } else if (pid == reporter_) {
+        reporter_ = 0;
       }
     }
   }
@@ -133,10 +134,12 @@ class Supervisor {
       code_ = exit.exit_code;
     }
     const pid_t pid = std::exchange(child_, 0);
+    ended_ = exit.time;
     ended_for_good_ = exit.signal == 0 && (code_ == kExitOk || code_ == kExitUsage);
     if (!ended_for_good_) {
-      // The report first: the survivors of the ring wait for it.
-      Fork([this, &exit] {
+      // The report first: the survivors of the ring wait for it, and it tells more than the new
+      // process's arrival.
+      reporter_ = Fork([this, &exit] {
         options_.report(exit);
         return 0;
       });
@@ -151,6 +154,10 @@ class Supervisor {
     } else {
       Penalize();
     }
+  }
+
+  absl::Time StartTime() const {
+    return reporter_ > 0 ? std::max(start_again_, ended_ + options_.report_first) : start_again_;
   }
 
   void Penalize() {
@@ -170,8 +177,11 @@ class Supervisor {
   const SignalInbox inbox_;
   // 0: none runs.
   pid_t child_ = 0;
+  // The newest report under way; 0: none.
+  pid_t reporter_ = 0;
   std::string incarnation_;
   absl::Time started_;
+  absl::Time ended_;
   absl::Time start_again_;
   int rapid_failures_ = 0;
   bool stopping_ = false;

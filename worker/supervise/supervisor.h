@@ -26,6 +26,8 @@ struct SupervisorOptions {
   // Tells the coordinator; in a process of its own, so that the supervisor never starts a thread
   // and may always fork. It should keep trying for a while and return.
   std::function<void(const ChildExit& exit)> report;
+  // How long the next start waits for the report to arrive before it.
+  absl::Duration report_first = absl::Milliseconds(100);
   // A child that ends sooner after its start counts as a rapid failure. The first
   // `rapid_failures_free` of them in a row cost nothing, then the pause before a restart doubles
   // from `first_pause` to `longest_pause`.

@@ -32,7 +32,9 @@ void OnEveryRank(Ranks& ranks, const std::function<void(int, Communicator&)>& bo
 }
 
 bool SameBits(const at::Tensor& a, const at::Tensor& b) {
-  return a.nbytes() == b.nbytes() && std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0;
+  // memcmp must not see the null pointer of an empty tensor.
+  return a.nbytes() == b.nbytes() &&
+         (a.nbytes() == 0 || std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0);
 }
 
 struct SumCase {

@@ -8,16 +8,18 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <mutex>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/mutex.h"
 #include "base/status_macros.h"
 #include "gtest/gtest.h"
 
@@ -68,20 +70,20 @@ class Board {
 
  private:
   void Put(const std::string& key, const std::string& value) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     values_[key] = value;
+    changed_.notify_all();
   }
   std::string Get(const std::string& key) {
-    absl::MutexLock lock(&mutex_);
-    const auto there = [&]()
-                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return values_.contains(key); };
-    return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(60))
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(60), [&] { return values_.contains(key); })
                ? values_[key]
                : absl::StrCat("nobody put ", key);
   }
 
-  absl::Mutex mutex_;
-  std::map<std::string, std::string> values_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, std::string> values_;
 };
 
 std::array<int, 2> SocketPair() {
@@ -101,7 +103,7 @@ void RunInThreads(const Scenario& scenario) {
     const auto [ours, theirs] = SocketPair();
     threads.emplace_back([&board, fd = ours, index] { board.Serve(fd, index); });
     threads.emplace_back([&scenario, &hub, fd = theirs, index] {
-      Rank rank("in-process", index, scenario.ranks, fd, &hub);
+      Rank rank("in-process", index, scenario.ranks, fd, &hub, nullptr);
       const absl::Status status = scenario.part(rank);
       EXPECT_TRUE(status.ok()) << "rank " << index << ": " << status;
     });
@@ -183,8 +185,8 @@ class ScenarioTest : public testing::Test {
   const std::string transport_;
 };
 
-int RunChild(const Scenario& scenario, const std::string& transport, int index) {
-  Rank rank(transport, index, scenario.ranks, kBoardFd, nullptr);
+int RunChild(const Scenario& scenario, const std::string& transport, int index, Opener open) {
+  Rank rank(transport, index, scenario.ranks, kBoardFd, nullptr, open);
   const absl::Status status = scenario.part(rank);
   if (!status.ok()) {
     std::fprintf(stderr, "%s: rank %d: %s\n", scenario.name.c_str(), index,
@@ -227,7 +229,7 @@ std::vector<std::string> Rank::Swap(const std::string& key, const std::string& v
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> Rank::Open(const CommunicatorOptions& options) {
-  return hub_ != nullptr ? hub_->Open(options) : OpenCommunicator(transport_, options);
+  return hub_ != nullptr ? hub_->Open(options) : open_(transport_, options);
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> Rank::Form(int64_t generation,
@@ -261,8 +263,9 @@ std::vector<unsigned char> Buffer::Read() const {
   return {begin, begin + bytes_};
 }
 
-int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios) {
-  const std::string transport = Flag(argc, argv, "transport", "in-process");
+int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, Opener open) {
+  const std::string transport =
+      open == nullptr ? "in-process" : Flag(argc, argv, "transport", "ucx");
   const std::string child = Flag(argc, argv, "scenario", "");
   int rank = 0;
   static_cast<void>(absl::SimpleAtoi(Flag(argc, argv, "rank", "0"), &rank));
@@ -273,7 +276,7 @@ int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios) 
       continue;
     }
     if (scenario.name == child) {
-      return RunChild(scenario, transport, rank);
+      return RunChild(scenario, transport, rank, open);
     }
     testing::RegisterTest("Conformance", scenario.name.c_str(), nullptr, transport.c_str(),
                           __FILE__, __LINE__, [&scenario, transport]() -> testing::Test* {

@@ -33,11 +33,20 @@ class BoardClient {
   std::string buffer_;
 };
 
+// Opens a rank of a real transport; null where there is only the in-process one.
+using Opener = absl::StatusOr<std::unique_ptr<Communicator>> (*)(const std::string& transport,
+                                                                 const CommunicatorOptions&);
+
 // What one rank of a scenario has in hands.
 class Rank {
  public:
-  Rank(std::string transport, int rank, int size, int board_fd, InProcessHub* hub)
-      : transport_(std::move(transport)), rank_(rank), size_(size), board_(board_fd), hub_(hub) {}
+  Rank(std::string transport, int rank, int size, int board_fd, InProcessHub* hub, Opener open)
+      : transport_(std::move(transport)),
+        rank_(rank),
+        size_(size),
+        board_(board_fd),
+        hub_(hub),
+        open_(open) {}
 
   const std::string& transport() const { return transport_; }
   int rank() const { return rank_; }
@@ -67,6 +76,7 @@ class Rank {
   const int size_;
   BoardClient board_;
   InProcessHub* const hub_;
+  const Opener open_;
 };
 
 // Memory of the kind that the rank's transport carries.
@@ -95,10 +105,10 @@ struct Scenario {
   std::vector<std::string> transports = {};
 };
 
-// Runs the scenarios named on the command line's --transport (in-process: threads, else: one
-// process a rank) as GoogleTest tests; a program's main is `return RunScenarios(argc, argv,
-// {...});`.
-int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios);
+// Runs the scenarios as GoogleTest tests: over the transport that --transport names, with one
+// process a rank; without an opener, in-process with one thread a rank. A program's main returns
+// this.
+int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, Opener open);
 
 // For parts: an error that names the condition, and what follows it.
 #define CHECK_OR_RETURN(condition, ...)                                                  \

@@ -203,6 +203,13 @@ TEST(SessionCoreTest, FaultIsToldAgainAfterABrokenStream) {
   EXPECT_EQ(s.Direct(s.Abort(1)), "RingAborted");
 }
 
+TEST(SessionCoreTest, OwnFaultIsToldAlthoughAPeerNoticedItFirst) {
+  SessionDriver s;
+  s.Reach(v1::PHASE_RUNNING, 1);
+  s.Direct(s.Abort(1));
+  EXPECT_EQ(s.Do(s.Faulted(1)), "Fault RingAborted");
+}
+
 TEST(SessionCoreTest, GivenUpGenerationIsNotJoinedAgain) {
   SessionDriver s;
   s.Reach(v1::PHASE_RUNNING, 1);

@@ -170,7 +170,7 @@ std::vector<Row> Rows() {
       {"faulted.stale", [](S s) { return s.Faulted(4); }, {}},
       {"faulted.same", [](S s) { return s.Faulted(5); },
        With(ActivePhases("Fault RingAborted -> IDLE"),
-            {{v1::PHASE_ABORTING, "RingAborted -> IDLE"}})},
+            {{v1::PHASE_ABORTING, "Fault RingAborted -> IDLE"}})},
       {"tick.early", [](S) { return TimerTick{}; }, {}},
       {"stream_down", [](S) { return StreamDown{}; }, {}},
       {"stream_up", [](S) { return StreamUp{}; }, AllPhases("Hello -> same")},

@@ -1,6 +1,4 @@
-// One suite for every transport: what attention and training rely on, and how each way of breaking
-// is told.
-//   comm_conformance --transport=in-process|ucx|nccl [--gtest_filter=...]
+#include "tests/worker/comm/conformance_scenarios.h"
 
 #include <atomic>
 #include <memory>
@@ -15,7 +13,6 @@
 #include "absl/time/clock.h"
 #include "attention/exchange.h"
 #include "base/status_macros.h"
-#include "tests/worker/comm/rank_harness.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -504,7 +501,9 @@ absl::Status AbortInFullSwing(Rank& rank) {
   return absl::OkStatus();
 }
 
-std::vector<Scenario> AllScenarios() {
+}  // namespace
+
+std::vector<Scenario> ConformanceScenarios() {
   const std::vector<std::string> host = {"in-process", "ucx"};
   return {
       {"EverySizeOfTwo", 2, EverySize},
@@ -532,10 +531,4 @@ std::vector<Scenario> AllScenarios() {
   };
 }
 
-}  // namespace
 }  // namespace ringmaster::worker
-
-int main(int argc, char** argv) {
-  const auto scenarios = ringmaster::worker::AllScenarios();
-  return ringmaster::worker::RunScenarios(argc, argv, scenarios);
-}

@@ -1,0 +1,180 @@
+#include "coordinator/core/admission.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "coordinator/core/names.h"
+#include "coordinator/core/spec.h"
+#include "coordinator/core/violations.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/text_format.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::Reflection;
+
+constexpr int kLabelsMax = 64;
+constexpr size_t kLabelMax = 63;
+
+bool IsLabel(const std::string& text) {
+  return text.size() <= kLabelMax && std::all_of(text.begin(), text.end(), [](char c) {
+           return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '_' || c == '-';
+         });
+}
+
+void CheckLabels(const v1::TrainingJob& job, Violations* v) {
+  if (job.labels_size() > kLabelsMax) {
+    v->Field("labels", absl::StrFormat("has %d entries; at most %d are allowed", job.labels_size(),
+                                       kLabelsMax));
+  }
+  for (const auto& [key, value] : job.labels()) {
+    if (key.empty() || !IsLabel(key) || !IsLabel(value)) {
+      v->Field("labels",
+               absl::StrFormat("'%s: %s' must be at most 63 characters of [a-z0-9_-] each",
+                               key.substr(0, kLabelMax), value.substr(0, kLabelMax)));
+    }
+  }
+}
+
+// A field's value as text; of a message, in one line.
+std::string ValueText(const Message& message, const FieldDescriptor& field) {
+  google::protobuf::TextFormat::Printer printer;
+  printer.SetSingleLineMode(true);
+  const Reflection& reflection = *message.GetReflection();
+  if (!field.is_repeated()) {
+    if (field.has_presence() && !reflection.HasField(message, &field)) return "unset";
+    std::string text;
+    printer.PrintFieldValueToString(message, &field, -1, &text);
+    return text;
+  }
+  std::string text = "[";
+  for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
+    std::string element;
+    printer.PrintFieldValueToString(message, &field, i, &element);
+    absl::StrAppend(&text, i == 0 ? "" : ", ", element);
+  }
+  return text + "]";
+}
+
+void AppendChanges(const Message& before, const Message& now, const std::string& prefix,
+                   std::vector<std::string>* changes) {
+  for (int i = 0; i < now.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor& field = *now.GetDescriptor()->field(i);
+    const std::string path = prefix + field.name();
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field.is_repeated() &&
+        field.message_type()->file() == v1::TrainingJobSpec::descriptor()->file()) {
+      AppendChanges(before.GetReflection()->GetMessage(before, &field),
+                    now.GetReflection()->GetMessage(now, &field), path + ".", changes);
+      continue;
+    }
+    const std::string old_text = ValueText(before, field);
+    const std::string new_text = ValueText(now, field);
+    if (old_text != new_text) {
+      changes->push_back(absl::StrCat(path, ": ", old_text, " -> ", new_text));
+    }
+  }
+}
+
+void CheckStart(const v1::TrainingJobSpec& spec,
+                const std::optional<absl::StatusOr<ManifestFile>>& manifest, Violations* v) {
+  if (spec.start_from_case() == v1::TrainingJobSpec::START_FROM_NOT_SET) return;
+  const bool resumes = spec.start_from_case() == v1::TrainingJobSpec::kResumeFrom;
+  const char* field = resumes ? "resume_from" : "init_from";
+  if (!manifest.has_value() || !manifest->ok()) {
+    v->Field(field, manifest.has_value() ? manifest->status().message()
+                                         : absl::string_view("its manifest.json was not read"));
+    return;
+  }
+  const ManifestFile& file = **manifest;
+  if (resumes && file.checkpoint.step() >= spec.steps() && spec.steps() > 0) {
+    v->Field("steps", absl::StrFormat("is %d, but the checkpoint holds %d steps already; it must "
+                                      "be larger",
+                                      spec.steps(), file.checkpoint.step()));
+  }
+  if (!file.spec.has_value()) return;
+  v1::TrainingJobSpec before = *file.spec;
+  before.mutable_model()->set_preset(spec.model().preset());
+  for (const std::string& change : SpecChanges(before, spec)) {
+    if (change.rfind("model.", 0) == 0) {
+      const size_t colon = change.find(':');
+      v->Field(change.substr(0, colon), absl::StrCat("differs from the checkpoint's model (",
+                                                     change.substr(colon + 2), ")"));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> SpecChanges(const v1::TrainingJobSpec& before,
+                                     const v1::TrainingJobSpec& now) {
+  v1::TrainingJobSpec old_spec = before;
+  v1::TrainingJobSpec new_spec = now;
+  for (v1::TrainingJobSpec* spec : {&old_spec, &new_spec}) {
+    spec->clear_directory();
+    spec->clear_start_from();
+    spec->clear_resources();
+  }
+  // Undecided until the job is placed.
+  if (new_spec.precision() == v1::PRECISION_UNSPECIFIED) old_spec.clear_precision();
+  std::vector<std::string> changes;
+  AppendChanges(old_spec, new_spec, "", &changes);
+  return changes;
+}
+
+absl::StatusOr<store::JobRecord> Admit(
+    const State& state, const v1::CreateTrainingJobRequest& request, const std::string& project,
+    const std::string& id, const std::optional<absl::StatusOr<ManifestFile>>& manifest) {
+  Violations violations("");
+  if (!request.request_id().empty() && !IsUuid(request.request_id())) {
+    violations.Field("request_id", absl::StrCat("'", request.request_id(), "' is not a UUID"));
+  }
+  if (!IsResourceId(id) || id == kImportedJobId) {
+    violations.Field("training_job_id",
+                     absl::StrCat("'", id,
+                                  "' must be 4 to 63 characters [a-z][a-z0-9-]*[a-z0-9], "
+                                  "and not '",
+                                  kImportedJobId, "'"));
+  }
+  store::JobRecord record;
+  v1::TrainingJob* job = record.mutable_job();
+  job->set_name(FormatJobName(project, id));
+  *job->mutable_labels() = request.training_job().labels();
+  *job->mutable_spec() = request.training_job().spec();
+  job->mutable_status()->set_state(v1::TrainingJobStatus::QUEUED);
+  violations.UsePrefix("training_job");
+  CheckLabels(*job, &violations);
+  if (!request.has_training_job() || !request.training_job().has_spec()) {
+    violations.Field("spec", "is required");
+    return violations.ToStatus();
+  }
+  violations.UsePrefix("training_job.spec");
+  v1::TrainingJobSpec* spec = job->mutable_spec();
+  ResolveSpec(spec, &violations);
+  if (spec->directory().empty()) {
+    if (state.options.shared_directory.empty()) {
+      violations.Field("directory", "is required: the coordinator runs without --shared-dir");
+    }
+    spec->set_directory(absl::StrCat(state.options.shared_directory, "/", project, "/", id));
+  }
+  if (violations.empty()) CheckStart(*spec, manifest, &violations);
+  if (!violations.empty()) return violations.ToStatus();
+  if (spec->start_from_case() != v1::TrainingJobSpec::START_FROM_NOT_SET) {
+    *record.mutable_start() = (*manifest)->checkpoint;
+    if (spec->start_from_case() == v1::TrainingJobSpec::kResumeFrom &&
+        (*manifest)->spec.has_value()) {
+      for (std::string& change : SpecChanges(*(*manifest)->spec, *spec)) {
+        job->mutable_status()->add_resume_overrides(std::move(change));
+      }
+    }
+  }
+  return record;
+}
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/core/events.h"
+#include "coordinator/core/state.h"
+
+// Checkpoints: committed when all shards of one (generation, step) are reported, deleted past
+// retention, imported, listed.
+namespace ringmaster::coordinator {
+
+// A member's report about the current generation, which steps.
+void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& written);
+// A shard of a generation that is no longer: its file is garbage.
+void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written);
+
+// Shards of checkpoints that will never be complete become garbage.
+void DiscardShards(State& state, Job& job);
+// Tells rank 0, if there, to delete the garbage.
+void TellGarbage(State& state, Job& job);
+// The job goes on from `step`: checkpoints of later steps, which could not be restored, are given
+// up.
+void RetireAfter(State& state, Job& job, int64_t step);
+// Commits what waited while the store was full.
+void CommitComplete(State& state, Job& job);
+
+// Of this job, oldest first.
+std::vector<const v1::Checkpoint*> CheckpointsOf(const State& state, const Job& job);
+bool IsCommitted(const State& state, const Job& job, int64_t step);
+void EraseCheckpoints(State& state, const Job& job);
+
+absl::StatusOr<v1::Checkpoint> GetCheckpoint(State& state, const v1::GetCheckpointRequest& request);
+absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
+    State& state, const v1::ListCheckpointsRequest& request);
+absl::StatusOr<v1::Checkpoint> ImportCheckpoint(
+    State& state, const v1::ImportCheckpointRequest& request,
+    const std::optional<absl::StatusOr<ManifestFile>>& manifest);
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,230 @@
+#include "coordinator/core/estimate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "attention/plan.h"
+#include "coordinator/core/spec.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using attention::AttentionPlan;
+using attention::MessageShape;
+
+// Rings up to this size are planned rank by rank; of larger ones, a sample.
+constexpr int kPlannedRanksMax = 64;
+// Tokens of one piece of the chunked loss.
+constexpr int64_t kLossChunkTokens = 4096;
+constexpr double kImbalanceWarned = 0.10;
+// The backward pass of attention costs this many forward passes.
+constexpr double kAttentionBackward = 2.5;
+
+int64_t Saturated(double value) {
+  return value >= 9.2e18 ? std::numeric_limits<int64_t>::max() : static_cast<int64_t>(value);
+}
+
+struct Widths {
+  int64_t compute = 4;   // of an activation
+  int64_t master = 4;    // of a parameter, a gradient and each of the optimizer's moments
+  int64_t gradient = 4;  // of a dK or dV partial
+};
+
+Widths WidthsOf(v1::Precision precision) {
+  switch (precision) {
+    case v1::BF16:
+      return {2, 4, 4};
+    case v1::FP64:
+      return {8, 8, 8};
+    default:
+      return {};
+  }
+}
+
+v1::MemoryEstimate StateMemory(const v1::TrainingJobSpec& spec) {
+  const Widths widths = WidthsOf(spec.precision());
+  const auto parameters = static_cast<double>(ParameterCount(spec.model()));
+  v1::MemoryEstimate memory;
+  const auto copy = static_cast<double>(spec.precision() == v1::BF16 ? widths.compute : 0);
+  memory.set_parameter_bytes(Saturated(parameters * (static_cast<double>(widths.master) + copy)));
+  memory.set_gradient_bytes(Saturated(parameters * static_cast<double>(widths.master)));
+  memory.set_optimizer_bytes(Saturated(2 * parameters * static_cast<double>(widths.master)));
+  return memory;
+}
+
+// Bytes kept for backward by one block and token.
+double BlockActivationBytes(const v1::ModelSpec& model, const Widths& widths) {
+  const double kv = 2.0 * model.kv_heads() / model.heads();
+  // Inputs of both norms and their outputs, query, attention's output, its sub-norm, both
+  // residuals.
+  const double narrow = (8 + kv) * model.dim();
+  const double wide = (model.sub_ln() ? 3.0 : 2.0) * model.ffn_dim();
+  return (narrow + wide) * static_cast<double>(widths.compute) + 4.0 * model.heads();
+}
+
+double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
+  const Widths widths = WidthsOf(spec.precision());
+  const double tokens =
+      static_cast<double>(local_tokens) * static_cast<double>(spec.batch().micro_sequences());
+  const double block = BlockActivationBytes(spec.model(), widths);
+  const double input =
+      static_cast<double>(spec.model().dim()) * static_cast<double>(widths.compute);
+  const double blocks = spec.activation_checkpointing() ? spec.model().layers() * input + block
+                                                        : spec.model().layers() * block;
+  const double loss =
+      std::min(tokens, static_cast<double>(kLossChunkTokens)) * spec.model().vocab_size() * 2 * 4;
+  return tokens * (blocks + 2 * input) + loss;
+}
+
+std::vector<int> PlannedRanks(int ranks) {
+  std::vector<int> planned;
+  const int stride = std::max(1, ranks / kPlannedRanksMax);
+  for (int rank = 0; rank < ranks; rank += stride) planned.push_back(rank);
+  if (planned.back() != ranks - 1) planned.push_back(ranks - 1);
+  return planned;
+}
+
+// Multiplications and additions of everything but attention, forward, per token.
+double DenseFlopsPerToken(const v1::ModelSpec& model) {
+  const double dim = model.dim();
+  const double kv_dim = dim * model.kv_heads() / model.heads();
+  const double block = 2 * dim * dim + 2 * dim * kv_dim + 2 * dim * model.ffn_dim();
+  return 2 * (block * model.layers() + dim * model.vocab_size());
+}
+
+struct RankCost {
+  double flops = 0;  // forward and backward of one sequence
+  int64_t tokens = 0;
+};
+
+void WarnOfCosts(const v1::TrainingJobSpec& spec, const std::vector<RankCost>& costs,
+                 v1::EstimateTrainingJobResponse* estimate) {
+  const auto empty = std::count_if(estimate->shard_tokens().begin(), estimate->shard_tokens().end(),
+                                   [](int64_t tokens) { return tokens == 0; });
+  if (empty > 0) {
+    estimate->add_warnings(absl::StrFormat(
+        "%d of %d ring ranks hold no token: the sequence has only %d; a smaller ring does the same",
+        empty, spec.parallel().ring_size(), spec.data().sequence_length()));
+  }
+  double most = 0;
+  double sum = 0;
+  for (const RankCost& cost : costs) {
+    most = std::max(most, cost.flops);
+    sum += cost.flops;
+  }
+  const double mean = sum / static_cast<double>(costs.size());
+  if (mean > 0 && most / mean - 1 > kImbalanceWarned) {
+    estimate->add_warnings(absl::StrFormat(
+        "the busiest ring rank computes %.0f %% more than the mean; the others wait for it",
+        100 * (most / mean - 1)));
+  }
+  const auto& rates = spec.attention().dilation_rates();
+  if (std::find(rates.begin(), rates.end(), 1) == rates.end()) {
+    estimate->add_warnings(
+        "no branch has dilation rate 1: some heads leave some positions without any key (their "
+        "output is 0)");
+  }
+  for (int i = 0; i < rates.size(); ++i) {
+    const int64_t w = spec.attention().segment_lengths(i);
+    if (w > spec.data().sequence_length() && i > 0 &&
+        spec.attention().segment_lengths(i - 1) >= spec.data().sequence_length()) {
+      estimate->add_warnings(absl::StrFormat(
+          "branch %d (segment %d) acts like a segment of %d, as an earlier branch does: its keys "
+          "count twice",
+          i, w, spec.data().sequence_length()));
+    }
+  }
+}
+
+}  // namespace
+
+int64_t ParameterCount(const v1::ModelSpec& model) {
+  const double dim = model.dim();
+  const double ffn = model.ffn_dim();
+  const double kv_dim = dim / model.heads() * model.kv_heads();
+  double block = 2 * (dim * dim + dim) + 2 * (kv_dim * dim + kv_dim);  // query, output; key, value
+  block += ffn * dim + ffn + dim * ffn + dim;
+  block += 4 * dim + (model.sub_ln() ? 2 * dim + 2 * ffn : 0);
+  const double embeddings = (model.tied_embeddings() ? 1.0 : 2.0) * model.vocab_size() * dim;
+  return Saturated(block * model.layers() + 2 * dim + embeddings);
+}
+
+int64_t StateBytes(const v1::TrainingJobSpec& spec) {
+  const v1::MemoryEstimate memory = StateMemory(spec);
+  return Saturated(static_cast<double>(memory.parameter_bytes()) +
+                   static_cast<double>(memory.gradient_bytes()) +
+                   static_cast<double>(memory.optimizer_bytes()));
+}
+
+v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
+  v1::EstimateTrainingJobResponse estimate;
+  *estimate.mutable_spec() = spec;
+  estimate.set_parameters(ParameterCount(spec.model()));
+  *estimate.mutable_memory() = StateMemory(spec);
+  v1::MemoryEstimate* memory = estimate.mutable_memory();
+
+  const Widths widths = WidthsOf(spec.precision());
+  const int ring = spec.parallel().ring_size();
+  const int64_t tokens = spec.data().sequence_length();
+  const attention::DilatedAttentionOptions options = AttentionOptions(spec);
+  const absl::StatusOr<AttentionPlan> plan =
+      AttentionPlan::Create(options, attention::DefaultShardMap(options, tokens, ring),
+                            spec.model().heads(), spec.model().kv_heads());
+  if (!plan.ok()) {
+    estimate.add_warnings(std::string(plan.status().message()));
+    return estimate;
+  }
+  for (int rank = 0; rank < ring; ++rank) estimate.add_shard_tokens(plan->map().LocalTokens(rank));
+
+  const MessageShape shape{.batch = spec.batch().micro_sequences(),
+                           .head_dim = spec.model().dim() / spec.model().heads(),
+                           .element_bytes = widths.compute,
+                           .gradient_bytes = widths.gradient};
+  const double passes = static_cast<double>(spec.batch().global_sequences()) /
+                        static_cast<double>(spec.parallel().replicas()) /
+                        static_cast<double>(spec.batch().micro_sequences());
+  const double forwards = spec.activation_checkpointing() ? 2 : 1;
+  std::vector<RankCost> costs;
+  double activations = 0;
+  double exchange = 0;
+  double sent_most = 0;
+  for (const int rank : PlannedRanks(ring)) {
+    const auto forward = static_cast<double>(plan->SentBytesForward(rank, shape));
+    const auto backward = static_cast<double>(plan->SentBytesBackward(rank, shape));
+    sent_most =
+        std::max(sent_most, (forwards * forward + backward) * spec.model().layers() * passes);
+    exchange = std::max(exchange, 2 * (forward + backward));
+    activations = std::max(activations, ActivationBytes(spec, plan->map().LocalTokens(rank)));
+    const MessageShape one{.batch = 1, .head_dim = shape.head_dim};
+    const double attended = plan->ForwardFlops(rank, one) * spec.model().layers();
+    const int64_t local = plan->map().LocalTokens(rank);
+    costs.push_back({(1 + kAttentionBackward) * attended +
+                         3 * DenseFlopsPerToken(spec.model()) * static_cast<double>(local),
+                     local});
+  }
+  double flops = 0;
+  for (const RankCost& cost : costs) flops += cost.flops;
+  flops *= static_cast<double>(ring) / static_cast<double>(costs.size());
+  estimate.set_step_flops(flops * static_cast<double>(spec.batch().global_sequences()));
+  estimate.set_exchanged_bytes_per_step(Saturated(sent_most));
+  const bool reduces = ring * spec.parallel().replicas() > 1;
+  estimate.set_gradient_bytes_per_step(reduces ? memory->gradient_bytes() : 0);
+  memory->set_activation_bytes(Saturated(activations));
+  memory->set_exchange_bytes(Saturated(exchange));
+  memory->set_total_bytes(
+      Saturated(static_cast<double>(StateBytes(spec)) + activations + exchange));
+  WarnOfCosts(spec, costs, &estimate);
+  if (spec.precision() == v1::PRECISION_UNSPECIFIED) {
+    estimate.add_warnings(
+        "neither device nor precision is set: figures are for FP32, the CPU's "
+        "default");
+  }
+  return estimate;
+}
+
+}  // namespace ringmaster::coordinator

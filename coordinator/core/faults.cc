@@ -1,0 +1,82 @@
+#include "coordinator/core/faults.h"
+
+#include "absl/strings/str_format.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+// A checkpoint that failed this often is passed over.
+constexpr int kRestoreAttemptsMax = 2;
+// The same kind of fault, this often, without a step in between.
+constexpr int64_t kRepeatedFaultMax = 5;
+
+v1::FailureClass ClassOf(v1::Fault::Kind kind) {
+  switch (kind) {
+    case v1::Fault::OUT_OF_MEMORY_ERROR:
+      return v1::OUT_OF_MEMORY;
+    case v1::Fault::NOT_FINITE:
+      return v1::NUMERIC;
+    case v1::Fault::DATA_ERROR:
+      return v1::DATA;
+    case v1::Fault::CHECKPOINT_ERROR:
+      return v1::CHECKPOINT_LOST;
+    case v1::Fault::FORM_ERROR:
+      return v1::USER_ERROR;
+    default:
+      return v1::INTERNAL;
+  }
+}
+
+// Faults of the work itself, which the same work may bring again; not those of a peer's loss.
+bool MayRepeat(v1::Fault::Kind kind) {
+  return kind == v1::Fault::OUT_OF_MEMORY_ERROR || kind == v1::Fault::EXCEPTION ||
+         kind == v1::Fault::NOT_FINITE || kind == v1::Fault::DATA_ERROR;
+}
+
+}  // namespace
+
+v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind) {
+  switch (kind) {
+    case v1::Fault::OUT_OF_MEMORY_ERROR:
+      return v1::RecoveryEpisode::OUT_OF_MEMORY_FAULT;
+    case v1::Fault::COMMUNICATION_ERROR:
+      return v1::RecoveryEpisode::COMMUNICATION;
+    case v1::Fault::FORM_ERROR:
+    case v1::Fault::CHECKPOINT_ERROR:
+      return v1::RecoveryEpisode::FORM_FAILED;
+    default:
+      return v1::RecoveryEpisode::STEP_EXCEPTION;
+  }
+}
+
+FaultVerdict Judge(Job& job, const v1::Fault& fault) {
+  // An older checkpoint may be sound: the next plan decides, and ends the job when there is none.
+  if (fault.kind() == v1::Fault::CHECKPOINT_ERROR &&
+      job.plan.source() == v1::RecoveryEpisode::CHECKPOINT) {
+    job.damaged[job.plan.checkpoint().directory()] +=
+        fault.deterministic() ? kRestoreAttemptsMax : 1;
+    return {};
+  }
+  if (fault.deterministic()) {
+    return {.ends_job = true, .failure_class = ClassOf(fault.kind())};
+  }
+  if (!MayRepeat(fault.kind())) return {};
+  const std::string& kind = v1::Fault::Kind_Name(fault.kind());
+  const int64_t step = job.status().progress().step();
+  const bool same = job.record.repeated_fault() == kind && job.record.repeated_fault_step() == step;
+  const int64_t count = same ? job.record.repeated_fault_count() + 1 : 1;
+  job.record.set_repeated_fault(kind);
+  job.record.set_repeated_fault_step(step);
+  job.record.set_repeated_fault_count(count);
+  if (count < kRepeatedFaultMax) return {};
+  return {.ends_job = true,
+          .failure_class = ClassOf(fault.kind()),
+          .remark = absl::StrFormat(" (%d times in a row after step %d)", count, step)};
+}
+
+bool IsTrusted(const Job& job, const v1::Checkpoint& checkpoint) {
+  const auto found = job.damaged.find(checkpoint.directory());
+  return found == job.damaged.end() || found->second < kRestoreAttemptsMax;
+}
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+
+#include "coordinator/core/state.h"
+
+namespace ringmaster::coordinator {
+
+v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind);
+
+// Whether trying again makes sense.
+struct FaultVerdict {
+  bool ends_job = false;
+  v1::FailureClass failure_class = v1::FAILURE_CLASS_UNSPECIFIED;
+  // Appended to the fault's message.
+  std::string remark;
+};
+
+// Remembers in the job what is needed to see that a fault repeats itself, and which checkpoints
+// could not be restored.
+FaultVerdict Judge(Job& job, const v1::Fault& fault);
+
+// A checkpoint that may be tried (again).
+bool IsTrusted(const Job& job, const v1::Checkpoint& checkpoint);
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "ringmaster/store/records.pb.h"
+#include "ringmaster/v1/worker_service.pb.h"
+
+namespace ringmaster::coordinator {
+
+// What one rank of the current generation has reported; rebuilt from the worker after a restart.
+struct RankState {
+  bool joined = false;
+  std::string address;
+  bool ready = false;
+  bool finished = false;
+  bool aborted = false;
+  // As the last Hello told it.
+  v1::Phase phase = v1::PHASE_UNSPECIFIED;
+  v1::HeldState held;
+  int64_t restore_ms = 0;
+  std::string checkpoint_error;
+};
+
+struct Job {
+  store::JobRecord record;
+
+  // By rank, as record.job.status.ranks.
+  std::vector<RankState> ranks;
+  // The generation was found in the store and not every member has re-attached yet.
+  bool adopting = false;
+  // ABORTING, and nobody is aborted any more: the placer looks for workers.
+  bool waiting = false;
+  // ConnectRing was sent, with this plan.
+  bool connecting = false;
+  v1::RestorePlan plan;
+  // End of the last phase of the open episode.
+  absl::Time phase_end;
+  // Seconds of the newest steps of this generation.
+  std::deque<double> pace;
+  absl::Time last_step = absl::InfinitePast();
+  // Shards of checkpoints not committed yet, by step and rank, all of the current generation.
+  std::map<int64_t, std::map<int, v1::CheckpointShard>> shards;
+  // How many of record.garbage rank 0 was told to delete in this generation.
+  int garbage_told = 0;
+  // How often restoring from a checkpoint failed, by directory.
+  std::map<std::string, int> damaged;
+  absl::Time progress_stored = absl::InfinitePast();
+
+  const std::string& name() const { return record.job().name(); }
+  const std::string& uid() const { return record.job().uid(); }
+  const v1::TrainingJobSpec& spec() const { return record.job().spec(); }
+  const v1::TrainingJobStatus& status() const { return record.job().status(); }
+  v1::TrainingJobStatus* mutable_status() { return record.mutable_job()->mutable_status(); }
+  int64_t generation() const { return status().generation(); }
+  int world_size() const { return spec().parallel().ring_size() * spec().parallel().replicas(); }
+  // Oldest first.
+  std::pair<int64_t, std::string> age_key() const;
+};
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,230 @@
+#include "coordinator/core/jobs.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "coordinator/core/admission.h"
+#include "coordinator/core/checkpoints.h"
+#include "coordinator/core/estimate.h"
+#include "coordinator/core/journal.h"
+#include "coordinator/core/lifecycle.h"
+#include "coordinator/core/names.h"
+#include "coordinator/core/pages.h"
+#include "coordinator/core/placer.h"
+#include "coordinator/core/recovery.h"
+#include "coordinator/core/spec.h"
+#include "coordinator/core/times.h"
+#include "proto/rpc_status.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+
+absl::Status Refusal(const State& state) {
+  if (state.draining) return Unavailable("DRAINING", "the coordinator is stopping", kRetryDelay);
+  if (state.store_full) {
+    return Unavailable("STORE_FULL", "the coordinator's disk is full; nothing new can be stored",
+                       10 * kRetryDelay);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Job*> Find(State& state, const std::string& name) {
+  RETURN_IF_ERROR(ParseJobName("name", name).status());
+  Job* job = state.FindJob(name);
+  if (job == nullptr) return NotFound("training job", name);
+  return job;
+}
+
+absl::Status CheckEtag(const Job& job, const std::string& etag) {
+  if (etag.empty() || etag == job.record.job().etag()) return absl::OkStatus();
+  return Aborted("ETAG_MISMATCH",
+                 absl::StrCat(job.name(), " has changed since etag ", etag, "; read it again"),
+                 {{"current_etag", job.record.job().etag()}});
+}
+
+// The record of an earlier request with this id; null when the id is new. An id that was used for
+// something else is an error.
+absl::StatusOr<const store::RequestRecord*> EarlierRequest(
+    const State& state, const std::string& request_id, const google::protobuf::Message& request) {
+  const auto found = state.requests.find(request_id);
+  if (request_id.empty() || found == state.requests.end()) return nullptr;
+  if (found->second.request_hash() != RequestHash(request)) {
+    return AlreadyExists("REQUEST_ID_REUSED", "request", request_id,
+                         absl::StrCat("request_id ", request_id, " was used for another ",
+                                      found->second.method(), " about ", found->second.resource()));
+  }
+  return &found->second;
+}
+
+void RememberRequest(State& state, const std::string& request_id, const char* method,
+                     const google::protobuf::Message& request, const std::string& resource) {
+  if (request_id.empty()) return;
+  store::RequestRecord record;
+  record.set_method(method);
+  record.set_request_hash(RequestHash(request));
+  record.set_resource(resource);
+  *record.mutable_create_time() = ToProto(state.now);
+  Put(state, Table::kRequests, request_id, record);
+  state.requests[request_id] = std::move(record);
+  state.timers.Set(TimerKind::kForgetRequest, request_id, state.now + state.options.request_id_ttl);
+}
+
+std::string PageKey(const Job& job) {
+  const auto [nanos, uid] = job.age_key();
+  return absl::StrCat(nanos, "/", uid);
+}
+
+// The map's position from which the page goes on towards older jobs.
+JobsByAge::reverse_iterator PageStart(State& state, const std::string& after) {
+  int64_t nanos = 0;
+  const size_t slash = after.find('/');
+  if (slash == std::string::npos || !absl::SimpleAtoi(after.substr(0, slash), &nanos)) {
+    return state.jobs_by_age.rbegin();
+  }
+  return JobsByAge::reverse_iterator(
+      state.jobs_by_age.lower_bound({nanos, after.substr(slash + 1)}));
+}
+
+}  // namespace
+
+absl::StatusOr<v1::TrainingJob> CreateJob(
+    State& state, const v1::CreateTrainingJobRequest& request,
+    const std::optional<absl::StatusOr<ManifestFile>>& manifest) {
+  ASSIGN_OR_RETURN(const std::string project, ParseParent("parent", request.parent(), false));
+  if (!request.validate_only()) {
+    ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
+    if (earlier != nullptr) {
+      ++state.counters.submissions_deduplicated;
+      ASSIGN_OR_RETURN(const Job* job, Find(state, earlier->resource()));
+      return job->record.job();
+    }
+    RETURN_IF_ERROR(Refusal(state));
+  }
+  std::string id = request.training_job_id();
+  while (id.empty() || (request.training_job_id().empty() &&
+                        state.FindJob(FormatJobName(project, id)) != nullptr)) {
+    id = state.ids.JobId();
+  }
+  ASSIGN_OR_RETURN(store::JobRecord record, Admit(state, request, project, id, manifest));
+  const std::string name = record.job().name();
+  if (state.FindJob(name) != nullptr) {
+    return AlreadyExists("TRAINING_JOB_EXISTS", "training job", name,
+                         absl::StrCat(name, " exists already"));
+  }
+  const int64_t limit = state.options.unfinished_jobs_max;
+  if (static_cast<int64_t>(state.unfinished.size()) >= limit) {
+    return ResourceExhausted(
+        "TOO_MANY_JOBS", limit,
+        absl::StrFormat("%d jobs are unfinished already; wait until some end", limit));
+  }
+  record.mutable_job()->set_uid(state.ids.Uuid());
+  *record.mutable_job()->mutable_create_time() = ToProto(state.now);
+  *record.mutable_job()->mutable_update_time() = ToProto(state.now);
+  if (request.validate_only()) return record.job();
+
+  Job& job = AddJob(state, std::move(record));
+  Store(state, job);
+  RememberRequest(state, request.request_id(), "CreateTrainingJob", request, name);
+  ++state.counters.jobs_submitted;
+  state.new_jobs.push_back(name);
+  // So that the reply says what the job waits for, if it waits.
+  RunPlacer(state);
+  return job.record.job();
+}
+
+absl::StatusOr<v1::TrainingJob> GetJob(State& state, const v1::GetTrainingJobRequest& request) {
+  ASSIGN_OR_RETURN(const Job* job, Find(state, request.name()));
+  return job->record.job();
+}
+
+absl::StatusOr<v1::ListTrainingJobsResponse> ListJobs(State& state,
+                                                      const v1::ListTrainingJobsRequest& request) {
+  ASSIGN_OR_RETURN(const std::string project, ParseParent("parent", request.parent(), true));
+  ASSIGN_OR_RETURN(const int size, PageSize(request.page_size()));
+  for (const int wanted : request.states()) {
+    if (!v1::TrainingJobStatus::State_IsValid(wanted) ||
+        wanted == v1::TrainingJobStatus::STATE_UNSPECIFIED) {
+      return InvalidField("states", absl::StrCat("holds the unknown state ", wanted));
+    }
+  }
+  v1::ListTrainingJobsRequest bound = request;
+  bound.clear_page_size();
+  bound.clear_page_token();
+  ASSIGN_OR_RETURN(const std::string after, ParsePageToken(bound, request.page_token()));
+  const std::string prefix = absl::StrCat("projects/", project, "/");
+  v1::ListTrainingJobsResponse response;
+  const Job* last = nullptr;
+  for (auto it = PageStart(state, after); it != state.jobs_by_age.rend(); ++it) {
+    const Job& job = *it->second;
+    const auto& states = request.states();
+    if ((project != "-" && job.name().rfind(prefix, 0) != 0) ||
+        (!states.empty() &&
+         std::find(states.begin(), states.end(), job.status().state()) == states.end())) {
+      continue;
+    }
+    if (response.training_jobs_size() == size) {
+      response.set_next_page_token(MakePageToken(bound, PageKey(*last)));
+      break;
+    }
+    *response.add_training_jobs() = job.record.job();
+    last = &job;
+  }
+  return response;
+}
+
+absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
+                                          const v1::CancelTrainingJobRequest& request) {
+  if (!request.request_id().empty() && !IsUuid(request.request_id())) {
+    return InvalidField("request_id", absl::StrCat("'", request.request_id(), "' is not a UUID"));
+  }
+  ASSIGN_OR_RETURN(Job * job, Find(state, request.name()));
+  ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
+  if (earlier != nullptr) return job->record.job();
+  RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
+  const JobState current = job->status().state();
+  if (IsTerminal(current) || current == v1::TrainingJobStatus::CANCELLING) {
+    return job->record.job();
+  }
+  if (state.draining) return Refusal(state);
+  if (current == v1::TrainingJobStatus::QUEUED) {
+    SetState(state, *job, v1::TrainingJobStatus::CANCELLING, "a user asked for it");
+    FinishCancel(state, *job);
+  } else {
+    BeginCancel(state, *job);
+  }
+  RememberRequest(state, request.request_id(), "CancelTrainingJob", request, job->name());
+  return job->record.job();
+}
+
+absl::StatusOr<google::protobuf::Empty> DeleteJob(State& state,
+                                                  const v1::DeleteTrainingJobRequest& request) {
+  ASSIGN_OR_RETURN(Job * job, Find(state, request.name()));
+  RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
+  if (!IsTerminal(job->status().state())) {
+    return FailedPrecondition("JOB_NOT_ENDED", job->name(),
+                              absl::StrCat(job->name(), " has not ended; cancel it first"));
+  }
+  RETURN_IF_ERROR(Refusal(state));
+  EraseCheckpoints(state, *job);
+  RemoveJob(state, *job);
+  return google::protobuf::Empty();
+}
+
+absl::StatusOr<v1::EstimateTrainingJobResponse> EstimateJob(
+    const v1::EstimateTrainingJobRequest& request) {
+  if (!request.has_spec()) return InvalidField("spec", "is required");
+  v1::TrainingJobSpec spec = request.spec();
+  Violations violations("spec");
+  ResolveSpec(&spec, &violations);
+  RETURN_IF_ERROR(violations.ToStatus());
+  return Estimate(spec);
+}
+
+}  // namespace ringmaster::coordinator

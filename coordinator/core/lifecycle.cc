@@ -1,0 +1,154 @@
+#include "coordinator/core/lifecycle.h"
+
+#include <cassert>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "coordinator/core/checkpoints.h"
+#include "coordinator/core/episodes.h"
+#include "coordinator/core/journal.h"
+#include "coordinator/core/times.h"
+
+namespace ringmaster::coordinator {
+
+using S = v1::TrainingJobStatus;
+
+bool IsTerminal(JobState state) {
+  return state == S::SUCCEEDED || state == S::FAILED || state == S::CANCELLED;
+}
+
+bool IsLegal(JobState from, JobState to) {
+  switch (from) {
+    case S::QUEUED:
+      return to == S::STARTING || to == S::CANCELLING || to == S::FAILED;
+    case S::STARTING:
+      return to == S::RUNNING || to == S::RECOVERING || to == S::CANCELLING || to == S::FAILED;
+    case S::RUNNING:
+      return to == S::SUCCEEDED || to == S::RECOVERING || to == S::CANCELLING || to == S::FAILED;
+    case S::RECOVERING:
+      return to == S::RUNNING || to == S::QUEUED || to == S::CANCELLING || to == S::FAILED;
+    case S::CANCELLING:
+      return to == S::CANCELLED;
+    default:
+      return false;
+  }
+}
+
+namespace {
+
+void Index(State& state, Job& job) {
+  const auto key = job.age_key();
+  if (IsTerminal(job.status().state())) {
+    state.unfinished.erase(key);
+  } else {
+    state.unfinished[key] = &job;
+  }
+  if (job.status().state() == S::QUEUED) {
+    state.queue[key] = &job;
+  } else {
+    state.queue.erase(key);
+  }
+}
+
+void SetEtag(Job& job) {
+  const int64_t version = job.record.version() + 1;
+  job.record.set_version(version);
+  job.record.mutable_job()->set_etag(absl::StrFormat("\"%s-%d\"", job.uid().substr(0, 8), version));
+}
+
+}  // namespace
+
+Job& AddJob(State& state, store::JobRecord record) {
+  auto owned = std::make_unique<Job>();
+  Job& job = *owned;
+  job.record = std::move(record);
+  job.ranks.resize(job.status().ranks_size());
+  if (job.record.version() == 0) SetEtag(job);
+  state.jobs[job.name()] = std::move(owned);
+  state.jobs_by_uid[job.uid()] = &job;
+  state.jobs_by_age[job.age_key()] = &job;
+  Index(state, job);
+  return job;
+}
+
+void RemoveJob(State& state, Job& job) {
+  const std::string name = job.name();
+  state.queue.erase(job.age_key());
+  state.unfinished.erase(job.age_key());
+  state.jobs_by_age.erase(job.age_key());
+  state.jobs_by_uid.erase(job.uid());
+  state.jobs.erase(name);
+  state.jobs_to_store.insert(name);
+}
+
+void SetState(State& state, Job& job, JobState to, const std::string& reason) {
+  const JobState from = job.status().state();
+  if (from == to) {
+    job.mutable_status()->set_state_reason(reason);
+    Store(state, job);
+    return;
+  }
+  assert(IsLegal(from, to));
+  if (!IsLegal(from, to)) return;
+  v1::TrainingJobStatus* status = job.mutable_status();
+  status->set_state(to);
+  status->set_state_reason(reason);
+  status->clear_pending_reason();
+  v1::TrainingJob* proto = job.record.mutable_job();
+  *proto->mutable_update_time() = ToProto(state.now);
+  if (to == S::RUNNING && !proto->has_start_time())
+    *proto->mutable_start_time() = ToProto(state.now);
+  SetEtag(job);
+  Index(state, job);
+  Store(state, job);
+  state.placement_due = true;
+  if (IsTerminal(to)) {
+    *proto->mutable_end_time() = ToProto(state.now);
+    job.record.set_stage(store::RING_STAGE_NONE);
+    state.timers.Cancel(TimerKind::kStage, job.name());
+    state.timers.Cancel(TimerKind::kRejoin, job.name());
+    CloseEpisode(state, job);
+    ++state.counters.jobs_finished[{to, status->failure_class()}];
+  }
+}
+
+void TellRelease(State& state, const Worker& worker, const std::string& job, const std::string& uid,
+                 int64_t generation, const std::string& reason) {
+  v1::Directive directive;
+  v1::ReleaseJob* release = directive.mutable_release_job();
+  release->set_training_job(job);
+  release->set_training_job_uid(uid);
+  release->set_generation(generation);
+  release->set_reason(reason);
+  Tell(state, worker, std::move(directive));
+}
+
+void ReleaseMembers(State& state, Job& job, const std::string& reason) {
+  DiscardShards(state, job);
+  TellGarbage(state, job);
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    Worker* worker = state.Member(job, rank);
+    if (worker == nullptr) continue;
+    TellRelease(state, *worker, job.name(), job.uid(), job.generation(), reason);
+    worker->job.clear();
+  }
+  state.placement_due = true;
+}
+
+void Fail(State& state, Job& job, v1::FailureClass failure_class, const std::string& reason) {
+  job.mutable_status()->set_failure_class(failure_class);
+  SetState(state, job, S::FAILED, reason);
+  ReleaseMembers(state, job, "the job failed");
+}
+
+void Succeed(State& state, Job& job) {
+  SetState(state, job, S::SUCCEEDED, "");
+  ReleaseMembers(state, job, "the job succeeded");
+}
+
+void FinishCancel(State& state, Job& job) {
+  SetState(state, job, S::CANCELLED, "cancelled by a user");
+  ReleaseMembers(state, job, "the job was cancelled");
+}
+
+}  // namespace ringmaster::coordinator

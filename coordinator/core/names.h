@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace ringmaster::coordinator {
+
+// Resource names: "projects/{project}/trainingJobs/{job}[/checkpoints/{checkpoint}]",
+// "workers/{id}".
+
+// The parent of imported checkpoints is not a job; no job may have its id.
+inline constexpr char kImportedJobId[] = "imported";
+
+// 4 to 63 characters, [a-z][a-z0-9-]*[a-z0-9].
+bool IsResourceId(absl::string_view id);
+// 1 to 63 characters of [A-Za-z0-9._-].
+bool IsWorkerId(absl::string_view id);
+// 8-4-4-4-12 hexadecimal digits.
+bool IsUuid(absl::string_view text);
+
+struct JobName {
+  std::string project;
+  std::string job;
+};
+
+std::string FormatJobName(absl::string_view project, absl::string_view job);
+// InvalidArgument naming `field`.
+absl::StatusOr<JobName> ParseJobName(absl::string_view field, absl::string_view name);
+// The project of "projects/{project}"; empty means "default". With `wildcard`, "projects/-" gives
+// "-".
+absl::StatusOr<std::string> ParseParent(absl::string_view field, absl::string_view parent,
+                                        bool wildcard);
+// The job's name within a checkpoint's name.
+absl::StatusOr<std::string> ParseCheckpointName(absl::string_view field, absl::string_view name);
+
+}  // namespace ringmaster::coordinator

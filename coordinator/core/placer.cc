@@ -1,0 +1,251 @@
+#include "coordinator/core/placer.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "coordinator/core/generation.h"
+#include "coordinator/core/journal.h"
+#include "coordinator/core/recovery.h"
+#include "coordinator/core/ring_order.h"
+#include "coordinator/core/spec.h"
+#include "coordinator/core/suitability.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+// Places in the queue up to which every move is told to watchers.
+constexpr int kShownPositions = 100;
+
+Place PlaceOf(const Worker& worker, int previous_rank) {
+  return {.worker = worker.name,
+          .zone = worker.hardware.zone(),
+          .host = worker.hardware.host(),
+          .link_group = worker.hardware.link_group(),
+          .previous_rank = previous_rank};
+}
+
+struct Choice {
+  // Empty when the job must wait.
+  std::vector<Worker*> members;
+  // Idle workers to keep for the job.
+  std::vector<Worker*> kept;
+  v1::PendingReason reason;
+};
+
+// One run over the waiting jobs.
+class Placing {
+ public:
+  explicit Placing(State& state) : state_(state) {
+    for (auto& [name, worker] : state.workers) {
+      if (worker.attached()) ++attached_;
+      if (worker.attached() && worker.job.empty() && !worker.unresponsive) idle_.push_back(&worker);
+    }
+  }
+  void KeepOnly(const std::vector<std::string>& names) {
+    std::erase_if(idle_, [&](const Worker* worker) {
+      return !std::binary_search(names.begin(), names.end(), worker->name);
+    });
+  }
+
+  void Recover(Job& job);
+  // Only looks at `queue` positions from `position` on.
+  void Queue(Job& job, int position);
+
+  std::vector<std::string> IdleNames() const {
+    std::vector<std::string> names;
+    for (const Worker* worker : idle_) names.push_back(worker->name);
+    return names;
+  }
+
+ private:
+  Choice Choose(const Requirement& requirement) const;
+  v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int idle) const;
+  void Take(const std::vector<Worker*>& workers);
+  void Begin(Job& job, const std::vector<Place>& places);
+  void SetReason(Job& job, v1::PendingReason reason);
+
+  State& state_;
+  int attached_ = 0;
+  std::vector<Worker*> idle_;
+  // What was found for a requirement since the idle workers last changed.
+  std::map<Requirement, Choice> known_;
+};
+
+void Placing::Take(const std::vector<Worker*>& workers) {
+  if (workers.empty()) return;
+  std::erase_if(idle_, [&](Worker* worker) {
+    return std::find(workers.begin(), workers.end(), worker) != workers.end();
+  });
+  known_.clear();
+}
+
+void Placing::Begin(Job& job, const std::vector<Place>& places) {
+  std::vector<Worker*> members;
+  for (const Place& place : places) members.push_back(state_.FindWorker(place.worker));
+  Take(members);
+  BeginGeneration(state_, job, members);
+}
+
+void Placing::SetReason(Job& job, v1::PendingReason reason) {
+  v1::PendingReason* now = job.mutable_status()->mutable_pending_reason();
+  const bool moved = now->queue_position() != reason.queue_position() &&
+                     reason.queue_position() <= kShownPositions;
+  if (moved || now->code() != reason.code() || now->message() != reason.message()) {
+    Show(state_, job);
+  }
+  *now = std::move(reason);
+}
+
+void Placing::Recover(Job& job) {
+  const Requirement requirement = RequirementOf(job.record);
+  std::vector<Place> members;
+  std::string kind;
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    const Worker* worker = state_.Member(job, rank);
+    if (worker == nullptr || !worker->attached()) continue;
+    members.push_back(PlaceOf(*worker, rank));
+    kind = KindOf(worker->hardware);
+  }
+  std::vector<Place> candidates;
+  std::vector<Worker*> fitting;
+  for (Worker* worker : idle_) {
+    if (!Misfit(requirement, worker->hardware).empty() ||
+        (!kind.empty() && KindOf(worker->hardware) != kind)) {
+      continue;
+    }
+    candidates.push_back(PlaceOf(*worker, -1));
+    fitting.push_back(worker);
+  }
+  const int wanted = requirement.workers - static_cast<int>(members.size());
+  if (wanted > static_cast<int>(candidates.size())) {
+    v1::PendingReason reason;
+    reason.set_code("WAITING_FOR_REPLACEMENT");
+    reason.set_message(absl::StrFormat("needs %d more of %d workers; %d suitable ones are idle",
+                                       wanted, requirement.workers, candidates.size()));
+    SetReason(job, std::move(reason));
+    Take(fitting);
+    return;
+  }
+  std::vector<Place> places = ChoosePlaces(candidates, members, wanted, requirement.ring_size);
+  places.insert(places.end(), members.begin(), members.end());
+  Begin(job, OrderRings(std::move(places), requirement.ring_size));
+}
+
+Choice Placing::Choose(const Requirement& requirement) const {
+  struct Group {
+    int fitting = 0;
+    std::vector<Worker*> idle;
+  };
+  std::map<std::string, Group> groups;
+  for (const auto& [name, worker] : state_.workers) {
+    if (worker.attached() && Misfit(requirement, worker.hardware).empty()) {
+      ++groups[KindOf(worker.hardware)].fitting;
+    }
+  }
+  for (Worker* worker : idle_) {
+    if (Misfit(requirement, worker->hardware).empty()) {
+      groups[KindOf(worker->hardware)].idle.push_back(worker);
+    }
+  }
+  Choice choice;
+  int most = 0;
+  int most_idle = 0;
+  for (auto& [kind, group] : groups) {
+    if (static_cast<int>(group.idle.size()) >= requirement.workers) {
+      choice.members = group.idle;
+      return choice;
+    }
+    if (group.fitting > most) {
+      most = group.fitting;
+      most_idle = static_cast<int>(group.idle.size());
+      choice.kept = group.idle;
+    }
+  }
+  choice.reason = WhyNot(requirement, most, most_idle);
+  if (most < requirement.workers) choice.kept.clear();
+  return choice;
+}
+
+v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, int idle) const {
+  v1::PendingReason reason;
+  const std::string needs = absl::StrFormat("needs %d workers", requirement.workers);
+  if (fitting >= requirement.workers) {
+    reason.set_code("WORKERS_BUSY");
+    reason.set_message(
+        absl::StrFormat("%s; of %d suitable ones %d are free for it", needs, fitting, idle));
+  } else if (attached_ < requirement.workers) {
+    reason.set_code("NOT_ENOUGH_WORKERS");
+    reason.set_message(absl::StrFormat("%s; %d are there", needs, attached_));
+  } else {
+    reason.set_code("WORKERS_UNSUITABLE");
+    std::map<std::string, int> misfits;
+    for (const auto& [name, worker] : state_.workers) {
+      if (!worker.attached()) continue;
+      const std::string misfit = Misfit(requirement, worker.hardware);
+      if (!misfit.empty()) ++misfits[misfit];
+    }
+    std::vector<std::string> parts;
+    for (const auto& [misfit, count] : misfits) {
+      parts.push_back(absl::StrFormat("%d with %s", count, misfit));
+    }
+    if (parts.empty()) parts.push_back("they differ in device, CPU code path or transport");
+    reason.set_message(absl::StrFormat("%s that are alike; of %d at most %d are suitable: %s",
+                                       needs, attached_, fitting, absl::StrJoin(parts, ", ")));
+  }
+  return reason;
+}
+
+void Placing::Queue(Job& job, int position) {
+  const Requirement requirement = RequirementOf(job.record);
+  auto known = known_.find(requirement);
+  if (known == known_.end()) known = known_.emplace(requirement, Choose(requirement)).first;
+  const Choice choice = known->second;
+  if (choice.members.empty()) {
+    v1::PendingReason reason = choice.reason;
+    reason.set_queue_position(position);
+    SetReason(job, std::move(reason));
+    Take(choice.kept);
+    return;
+  }
+  std::vector<Place> candidates;
+  for (const Worker* worker : choice.members) candidates.push_back(PlaceOf(*worker, -1));
+  const v1::Hardware& hardware = choice.members.front()->hardware;
+  FixDevice(hardware.device(), job.record.mutable_job()->mutable_spec());
+  job.record.set_cpu_capability(hardware.cpu_capability());
+  job.record.set_transport(TransportOf(hardware.device()));
+  Begin(job, OrderRings(ChoosePlaces(std::move(candidates), {}, requirement.workers,
+                                     requirement.ring_size),
+                        requirement.ring_size));
+}
+
+}  // namespace
+
+void RunPlacer(State& state) {
+  if (state.draining || (!state.placement_due && state.new_jobs.empty())) return;
+  Placing placing(state);
+  if (std::exchange(state.placement_due, false)) {
+    state.new_jobs.clear();
+    for (const auto& [age, job] : JobsByAge(state.unfinished)) {
+      if (WaitsForWorkers(state, *job)) placing.Recover(*job);
+    }
+    int position = 0;
+    for (const auto& [age, job] : JobsByAge(state.queue)) placing.Queue(*job, ++position);
+  } else {
+    placing.KeepOnly(state.unreserved);
+    int position = static_cast<int>(state.queue.size() - state.new_jobs.size());
+    for (const std::string& name : std::exchange(state.new_jobs, {})) {
+      placing.Queue(*state.FindJob(name), ++position);
+    }
+  }
+  state.unreserved = placing.IdleNames();
+  // A placement leaves the queue shorter: later jobs moved up.
+  if (state.placement_due) RunPlacer(state);
+}
+
+}  // namespace ringmaster::coordinator

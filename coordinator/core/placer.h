@@ -1,0 +1,13 @@
+#pragma once
+
+#include "coordinator/core/state.h"
+
+namespace ringmaster::coordinator {
+
+// Gives idle workers to jobs, all that a job needs or none, and says of the others why they wait.
+// Recovering jobs come first, then the queue, oldest first. Workers that an older job could use
+// are kept for it, so that it cannot starve; a job that no set of the present workers could ever
+// run holds up nobody. Does nothing unless something changed.
+void RunPlacer(State& state);
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,202 @@
+#include "coordinator/core/recovery.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "coordinator/core/checkpoints.h"
+#include "coordinator/core/episodes.h"
+#include "coordinator/core/faults.h"
+#include "coordinator/core/journal.h"
+#include "coordinator/core/lifecycle.h"
+#include "coordinator/core/times.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+bool HasLiveRing(const Job& job) {
+  return job.record.stage() == store::RING_STAGE_FORMING ||
+         job.record.stage() == store::RING_STAGE_STARTED;
+}
+
+// What operators and coordinator restarts cause is not held against the job.
+bool CountsAgainstBudget(v1::RecoveryEpisode::Cause cause) {
+  return cause != v1::RecoveryEpisode::OPERATOR &&
+         cause != v1::RecoveryEpisode::COORDINATOR_RESTART;
+}
+
+// Every member is told to abort; the ring is ABORTING from now on.
+void AbortRing(State& state, Job& job, const std::string& reason) {
+  DiscardShards(state, job);
+  job.record.set_stage(store::RING_STAGE_ABORTING);
+  job.adopting = false;
+  job.connecting = false;
+  job.waiting = false;
+  absl::Duration patience =
+      FromProto(job.spec().recovery().abort_deadline()) + state.options.abort_margin;
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    job.ranks[rank] = {};
+    const Worker* worker = state.Member(job, rank);
+    if (worker == nullptr) continue;
+    TellAbort(state, job, rank, *worker, reason);
+    if (worker->unseen) patience = std::max(patience, state.options.adoption_window);
+  }
+  state.timers.Set(TimerKind::kStage, job.name(), state.now + patience);
+  Store(state, job);
+}
+
+// A member of an ABORTING ring that may still answer.
+bool IsAwaited(const State& state, const Worker& worker) {
+  return worker.attached() || worker.unseen ||
+         state.now < worker.detached + state.options.suspect_grace;
+}
+
+}  // namespace
+
+void TellAbort(State& state, const Job& job, int rank, const Worker& worker,
+               const std::string& reason) {
+  v1::Directive directive;
+  *directive.mutable_abort_ring()->mutable_ring() = RefOf(job, rank);
+  directive.mutable_abort_ring()->set_reason(reason);
+  Tell(state, worker, std::move(directive));
+}
+
+void DropMember(Job& job, Worker& worker) {
+  job.mutable_status()->mutable_ranks(worker.rank)->clear_incarnation();
+  worker.job.clear();
+}
+
+void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
+  if (job.record.stage() == store::RING_STAGE_ABORTING) {
+    if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
+    ExplainEpisode(state, job, loss.cause, loss.message, loss.fault_time);
+    Store(state, job);
+    CheckAborted(state, job);
+    return;
+  }
+  if (!HasLiveRing(job)) return;
+  if (IsCommitted(state, job, job.spec().steps())) {
+    Succeed(state, job);
+    return;
+  }
+  if (CountsAgainstBudget(loss.cause)) {
+    const int64_t counted = job.record.recoveries_counted() + 1;
+    const int64_t budget = job.spec().recovery().episodes_max();
+    if (counted > budget) {
+      Fail(state, job, v1::BUDGET_EXHAUSTED,
+           absl::StrFormat("recovery.episodes_max (%d) is used up; the last fault: %s", budget,
+                           loss.message));
+      return;
+    }
+    job.record.set_recoveries_counted(counted);
+  }
+  BeginEpisode(state, job, loss.cause, loss.message, loss.fault_time);
+  if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
+  SetState(state, job, v1::TrainingJobStatus::RECOVERING, loss.message);
+  AbortRing(state, job, loss.message);
+  CheckAborted(state, job);
+}
+
+void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
+  if (IsTerminal(job.status().state()) ||
+      job.status().state() == v1::TrainingJobStatus::CANCELLING) {
+    return;
+  }
+  const std::string message =
+      absl::StrFormat("%s (rank %d): %s%s%s", job.status().ranks(rank).worker(), rank,
+                      fault.where(), fault.where().empty() ? "" : ": ", fault.message());
+  // In an ABORTING ring most faults are echoes of the first one.
+  if (job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic()) {
+    ExplainEpisode(state, job, CauseOf(fault.kind()), message, std::nullopt);
+    Store(state, job);
+    return;
+  }
+  const FaultVerdict verdict = Judge(job, fault);
+  if (verdict.ends_job) {
+    Fail(state, job, verdict.failure_class, absl::StrCat(message, verdict.remark));
+    return;
+  }
+  GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
+}
+
+void OnRingAborted(State& state, Job& job, int rank, const v1::RingAborted& aborted) {
+  if (HasLiveRing(job)) {
+    GiveUpRing(state, job,
+               {.cause = v1::RecoveryEpisode::OPERATOR,
+                .message = absl::StrFormat("%s (rank %d) left the ring",
+                                           job.status().ranks(rank).worker(), rank)});
+  }
+  if (job.record.stage() != store::RING_STAGE_ABORTING) return;
+  job.ranks[rank].aborted = true;
+  job.ranks[rank].held = aborted.state();
+  CheckAborted(state, job);
+}
+
+void BeginCancel(State& state, Job& job) {
+  SetState(state, job, v1::TrainingJobStatus::CANCELLING, "a user asked for it");
+  if (HasLiveRing(job)) AbortRing(state, job, "the job is cancelled");
+  CheckAborted(state, job);
+}
+
+void CheckAborted(State& state, Job& job) {
+  if (job.record.stage() != store::RING_STAGE_ABORTING) return;
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    const Worker* worker = state.Member(job, rank);
+    if (worker != nullptr && !job.ranks[rank].aborted && IsAwaited(state, *worker)) return;
+  }
+  if (job.status().state() == v1::TrainingJobStatus::CANCELLING) {
+    FinishCancel(state, job);
+    return;
+  }
+  state.placement_due = true;
+  if (job.waiting) return;
+  job.waiting = true;
+  MarkAborted(state, job);
+  state.timers.Cancel(TimerKind::kStage, job.name());
+  state.timers.Set(TimerKind::kRejoin, job.name(),
+                   state.now + FromProto(job.spec().recovery().rejoin_timeout()));
+  Store(state, job);
+}
+
+void OnAbortTimeout(State& state, Job& job) {
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    Worker* worker = state.Member(job, rank);
+    if (worker == nullptr || job.ranks[rank].aborted) continue;
+    AddLostWorker(job, worker->name);
+    TellRelease(state, *worker, job.name(), job.uid(), job.generation(),
+                "it did not abort the ring in time");
+    DropMember(job, *worker);
+    worker->unresponsive = true;
+  }
+  Store(state, job);
+  CheckAborted(state, job);
+}
+
+void OnRejoinTimeout(State& state, Job& job) {
+  if (job.status().state() != v1::TrainingJobStatus::RECOVERING) return;
+  ReleaseMembers(state, job, "the job went back to the queue");
+  job.record.set_stage(store::RING_STAGE_NONE);
+  job.mutable_status()->clear_ranks();
+  job.ranks.clear();
+  job.waiting = false;
+  state.timers.Cancel(TimerKind::kStage, job.name());
+  SetState(state, job, v1::TrainingJobStatus::QUEUED,
+           absl::StrCat("no replacement came within ",
+                        absl::FormatDuration(FromProto(job.spec().recovery().rejoin_timeout()))));
+}
+
+bool WaitsForWorkers(State& state, Job& job) {
+  if (!job.waiting || job.record.stage() != store::RING_STAGE_ABORTING ||
+      job.status().state() != v1::TrainingJobStatus::RECOVERING) {
+    return false;
+  }
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    const Worker* worker = state.Member(job, rank);
+    // It has re-attached and is about to abort.
+    if (worker != nullptr && worker->attached() && !job.ranks[rank].aborted) return false;
+  }
+  return true;
+}
+
+}  // namespace ringmaster::coordinator

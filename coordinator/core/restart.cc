@@ -1,0 +1,75 @@
+#include "coordinator/core/restart.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/core/lifecycle.h"
+#include "coordinator/core/times.h"
+#include "coordinator/core/workers.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+template <typename Record>
+absl::Status Parse(const Row& row, Record* record) {
+  if (record->ParseFromString(row.value)) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("the stored row '", row.key, "' is not a ", record->GetTypeName()));
+}
+
+absl::Status LoadRow(State& state, const Row& row) {
+  absl::Status status;
+  switch (row.table) {
+    case Table::kJobs: {
+      store::JobRecord record;
+      status = Parse(row, &record);
+      if (status.ok()) AddJob(state, std::move(record));
+      return status;
+    }
+    case Table::kRequests: {
+      store::RequestRecord record;
+      status = Parse(row, &record);
+      state.timers.Set(TimerKind::kForgetRequest, row.key,
+                       FromProto(record.create_time()) + state.options.request_id_ttl);
+      state.requests[row.key] = std::move(record);
+      return status;
+    }
+    case Table::kCheckpoints: {
+      store::CheckpointRecord record;
+      status = Parse(row, &record);
+      state.checkpoints[row.key] = std::move(record);
+      return status;
+    }
+  }
+  return absl::DataLossError(absl::StrCat("the stored row '", row.key, "' is of no known table"));
+}
+
+void Adopt(State& state, Job& job) {
+  const bool has_ring = job.record.stage() != store::RING_STAGE_NONE;
+  if (!has_ring) return;
+  job.adopting = job.record.stage() == store::RING_STAGE_FORMING;
+  job.phase_end = state.now;
+  job.last_step = state.now;
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) AddUnseenWorker(state, job, rank);
+  if (job.record.stage() == store::RING_STAGE_ABORTING) {
+    state.timers.Set(TimerKind::kStage, job.name(),
+                     state.now + std::max(state.options.adoption_window,
+                                          FromProto(job.spec().recovery().abort_deadline()) +
+                                              state.options.abort_margin));
+  }
+}
+
+}  // namespace
+
+absl::Status LoadStored(State& state, const StoredState& stored) {
+  for (const Row& row : stored.rows) {
+    const absl::Status status = LoadRow(state, row);
+    if (!status.ok()) return status;
+  }
+  for (const auto& [age, job] : state.unfinished) Adopt(state, *job);
+  state.placement_due = true;
+  return absl::OkStatus();
+}
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "attention/options.h"
+#include "coordinator/core/violations.h"
+#include "ringmaster/v1/job.pb.h"
+
+namespace ringmaster::coordinator {
+
+// Fills in every default of `spec` and checks every rule that needs nothing but the spec: required
+// fields, ranges, and the HARD rules between sizes. What costs but is allowed is the estimate's
+// business. Left alone: `directory` (it depends on the job's name), and, when no device is asked
+// for, `resources.device` and `precision`, which the first placement decides.
+void ResolveSpec(v1::TrainingJobSpec* spec, Violations* violations);
+
+// The parts of ResolveSpec that concern the model.
+void ResolveModel(v1::TrainingJobSpec* spec, Violations* violations);
+
+// Sets the device and, unless the user chose one, its default precision.
+void FixDevice(v1::Device device, v1::TrainingJobSpec* spec);
+
+// The operator's options. REQUIRES: `spec` is resolved.
+attention::DilatedAttentionOptions AttentionOptions(const v1::TrainingJobSpec& spec);
+
+// An absolute path without "." or ".." components.
+bool IsCleanAbsolutePath(const std::string& path);
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,262 @@
+#include "coordinator/services/server.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "gmock/gmock.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "tests/coordinator/services/test_server.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The whole answer to a GET.
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const size_t colon = address.rfind(':');
+  sockaddr_in target = {};
+  target.sin_family = AF_INET;
+  int port = 0;
+  EXPECT_TRUE(absl::SimpleAtoi(address.substr(colon + 1), &port));
+  target.sin_port = htons(static_cast<uint16_t>(port));
+  inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr);
+  const int connection = socket(AF_INET, SOCK_STREAM, 0);
+  EXPECT_EQ(connect(connection, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
+  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  EXPECT_EQ(write(connection, request.data(), request.size()),
+            static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char block[4096];
+  for (ssize_t count; (count = read(connection, block, sizeof(block))) > 0;)
+    answer.append(block, count);
+  close(connection);
+  return answer;
+}
+
+class RunningServerTest : public ServerTest {
+ protected:
+  using Stream = grpc::ClientReaderWriter<v1::WorkerReport, v1::Directive>;
+
+  static v1::WorkerReport Hello(const std::string& worker, const std::string& incarnation) {
+    v1::WorkerReport report;
+    report.set_incarnation(incarnation);
+    report.mutable_hello()->set_worker("workers/" + worker);
+    report.mutable_hello()->mutable_hardware()->set_device(v1::CPU);
+    report.mutable_hello()->mutable_hardware()->set_threads(1);
+    report.mutable_hello()->mutable_hardware()->add_transports("ucx/1.13");
+    return report;
+  }
+  static v1::Directive MustRead(Stream& stream) {
+    v1::Directive directive;
+    EXPECT_TRUE(stream.Read(&directive));
+    return directive;
+  }
+};
+
+TEST_F(RunningServerTest, WorkerAttachesBeatsAndIsListed) {
+  grpc::ClientContext context;
+  auto stream = workers_->Session(&context);
+  const std::string incarnation(32, 'a');
+  ASSERT_TRUE(stream->Write(Hello("w-0", incarnation)));
+  const v1::Directive welcome = MustRead(*stream);
+  ASSERT_TRUE(welcome.has_welcome());
+  EXPECT_EQ(welcome.epoch(), 1);
+  for (int sequence = 1; sequence <= 50; ++sequence) {
+    v1::WorkerReport beat;
+    beat.set_incarnation(incarnation);
+    beat.mutable_heartbeat()->set_sequence(sequence);
+    ASSERT_TRUE(stream->Write(beat));
+  }
+  for (int sequence = 1; sequence <= 50; ++sequence) {
+    EXPECT_EQ(MustRead(*stream).heartbeat_ack().sequence(), sequence);
+  }
+  v1::ListWorkersResponse workers;
+  ASSERT_TRUE(
+      Call(&v1::ClusterService::Stub::ListWorkers, cluster_, v1::ListWorkersRequest(), &workers)
+          .ok());
+  ASSERT_EQ(workers.workers_size(), 1);
+  EXPECT_EQ(workers.workers(0).name(), "workers/w-0");
+  EXPECT_EQ(workers.workers(0).state(), v1::Worker::IDLE);
+
+  // Its supervisor says that it died.
+  v1::ReportFaultRequest exit;
+  exit.set_worker("workers/w-0");
+  exit.set_incarnation(incarnation);
+  exit.set_signal(9);
+  v1::ReportFaultResponse reply;
+  EXPECT_TRUE(Call(&v1::WorkerService::Stub::ReportFault, workers_, exit, &reply).ok());
+  v1::GetWorkerRequest get;
+  get.set_name("workers/w-0");
+  v1::Worker worker;
+  ASSERT_TRUE(Call(&v1::ClusterService::Stub::GetWorker, cluster_, get, &worker).ok());
+  EXPECT_EQ(worker.state(), v1::Worker::LOST);
+}
+
+TEST_F(RunningServerTest, NewerStreamOfAWorkerEndsTheOlderOne) {
+  grpc::ClientContext first_context;
+  auto first = workers_->Session(&first_context);
+  ASSERT_TRUE(first->Write(Hello("w-0", std::string(32, 'a'))));
+  EXPECT_TRUE(MustRead(*first).has_welcome());
+  grpc::ClientContext second_context;
+  auto second = workers_->Session(&second_context);
+  ASSERT_TRUE(second->Write(Hello("w-0", std::string(32, 'a'))));
+  EXPECT_TRUE(MustRead(*second).has_welcome());
+  v1::Directive directive;
+  while (first->Read(&directive)) EXPECT_TRUE(directive.has_die());
+  EXPECT_EQ(FromGrpc(first->Finish()).code(), absl::StatusCode::kAborted);
+}
+
+TEST_F(RunningServerTest, IdleWorkerIsTakenForAQueuedJob) {
+  grpc::ClientContext context;
+  auto stream = workers_->Session(&context);
+  ASSERT_TRUE(stream->Write(Hello("w-0", std::string(32, 'a'))));
+  EXPECT_TRUE(MustRead(*stream).has_welcome());
+  ASSERT_TRUE(Create(CreateRequest("bible")).ok());
+  const v1::Directive form = MustRead(*stream);
+  ASSERT_TRUE(form.has_form_ring()) << form.DebugString();
+  EXPECT_EQ(form.form_ring().ring().training_job(), Name("bible"));
+  EXPECT_EQ(form.form_ring().directory(), temporary_.path() + "/shared/default/bible");
+  EXPECT_EQ(Get("bible")->status().state(), v1::TrainingJobStatus::STARTING);
+}
+
+TEST_F(RunningServerTest, DrainAnswersWhatWasAcceptedAndEndsStreams) {
+  grpc::ClientContext watch_context;
+  auto watch = jobs_->WatchTrainingJobs(&watch_context, v1::WatchTrainingJobsRequest());
+  v1::WatchTrainingJobsResponse message;
+  ASSERT_TRUE(watch->Read(&message));
+  EXPECT_TRUE(message.has_synced());
+  grpc::ClientContext session_context;
+  auto session = workers_->Session(&session_context);
+  ASSERT_TRUE(session->Write(Hello("w-0", std::string(32, 'a'))));
+  EXPECT_TRUE(MustRead(*session).has_welcome());
+  EXPECT_THAT(HttpGet(server_->http_address(), "/readyz"), HasSubstr("200 OK"));
+
+  server_->Drain();
+  EXPECT_FALSE(watch->Read(&message));
+  const absl::Status watch_end = FromGrpc(watch->Finish());
+  EXPECT_EQ(watch_end.code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(Details(watch_end).retry_delay.has_value());
+  v1::Directive directive;
+  EXPECT_FALSE(session->Read(&directive));
+  EXPECT_EQ(FromGrpc(session->Finish()).code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(HttpGet(server_->http_address(), "/readyz"), HasSubstr("503"));
+  EXPECT_THAT(HttpGet(server_->http_address(), "/healthz"), HasSubstr("200 OK"));
+}
+
+TEST_F(RunningServerTest, HttpShowsMetricsHealthAndStatus) {
+  ASSERT_TRUE(Create(CreateRequest("bible")).ok());
+  EXPECT_EQ(Get("none").status().code(), absl::StatusCode::kNotFound);
+  const std::string metrics = HttpGet(server_->http_address(), "/metrics");
+  EXPECT_THAT(metrics, HasSubstr("200 OK"));
+  EXPECT_THAT(metrics, HasSubstr("ringmaster_build_info{"));
+  EXPECT_THAT(
+      metrics,
+      HasSubstr("ringmaster_grpc_requests_total{code=\"NOT_FOUND\",method=\"GetTrainingJob\","
+                "service=\"JobService\"} 1"));
+  EXPECT_THAT(HttpGet(server_->http_address(), "/healthz"), HasSubstr("ok"));
+  EXPECT_THAT(HttpGet(server_->http_address(), "/"), HasSubstr("<h1>Ringmaster coordinator</h1>"));
+  EXPECT_THAT(HttpGet(server_->http_address(), "/etc/passwd"), HasSubstr("404"));
+}
+
+// One message to any method and its first answer, as bytes: for the services that gRPC brings.
+std::string RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                    const std::string& message) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const auto wait = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    EXPECT_TRUE(queue.Next(&tag, &ok) && ok) << method;
+  };
+  auto call = stub.PrepareCall(&context, method, &queue);
+  call->StartCall(nullptr);
+  wait();
+  const grpc::Slice slice(message);
+  call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+  wait();
+  call->WritesDone(nullptr);
+  wait();
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  wait();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  wait();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(answer.Dump(&slices).ok());
+  std::string bytes;
+  for (const grpc::Slice& part : slices)
+    bytes.append(reinterpret_cast<const char*>(part.begin()), part.size());
+  return bytes;
+}
+
+TEST_F(RunningServerTest, HealthServiceAndReflectionAnswer) {
+  // HealthCheckResponse{status: SERVING}.
+  EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Check", ""), "\x08\x01");
+  // ServerReflectionRequest{list_services: ""}.
+  const std::string services =
+      RawCall(channel_, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+              std::string("\x3A\x00", 2));
+  for (const char* service :
+       {"JobService", "ClusterService", "CheckpointService", "WorkerService"}) {
+    EXPECT_THAT(services, HasSubstr(absl::StrCat("ringmaster.v1.", service)));
+  }
+}
+
+TEST_F(RunningServerTest, TellsWhereItListens) {
+  std::ifstream file(temporary_.path() + "/data/address");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  EXPECT_EQ(text, server_->address() + "\n" + server_->http_address() + "\n");
+}
+
+TEST_F(RunningServerTest, TakenPortsAndDirectoriesAreErrors) {
+  EXPECT_EQ(Server::Start(Options()).status().code(), absl::StatusCode::kFailedPrecondition);
+  ServerOptions options = Options();
+  options.data_directory = temporary_.path() + "/other";
+  options.listen = server_->address();
+  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kUnavailable);
+  options = Options();
+  options.data_directory = temporary_.path() + "/other";
+  options.http_listen = server_->http_address();
+  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(ServerStartTest, ListeningBeyondLoopbackNeedsTlsOrTheFlag) {
+  const ringmaster::testing::TemporaryDirectory temporary;
+  ServerOptions options;
+  options.data_directory = temporary.path() + "/data";
+  options.http_listen = "";
+  for (const char* address : {"0.0.0.0:0", "[::]:0", "10.1.2.3:0", "example.org:0"}) {
+    options.listen = address;
+    const absl::Status status = Server::Start(options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << address;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("--insecure-i-understand"));
+  }
+  for (const char* address : {"", "7077", ":7077", "localhost", "localhost:x", "localhost:70770"}) {
+    options.listen = address;
+    EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kInvalidArgument)
+        << address;
+  }
+  options.listen = "127.0.0.1:0";
+  options.http_listen = "0.0.0.0:0";
+  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kFailedPrecondition);
+  options.insecure_i_understand = true;
+  options.listen = "0.0.0.0:0";
+  EXPECT_TRUE(Server::Start(options).ok());
+  options.tls.certificate = "/nowhere.pem";
+  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator

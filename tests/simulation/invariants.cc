@@ -1,0 +1,166 @@
+#include "tests/simulation/invariants.h"
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "coordinator/core/lifecycle.h"
+
+namespace ringmaster::simulation {
+namespace {
+
+using coordinator::JobState;
+using coordinator::Table;
+
+// Several transitions may be committed at once.
+bool Reachable(JobState from, JobState to, int depth = 4) {
+  if (from == to || coordinator::IsLegal(from, to)) return true;
+  if (depth == 0) return false;
+  for (int next = 1; next <= 8; ++next) {
+    const auto state = static_cast<JobState>(next);
+    if (coordinator::IsLegal(from, state) && Reachable(state, to, depth - 1)) return true;
+  }
+  return false;
+}
+
+bool IsLive(const store::JobRecord& record) {
+  return record.stage() == store::RING_STAGE_FORMING || record.stage() == store::RING_STAGE_STARTED;
+}
+
+store::JobRecord ParseJob(const std::string& value) {
+  store::JobRecord record;
+  record.ParseFromString(value);
+  return record;
+}
+
+}  // namespace
+
+void Invariants::CheckJob(const store::JobRecord& record) {
+  const v1::TrainingJob& job = record.job();
+  const auto known = seen_.find(job.uid());
+  if (known != seen_.end()) {
+    if (job.status().generation() < known->second.generation) {
+      Violated(absl::StrFormat("%s: generation fell from %d to %d", job.name(),
+                               known->second.generation, job.status().generation()));
+    }
+    if (!Reachable(known->second.state, job.status().state())) {
+      Violated(absl::StrFormat("%s: illegal change of state from %d to %d", job.name(),
+                               known->second.state, job.status().state()));
+    }
+  }
+  seen_[job.uid()] = {job.status().generation(), job.status().state()};
+  const int world = job.spec().parallel().ring_size() * job.spec().parallel().replicas();
+  if (IsLive(record) && job.status().ranks_size() != world) {
+    Violated(absl::StrFormat("%s: a ring of %d members, not %d", job.name(),
+                             job.status().ranks_size(), world));
+  }
+  if (coordinator::IsTerminal(job.status().state()) && record.stage() != store::RING_STAGE_NONE) {
+    Violated(absl::StrCat(job.name(), ": ended with a ring"));
+  }
+}
+
+void Invariants::CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
+                                 const std::function<bool(const std::string&)>& file_exists) {
+  const v1::Checkpoint& checkpoint = record.checkpoint();
+  const std::string job_name = checkpoint.name().substr(0, checkpoint.name().find("/checkpoints/"));
+  const auto row = rows.find({static_cast<int>(Table::kJobs), job_name});
+  if (row == rows.end()) {
+    Violated(absl::StrCat(checkpoint.name(), ": a checkpoint without its job"));
+    return;
+  }
+  const store::JobRecord job = ParseJob(row->second);
+  if (checkpoint.generation() != job.job().status().generation()) {
+    Violated(absl::StrFormat("%s: committed for generation %d, the current one is %d",
+                             checkpoint.name(), checkpoint.generation(),
+                             job.job().status().generation()));
+  }
+  if (checkpoint.shards_size() != job.job().status().ranks_size()) {
+    Violated(absl::StrFormat("%s: %d shards of %d ranks", checkpoint.name(),
+                             checkpoint.shards_size(), job.job().status().ranks_size()));
+  }
+  const std::string mark = absl::StrFormat("-g%d-", checkpoint.generation());
+  for (const v1::CheckpointShard& shard : checkpoint.shards()) {
+    if (!file_exists(shard.path())) {
+      Violated(absl::StrCat(checkpoint.name(), ": names the missing file ", shard.path()));
+    }
+    if (shard.path().find(mark) == std::string::npos) {
+      Violated(
+          absl::StrCat(checkpoint.name(), ": holds a shard of another generation, ", shard.path()));
+    }
+  }
+}
+
+void Invariants::CheckMembers(const Rows& rows) {
+  std::map<std::string, std::string> member_of;
+  for (const auto& [key, value] : rows) {
+    if (key.first != static_cast<int>(Table::kJobs)) continue;
+    const store::JobRecord record = ParseJob(value);
+    if (!IsLive(record)) continue;
+    for (const v1::RankAssignment& rank : record.job().status().ranks()) {
+      const auto [other, fresh] = member_of.emplace(rank.incarnation(), key.second);
+      if (!fresh) {
+        Violated(absl::StrFormat("%s is a member of %s and of %s", rank.worker(), other->second,
+                                 key.second));
+      }
+    }
+  }
+}
+
+void Invariants::CheckCommit(const coordinator::Core& core, const Rows& rows,
+                             const std::vector<coordinator::RowChange>& changes,
+                             const std::function<bool(const std::string&)>& file_exists) {
+  bool jobs_changed = false;
+  for (const coordinator::RowChange& change : changes) {
+    if (change.table == Table::kJobs) jobs_changed = true;
+    if (!change.value.has_value()) continue;
+    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value));
+    if (change.table == Table::kCheckpoints) {
+      store::CheckpointRecord record;
+      record.ParseFromString(*change.value);
+      CheckCheckpoint(record, rows, file_exists);
+    }
+  }
+  if (jobs_changed) CheckMembers(rows);
+  // Memory and store say the same of every job, but for progress and the reason to wait.
+  for (const coordinator::RowChange& change : changes) {
+    if (change.table != Table::kJobs || !change.value.has_value()) continue;
+    const v1::TrainingJob* job = core.FindJob(change.key);
+    const v1::TrainingJob stored = ParseJob(*change.value).job();
+    if (job == nullptr || job->status().state() != stored.status().state() ||
+        job->status().generation() != stored.status().generation() ||
+        job->etag() != stored.etag()) {
+      Violated(absl::StrCat(change.key, ": memory and store differ"));
+    }
+  }
+}
+
+void Invariants::CheckMemory(const coordinator::Core& core) {
+  std::set<int> positions;
+  for (const v1::TrainingJob* job : core.Jobs("projects/-")) {
+    const v1::TrainingJobStatus& status = job->status();
+    if (status.state() == v1::TrainingJobStatus::QUEUED) {
+      if (status.pending_reason().code().empty()) {
+        Violated(absl::StrCat(job->name(), ": queued without a reason"));
+      }
+      if (!positions.insert(status.pending_reason().queue_position()).second) {
+        Violated(absl::StrFormat("%s: two jobs at position %d", job->name(),
+                                 status.pending_reason().queue_position()));
+      }
+    }
+    int64_t lost = 0;
+    for (const v1::RecoveryEpisode& episode : status.episodes()) lost += episode.lost_steps();
+    const auto before = steps_.find(job->uid());
+    if (before != steps_.end()) {
+      const int64_t fell = before->second.step - status.progress().step();
+      if (fell > 0 && lost - before->second.lost < fell) {
+        Violated(
+            absl::StrFormat("%s: the agreed step fell by %d, but only %d more lost steps are "
+                            "written down",
+                            job->name(), fell, lost - before->second.lost));
+      }
+    }
+    steps_[job->uid()] = {status.progress().step(), lost};
+  }
+}
+
+}  // namespace ringmaster::simulation

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/core/core.h"
+#include "ringmaster/store/records.pb.h"
+
+namespace ringmaster::simulation {
+
+// What must hold whatever happens, checked against every committed transaction and the memory that
+// goes with it. Remembers over the coordinator's lives.
+class Invariants {
+ public:
+  using Rows = std::map<std::pair<int, std::string>, std::string>;
+
+  // After a commit of `changes`, which made the store `rows`. `file_exists` asks the shared disk.
+  void CheckCommit(const coordinator::Core& core, const Rows& rows,
+                   const std::vector<coordinator::RowChange>& changes,
+                   const std::function<bool(const std::string&)>& file_exists);
+  // After every event.
+  void CheckMemory(const coordinator::Core& core);
+  // A life of the coordinator begins: steps that were known in memory only may be unknown now.
+  void NewLife() { steps_.clear(); }
+
+  void Violated(const std::string& what) { violations_.push_back(what); }
+  const std::vector<std::string>& violations() const { return violations_; }
+
+ private:
+  struct Seen {
+    int64_t generation = 0;
+    v1::TrainingJobStatus::State state = v1::TrainingJobStatus::QUEUED;
+  };
+  struct Step {
+    int64_t step = 0;
+    int64_t lost = 0;
+  };
+
+  void CheckJob(const store::JobRecord& record);
+  void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
+                       const std::function<bool(const std::string&)>& file_exists);
+  void CheckMembers(const Rows& rows);
+
+  std::map<std::string, Seen> seen_;
+  std::map<std::string, Step> steps_;
+  std::vector<std::string> violations_;
+};
+
+}  // namespace ringmaster::simulation

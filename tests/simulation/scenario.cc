@@ -1,0 +1,152 @@
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tests/simulation/simulation.h"
+
+// What users and fate do to the deployment.
+namespace ringmaster::simulation {
+
+void Simulation::PlanUsers() {
+  const int workers = static_cast<int>(scheduler_.Int(1, 6));
+  for (int i = 0; i < workers; ++i) {
+    const std::string name = absl::StrCat("workers/w", i);
+    scheduler_.After(scheduler_.Ms(0, 3000), [this, name] { StartProcess(name); });
+  }
+  const auto jobs = static_cast<size_t>(scheduler_.Int(1, 4));
+  submissions_.resize(jobs);
+  for (size_t i = 0; i < jobs; ++i) {
+    Submission& submission = submissions_[i];
+    submission.request.set_request_id(
+        absl::StrFormat("%08x-0000-4000-8000-%012x", i, scheduler_.Bits() & 0xFFFFFFFFFFFF));
+    v1::TrainingJob* job = submission.request.mutable_training_job();
+    (*job->mutable_labels())["submission"] = absl::StrCat(i);
+    v1::TrainingJobSpec* spec = job->mutable_spec();
+    spec->mutable_model()->set_preset("tiny");
+    spec->mutable_data()->add_paths("/data");
+    spec->mutable_data()->set_sequence_length(4096);
+    const int ring = static_cast<int>(scheduler_.Int(1, 3));
+    const int replicas = scheduler_.Chance(0.2) ? 2 : 1;
+    spec->mutable_parallel()->set_ring_size(ring);
+    spec->mutable_parallel()->set_replicas(replicas);
+    submission.satisfiable = ring * replicas <= workers;
+    spec->set_steps(scheduler_.Int(5, 150));
+    spec->mutable_checkpoint()->set_interval_steps(scheduler_.Chance(0.2) ? -1
+                                                                          : scheduler_.Int(3, 30));
+    spec->mutable_checkpoint()->set_keep_last(static_cast<int32_t>(scheduler_.Int(1, 3)));
+    spec->mutable_recovery()->mutable_rejoin_timeout()->set_seconds(scheduler_.Int(2, 20));
+    spec->mutable_recovery()->mutable_abort_deadline()->set_seconds(1);
+    if (scheduler_.Chance(0.1)) spec->mutable_recovery()->set_episodes_max(3);
+    scheduler_.After(scheduler_.Ms(0, 20000), [this, i] { Submit(i); });
+    submission.cancel = scheduler_.Chance(0.2);
+    if (submission.cancel) scheduler_.After(scheduler_.Ms(20000, 50000), [this, i] { Cancel(i); });
+  }
+}
+
+// Again and again, with the same request id, until there is an answer.
+void Simulation::Submit(size_t index) {
+  const auto retry = [this, index] {
+    scheduler_.After(scheduler_.Ms(200, 1000), [this, index] { Submit(index); });
+  };
+  if (core_ == nullptr) return retry();
+  const uint64_t call = ++last_call_;
+  calls_[call] = [this, index, retry](const coordinator::Reply* reply) {
+    if (reply == nullptr || reply->response.status().code() == absl::StatusCode::kUnavailable) {
+      return retry();
+    }
+    if (!reply->response.ok()) {
+      invariants_.Violated(absl::StrCat("create: ", reply->response.status().ToString()));
+      return;
+    }
+    submissions_[index].name = std::get<v1::TrainingJob>(*reply->response).name();
+    // The reply may be lost on the way to the user, who then asks again.
+    if (scheduler_.Chance(0.2)) retry();
+  };
+  Handle(coordinator::ApiRequest{call, submissions_[index].request, std::nullopt});
+}
+
+void Simulation::Cancel(size_t index) {
+  const auto retry = [this, index] {
+    scheduler_.After(scheduler_.Ms(200, 1000), [this, index] { Cancel(index); });
+  };
+  if (core_ == nullptr || submissions_[index].name.empty()) return retry();
+  v1::CancelTrainingJobRequest request;
+  request.set_name(submissions_[index].name);
+  const uint64_t call = ++last_call_;
+  calls_[call] = [this, retry](const coordinator::Reply* reply) {
+    if (reply == nullptr) return retry();
+    if (!reply->response.ok()) {
+      invariants_.Violated(absl::StrCat("cancel: ", reply->response.status().ToString()));
+    }
+  };
+  Handle(coordinator::ApiRequest{call, request, std::nullopt});
+}
+
+void Simulation::PlanFaults() {
+  trainers_.SetFaults(scheduler_.Chance(0.3) ? 0.05 : 0, scheduler_.Chance(0.3) ? 0.05 : 0);
+  // From calm to furious.
+  const int64_t pause_ms = int64_t{1} << scheduler_.Int(9, 14);
+  const absl::Time quiet = scheduler_.now() + absl::Seconds(60);
+  for (absl::Time at = scheduler_.now() + absl::Seconds(1); at < quiet;) {
+    scheduler_.At(at, [this] { InjectFault(); });
+    at += scheduler_.Ms(pause_ms / 4, pause_ms * 7 / 4);
+  }
+  scheduler_.At(quiet, [this] {
+    faults_ = false;
+    crash_after_commit_ = crash_before_commit_ = false;
+    trainers_.SetFaults(0, 0);
+  });
+}
+
+Process* Simulation::AnyProcess() {
+  std::vector<Process*> alive;
+  for (const auto& [name, process] : current_) {
+    if (process->alive) alive.push_back(process);
+  }
+  if (alive.empty()) return nullptr;
+  return alive[static_cast<size_t>(scheduler_.Int(0, static_cast<int64_t>(alive.size()) - 1))];
+}
+
+void Simulation::InjectFault() {
+  if (!faults_) return;
+  Process* process = AnyProcess();
+  const int64_t kind = scheduler_.Int(0, 99);
+  if (process != nullptr && kind < 35) {
+    ++injected_["kills"];
+    EndProcess(*process, 9, 0, scheduler_.Ms(50, scheduler_.Chance(0.1) ? 15000 : 700));
+  } else if (process != nullptr && kind < 45) {
+    ++injected_["stops"];
+    process->stopped_until = scheduler_.now() + scheduler_.Ms(100, 12000);
+    scheduler_.At(process->stopped_until, [process] {
+      while (process->alive && !process->deferred.empty()) {
+        const auto what = std::move(process->deferred.front());
+        process->deferred.pop_front();
+        what();
+      }
+    });
+  } else if (process != nullptr && kind < 55) {
+    ++injected_["exceptions"];
+    process->throws = true;
+  } else if (process != nullptr && kind < 70) {
+    ++injected_["broken streams"];
+    BreakStream(process->stream);
+  } else if (process != nullptr && kind < 75) {
+    ++injected_["drains"];
+    Deliver(*process, worker::StopRequested{});
+  } else if (kind < 80) {
+    CrashCoordinator();
+  } else if (kind < 88) {
+    crash_after_commit_ = true;
+  } else if (kind < 93) {
+    crash_before_commit_ = true;
+  } else if (!disk_full_) {
+    ++injected_["full disks"];
+    disk_full_ = true;
+    scheduler_.After(scheduler_.Ms(100, 5000), [this] {
+      disk_full_ = false;
+      if (core_ != nullptr) Take(core_->SetStoreFull(scheduler_.now(), false));
+    });
+  }
+}
+
+}  // namespace ringmaster::simulation

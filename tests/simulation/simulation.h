@@ -1,0 +1,107 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "coordinator/core/core.h"
+#include "tests/simulation/fake_trainers.h"
+#include "tests/simulation/invariants.h"
+#include "tests/simulation/scheduler.h"
+
+namespace ringmaster::simulation {
+
+// A whole deployment in virtual time: the production coordinator core on a fake store, production
+// session cores with fake trainers, streams with delays that break, users that retry, and faults:
+// killed and stopped workers, hanging aborts, exceptions, a coordinator that dies before or after
+// a commit, a full disk. Everything follows from the seed.
+class Simulation {
+ public:
+  explicit Simulation(uint64_t seed);
+
+  // Faults for a while, then quiet until every job has ended. Violations of invariants, and jobs
+  // that did not end, in words; empty when all is well.
+  std::vector<std::string> Run();
+
+  // What happened, for people.
+  std::string Summary() const;
+
+ private:
+  struct Stream {
+    Process* process = nullptr;
+    bool up = true;
+    // Per direction no message overtakes another.
+    absl::Time to_coordinator;
+    absl::Time to_worker;
+  };
+  struct Submission {
+    v1::CreateTrainingJobRequest request;
+    std::string name;
+    bool cancel = false;
+    bool satisfiable = true;
+  };
+
+  // ---- coordinator
+  void StartCoordinator();
+  void CrashCoordinator();
+  void Handle(const coordinator::Event& event);
+  void Take(coordinator::Output output);
+  bool Commit(const coordinator::Output& output);
+  void Release(coordinator::Output output);
+  void PlanTick();
+
+  // ---- workers
+  void StartProcess(const std::string& name);
+  void Deliver(Process& process, const worker::Event& event);
+  void Act(Process& process, const worker::Action& action);
+  void PlanTimer(Process& process);
+  void Connect(Process& process);
+  void BreakStream(uint64_t id);
+  void EndProcess(Process& process, int signal, int exit_code, absl::Duration restart);
+  void ReportExit(const Process& process, int signal, int exit_code, absl::Time ended, int tries);
+
+  // ---- streams
+  void SendToCoordinator(uint64_t id, const v1::WorkerReport& report);
+  void SendToWorker(uint64_t id, const v1::Directive& directive);
+
+  // ---- users
+  void PlanUsers();
+  void Submit(size_t index);
+  void Cancel(size_t index);
+
+  // ---- faults
+  void PlanFaults();
+  void InjectFault();
+  Process* AnyProcess();
+  bool AllEnded() const;
+
+  Scheduler scheduler_;
+  Invariants invariants_;
+  FakeTrainers trainers_;
+  uint64_t seed_;
+
+  std::unique_ptr<coordinator::Core> core_;
+  Invariants::Rows rows_;
+  int64_t epoch_ = 0;
+  absl::Time tick_planned_ = absl::InfiniteFuture();
+  bool disk_full_ = false;
+  bool faults_ = true;
+  // The next output is committed, and then the coordinator dies; or dies before the commit.
+  bool crash_after_commit_ = false;
+  bool crash_before_commit_ = false;
+
+  std::vector<std::unique_ptr<Process>> processes_;
+  std::map<std::string, Process*> current_;
+  std::map<uint64_t, Stream> streams_;
+  uint64_t last_stream_ = 0;
+  uint64_t last_call_ = 0;
+
+  std::vector<Submission> submissions_;
+  std::map<uint64_t, std::function<void(const coordinator::Reply*)>> calls_;
+  std::map<std::string, int> injected_;
+};
+
+}  // namespace ringmaster::simulation
