@@ -1,6 +1,7 @@
 #include "worker/comm/communicator.h"
 
 #include "absl/strings/str_cat.h"
+#include "worker/comm/nccl_communicator.h"
 #include "worker/comm/ucx_communicator.h"
 
 namespace ringmaster::worker {
@@ -15,6 +16,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> OpenCommunicator(const std::string
   }
   if (transport == "ucx") {
     return OpenUcxCommunicator(options);
+  }
+  if (transport == "nccl") {
+    return OpenNcclCommunicator(options);
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown transport '", transport, "'; known: ucx, nccl"));

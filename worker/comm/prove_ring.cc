@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "worker/comm/ring_hash.h"
 
 namespace ringmaster::worker {
 
@@ -17,23 +18,12 @@ struct Greeting {
   uint64_t ring = 0;
 };
 
-// FNV-1a.
-uint64_t Hash(absl::Span<const std::string> addresses) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const std::string& address : addresses) {
-    for (const char character : address + '\n') {
-      hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3;
-    }
-  }
-  return hash;
-}
-
 }  // namespace
 
 absl::Status ProveRing(attention::GroupedExchange& world, const CommunicatorOptions& options,
                        absl::Span<const std::string> addresses) {
   const Greeting own{
-      .generation = options.generation, .rank = options.rank, .ring = Hash(addresses)};
+      .generation = options.generation, .rank = options.rank, .ring = RingHash(addresses)};
   std::vector<Greeting> heard(options.world_size);
   std::vector<attention::SendBuffer> sends;
   std::vector<attention::ReceiveBuffer> receives;

@@ -103,7 +103,7 @@ void RunInThreads(const Scenario& scenario) {
     const auto [ours, theirs] = SocketPair();
     threads.emplace_back([&board, fd = ours, index] { board.Serve(fd, index); });
     threads.emplace_back([&scenario, &hub, fd = theirs, index] {
-      Rank rank("in-process", index, scenario.ranks, fd, &hub, nullptr);
+      Rank rank("in-process", index, scenario.ranks, fd, &hub, nullptr, {});
       const absl::Status status = scenario.part(rank);
       EXPECT_TRUE(status.ok()) << "rank " << index << ": " << status;
     });
@@ -185,8 +185,9 @@ class ScenarioTest : public testing::Test {
   const std::string transport_;
 };
 
-int RunChild(const Scenario& scenario, const std::string& transport, int index, Opener open) {
-  Rank rank(transport, index, scenario.ranks, kBoardFd, nullptr, open);
+int RunChild(const Scenario& scenario, const std::string& transport, int index, Opener open,
+             DeviceMemory memory) {
+  Rank rank(transport, index, scenario.ranks, kBoardFd, nullptr, open, memory);
   const absl::Status status = scenario.part(rank);
   if (!status.ok()) {
     std::fprintf(stderr, "%s: rank %d: %s\n", scenario.name.c_str(), index,
@@ -251,19 +252,33 @@ void Rank::Die(int64_t generation) {
   hub_->Kill(generation, rank_);
 }
 
-Buffer::Buffer(const Rank&, size_t bytes)
-    : bytes_(bytes), memory_(std::malloc(bytes > 0 ? bytes : 1), std::free) {}
+Buffer::Buffer(const Rank& rank, size_t bytes) : kind_(rank.memory()), bytes_(bytes) {
+  const size_t some = bytes > 0 ? bytes : 1;
+  memory_ = kind_.allocate == nullptr ? std::shared_ptr<void>(std::malloc(some), std::free)
+                                      : std::shared_ptr<void>(kind_.allocate(some), kind_.release);
+}
 
 void Buffer::Write(const std::vector<unsigned char>& content) {
-  std::copy(content.begin(), content.end(), static_cast<unsigned char*>(memory_.get()));
+  if (kind_.copy == nullptr) {
+    std::copy(content.begin(), content.end(), static_cast<unsigned char*>(memory_.get()));
+  } else {
+    kind_.copy(memory_.get(), content.data(), content.size());
+  }
 }
 
 std::vector<unsigned char> Buffer::Read() const {
-  const auto* begin = static_cast<const unsigned char*>(memory_.get());
-  return {begin, begin + bytes_};
+  std::vector<unsigned char> content(bytes_);
+  if (kind_.copy == nullptr) {
+    const auto* begin = static_cast<const unsigned char*>(memory_.get());
+    std::copy(begin, begin + bytes_, content.begin());
+  } else {
+    kind_.copy(content.data(), memory_.get(), bytes_);
+  }
+  return content;
 }
 
-int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, Opener open) {
+int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, Opener open,
+                 DeviceMemory nccl_memory) {
   const std::string transport =
       open == nullptr ? "in-process" : Flag(argc, argv, "transport", "ucx");
   const std::string child = Flag(argc, argv, "scenario", "");
@@ -276,7 +291,8 @@ int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, 
       continue;
     }
     if (scenario.name == child) {
-      return RunChild(scenario, transport, rank, open);
+      return RunChild(scenario, transport, rank, open,
+                      transport == "nccl" ? nccl_memory : DeviceMemory{});
     }
     testing::RegisterTest("Conformance", scenario.name.c_str(), nullptr, transport.c_str(),
                           __FILE__, __LINE__, [&scenario, transport]() -> testing::Test* {

@@ -33,6 +33,13 @@ class BoardClient {
   std::string buffer_;
 };
 
+// How to get at memory that is not the host's.
+struct DeviceMemory {
+  void* (*allocate)(size_t bytes) = nullptr;
+  void (*release)(void* memory) = nullptr;
+  void (*copy)(void* to, const void* from, size_t bytes) = nullptr;
+};
+
 // Opens a rank of a real transport; null where there is only the in-process one.
 using Opener = absl::StatusOr<std::unique_ptr<Communicator>> (*)(const std::string& transport,
                                                                  const CommunicatorOptions&);
@@ -40,13 +47,15 @@ using Opener = absl::StatusOr<std::unique_ptr<Communicator>> (*)(const std::stri
 // What one rank of a scenario has in hands.
 class Rank {
  public:
-  Rank(std::string transport, int rank, int size, int board_fd, InProcessHub* hub, Opener open)
+  Rank(std::string transport, int rank, int size, int board_fd, InProcessHub* hub, Opener open,
+       DeviceMemory memory)
       : transport_(std::move(transport)),
         rank_(rank),
         size_(size),
         board_(board_fd),
         hub_(hub),
-        open_(open) {}
+        open_(open),
+        memory_(memory) {}
 
   const std::string& transport() const { return transport_; }
   int rank() const { return rank_; }
@@ -54,7 +63,8 @@ class Rank {
   bool last() const { return rank_ == size_ - 1; }
   int next() const { return (rank_ + 1) % size_; }
   int previous() const { return (rank_ + size_ - 1) % size_; }
-  bool in_process() const { return hub_ != nullptr; }
+  // Empty for host memory.
+  const DeviceMemory& memory() const { return memory_; }
 
   void Put(const std::string& key, const std::string& value = "x") { board_.Put(key, value); }
   std::string Get(const std::string& key) { return board_.Get(key); }
@@ -77,6 +87,7 @@ class Rank {
   BoardClient board_;
   InProcessHub* const hub_;
   const Opener open_;
+  const DeviceMemory memory_;
 };
 
 // Memory of the kind that the rank's transport carries.
@@ -90,6 +101,7 @@ class Buffer {
   std::vector<unsigned char> Read() const;
 
  private:
+  DeviceMemory kind_;
   size_t bytes_;
   std::shared_ptr<void> memory_;
 };
@@ -108,7 +120,8 @@ struct Scenario {
 // Runs the scenarios as GoogleTest tests: over the transport that --transport names, with one
 // process a rank; without an opener, in-process with one thread a rank. A program's main returns
 // this.
-int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, Opener open);
+int RunScenarios(int argc, char** argv, const std::vector<Scenario>& scenarios, Opener open,
+                 DeviceMemory nccl_memory = {});
 
 // For parts: an error that names the condition, and what follows it.
 #define CHECK_OR_RETURN(condition, ...)                                                  \
