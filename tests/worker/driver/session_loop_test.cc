@@ -1,0 +1,253 @@
+#include "worker/driver/session_loop.h"
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "google/protobuf/util/json_util.h"
+#include "gtest/gtest.h"
+#include "tests/worker/driver/ring_scene.h"
+#include "worker/checkpoint/checkpoint_files.h"
+#include "worker/session/exit_codes.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+constexpr int64_t kSteps = 10;
+
+// Step -> the record that counts in steps.jsonl.
+std::map<int64_t, v1::StepRecord> RecordsInFile(const RingScene& scene) {
+  std::map<int64_t, v1::StepRecord> records;
+  std::ifstream file(scene.directory() + "/steps.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    v1::StepRecord record;
+    EXPECT_TRUE(google::protobuf::util::JsonStringToMessage(line, &record).ok()) << line;
+    v1::StepRecord& kept = records[record.step()];
+    if (record.generation() >= kept.generation()) {
+      kept = record;
+    }
+  }
+  return records;
+}
+
+// Step -> training loss and validation loss (0 when there was none): what a recovery must not
+// change.
+using Curve = std::map<int64_t, std::pair<double, double>>;
+Curve CurveOf(const RingScene& scene) {
+  Curve curve;
+  for (const auto& [step, record] : RecordsInFile(scene)) {
+    curve[step] = {record.loss(), record.validation_loss()};
+  }
+  return curve;
+}
+
+// Of a run that nothing disturbs.
+const Curve& Undisturbed() {
+  static const Curve curve = [] {
+    RingScene scene(kSteps);
+    scene.StartWorker("a");
+    scene.StartWorker("b");
+    scene.FormRing(1, {"a", "b"});
+    scene.StartSteps();
+    scene.PumpUntilFinished();
+    EXPECT_TRUE(scene.faults().empty());
+    EXPECT_EQ(CurveOf(scene).size(), kSteps);
+    return CurveOf(scene);
+  }();
+  return curve;
+}
+
+TEST(SessionLoopTest, RunsAJobFromTheFirstStepToTheManifest) {
+  RingScene scene(kSteps);
+  scene.spec().mutable_checkpoint()->set_interval_steps(4);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  EXPECT_EQ(scene.FormRing(1, {"a", "b"}).source(), v1::RecoveryEpisode::FRESH);
+  ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+  EXPECT_EQ(scene.ready().at(0).state().digest(), scene.ready().at(1).state().digest());
+  EXPECT_TRUE(scene.ready().at(0).state().clean());
+  scene.StartSteps();
+  scene.PumpUntilFinished();
+  ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+  EXPECT_EQ(scene.finished().at(0).state().step(), kSteps);
+  EXPECT_EQ(scene.finished().at(0).checkpoint_error(), "");
+  EXPECT_EQ(scene.finished().at(0).state().digest(), scene.finished().at(1).state().digest());
+
+  const auto in_file = RecordsInFile(scene);
+  ASSERT_EQ(in_file.size(), kSteps);
+  for (const auto& [step, record] : in_file) {
+    EXPECT_EQ(record.loss(), scene.records().at(step).loss());
+    EXPECT_EQ(record.has_validation_loss(), step % 3 == 0 || step == kSteps) << step;
+    EXPECT_EQ(record.tokens(), 96);
+  }
+  EXPECT_LT(in_file.at(kSteps).loss(), in_file.at(1).loss());
+
+  // Shards of steps 4, 8 and 10 from both ranks.
+  for (const int64_t step : {4, 8, 10}) {
+    EXPECT_EQ(scene.CheckpointOf(step).shards_size(), 2) << step;
+  }
+  const v1::Checkpoint checkpoint = scene.CheckpointOf(kSteps);
+  scene.Commit(checkpoint);
+  scene.Release();
+  scene.Drain("a");
+  EXPECT_EQ(scene.JoinWorker("a").code, kExitOk);
+  // What was begun is done when the worker's threads are gone.
+  scene.KillWorker("a");
+  const auto manifest = ReadManifestFile(checkpoint.directory());
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->spec.SerializeAsString(), scene.spec().SerializeAsString());
+  EXPECT_TRUE(fs::is_empty(scene.directory() + "/ring"));
+}
+
+TEST(SessionLoopTest, AFaultIsToldAndTheSameProcessesGoOnFromMemory) {
+  RingScene scene(kSteps);
+  scene.StartWorker("a");
+  scene.StartWorker("b", "rank=1,step=5,phase=backward,layer=1,kind=throw,generation=1");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntil(
+      [&] {
+        for (const v1::Fault& fault : scene.faults()) {
+          if (fault.kind() == v1::Fault::EXCEPTION) return true;
+        }
+        return false;
+      },
+      "the fault");
+  scene.Abort();
+  scene.PumpUntil([&] { return scene.aborted().size() == 2; }, "RingAborted");
+  EXPECT_TRUE(scene.aborted()[0].state().clean());
+  EXPECT_EQ(scene.aborted()[0].state().step(), 5);
+  EXPECT_EQ(scene.aborted()[0].state().digest(), scene.aborted()[1].state().digest());
+  scene.faults().clear();
+  EXPECT_EQ(scene.FormRing(2, {"a", "b"}).source(), v1::RecoveryEpisode::OWN);
+  scene.StartSteps();
+  scene.PumpUntilFinished();
+  EXPECT_EQ(CurveOf(scene), Undisturbed());
+}
+
+// Brings generation 1 to the loss of rank `lost` after 5 steps and a new process in its place.
+void LoseRank(RingScene& scene, int lost) {
+  const std::string name = lost == 0 ? "a" : "b";
+  for (const int rank : {0, 1}) {
+    scene.StartWorker(
+        rank == 0 ? "a" : "b",
+        absl::StrFormat("rank=%d,step=5,phase=forward,kind=throw,generation=1", lost));
+  }
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
+  scene.KillWorker(name);
+  scene.Abort();
+  scene.PumpUntil([&] { return scene.aborted().contains(1 - lost); }, "RingAborted");
+  scene.StartWorker(name);
+  scene.faults().clear();
+}
+
+TEST(SessionLoopTest, ANewProcessGetsTheStateFromItsPeer) {
+  for (const int lost : {0, 1}) {
+    SCOPED_TRACE(lost);
+    RingScene scene(kSteps);
+    LoseRank(scene, lost);
+    const v1::RestorePlan plan = scene.FormRing(2, {"a", "b"});
+    EXPECT_EQ(plan.source(), v1::RecoveryEpisode::PEER);
+    EXPECT_EQ(plan.step(), 5);
+    ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+    EXPECT_EQ(scene.ready().at(0).state().digest(), plan.digest());
+    EXPECT_EQ(scene.ready().at(1).state().digest(), plan.digest());
+    scene.StartSteps();
+    scene.PumpUntilFinished();
+    EXPECT_EQ(CurveOf(scene), Undisturbed());
+  }
+}
+
+TEST(SessionLoopTest, WithoutAnyMemoryTheCheckpointIsLoaded) {
+  RingScene scene(kSteps);
+  scene.spec().mutable_checkpoint()->set_interval_steps(4);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntil([&] { return scene.CheckpointOf(4).shards_size() == 2; }, "the shards");
+  const v1::Checkpoint checkpoint = scene.CheckpointOf(4);
+  ASSERT_EQ(checkpoint.shards_size(), 2);
+  scene.KillWorker("a");
+  scene.KillWorker("b");
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.faults().clear();
+  EXPECT_EQ(scene.FormRing(2, {"a", "b"}, &checkpoint).source(), v1::RecoveryEpisode::CHECKPOINT);
+  ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+  EXPECT_EQ(scene.ready().at(1).state().step(), 4);
+  scene.StartSteps();
+  scene.PumpUntilFinished();
+  EXPECT_EQ(CurveOf(scene), Undisturbed());
+}
+
+TEST(SessionLoopTest, ADamagedCheckpointIsAFaultOfItsKind) {
+  RingScene scene(4);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntilFinished();
+  v1::Checkpoint checkpoint = scene.CheckpointOf(4);
+  fs::resize_file(checkpoint.shards(0).path(), 100);
+  scene.Release();
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(2, {"a", "b"}, &checkpoint);
+  scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
+  EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::CHECKPOINT_ERROR);
+  EXPECT_TRUE(scene.faults()[0].deterministic());
+  EXPECT_THAT(scene.faults()[0].message(), HasSubstr(checkpoint.shards(0).path()));
+}
+
+TEST(SessionLoopTest, SigtermEndsAfterAStepOnAllRanks) {
+  RingScene scene(100'000);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntil([&] { return !scene.records().empty(); }, "a step");
+  scene.StopWorker("b");
+  scene.PumpUntil([&] { return !scene.goodbyes().empty(); }, "Goodbye");
+  EXPECT_EQ(scene.JoinWorker("b").code, kExitOk);
+  scene.PumpUntil([&] { return scene.aborted().contains(0); }, "RingAborted of rank 0");
+  EXPECT_TRUE(scene.aborted()[0].state().clean());
+  EXPECT_TRUE(scene.faults().empty());
+}
+
+TEST(SessionLoopTest, TrainingGoesOnWithoutACoordinator) {
+  RingScene scene(kSteps);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.coordinator().Stop();
+  scene.coordinator().Restart();
+  // Hello is answered on the new streams; steps and RingFinished are told again.
+  scene.PumpUntilFinished();
+  EXPECT_TRUE(scene.faults().empty());
+  EXPECT_EQ(CurveOf(scene), Undisturbed());
+}
+
+TEST(SessionLoopTest, MissingDataIsAFaultOfItsKind) {
+  RingScene scene(kSteps);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.spec().mutable_data()->set_paths(0, "/nowhere/at/all");
+  scene.FormRing(1, {"a", "b"});
+  scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
+  EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::DATA_ERROR);
+  EXPECT_TRUE(scene.faults()[0].deterministic());
+  EXPECT_THAT(scene.faults()[0].message(), HasSubstr("/nowhere/at/all"));
+}
+
+}  // namespace
+}  // namespace ringmaster::worker
