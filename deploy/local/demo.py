@@ -16,7 +16,8 @@ from cluster import Cluster
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(HERE, '..', '..', 'build')
 WORKERS = 3
-KILL_SECONDS = 10
+KILL_SECONDS, KILLS_MAX = 10, 12
+CHAOS_STEPS = 160
 PHASES = ('detect', 'abort', 'form', 'restore', 'first_step')
 TERMINAL = ('SUCCEEDED', 'FAILED', 'CANCELLED')
 
@@ -84,11 +85,11 @@ def run_undisturbed(cluster, name, text, steps):
 
 
 def kill_while_it_trains(cluster, name, rng):
-    """Every 10 s kills one worker of the ring; with the 2nd and the 4th kill the coordinator too. Returns the kills."""
+    """Every 10 s kills one worker of the ring, 12 times; with the 2nd and the 4th kill the coordinator too."""
     kills = coordinator_kills = 0
     next_kill = time.monotonic() + KILL_SECONDS
     while not ended(job := cluster.job(name)):
-        if time.monotonic() < next_kill or job['status']['state'] != 'RUNNING':
+        if kills == KILLS_MAX or time.monotonic() < next_kill or job['status']['state'] != 'RUNNING':
             time.sleep(0.05)
             continue
         rank = rng.choice(job['status']['ranks'])
@@ -105,7 +106,7 @@ def kill_while_it_trains(cluster, name, rng):
             coordinator_kills += 1
             print('chaos: killed the coordinator and started it again')
         sys.stdout.flush()
-        next_kill += KILL_SECONDS
+        next_kill = time.monotonic() + KILL_SECONDS
     return kills, coordinator_kills
 
 
@@ -177,7 +178,7 @@ def main():
         cluster.wait_for_workers(WORKERS)
         print(f'Coordinator at {cluster.address}, {WORKERS} workers, after {time.monotonic() - started:.1f} s')
         if args.chaos:
-            run_chaos(cluster, text, args.steps)
+            run_chaos(cluster, text, args.steps or CHAOS_STEPS)
         else:
             run_undisturbed(cluster, 'demo', text, args.steps)
 
