@@ -1,10 +1,22 @@
 #include "worker/comm/communicator.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/comm/cuda_plugin.h"
 #include "worker/comm/nccl_communicator.h"
+#include "worker/comm/ucx_address.h"
 #include "worker/comm/ucx_communicator.h"
 
 namespace ringmaster::worker {
+
+namespace {
+
+absl::Status Unknown(const std::string& transport) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown transport '", transport, "'; known: ucx, nccl"));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Communicator>> OpenCommunicator(const std::string& transport,
                                                                const CommunicatorOptions& options) {
@@ -20,8 +32,18 @@ absl::StatusOr<std::unique_ptr<Communicator>> OpenCommunicator(const std::string
   if (transport == "nccl") {
     return OpenNcclCommunicator(options);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown transport '", transport, "'; known: ucx, nccl"));
+  return Unknown(transport);
+}
+
+absl::StatusOr<std::string> TransportVersion(const std::string& transport) {
+  if (transport == "ucx") {
+    return absl::StrCat("ucx/", UcxAddress::Version());
+  }
+  if (transport == "nccl") {
+    ASSIGN_OR_RETURN(const CudaPlugin* plugin, CudaPlugin::Open());
+    return absl::StrCat("nccl/", plugin->nccl_version());
+  }
+  return Unknown(transport);
 }
 
 }  // namespace ringmaster::worker

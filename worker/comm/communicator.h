@@ -79,4 +79,8 @@ class Communicator {
 absl::StatusOr<std::unique_ptr<Communicator>> OpenCommunicator(const std::string& transport,
                                                                const CommunicatorOptions& options);
 
+// The transport with the version that all ranks of a ring must share: "ucx/1.13", "nccl/2.28.9".
+// Errors as OpenCommunicator.
+absl::StatusOr<std::string> TransportVersion(const std::string& transport);
+
 }  // namespace ringmaster::worker

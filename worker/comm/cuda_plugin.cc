@@ -71,10 +71,11 @@ absl::StatusOr<CudaPlugin> CudaPlugin::Load() {
         found.string(), " belongs to another build of the worker: interface ",
         api == nullptr ? 0 : api->abi_version, ", wanted ", RINGMASTER_CUDA_ABI_VERSION));
   }
-  char nccl[512] = {};
-  RETURN_IF_ERROR(PluginStatus(api->NcclVersion(nccl)));
-  SPDLOG_INFO("loaded {} with {}", found.string(), nccl);
-  return CudaPlugin(api, nccl);
+  char version[32] = {};
+  char path[512] = {};
+  RETURN_IF_ERROR(PluginStatus(api->NcclVersion(version, path)));
+  SPDLOG_INFO("loaded {} with NCCL {} from {}", found.string(), version, path);
+  return CudaPlugin(api, version);
 }
 
 absl::StatusOr<int> CudaPlugin::CountDevices() const {

@@ -31,8 +31,8 @@ class CudaPlugin {
   static absl::StatusOr<const CudaPlugin*> Open();
 
   const RingmasterCudaApi& api() const { return *api_; }
-  // "NCCL 2.28.9 from /path", for the log.
-  const std::string& nccl() const { return nccl_; }
+  // "2.28.9"; the version that it was built for is the one that it found.
+  const std::string& nccl_version() const { return nccl_version_; }
 
   // No driver and no device are zero devices.
   absl::StatusOr<int> CountDevices() const;
@@ -47,10 +47,11 @@ class CudaPlugin {
 
  private:
   static absl::StatusOr<CudaPlugin> Load();
-  CudaPlugin(const RingmasterCudaApi* api, std::string nccl) : api_(api), nccl_(std::move(nccl)) {}
+  CudaPlugin(const RingmasterCudaApi* api, std::string nccl_version)
+      : api_(api), nccl_version_(std::move(nccl_version)) {}
 
   const RingmasterCudaApi* api_;
-  std::string nccl_;
+  std::string nccl_version_;
 };
 
 }  // namespace ringmaster::worker

@@ -72,9 +72,9 @@ struct RingmasterCudaApi {
   void (*Release)(void* memory);
   struct RingmasterCudaResult (*Copy)(void* to, const void* from, uint64_t bytes);
 
-  // What was loaded, for the log: "NCCL 2.28.9 from /path/libnccl.so.2". FailedPrecondition when it
-  // is not the version that the plugin was compiled for.
-  struct RingmasterCudaResult (*NcclVersion)(char text[512]);
+  // "2.28.9", and where it was loaded from. FailedPrecondition when it is not the version that the
+  // plugin was compiled for.
+  struct RingmasterCudaResult (*NcclVersion)(char version[32], char path[512]);
 
   struct RingmasterCudaResult (*NcclOpen)(const struct RingmasterNcclOptions* options,
                                           struct RingmasterNcclRing** ring, char address[512]);

@@ -116,12 +116,13 @@ Result Copy(void* to, const void* from, uint64_t bytes) {
   return ToResult(status);
 }
 
-Result NcclVersion(char text[512]) {
-  const auto version = LoadedNccl();
-  if (version.ok()) {
-    CopyText(*version, *reinterpret_cast<char(*)[512]>(text));
+Result NcclVersion(char version[32], char path[512]) {
+  const auto loaded = FindNccl();
+  if (loaded.ok()) {
+    CopyText(loaded->version, *reinterpret_cast<char(*)[32]>(version));
+    CopyText(loaded->path, *reinterpret_cast<char(*)[512]>(path));
   }
-  return ToResult(version.status());
+  return ToResult(loaded.status());
 }
 
 Result NcclOpen(const RingmasterNcclOptions* options, RingmasterNcclRing** ring,

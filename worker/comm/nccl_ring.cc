@@ -43,20 +43,21 @@ void SetDefaults() {
 
 }  // namespace
 
-absl::StatusOr<std::string> LoadedNccl() {
+absl::StatusOr<LoadedNccl> FindNccl() {
   SetDefaults();
-  int version = 0;
-  RETURN_IF_ERROR(NcclStatus(ncclGetVersion(&version), "asking NCCL for its version", nullptr));
+  int code = 0;
+  RETURN_IF_ERROR(NcclStatus(ncclGetVersion(&code), "asking NCCL for its version", nullptr));
   Dl_info library = {};
   const bool found = dladdr(reinterpret_cast<const void*>(&ncclGetVersion), &library) != 0;
-  const std::string path = found && library.dli_fname != nullptr ? library.dli_fname : "?";
-  const std::string text = absl::StrCat("NCCL ", VersionText(version), " from ", path);
-  if (version != NCCL_VERSION_CODE) {
+  LoadedNccl loaded = {.version = VersionText(code),
+                       .path = found && library.dli_fname != nullptr ? library.dli_fname : "?"};
+  if (code != NCCL_VERSION_CODE) {
     return absl::FailedPreconditionError(
-        absl::StrCat(text, " is loaded, but ", VersionText(NCCL_VERSION_CODE),
+        absl::StrCat("NCCL ", loaded.version, " was loaded from ", loaded.path, ", but ",
+                     VersionText(NCCL_VERSION_CODE),
                      " is what this was built for; LD_LIBRARY_PATH may name another one"));
   }
-  return text;
+  return loaded;
 }
 
 NcclRing::NcclRing(const RingmasterNcclOptions& options)
@@ -72,7 +73,7 @@ NcclRing::~NcclRing() {
 }
 
 absl::StatusOr<std::unique_ptr<NcclRing>> NcclRing::Open(const RingmasterNcclOptions& options) {
-  RETURN_IF_ERROR(LoadedNccl().status());
+  RETURN_IF_ERROR(FindNccl().status());
   auto ring = std::unique_ptr<NcclRing>(new NcclRing(options));
   std::string id = "-";
   if (options.rank == 0) {

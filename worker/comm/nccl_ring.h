@@ -22,9 +22,13 @@
 
 namespace ringmaster::worker {
 
-// "NCCL <version> from <path>"; FailedPrecondition unless it is the version that this was compiled
-// for: two copies on one machine are a well-known trap, and the first one loaded serves all.
-absl::StatusOr<std::string> LoadedNccl();
+struct LoadedNccl {
+  std::string version;
+  std::string path;
+};
+// FailedPrecondition unless it is the version that this was compiled for: two copies on one machine
+// are a well-known trap, and the first one loaded serves all.
+absl::StatusOr<LoadedNccl> FindNccl();
 
 // One non-blocking NCCL communicator with a stream of its own. Groups run in the order of Start,
 // one after the other: ranks must start the groups that depend on each other in compatible orders,

@@ -12,11 +12,7 @@
 
 namespace ringmaster::worker {
 
-namespace {
-
-std::string Version() { return absl::StrCat(UCP_API_MAJOR, ".", UCP_API_MINOR); }
-
-}  // namespace
+std::string UcxAddress::Version() { return absl::StrCat(UCP_API_MAJOR, ".", UCP_API_MINOR); }
 
 std::string UcxAddress::ToString() const {
   return absl::StrCat("ucx/", Version(), "/", generation, "/", rank, "/", nonce, "/", host, "/",

@@ -20,6 +20,8 @@ struct UcxAddress {
   std::string host;
   int port = 0;
 
+  // Of UCX: "1.13".
+  static std::string Version();
   std::string ToString() const;
   // InvalidArgument unless it was made by ToString; FailedPrecondition when it was made with
   // another version of UCX: its wire format is only promised within one.

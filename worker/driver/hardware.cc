@@ -8,16 +8,22 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/cuda_plugin.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -74,12 +80,44 @@ DeviceChoice CpuChoice(const HardwareOptions& options) {
   choice.hardware.set_memory_bytes(AllowedMemory());
   choice.hardware.set_device_name(LineOf("/proc/cpuinfo", "model name"));
   choice.hardware.set_link_group(options.link_group);
-  choice.hardware.add_transports("ucx");
+  choice.hardware.add_transports(TransportVersion("ucx").value());
   return choice;
 }
 
-absl::StatusOr<DeviceChoice> CudaChoice(const HardwareOptions&, int) {
-  return absl::FailedPreconditionError("this build has no CUDA support");
+// Makes the device with that index the only one that CUDA shows to this process, so that it is
+// every thread's current one. To be called before CUDA is used.
+absl::Status ShowOnlyDevice(int index) {
+  std::string device = absl::StrCat(index);
+  if (const char* shown = std::getenv("CUDA_VISIBLE_DEVICES"); shown != nullptr) {
+    const std::vector<std::string> devices = absl::StrSplit(shown, ',', absl::SkipEmpty());
+    if (index >= static_cast<int>(devices.size())) {
+      return absl::FailedPreconditionError(absl::StrCat("CUDA device ", index, " is not among the ",
+                                                        devices.size(),
+                                                        " of CUDA_VISIBLE_DEVICES=", shown));
+    }
+    device = devices[index];
+  }
+  setenv("CUDA_VISIBLE_DEVICES", device.c_str(), /*replace=*/1);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DeviceChoice> CudaChoice(const HardwareOptions& options, int index) {
+  ASSIGN_OR_RETURN(const CudaPlugin* plugin, CudaPlugin::Open());
+  RETURN_IF_ERROR(ShowOnlyDevice(index));
+  ASSIGN_OR_RETURN(const int count, plugin->CountDevices());
+  if (count == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("CUDA finds no device ", index, " here, or no driver"));
+  }
+  ASSIGN_OR_RETURN(const CudaDevice device, plugin->Describe(0));
+  DeviceChoice choice{.device = "cuda", .index = 0};
+  choice.hardware.set_device(v1::CUDA);
+  choice.hardware.set_memory_bytes(static_cast<int64_t>(device.total_bytes));
+  choice.hardware.set_device_name(device.name);
+  choice.hardware.set_link_group(options.link_group);
+  ASSIGN_OR_RETURN(const std::string transport, TransportVersion("nccl"));
+  choice.hardware.add_transports(transport);
+  return choice;
 }
 
 absl::StatusOr<DeviceChoice> ForName(const HardwareOptions& options) {

@@ -21,6 +21,7 @@ struct HardwareOptions {
 struct DeviceChoice {
   // "cpu" or "cuda".
   std::string device;
+  // Of the device among those that this process sees: it is made to see only the chosen one.
   int index = 0;
   // What is reported to the coordinator.
   v1::Hardware hardware;
