@@ -264,13 +264,15 @@ absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
   const auto key = [](const v1::Checkpoint& c) {
     return absl::StrFormat("%020d/%s", c.step(), c.name());
   };
+  size_t bytes = 0;
   for (const v1::Checkpoint* checkpoint : all) {
     if (!after.empty() && key(*checkpoint) >= after) continue;
-    if (response.checkpoints_size() == size) {
+    if (response.checkpoints_size() == size || bytes >= kPageBytes) {
       response.set_next_page_token(MakePageToken(bound, key(*response.checkpoints().rbegin())));
       break;
     }
     *response.add_checkpoints() = *checkpoint;
+    bytes += checkpoint->ByteSizeLong();
   }
   return response;
 }

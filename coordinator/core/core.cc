@@ -236,6 +236,10 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   }
   for (const auto& [age, job] : state.unfinished) {
     snapshot.active_jobs.push_back(job->record.job());
+    const auto newest = state.checkpoints.find(job->status().last_checkpoint());
+    if (newest != state.checkpoints.end()) {
+      snapshot.checkpoint_times[job->name()] = FromProto(newest->second.checkpoint().create_time());
+    }
   }
   snapshot.counters = state.counters;
   return snapshot;

@@ -44,6 +44,8 @@ struct CoreSnapshot {
   absl::Duration longest_queue_wait;
   // Unfinished jobs, oldest first.
   std::vector<v1::TrainingJob> active_jobs;
+  // When the newest checkpoint of each of them was committed, by the job's name.
+  std::map<std::string, absl::Time> checkpoint_times;
   CoreCounters counters;
 };
 

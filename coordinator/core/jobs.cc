@@ -161,6 +161,7 @@ absl::StatusOr<v1::ListTrainingJobsResponse> ListJobs(State& state,
   const std::string prefix = absl::StrCat("projects/", project, "/");
   v1::ListTrainingJobsResponse response;
   const Job* last = nullptr;
+  size_t bytes = 0;
   for (auto it = PageStart(state, after); it != state.jobs_by_age.rend(); ++it) {
     const Job& job = *it->second;
     const auto& states = request.states();
@@ -169,11 +170,12 @@ absl::StatusOr<v1::ListTrainingJobsResponse> ListJobs(State& state,
          std::find(states.begin(), states.end(), job.status().state()) == states.end())) {
       continue;
     }
-    if (response.training_jobs_size() == size) {
+    if (response.training_jobs_size() == size || bytes >= kPageBytes) {
       response.set_next_page_token(MakePageToken(bound, PageKey(*last)));
       break;
     }
     *response.add_training_jobs() = job.record.job();
+    bytes += job.record.job().ByteSizeLong();
     last = &job;
   }
   return response;

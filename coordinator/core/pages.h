@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -15,6 +16,10 @@ namespace ringmaster::coordinator {
 
 // 50 when unset, at most 1000; negative: InvalidArgument.
 absl::StatusOr<int> PageSize(int32_t requested);
+
+// A page that holds this much already ends, whatever its size: clients accept messages of 4 MiB by
+// default, and no single item is larger than the server's limit for requests, 2 MiB.
+inline constexpr size_t kPageBytes = 3 << 19;
 
 // A number that is the same exactly for equal messages of one type.
 uint64_t RequestHash(const google::protobuf::Message& request);

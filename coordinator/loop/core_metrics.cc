@@ -40,7 +40,7 @@ int64_t Before(const Map& map, const typename Map::key_type& key) {
 }
 
 void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
-  Series step, steps, loss, tokens, speed, step_time, generation, ring_size, episodes;
+  Series step, steps, loss, tokens, speed, step_time, generation, ring_size, episodes, checkpoint;
   for (const v1::TrainingJob& job : snapshot.active_jobs) {
     // Queued jobs have nothing to show yet, and there may be many of them.
     if (job.status().generation() == 0) continue;
@@ -57,6 +57,10 @@ void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
     speed.push_back({name, progress.tokens_per_second()});
     step_time.push_back({name, Seconds(progress.step_time())});
   }
+  for (const auto& [name, time] : snapshot.checkpoint_times) {
+    checkpoint.push_back({{name}, absl::ToDoubleSeconds(time - absl::UnixEpoch())});
+  }
+  metrics.Replace(Metric::kJobCheckpointTime, checkpoint);
   metrics.Replace(Metric::kJobStep, step);
   metrics.Replace(Metric::kJobSteps, steps);
   metrics.Replace(Metric::kJobLoss, loss);

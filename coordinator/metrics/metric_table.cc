@@ -85,6 +85,8 @@ constexpr MetricDescription kTable[] = {
      "Workers of the current generation.", "training_job"},
     {Metric::kJobEpisodes, "ringmaster_job_recovery_episodes", kGauge, "episodes",
      "Recoveries of the job so far.", "training_job"},
+    {Metric::kJobCheckpointTime, "ringmaster_checkpoint_last_success_timestamp_seconds", kGauge,
+     "seconds since 1970", "When the job's newest checkpoint was committed.", "training_job"},
     {Metric::kCheckpointsCommitted, "ringmaster_checkpoints_committed_total", kCounter,
      "checkpoints", "Checkpoints whose manifest was stored.", ""},
     {Metric::kCheckpointFailures, "ringmaster_checkpoint_failures_total", kCounter, "checkpoints",

@@ -49,6 +49,7 @@ enum class Metric {
   kJobGeneration,
   kJobRingSize,
   kJobEpisodes,
+  kJobCheckpointTime,
   kCheckpointsCommitted,
   kCheckpointFailures,
 };

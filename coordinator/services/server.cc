@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "base/http/http_endpoint.h"
 #include "base/status_macros.h"
 #include "base/version.h"
-#include "base/http/http_endpoint.h"
 #include "coordinator/services/credentials.h"
 #include "coordinator/services/job_service.h"
 #include "coordinator/services/small_services.h"
@@ -25,7 +25,8 @@
 namespace ringmaster::coordinator {
 namespace {
 
-constexpr int kMessageBytesMax = 4 << 20;
+// Of a request; replies stay below the 4 MiB that clients accept by default (see core/pages.h).
+constexpr int kMessageBytesMax = 2 << 20;
 constexpr int kDiskThreads = 4;
 // How long calls may go on after the core has drained.
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
@@ -135,7 +136,10 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
 
 absl::Status CoordinatorServer::BeginGrpc() {
   disk_ = std::make_unique<DiskThreads>(kDiskThreads);
-  const ServiceContext services = {.loop = loop_.get(), .metrics = &metrics_, .disk = disk_.get()};
+  const ServiceContext services = {.loop = loop_.get(),
+                                   .metrics = &metrics_,
+                                   .disk = disk_.get(),
+                                   .watch_buffer = options_.watch_buffer};
   jobs_ = std::make_unique<JobService>(services);
   cluster_ = std::make_unique<ClusterService>(services);
   checkpoints_ = std::make_unique<CheckpointService>(services);

@@ -33,6 +33,8 @@ struct ServerOptions {
   TlsFiles tls;
   // Allows addresses beyond loopback without TLS.
   bool insecure_i_understand = false;
+  // Changes that may wait for a watcher that does not read.
+  size_t watch_buffer = 1024;
   // `shared_directory` in it is replaced.
   CoreOptions core;
 };

@@ -24,10 +24,10 @@ void WatchStream::Start(std::vector<WatchMessage> snapshot) {
 bool WatchStream::Offer(const WatchMessage& message) {
   absl::MutexLock lock(&mutex_);
   if (ending_) return true;  // OnDone will say so.
-  if (messages_.size() - snapshot_left_ >= kQueuedChangesMax) {
+  if (messages_.size() - snapshot_left_ >= services_.watch_buffer) {
     DropWaiting();
-    End(Aborted("WATCH_TOO_SLOW",
-                absl::StrCat("more than ", kQueuedChangesMax, " changes waited; watch again")));
+    End(Aborted("WATCH_TOO_SLOW", absl::StrCat("more than ", services_.watch_buffer,
+                                               " changes waited; watch again")));
     return false;
   }
   messages_.push_back(message);

@@ -17,10 +17,6 @@ class WatchStream : public grpc::ServerWriteReactor<v1::WatchTrainingJobsRespons
                     public WatchSink,
                     public std::enable_shared_from_this<WatchStream> {
  public:
-  // Changes, beyond the snapshot, that wait for a client that does not read; one more ends the call
-  // with ABORTED.
-  static constexpr size_t kQueuedChangesMax = 1024;
-
   explicit WatchStream(const ServiceContext& services) : services_(services) {}
 
   void Begin(const v1::WatchTrainingJobsRequest& request);

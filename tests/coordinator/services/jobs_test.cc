@@ -88,6 +88,38 @@ TEST_F(JobsTest, ListsInPagesWithoutGapsOrRepeats) {
   EXPECT_EQ(seen, want);
 }
 
+TEST_F(JobsTest, PagesOfLargeJobsStayBelowWhatClientsAccept) {
+  for (int i = 0; i < 8; ++i) {
+    v1::CreateTrainingJobRequest request = CreateRequest(absl::StrCat("job-", i));
+    for (int path = 0; path < 9000; ++path) {
+      request.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
+          "/" + std::string(100, 'x'));
+    }
+    const absl::Status status = Create(request).status();
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  v1::ListTrainingJobsRequest request;
+  request.set_page_size(1000);
+  int jobs = 0;
+  int pages = 0;
+  do {
+    v1::ListTrainingJobsResponse page;
+    const absl::Status status =
+        Call(&v1::JobService::Stub::ListTrainingJobs, jobs_, request, &page);
+    ASSERT_TRUE(status.ok()) << status;
+    jobs += page.training_jobs_size();
+    ++pages;
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(jobs, 8);
+  EXPECT_GT(pages, 2);
+
+  v1::CreateTrainingJobRequest too_large = CreateRequest("too-large");
+  too_large.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
+      "/" + std::string(3 << 20, 'x'));
+  EXPECT_EQ(Create(too_large).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST_F(JobsTest, CancelAndDelete) {
   const std::string etag = Create(CreateRequest("bible"))->etag();
   EXPECT_EQ(Delete("bible").code(), absl::StatusCode::kFailedPrecondition);
@@ -130,6 +162,33 @@ TEST_F(JobsTest, WatchShowsSnapshotAndChanges) {
   context.TryCancel();
   EXPECT_EQ(Next(*reader), "end");
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(JobsTest, WatchThatIsNotReadIsEnded) {
+  ASSERT_TRUE(Create(CreateRequest("bible")).ok());
+  grpc::ClientContext context;
+  auto reader = jobs_->WatchTrainingJobs(&context, v1::WatchTrainingJobsRequest());
+  EXPECT_EQ(Next(*reader), "QUEUED");
+  EXPECT_EQ(Next(*reader), "synced");
+  // Jobs large enough that the connection's buffers hold only some of the changes.
+  const auto evicted = [this] {
+    const std::string text = HttpGet(server_->http_address(), "/metrics");
+    return text.find("ringmaster_watch_evictions_total 1") != std::string::npos;
+  };
+  v1::CreateTrainingJobRequest request = CreateRequest("");
+  request.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
+      "/" + std::string(30000, 'x'));
+  int jobs = 0;
+  while (jobs < 5000 && !(jobs % 20 == 19 && evicted())) {
+    ASSERT_TRUE(Create(request).ok());
+    ++jobs;
+  }
+  EXPECT_TRUE(evicted()) << jobs;
+  std::string last;
+  while ((last = Next(*reader)) != "end") EXPECT_EQ(last, "QUEUED");
+  const absl::Status status = FromGrpc(reader->Finish());
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
+  EXPECT_EQ(Details(status).reason, "WATCH_TOO_SLOW");
 }
 
 TEST_F(JobsTest, WatchOfAnUnknownJobEnds) {
