@@ -203,10 +203,18 @@ TEST(SessionLoopTest, ADamagedCheckpointIsAFaultOfItsKind) {
   scene.StartWorker("a");
   scene.StartWorker("b");
   scene.FormRing(2, {"a", "b"}, &checkpoint);
-  scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
-  EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::CHECKPOINT_ERROR);
-  EXPECT_TRUE(scene.faults()[0].deterministic());
-  EXPECT_THAT(scene.faults()[0].message(), HasSubstr(checkpoint.shards(0).path()));
+  // A rank that was still connecting may have told of its peer's end before.
+  const v1::Fault* fault = nullptr;
+  scene.PumpUntil(
+      [&] {
+        for (const v1::Fault& one : scene.faults()) {
+          fault = one.kind() == v1::Fault::CHECKPOINT_ERROR ? &one : fault;
+        }
+        return fault != nullptr;
+      },
+      "the fault");
+  EXPECT_TRUE(fault->deterministic());
+  EXPECT_THAT(fault->message(), HasSubstr(checkpoint.shards(0).path()));
 }
 
 TEST(SessionLoopTest, SigtermEndsAfterAStepOnAllRanks) {
