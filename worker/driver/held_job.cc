@@ -10,11 +10,22 @@
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/restore.h"
+#include "worker/comm/cuda_plugin.h"
 #include "worker/data/byte_corpus.h"
 #include "worker/torch_status.h"
 #include "worker/train/state_transfer.h"
 
 namespace ringmaster::worker {
+
+void HeldJob::TrimMemory() const {
+  if (device_ != "cuda") {
+    return;
+  }
+  const auto plugin = CudaPlugin::Open();
+  if (absl::Status status = plugin.ok() ? (*plugin)->EmptyCache() : plugin.status(); !status.ok()) {
+    SPDLOG_WARN("cached device memory was not given back: {}", status.ToString());
+  }
+}
 
 absl::Status HeldJob::Adopt(const v1::FormRing& form) {
   if (uid_ == form.ring().training_job_uid()) {

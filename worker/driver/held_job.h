@@ -20,6 +20,9 @@ class HeldJob {
   // `device` is "cpu" or "cuda".
   explicit HeldJob(std::string device) : device_(std::move(device)) {}
 
+  // Gives cached memory back to the device.
+  void TrimMemory() const;
+
   // Reads the spec; forgets another job first. InvalidArgument for a spec that cannot be trained.
   absl::Status Adopt(const v1::FormRing& form);
   // Opens the data and builds a state with the initial parameters, when they are not there yet.

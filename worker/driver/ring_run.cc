@@ -437,6 +437,9 @@ void RingRun::Fail(v1::Fault fault) {
   SPDLOG_ERROR("{}", fault.message());
   context_->metrics->OnFault(fault.kind());
   LetGo();
+  if (fault.kind() == v1::Fault::OUT_OF_MEMORY_ERROR) {
+    held_->TrimMemory();
+  }
   context_->post(RingStopped{
       .ring = form_.ring(), .held = held_->Report(), .faulted = true, .fault = std::move(fault)});
 }
@@ -462,6 +465,8 @@ void RingRun::LetGo() {
                                  ": the transport does not let go: ", status.message()));
     }
   }
+  // Only now: the transport touches its buffers no more.
+  trainer.reset();
   if (absl::Status status = held_->Examine(); !status.ok()) {
     context_->die(absl::StrCat("the device is lost: ", status.message()));
   }

@@ -111,6 +111,8 @@ int RunGenerate(const GenerateOptions& options) {
 int Main(int argc, char** argv) {
   CLI::App app("Ringmaster's worker: trains on one device, as the coordinator says",
                "ringmaster-worker");
+  // A later flag overrides an earlier one, so that scripts can add to a command line.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   Flags flags;
   AddFlags(app, flags);
   const CLI::App* generate = AddGenerate(app, flags.generate);
