@@ -134,6 +134,37 @@ void Invariants::CheckCommit(const coordinator::Core& core, const Rows& rows,
   }
 }
 
+void Invariants::CheckTold(const v1::Directive& directive, const Rows& rows) {
+  const bool forms = directive.has_form_ring();
+  if (!forms && !directive.has_start_steps()) return;
+  const v1::RingRef& ring = forms ? directive.form_ring().ring() : directive.start_steps().ring();
+  const auto row = rows.find({static_cast<int>(Table::kJobs), ring.training_job()});
+  const store::JobRecord record = row == rows.end() ? store::JobRecord() : ParseJob(row->second);
+  const v1::TrainingJobStatus& status = record.job().status();
+  const bool stored =
+      status.generation() == ring.generation() &&
+      record.stage() == (forms ? store::RING_STAGE_FORMING : store::RING_STAGE_STARTED);
+  if (!stored) {
+    Violated(absl::StrFormat("%s: told of generation %d, stored is %d in stage %d",
+                             ring.training_job(), ring.generation(), status.generation(),
+                             record.stage()));
+  }
+}
+
+void Invariants::CheckFailure(const v1::TrainingJob& job) {
+  if (job.status().state() != v1::TrainingJobStatus::FAILED) return;
+  const v1::FailureClass reason = job.status().failure_class();
+  const bool asked_for =
+      // The same exception five times in a row.
+      reason == v1::INTERNAL ||
+      // The last checkpoint could not be written.
+      (reason == v1::CHECKPOINT_LOST && job.status().state_reason().rfind("all ", 0) == 0) ||
+      (reason == v1::BUDGET_EXHAUSTED && job.spec().recovery().episodes_max() < 100);
+  if (!asked_for) {
+    Violated(absl::StrCat(job.name(), " failed: ", job.status().state_reason()));
+  }
+}
+
 void Invariants::CheckMemory(const coordinator::Core& core) {
   std::set<int> positions;
   for (const v1::TrainingJob* job : core.Jobs("projects/-")) {

@@ -21,6 +21,10 @@ class Invariants {
   void CheckCommit(const coordinator::Core& core, const Rows& rows,
                    const std::vector<coordinator::RowChange>& changes,
                    const std::function<bool(const std::string&)>& file_exists);
+  // Before a directive is sent: what it tells must be stored.
+  void CheckTold(const v1::Directive& directive, const Rows& rows);
+  // At the end: why a job has failed must be among the reasons that were asked for.
+  void CheckFailure(const v1::TrainingJob& job);
   // After every event.
   void CheckMemory(const coordinator::Core& core);
   // A life of the coordinator begins: steps that were known in memory only may be unknown now.

@@ -30,7 +30,7 @@ void Simulation::PlanUsers() {
     spec->mutable_parallel()->set_ring_size(ring);
     spec->mutable_parallel()->set_replicas(replicas);
     submission.satisfiable = ring * replicas <= workers;
-    spec->set_steps(scheduler_.Int(5, 150));
+    spec->set_steps(scheduler_.Int(5, 400));
     spec->mutable_checkpoint()->set_interval_steps(scheduler_.Chance(0.2) ? -1
                                                                           : scheduler_.Int(3, 30));
     spec->mutable_checkpoint()->set_keep_last(static_cast<int32_t>(scheduler_.Int(1, 3)));
@@ -111,7 +111,10 @@ void Simulation::InjectFault() {
   if (!faults_) return;
   Process* process = AnyProcess();
   const int64_t kind = scheduler_.Int(0, 99);
-  if (process != nullptr && kind < 35) {
+  if (process != nullptr && kind < 3) {
+    ++injected_["lost hosts"];
+    LoseHost(*process);
+  } else if (process != nullptr && kind < 35) {
     ++injected_["kills"];
     EndProcess(*process, 9, 0, scheduler_.Ms(50, scheduler_.Chance(0.1) ? 15000 : 700));
   } else if (process != nullptr && kind < 45) {

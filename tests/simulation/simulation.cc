@@ -105,7 +105,10 @@ void Simulation::Release(coordinator::Output output) {
     done(&reply);
   }
   for (const coordinator::DirectiveTo& to : output.directives) {
-    if (to.directive.has_value()) SendToWorker(to.stream, *to.directive);
+    if (to.directive.has_value()) {
+      invariants_.CheckTold(*to.directive, rows_);
+      SendToWorker(to.stream, *to.directive);
+    }
     if (to.close) {
       const auto found = streams_.find(to.stream);
       if (found == streams_.end()) continue;
@@ -234,6 +237,15 @@ void Simulation::EndProcess(Process& process, int signal, int exit_code, absl::D
   scheduler_.After(restart, [this, name] { StartProcess(name); });
 }
 
+// The whole machine goes without a word: the stream looks alive, only the lease tells.
+void Simulation::LoseHost(Process& process) {
+  process.alive = false;
+  trainers_.Lost(process);
+  current_.erase(process.name);
+  const std::string replacement = absl::StrCat(process.name, "x");
+  scheduler_.After(scheduler_.Ms(500, 10000), [this, replacement] { StartProcess(replacement); });
+}
+
 void Simulation::ReportExit(const Process& process, int signal, int exit_code, absl::Time ended,
                             int tries) {
   scheduler_.After(scheduler_.Ms(5, 60), [this, &process, signal, exit_code, ended, tries] {
@@ -313,7 +325,9 @@ std::vector<std::string> Simulation::Run() {
     }
   }
   std::map<std::string, int> jobs_of;
+  if (core_ == nullptr) return invariants_.violations();
   for (const v1::TrainingJob* job : core_->Jobs("projects/-")) {
+    invariants_.CheckFailure(*job);
     if (++jobs_of[job->labels().at("submission")] > 1) {
       invariants_.Violated(absl::StrCat("one request_id made two jobs: ", job->name()));
     }

@@ -61,6 +61,7 @@ class Simulation {
   void Connect(Process& process);
   void BreakStream(uint64_t id);
   void EndProcess(Process& process, int signal, int exit_code, absl::Duration restart);
+  void LoseHost(Process& process);
   void ReportExit(const Process& process, int signal, int exit_code, absl::Time ended, int tries);
 
   // ---- streams
