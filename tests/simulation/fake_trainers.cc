@@ -183,7 +183,7 @@ void FakeTrainers::Vote(const Key& key) {
   const int64_t step = ++ring.step;
   for (Process* peer : ring.ranks) {
     peer->applying = true;
-    scheduler_.After(scheduler_.Ms(0, 5), [this, peer, key, step] {
+    scheduler_.After(scheduler_.Ms(0, 30), [this, peer, key, step] {
       In(*peer, [this, peer, key, step] { Apply(*peer, key, step); });
     });
   }
@@ -263,7 +263,7 @@ void FakeTrainers::EndWork(Process& process) {
   if (!std::exchange(process.applying, false)) return;
   if (scheduler_.Chance(0.4)) {
     process.held = Held(process.held_uid, process.held.step() + 1);
-  } else if (scheduler_.Chance(0.3)) {
+  } else if (scheduler_.Chance(0.5)) {
     process.held.set_clean(false);
     process.held.set_digest(0);
   }
