@@ -58,7 +58,7 @@ void ForgiveLateness(State& state, absl::Time now) {
   const absl::Duration late = now - state.promised;
   if (late < state.options.suspect_grace) return;
   for (auto& [name, worker] : state.workers) {
-    if (!worker.lost) worker.last_contact += late;
+    if (!worker.lost) worker.last_contact = now;
   }
 }
 

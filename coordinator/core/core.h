@@ -55,7 +55,7 @@ struct CoreSnapshot {
 // by the event loop's thread.
 //
 // Times may be of any clock that never steps back; when the process was not run for a while (a late
-// Tick), leases are prolonged by that while.
+// Tick), all leases begin anew.
 class Core {
  public:
   // `stored` is all rows of the store, in any order. `epoch` is larger than in any life before.

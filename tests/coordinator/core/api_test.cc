@@ -224,7 +224,7 @@ TEST(CreateTest, ValidateOnlyStoresNothing) {
   ASSERT_TRUE(job.ok());
   EXPECT_EQ(job->spec().model().dim(), 128);
   EXPECT_TRUE(d.rows().empty());
-  EXPECT_EQ(d.core().FindJob(job->name()), nullptr);
+  EXPECT_EQ(d.Core().FindJob(job->name()), nullptr);
 }
 
 TEST(CreateTest, RefusesTakenIdsAndTooManyJobs) {

@@ -29,7 +29,7 @@ class CoreDriver {
   // A new life with what is stored; every stream is gone.
   void Start() {
     directives_.clear();
-    core_ = *Core::Create(options_, Stored(), ++epoch_, now_, 7);
+    core_ = *coordinator::Core::Create(options_, Stored(), ++epoch_, now_, 7);
   }
   StoredState Stored() const {
     StoredState stored;
@@ -262,7 +262,8 @@ class CoreDriver {
     return last_[worker][kind];
   }
 
-  Core& core() { return *core_; }
+  coordinator::Core& Core() { return *core_; }
+  void Sleep(absl::Duration by) { now_ += by; }
   absl::Time now() const { return now_; }
   uint64_t stream(const std::string& worker) { return streams_.at(worker); }
   const std::map<std::pair<int, std::string>, std::string>& rows() const { return rows_; }
@@ -287,7 +288,7 @@ class CoreDriver {
   }
 
   CoreOptions options_;
-  std::unique_ptr<Core> core_;
+  std::unique_ptr<coordinator::Core> core_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
   int64_t epoch_ = 0;
   uint64_t calls_ = 0;

@@ -1,0 +1,331 @@
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using Episode = v1::RecoveryEpisode;
+
+const Episode& LastEpisode(CoreDriver& d) {
+  EXPECT_FALSE(d.Job("job-a").status().episodes().empty());
+  return *d.Job("job-a").status().episodes().rbegin();
+}
+
+TEST(RecoveryTest, ASpareTakesTheKilledWorkersPlace) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Heard("a");
+  d.Exit("b", 9);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(d.Heard("a"), "AbortRing");
+  EXPECT_EQ(d.Job("job-a").status().generation(), 1);
+  d.Advance(absl::Milliseconds(250));
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+  EXPECT_EQ(d.Heard("a"), "FormRing");
+  d.Join("job-a", 0, CoreDriver::Held(4));
+  d.Join("job-a", 1);
+  d.Heard("a");
+  const v1::RestorePlan& plan = d.Last("a", v1::Directive::kConnectRing).connect_ring().restore();
+  EXPECT_EQ(plan.source(), Episode::PEER);
+  EXPECT_EQ(plan.step(), 4);
+  EXPECT_EQ(plan.donor_rank(), 0);
+  ASSERT_EQ(plan.receiver_ranks_size(), 1);
+  EXPECT_EQ(plan.receiver_ranks(0), 1);
+  d.Ready("job-a", 0, CoreDriver::Held(4));
+  d.Ready("job-a", 1, CoreDriver::Held(4));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_FALSE(LastEpisode(d).finished());
+  d.Step("job-a", 5);
+  const Episode& episode = LastEpisode(d);
+  EXPECT_TRUE(episode.finished());
+  EXPECT_EQ(episode.cause(), Episode::WORKER_EXIT);
+  EXPECT_EQ(episode.detect_ms(), 30);
+  EXPECT_EQ(episode.abort_ms(), 250);
+  EXPECT_TRUE(episode.has_form_ms() && episode.has_restore_ms() && episode.has_first_step_ms());
+  EXPECT_EQ(episode.lost_steps(), 0);
+  EXPECT_EQ(episode.restore(), Episode::PEER);
+  EXPECT_EQ(episode.from_generation(), 1);
+  EXPECT_EQ(episode.to_generation(), 2);
+  ASSERT_EQ(episode.joined_workers_size(), 1);
+  EXPECT_EQ(episode.joined_workers(0), "workers/c (spare)");
+}
+
+TEST(RecoveryTest, WaitsForTheRestartedWorker) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "WAITING_FOR_REPLACEMENT");
+  d.Hello("b", 'B');
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+  EXPECT_FALSE(d.Job("job-a").status().has_pending_reason());
+  EXPECT_EQ(LastEpisode(d).joined_workers(0), "workers/b (restarted)");
+}
+
+TEST(RecoveryTest, GoesBackToTheQueueWithoutReplacement) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  d.Heard("a");
+  d.Advance(absl::Seconds(601));
+  EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().queue_position(), 1);
+  EXPECT_EQ(d.Heard("a"), "ReleaseJob");
+  d.Hello("b", 'B');
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+  d.Form("job-a");
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 0);
+}
+
+TEST(RecoveryTest, APeersErrorIsExplainedByTheExitThatFollows) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::COMMUNICATION);
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  d.Exit("b", 9, absl::Milliseconds(80));
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::WORKER_EXIT);
+  EXPECT_EQ(LastEpisode(d).detect_ms(), 80);
+  EXPECT_EQ(d.Job("job-a").status().episodes_count(), 1);
+}
+
+TEST(RecoveryTest, ASilentWorkerLosesItsLeaseAndIsToldToDie) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Heard("b");
+  // a goes on, b is stopped.
+  for (int i = 0; i < 6; ++i) {
+    d.Advance(absl::Seconds(1), false);
+    d.Heartbeat("a");
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::LEASE_EXPIRED);
+  EXPECT_EQ(d.Heard("b"), "Die");
+  // It wakes up and comes again, as the same process: it is refused.
+  d.Hello("b", 'b');
+  EXPECT_EQ(d.Heard("b"), "Die");
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 1);
+}
+
+TEST(RecoveryTest, ABlipOfTheConnectionHarmsNothing) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Break("b");
+  d.Advance(absl::Milliseconds(250));
+  d.Hello("b", 'b', v1::PHASE_RUNNING, d.Ring("job-a", 1));
+  EXPECT_EQ(d.Heard("b"), "Welcome");
+  d.Advance(absl::Seconds(2));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
+}
+
+TEST(RecoveryTest, ABrokenConnectionCountsOnlyWhenTheRingStandsStill) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Break("b");
+  for (int step = 1; step <= 8; ++step) {
+    d.Advance(absl::Milliseconds(250));
+    d.Step("job-a", step);
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::COMMUNICATION);
+}
+
+TEST(RecoveryTest, TheRingMovesOnWithoutAWorkerThatCannotAbort) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Hello("c", 'c');
+  d.Fail("job-a", 1, v1::Fault::EXCEPTION);
+  d.Aborted("job-a", 1, CoreDriver::Held(0));
+  d.Heard("a");
+  // abort_deadline 5 s and the margin.
+  d.Advance(absl::Seconds(8));
+  EXPECT_EQ(d.Heard("a"), "ReleaseJob");
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+  for (const auto& rank : d.Job("job-a").status().ranks()) EXPECT_NE(rank.worker(), "workers/a");
+}
+
+struct FaultRow {
+  const char* name;
+  v1::Fault::Kind kind;
+  bool deterministic;
+  std::string state;
+  v1::FailureClass failure_class;
+};
+
+TEST(FaultTest, DeterministicOnesEndTheJobAndOthersDoNot) {
+  const std::vector<FaultRow> rows = {
+      {"oom", v1::Fault::OUT_OF_MEMORY_ERROR, false, "RECOVERING", v1::FAILURE_CLASS_UNSPECIFIED},
+      {"exception", v1::Fault::EXCEPTION, false, "RECOVERING", v1::FAILURE_CLASS_UNSPECIFIED},
+      {"communication", v1::Fault::COMMUNICATION_ERROR, false, "RECOVERING",
+       v1::FAILURE_CLASS_UNSPECIFIED},
+      {"data", v1::Fault::DATA_ERROR, true, "FAILED", v1::DATA},
+      {"nan", v1::Fault::NOT_FINITE, true, "FAILED", v1::NUMERIC},
+      {"form", v1::Fault::FORM_ERROR, true, "FAILED", v1::USER_ERROR},
+      {"oom_again", v1::Fault::OUT_OF_MEMORY_ERROR, true, "FAILED", v1::OUT_OF_MEMORY},
+  };
+  for (const FaultRow& row : rows) {
+    SCOPED_TRACE(row.name);
+    CoreDriver d;
+    d.RunningPair();
+    d.Fail("job-a", 1, row.kind, row.deterministic);
+    EXPECT_EQ(d.StateOf("job-a"), row.state);
+    EXPECT_EQ(d.Job("job-a").status().failure_class(), row.failure_class);
+  }
+}
+
+// Fails `count` times without a step in between; every attempt forms a new generation.
+void FailInARow(CoreDriver& d, v1::Fault::Kind kind, int count) {
+  for (int i = 0; i < count; ++i) {
+    d.Fail("job-a", 1, kind);
+    if (d.StateOf("job-a") == "FAILED") return;
+    d.Aborted("job-a", 0, CoreDriver::Held(0));
+    d.Aborted("job-a", 1, CoreDriver::Held(0));
+    d.Form("job-a", CoreDriver::Held(0));
+  }
+}
+
+TEST(FaultTest, TheSameExceptionAgainAndAgainIsNoAccident) {
+  CoreDriver d;
+  d.RunningPair();
+  FailInARow(d, v1::Fault::EXCEPTION, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  FailInARow(d, v1::Fault::EXCEPTION, 1);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::INTERNAL);
+}
+
+TEST(FaultTest, TheBudgetEndsIt) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  request.mutable_training_job()->mutable_spec()->mutable_recovery()->set_episodes_max(2);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  d.Form("job-a");
+  FailInARow(d, v1::Fault::COMMUNICATION_ERROR, 3);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::BUDGET_EXHAUSTED);
+}
+
+TEST(CancelTest, AbortsTheRingFirst) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Heard("a");
+  v1::CancelTrainingJobRequest request;
+  request.set_name(d.Job("job-a").name());
+  EXPECT_EQ(d.Call<v1::TrainingJob>(request)->status().state(), v1::TrainingJobStatus::CANCELLING);
+  EXPECT_EQ(d.Heard("a"), "AbortRing");
+  d.Aborted("job-a", 0);
+  d.Aborted("job-a", 1);
+  EXPECT_EQ(d.StateOf("job-a"), "CANCELLED");
+  EXPECT_EQ(d.Heard("a"), "ReleaseJob");
+}
+
+TEST(RestartTest, ReadoptsARunningRingWithoutAnEpisode) {
+  CoreDriver d;
+  d.RunningPair();
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Hello("a", 'a', v1::PHASE_RUNNING, a);
+  d.Hello("b", 'b', v1::PHASE_READY, b);
+  EXPECT_EQ(d.Heard("a"), "Welcome");
+  // START was stored, and lost on the way.
+  EXPECT_EQ(d.Heard("b"), "Welcome StartSteps");
+  d.Advance(absl::Seconds(20));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
+}
+
+TEST(RestartTest, AMemberThatDoesNotComeBackIsLostAfterTheWindow) {
+  CoreDriver d;
+  d.RunningPair();
+  const v1::RingRef a = d.Ring("job-a", 0);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'a', v1::PHASE_RUNNING, a);
+  d.Advance(absl::Seconds(9));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Advance(absl::Seconds(2));
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+}
+
+TEST(RestartTest, ReplacesAGenerationThatWasForming) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  d.Create("job-a");
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'a', v1::PHASE_JOINING, a);
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+  d.Hello("b", 'b', v1::PHASE_CONNECTING, b);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::COORDINATOR_RESTART);
+  d.Aborted("job-a", 0);
+  d.Aborted("job-a", 1);
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+}
+
+TEST(RestartTest, StartsAGenerationThatWasReady) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  d.Create("job-a");
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'a', v1::PHASE_READY, a, CoreDriver::Held(0));
+  d.Ready("job-a", 0);
+  d.Hello("b", 'b', v1::PHASE_READY, b, CoreDriver::Held(0));
+  d.Ready("job-a", 1);
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_EQ(d.Heard("a"), "Welcome StartSteps");
+}
+
+TEST(ReloadTest, IsARestartInPlace) {
+  CoreDriver d;
+  d.RunningPair();
+  const StoredState before = d.Stored();
+  d.Core().Handle(d.now(), ApiRequest{99, d.CreateRequest("job-b"), {}});
+  auto output = d.Core().Reload(d.now(), before);
+  ASSERT_TRUE(output.ok());
+  EXPECT_TRUE(output->rows.empty());
+  EXPECT_EQ(output->directives.size(), 2);
+  for (const DirectiveTo& to : output->directives) EXPECT_TRUE(to.close);
+  EXPECT_EQ(d.Core().FindJob("projects/default/trainingJobs/job-b"), nullptr);
+  EXPECT_EQ(d.Call<v1::TrainingJob>(d.CreateRequest("job-b")).status().code(),
+            absl::StatusCode::kUnavailable);
+  d.Core().SetStoreFull(d.now(), false);
+  EXPECT_TRUE(d.Call<v1::TrainingJob>(d.CreateRequest("job-b")).ok());
+}
+
+TEST(LatenessTest, AStalledCoordinatorDoesNotBlameTheWorkers) {
+  CoreDriver d;
+  d.RunningPair();
+  // Nothing runs for a minute, not even the clock's ticks.
+  d.Sleep(absl::Minutes(1));
+  d.Tick();
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator

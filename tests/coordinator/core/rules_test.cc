@@ -1,0 +1,245 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "coordinator/core/lifecycle.h"
+#include "coordinator/core/restore_plan.h"
+#include "coordinator/core/ring_order.h"
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using S = v1::TrainingJobStatus;
+using Episode = v1::RecoveryEpisode;
+
+TEST(LifecycleTest, AllowsExactlyTheDrawnTransitions) {
+  const std::vector<std::pair<S::State, S::State>> legal = {
+      {S::QUEUED, S::STARTING},     {S::STARTING, S::RUNNING},      {S::RUNNING, S::SUCCEEDED},
+      {S::STARTING, S::RECOVERING}, {S::RUNNING, S::RECOVERING},    {S::RECOVERING, S::RUNNING},
+      {S::RECOVERING, S::QUEUED},   {S::QUEUED, S::CANCELLING},     {S::STARTING, S::CANCELLING},
+      {S::RUNNING, S::CANCELLING},  {S::RECOVERING, S::CANCELLING}, {S::CANCELLING, S::CANCELLED},
+      {S::QUEUED, S::FAILED},       {S::STARTING, S::FAILED},       {S::RUNNING, S::FAILED},
+      {S::RECOVERING, S::FAILED}};
+  for (int from = 1; from <= 8; ++from) {
+    for (int to = 1; to <= 8; ++to) {
+      const std::pair edge(static_cast<S::State>(from), static_cast<S::State>(to));
+      const bool drawn = std::find(legal.begin(), legal.end(), edge) != legal.end();
+      EXPECT_EQ(IsLegal(edge.first, edge.second), drawn) << from << " -> " << to;
+    }
+  }
+}
+
+v1::Checkpoint CheckpointAt(int64_t step) {
+  v1::Checkpoint checkpoint;
+  checkpoint.set_step(step);
+  return checkpoint;
+}
+
+struct PlanRow {
+  const char* name;
+  // Step and digest by rank; step -1: nothing held, negative digest: not clean.
+  std::vector<std::pair<int64_t, int64_t>> held;
+  std::vector<int64_t> checkpoints;
+  Episode::Restore source;
+  int64_t step;
+  int donor = 0;
+  std::vector<int> receivers = {};
+};
+
+TEST(RestorePlanTest, TheHighestCleanStepWins) {
+  const std::vector<PlanRow> rows = {
+      {"nothing", {{-1, 0}, {-1, 0}}, {}, Episode::FRESH, 0},
+      {"all_own", {{5, 7}, {5, 7}}, {3}, Episode::OWN, 5},
+      {"one_behind", {{5, 7}, {6, 8}}, {}, Episode::PEER, 6, 1, {0}},
+      {"one_empty", {{-1, 0}, {6, 8}, {6, 8}}, {}, Episode::PEER, 6, 1, {0}},
+      {"torn_is_no_donor", {{6, -1}, {5, 7}}, {}, Episode::PEER, 5, 1, {0}},
+      {"all_torn", {{6, -1}, {6, -1}}, {2, 4}, Episode::CHECKPOINT, 4},
+      {"all_torn_no_checkpoint", {{6, -1}, {6, -1}}, {}, Episode::FRESH, 0},
+      {"disk_is_newer", {{3, 7}, {-1, 0}}, {4}, Episode::CHECKPOINT, 4},
+      {"memory_is_as_new", {{4, 7}, {-1, 0}}, {4}, Episode::PEER, 4, 0, {1}},
+      {"differing", {{5, 7}, {5, 8}}, {4}, Episode::CHECKPOINT, 4},
+      {"differing_no_checkpoint", {{5, 7}, {5, 8}, {5, 8}}, {}, Episode::PEER, 5, 1, {0}},
+  };
+  for (const PlanRow& row : rows) {
+    SCOPED_TRACE(row.name);
+    RestoreSources sources;
+    for (const auto& [step, digest] : row.held) {
+      sources.held.push_back(step < 0
+                                 ? v1::HeldState()
+                                 : CoreDriver::Held(step, digest < 0 ? 0 : digest, digest >= 0));
+    }
+    for (const int64_t step : row.checkpoints) sources.checkpoints.push_back(CheckpointAt(step));
+    const v1::RestorePlan plan = PlanRestore(sources);
+    EXPECT_EQ(plan.source(), row.source);
+    EXPECT_EQ(plan.step(), row.step);
+    EXPECT_EQ(plan.donor_rank(), row.donor);
+    EXPECT_EQ(std::vector<int>(plan.receiver_ranks().begin(), plan.receiver_ranks().end()),
+              row.receivers);
+  }
+}
+
+TEST(RestorePlanTest, StartsFromWhatTheJobNames) {
+  const v1::Checkpoint given = CheckpointAt(9);
+  RestoreSources sources{.held = {v1::HeldState()}};
+  sources.resume = &given;
+  EXPECT_EQ(PlanRestore(sources).source(), Episode::CHECKPOINT);
+  EXPECT_EQ(PlanRestore(sources).step(), 9);
+  sources.resume = nullptr;
+  sources.init = &given;
+  EXPECT_EQ(PlanRestore(sources).source(), Episode::FRESH);
+  EXPECT_EQ(PlanRestore(sources).step(), 0);
+  EXPECT_TRUE(PlanRestore(sources).has_checkpoint());
+}
+
+// The cheapest order there is, by trying all.
+int BestCost(std::vector<Place> places, int ring_size) {
+  const auto less = [](const Place& a, const Place& b) { return a.worker < b.worker; };
+  std::sort(places.begin(), places.end(), less);
+  int best = RingCost(places, ring_size);
+  while (std::next_permutation(places.begin(), places.end(), less)) {
+    best = std::min(best, RingCost(places, ring_size));
+  }
+  return best;
+}
+
+TEST(RingOrderTest, OneRingCostsNoMoreThanTheBestOrder) {
+  std::mt19937 random(20240);
+  for (int round = 0; round < 200; ++round) {
+    const int count = 1 + static_cast<int>(random() % 7);
+    std::vector<Place> places;
+    for (int i = 0; i < count; ++i) {
+      const std::string host = absl::StrCat(random() % 3);
+      places.push_back({absl::StrCat("w", i), "", host, absl::StrCat(host, random() % 2)});
+    }
+    const std::vector<Place> order = OrderRings(places, count);
+    EXPECT_EQ(RingCost(order, count), BestCost(places, count)) << "round " << round;
+    std::shuffle(places.begin(), places.end(), random);
+    const std::vector<Place> again = OrderRings(places, count);
+    for (int i = 0; i < count; ++i) EXPECT_EQ(order[i].worker, again[i].worker);
+  }
+}
+
+TEST(RingOrderTest, SurvivorsKeepTheirRanks) {
+  std::vector<Place> places = {
+      {"w0", "", "h", "g", 2}, {"w1", "", "h", "g", 0}, {"w9", "", "h", "g"}};
+  const std::vector<Place> order = OrderRings(places, 3);
+  EXPECT_EQ(order[0].worker, "w1");
+  EXPECT_EQ(order[1].worker, "w9");
+  EXPECT_EQ(order[2].worker, "w0");
+}
+
+TEST(RingOrderTest, ReplicasGetAHostEach) {
+  std::vector<Place> places;
+  for (int i = 0; i < 6; ++i) {
+    places.push_back({absl::StrCat("w", i), "", i % 2 == 0 ? "even" : "odd", ""});
+  }
+  EXPECT_EQ(RingCost(OrderRings(places, 3), 3), 0);
+}
+
+TEST(RingOrderTest, ChoosesWhatFitsAndWhatIsNear) {
+  const std::vector<Place> idle = {{"a0", "", "big", ""},
+                                   {"a1", "", "big", ""},
+                                   {"a2", "", "big", ""},
+                                   {"b0", "", "fit", ""},
+                                   {"b1", "", "fit", ""}};
+  for (const Place& place : ChoosePlaces(idle, {}, 2, 2)) EXPECT_EQ(place.host, "fit");
+  EXPECT_EQ(ChoosePlaces(idle, {{"a9", "", "big", ""}}, 1, 2)[0].worker, "a0");
+}
+
+TEST(PlacerTest, AnOlderJobIsNotStarvedAndAnImpossibleOneStopsNobody) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  v1::CreateTrainingJobRequest cuda = d.CreateRequest("cuda", 1);
+  cuda.mutable_training_job()->mutable_spec()->mutable_resources()->set_device(v1::CUDA);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(cuda).ok());
+  EXPECT_EQ(d.Job("cuda").status().pending_reason().code(), "WORKERS_UNSUITABLE");
+  d.Create("first", 1);
+  EXPECT_EQ(d.StateOf("first"), "STARTING");
+  d.Create("pair", 2);
+  EXPECT_EQ(d.Job("pair").status().pending_reason().code(), "WORKERS_BUSY");
+  EXPECT_EQ(d.Job("pair").status().pending_reason().queue_position(), 2);
+  // One worker is idle, but kept for the pair.
+  d.Create("late", 1);
+  EXPECT_EQ(d.StateOf("late"), "QUEUED");
+  EXPECT_EQ(d.Job("late").status().pending_reason().queue_position(), 3);
+}
+
+TEST(PlacerTest, RanksAreAlike) {
+  CoreDriver d;
+  v1::Hardware other = CoreDriver::Cpu();
+  other.set_cpu_capability("avx512");
+  d.Hello("a", 'a');
+  d.Hello("b", 'b', other);
+  d.Create("pair", 2);
+  EXPECT_EQ(d.Job("pair").status().pending_reason().code(), "WORKERS_UNSUITABLE");
+  d.Hello("c", 'c', other);
+  EXPECT_EQ(d.StateOf("pair"), "STARTING");
+  EXPECT_EQ(d.WorkerAt("pair", 0), "b");
+}
+
+TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Heard("a");
+  std::vector<std::string> first;
+  for (int64_t step = 1; step <= 4; ++step) {
+    d.Shard("job-a", 0, step);
+    d.Shard("job-a", 1, step);
+    if (step == 1) first = {d.ShardPath("job-a", 1, 0), d.ShardPath("job-a", 1, 1)};
+  }
+  EXPECT_EQ(d.Heard("a"),
+            "CheckpointCommitted CheckpointCommitted CheckpointCommitted CheckpointCommitted "
+            "DeleteFiles");
+  const auto& paths = d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths();
+  first.push_back("/shared/default/job-a/checkpoints/step-1/manifest.json");
+  EXPECT_EQ(std::vector<std::string>(paths.begin(), paths.end()), first);
+  v1::ListCheckpointsRequest request;
+  request.set_parent(d.Job("job-a").name());
+  const auto list = d.Call<v1::ListCheckpointsResponse>(request);
+  ASSERT_EQ(list->checkpoints_size(), 3);
+  EXPECT_EQ(list->checkpoints(0).step(), 4);
+  EXPECT_EQ(list->checkpoints(0).bytes(), 200);
+}
+
+TEST(CheckpointTest, AFailedShardLeavesNoCheckpoint) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Shard("job-a", 0, 3);
+  d.Shard("job-a", 1, 3, "no space left on device");
+  EXPECT_EQ(d.Job("job-a").status().last_checkpoint(), "");
+  EXPECT_NE(d.Job("job-a").status().state_reason().find("no space left"), std::string::npos);
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Shard("job-a", 0, 5);
+  d.Shard("job-a", 1, 5);
+  EXPECT_EQ(d.Job("job-a").status().state_reason(), "");
+  d.Heard("a");
+  EXPECT_EQ(d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths(0),
+            d.ShardPath("job-a", 3, 0));
+}
+
+TEST(CheckpointTest, ImportedOnesAreListed) {
+  CoreDriver d;
+  v1::ImportCheckpointRequest request;
+  request.set_directory("/old/step-7");
+  ManifestFile file;
+  file.checkpoint.set_step(7);
+  file.checkpoint.set_directory("/old/step-7");
+  file.checkpoint.add_shards()->set_path("/old/step-7/shard");
+  const auto imported = d.Call<v1::Checkpoint>(request, file);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  EXPECT_EQ(d.Call<v1::Checkpoint>(request, file).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  v1::ListCheckpointsRequest list;
+  list.set_parent("projects/default/trainingJobs/imported");
+  EXPECT_EQ(d.Call<v1::ListCheckpointsResponse>(list)->checkpoints_size(), 1);
+  const auto unread = d.Call<v1::Checkpoint>(request, absl::NotFoundError("no manifest.json"));
+  EXPECT_EQ(Details(unread.status()).fields[0].field, "directory");
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
