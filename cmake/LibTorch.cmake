@@ -24,6 +24,12 @@ set_target_properties(LibTorch::cpu PROPERTIES
   # libcudart and libcupti are the wheel's own needs, found through its RPATH at run time.
   INTERFACE_LINK_OPTIONS "-Wl,--allow-shlib-undefined")
 
+# OpenMP on the threads of LibTorch itself: its own runtime, not the compiler's.
+add_library(LibTorch::openmp INTERFACE IMPORTED)
+set_target_properties(LibTorch::openmp PROPERTIES
+  INTERFACE_COMPILE_OPTIONS -fopenmp
+  INTERFACE_LINK_LIBRARIES "${RINGMASTER_TORCH}/lib/libgomp.so.1")
+
 if(RINGMASTER_CUDA)
   enable_language(CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
