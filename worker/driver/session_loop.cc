@@ -77,7 +77,7 @@ struct SessionLoop::Implementation {
   void Do(const SendReport& action) {
     v1::WorkerReport report = action.report;
     if (report.has_heartbeat()) {
-      report.mutable_heartbeat()->set_memory_used_bytes(metrics->ResidentBytes());
+      report.mutable_heartbeat()->set_memory_used_bytes(metrics->MemoryUsedBytes());
     }
     client.Send(stream, std::move(report));
   }

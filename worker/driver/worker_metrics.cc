@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -44,6 +45,9 @@ constexpr Description kPublishing = {
     "1 while the coordinator counts this worker as alive; at 0 no training series are shown."};
 constexpr Description kResidentBytes = {"ringmaster_worker_resident_bytes", kGauge, "bytes", "",
                                         "Host memory of this process."};
+constexpr Description kDeviceBytes = {
+    "ringmaster_cuda_memory_bytes", kGauge, "bytes", "kind",
+    "Device memory of this process: allocated, reserved by the allocator, peak_allocated."};
 constexpr Description kFaults = {"ringmaster_worker_faults_total", kCounter, "faults", "kind",
                                  "Faults this worker reported."};
 constexpr Description kSteps = {"ringmaster_step_total", kCounter, "steps", "",
@@ -80,11 +84,27 @@ constexpr Description kCheckpointBytes = {"ringmaster_checkpoint_bytes_total", k
 constexpr Description kShardFailures = {"ringmaster_checkpoint_shard_failures_total", kCounter,
                                         "shards", "", "Shards this worker could not write."};
 
-constexpr Description kTable[] = {
-    kBuildInfo,       kAttached,     kPublishing,   kResidentBytes, kFaults,     kSteps,
-    kStepSeconds,     kTokens,       kExchanged,    kStep,          kLoss,       kValidationLoss,
-    kGradNorm,        kLearningRate, kExchangeStep, kPlannedStep,   kGeneration, kCheckpointSeconds,
-    kCheckpointBytes, kShardFailures};
+constexpr Description kTable[] = {kBuildInfo,
+                                  kAttached,
+                                  kPublishing,
+                                  kResidentBytes,
+                                  kDeviceBytes,
+                                  kFaults,
+                                  kSteps,
+                                  kStepSeconds,
+                                  kTokens,
+                                  kExchanged,
+                                  kStep,
+                                  kLoss,
+                                  kValidationLoss,
+                                  kGradNorm,
+                                  kLearningRate,
+                                  kExchangeStep,
+                                  kPlannedStep,
+                                  kGeneration,
+                                  kCheckpointSeconds,
+                                  kCheckpointBytes,
+                                  kShardFailures};
 
 // A factor of about 2 between neighbours.
 const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {
@@ -94,10 +114,26 @@ const char* TypeName(Type type) {
   return type == kCounter ? "counter" : type == kGauge ? "gauge" : "histogram";
 }
 
+int64_t ResidentBytes() {
+  int64_t pages = 0;
+  std::string ignored;
+  std::ifstream("/proc/self/statm") >> ignored >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
 }  // namespace
 
 struct WorkerMetrics::Implementation {
   using Labels = prometheus::Labels;
+
+  std::optional<DeviceMemory> ReadDevice() const {
+    return read_device == nullptr ? std::nullopt : read_device();
+  }
+  std::function<std::optional<DeviceMemory>()> read_device;
+  // Null without a device of its own.
+  prometheus::Gauge* device_allocated = nullptr;
+  prometheus::Gauge* device_reserved = nullptr;
+  prometheus::Gauge* device_peak = nullptr;
 
   prometheus::Family<prometheus::Gauge>& GaugeFamily(const Description& of) {
     return prometheus::BuildGauge().Name(of.name).Help(of.help).Register(registry);
@@ -252,15 +288,27 @@ void WorkerMetrics::OnFault(v1::Fault::Kind kind) {
 
 void WorkerMetrics::OnStream(bool attached) { implementation_->attached.Set(attached ? 1 : 0); }
 
-int64_t WorkerMetrics::ResidentBytes() {
-  int64_t pages = 0;
-  std::string ignored;
-  std::ifstream("/proc/self/statm") >> ignored >> pages;
-  return pages * sysconf(_SC_PAGESIZE);
+void WorkerMetrics::SetDeviceMemory(std::function<std::optional<DeviceMemory>()> read) {
+  Implementation& self = *implementation_;
+  auto& family = self.GaugeFamily(kDeviceBytes);
+  self.device_allocated = &family.Add({{"kind", "allocated"}});
+  self.device_reserved = &family.Add({{"kind", "reserved"}});
+  self.device_peak = &family.Add({{"kind", "peak_allocated"}});
+  self.read_device = std::move(read);
+}
+
+int64_t WorkerMetrics::MemoryUsedBytes() const {
+  const auto device = implementation_->ReadDevice();
+  return device.has_value() ? device->reserved_bytes : ResidentBytes();
 }
 
 std::string WorkerMetrics::Text() const {
   implementation_->resident.Set(static_cast<double>(ResidentBytes()));
+  if (const auto device = implementation_->ReadDevice(); device.has_value()) {
+    implementation_->device_allocated->Set(static_cast<double>(device->allocated_bytes));
+    implementation_->device_reserved->Set(static_cast<double>(device->reserved_bytes));
+    implementation_->device_peak->Set(static_cast<double>(device->peak_allocated_bytes));
+  }
   return prometheus::TextSerializer().Serialize(implementation_->registry.Collect());
 }
 

@@ -1,5 +1,9 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
@@ -29,8 +33,17 @@ class WorkerMetrics {
   void OnFault(v1::Fault::Kind kind);
   void OnStream(bool attached);
 
-  // Host memory of this process, and what the coordinator is told with each heartbeat.
-  static int64_t ResidentBytes();
+  // On the device; `peak` since the process began.
+  struct DeviceMemory {
+    int64_t allocated_bytes = 0;
+    int64_t reserved_bytes = 0;
+    int64_t peak_allocated_bytes = 0;
+  };
+  // Where the device's memory is read from, when it has one of its own; nothing while it cannot be
+  // read. To be set before other threads use this object; called by any of them.
+  void SetDeviceMemory(std::function<std::optional<DeviceMemory>()> read);
+  // Of the device, else of the process: what the coordinator is told with each heartbeat.
+  int64_t MemoryUsedBytes() const;
   // Text format 0.0.4.
   std::string Text() const;
   // The table of all metrics as Markdown.

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -23,6 +24,7 @@
 #include "grpcpp/client_context.h"
 #include "proto/rpc_status.h"
 #include "spdlog/spdlog.h"
+#include "worker/comm/cuda_plugin.h"
 #include "worker/driver/session_loop.h"
 #include "worker/session/exit_codes.h"
 
@@ -102,10 +104,26 @@ absl::Status StartHttp(const WorkerOptions& options, Process* process) {
              : WriteAddressFile(options.address_file, process->http->address());
 }
 
+std::optional<WorkerMetrics::DeviceMemory> ReadDeviceMemory(const CudaPlugin& plugin, int index) {
+  const auto memory = plugin.Memory(index);
+  if (!memory.ok()) {
+    return std::nullopt;
+  }
+  return WorkerMetrics::DeviceMemory{
+      .allocated_bytes = static_cast<int64_t>(memory->allocated_bytes),
+      .reserved_bytes = static_cast<int64_t>(memory->reserved_bytes),
+      .peak_allocated_bytes = static_cast<int64_t>(memory->peak_allocated_bytes)};
+}
+
 absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
                                                const std::string& incarnation, Process* process) {
   ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(options.hardware));
   SPDLOG_INFO("device {}: {} ({})", choice.device, choice.reason, choice.hardware.device_name());
+  if (choice.device == "cuda") {
+    ASSIGN_OR_RETURN(const CudaPlugin* const plugin, CudaPlugin::Open());
+    process->metrics.SetDeviceMemory(
+        [plugin, index = choice.index] { return ReadDeviceMemory(*plugin, index); });
+  }
   SessionLoopOptions loop;
   loop.device = choice.device;
   loop.identity = {

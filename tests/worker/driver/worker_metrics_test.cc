@@ -1,0 +1,94 @@
+#include "worker/driver/worker_metrics.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ringmaster::worker {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+v1::RingRef Ring() {
+  v1::RingRef ring;
+  ring.set_training_job("projects/p/trainingJobs/j");
+  ring.set_rank(2);
+  ring.set_generation(7);
+  return ring;
+}
+
+v1::StepRecord Record(double loss) {
+  v1::StepRecord record;
+  record.set_step(3);
+  record.set_loss(loss);
+  record.set_tokens(100);
+  record.set_seconds(0.5);
+  return record;
+}
+
+constexpr char kLabels[] = R"({rank="2",training_job="projects/p/trainingJobs/j"})";
+
+TEST(WorkerMetricsTest, TrainingSeriesAreThereWhileARingRuns) {
+  WorkerMetrics metrics;
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("training_job=")));
+  metrics.EnterRing(Ring());
+  metrics.OnStep(Record(2.5), 64, 64);
+  EXPECT_THAT(metrics.Text(), HasSubstr(std::string("ringmaster_loss") + kLabels + " 2.5\n"));
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr(std::string("ringmaster_worker_generation") + kLabels + " 7\n"));
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("ringmaster_validation_loss{")));
+  metrics.LeaveRing();
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("training_job=")));
+  // Sums stay.
+  EXPECT_THAT(metrics.Text(), HasSubstr("ringmaster_tokens_processed_total 100\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("ringmaster_step_duration_seconds_count 1\n"));
+}
+
+TEST(WorkerMetricsTest, NothingIsShownAsCurrentWithoutALease) {
+  WorkerMetrics metrics;
+  metrics.EnterRing(Ring());
+  metrics.OnStep(Record(2.5), 64, 64);
+  metrics.SetPublishing(false);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("training_job=")));
+  EXPECT_THAT(metrics.Text(), HasSubstr("ringmaster_worker_publishing 0\n"));
+  metrics.OnStep(Record(2.25), 64, 64);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("training_job=")));
+  metrics.SetPublishing(true);
+  EXPECT_THAT(metrics.Text(), HasSubstr(std::string("ringmaster_loss") + kLabels + " 2.25\n"));
+}
+
+TEST(WorkerMetricsTest, MemoryIsTheDevicesWhenItHasItsOwn) {
+  WorkerMetrics metrics;
+  EXPECT_GT(metrics.MemoryUsedBytes(), 0);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("ringmaster_cuda_memory_bytes{")));
+  metrics.SetDeviceMemory([] {
+    return WorkerMetrics::DeviceMemory{
+        .allocated_bytes = 10, .reserved_bytes = 30, .peak_allocated_bytes = 20};
+  });
+  EXPECT_EQ(metrics.MemoryUsedBytes(), 30);
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("ringmaster_cuda_memory_bytes{kind=\"peak_allocated\"} 20\n"));
+}
+
+TEST(WorkerMetricsTest, EveryMetricShownIsInTheTable) {
+  WorkerMetrics metrics;
+  metrics.EnterRing(Ring());
+  metrics.OnStep(Record(2.5), 64, 64);
+  metrics.OnFault(v1::Fault::EXCEPTION);
+  const std::string table = WorkerMetrics::Markdown();
+  const std::string text = metrics.Text();
+  int families = 0;
+  for (size_t at = text.find("# TYPE "); at != std::string::npos;
+       at = text.find("# TYPE ", at + 1)) {
+    const size_t name = at + 7;
+    const std::string family = text.substr(name, text.find(' ', name) - name);
+    EXPECT_THAT(table, HasSubstr("| `" + family + "` |"));
+    ++families;
+  }
+  EXPECT_GT(families, 15);
+}
+
+}  // namespace
+}  // namespace ringmaster::worker
