@@ -75,7 +75,7 @@ def start_workers(cluster, count, gpus):
         if count > gpus:
             env |= {'NCCL_HOSTID': f'host-{index}', 'NCCL_SOCKET_IFNAME': 'lo', 'NCCL_IB_DISABLE': '1'}
         env['CUDA_VISIBLE_DEVICES'] = str(index % gpus)
-        cluster.start_worker(f'gpu-{index}', '--device=cuda', env=env)
+        cluster.start_worker(f'gpu-{index}', device='cuda', env=env)
     cluster.wait_for_workers(count, seconds=120)
 
 

@@ -54,13 +54,17 @@ class Process:
     def addresses(self):
         """The lines of the address file, once it is there."""
         def ready():
-            if self.popen.poll() is not None:
-                with open(self.log, encoding='utf-8', errors='replace') as file:
-                    raise RuntimeError(f'{self.command[0]} ended with {self.popen.returncode}:\n{file.read()[-2000:]}')
+            self.require_running()
             return os.path.exists(self._address_file)
         wait_until(ready, f'{self.command[0]} listens')
         with open(self._address_file, encoding='ascii') as file:
             return file.read().split()
+
+    def require_running(self):
+        """RuntimeError with the end of the log when the program has ended."""
+        if self.popen.poll() is not None:
+            with open(self.log, encoding='utf-8', errors='replace') as file:
+                raise RuntimeError(f'{self.command[0]} ended with {self.popen.returncode}:\n{file.read()[-2000:]}')
 
     def kill(self):
         """kill -9 of this process alone, and its burial."""
@@ -114,10 +118,10 @@ class Cluster:
         self.address, self.http_address = self.coordinator.addresses()
         self._listen, self._http_listen = self.address, self.http_address
 
-    def start_worker(self, name, *args, env=None):
+    def start_worker(self, name, *args, device='cpu', env=None):
         self.workers[name] = Process(
             [f'{self.bin}/ringmaster-worker', '--supervise', f'--coordinator={self.address}', f'--worker-id={name}',
-             '--device=cpu', '--http-listen=127.0.0.1:0', *self._worker_args, *args],
+             f'--device={device}', '--http-listen=127.0.0.1:0', *self._worker_args, *args],
             f'{self.state}/logs/{name}.log', f'{self.state}/{name}.address',
             {**(self._worker_env or {}), **(env or {})})
         return self.workers[name]
@@ -149,6 +153,8 @@ class Cluster:
 
     def wait_for_workers(self, count, seconds=START_SECONDS):
         def idle():
+            for process in self.workers.values():
+                process.require_running()
             return [worker for worker in json.loads(self.ringctl('workers', '-o', 'json') or '[]')
                     if worker['state'] == 'IDLE']
         return wait_until(lambda: len(idle()) >= count, f'{count} idle workers', seconds, pause=0.1)
