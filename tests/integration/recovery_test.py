@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Faults in real processes while a job trains: the job ends, and every loss is the undisturbed run's, bit for bit."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -174,13 +175,18 @@ class DiskFullTest(harness.ClusterTest):
         filler = os.path.join(self.cluster.shared, 'filler')
         self.submit('full', steps=400)
         self.wait_for('full', lambda job: job['status'].get('last_checkpoint'), 'a checkpoint')
-        with open(filler, 'wb') as file:
-            # All but 64 KiB: step records fit, a checkpoint does not.
-            space = os.statvfs(self.cluster.shared)
-            file.write(bytes(max(0, space.f_bavail * space.f_frsize - 65536)))
+        # The job writes meanwhile: fill the disk to the last byte.
+        with open(filler, 'wb', buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ENOSPC)
         before = int(self.cluster.job('full')['status']['progress']['step'])
         self.wait_for_step('full', before + 60)
-        self.assertIn('space', self.cluster.ringctl('logs', 'full'))
+        # The job's own log has no room either.
+        with open(os.path.join(self.cluster.state, 'logs', 'worker-0.log'), encoding='utf-8') as log:
+            self.assertIn('No space left', log.read())
         os.remove(filler)
         job = self.wait_for_end('full')
         self.assertTrue(job['status']['last_checkpoint'].endswith('400'), job['status']['last_checkpoint'])

@@ -277,9 +277,12 @@ void RingRun::AppendRecord() {
     return;
   }
   last_record_written_ = true;
-  if (absl::Status status = step_log_->Append(*last_record_); !status.ok()) {
-    SPDLOG_ERROR("the record of step {} is lost: {}", last_record_->step(), status.ToString());
+  const absl::Status status = step_log_->Append(*last_record_);
+  if (!status.ok() && !step_log_failing_) {
+    SPDLOG_ERROR("records from step {} on wait for room: {}", last_record_->step(),
+                 status.ToString());
   }
+  step_log_failing_ = !status.ok();
 }
 
 void RingRun::BeginCheckpoint() {

@@ -113,6 +113,7 @@ class RingRun {
   // Found while the run was being cancelled.
   std::optional<v1::Fault> own_fault_;
   std::unique_ptr<StepLog> step_log_;
+  bool step_log_failing_ = false;
   std::optional<v1::StepRecord> last_record_;
   bool last_record_written_ = false;
 };

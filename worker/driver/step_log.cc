@@ -21,6 +21,7 @@ namespace {
 
 // Some hundred lines.
 constexpr off_t kTailBytes = 64 << 10;
+constexpr size_t kWaitingBytesMax = size_t{4} << 20;
 
 // JSON knows no NaN; the proto3 mapping writes strings.
 std::string Number(double value) {
@@ -72,17 +73,27 @@ absl::StatusOr<std::unique_ptr<StepLog>> StepLog::Open(const std::string& job_di
   return log;
 }
 
-StepLog::~StepLog() { close(file_); }
+StepLog::~StepLog() {
+  WriteWaiting().IgnoreError();
+  close(file_);
+}
 
 absl::Status StepLog::Append(const v1::StepRecord& record) {
-  const std::string line = StepRecordLine(record) + "\n";
-  const ssize_t wrote = write(file_, line.data(), line.size());
-  if (wrote == static_cast<ssize_t>(line.size())) {
-    return absl::OkStatus();
+  if (waiting_.size() < kWaitingBytesMax) {
+    waiting_ += StepRecordLine(record) + "\n";
   }
-  return wrote < 0 ? Failed("cannot write", path_)
-                   : absl::ResourceExhaustedError(
-                         absl::StrCat("cannot write a whole line to ", path_, ": disk full?"));
+  return WriteWaiting();
+}
+
+absl::Status StepLog::WriteWaiting() {
+  while (!waiting_.empty()) {
+    const ssize_t wrote = write(file_, waiting_.data(), waiting_.size());
+    if (wrote < 0 && errno != EINTR) {
+      return Failed("cannot write", path_);
+    }
+    waiting_.erase(0, static_cast<size_t>(std::max<ssize_t>(0, wrote)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StepLog::Sync() {

@@ -21,7 +21,8 @@ class StepLog {
   StepLog(const StepLog&) = delete;
   StepLog& operator=(const StepLog&) = delete;
 
-  // One write: after a kill -9 the line is there whole or not at all.
+  // One write: after a kill -9 the line is there whole or not at all. After an error (the disk is
+  // full) the line is kept and written before the next one, up to 4 MiB of them.
   absl::Status Append(const v1::StepRecord& record);
   // To the disk.
   absl::Status Sync();
@@ -31,8 +32,12 @@ class StepLog {
  private:
   StepLog(int file, std::string path) : file_(file), path_(std::move(path)) {}
 
+  absl::Status WriteWaiting();
+
   const int file_;
   const std::string path_;
+  // Lines, perhaps from the middle of the first one, that the disk did not take.
+  std::string waiting_;
 };
 
 // One line of steps.jsonl, without its line feed.

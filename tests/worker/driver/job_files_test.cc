@@ -1,6 +1,8 @@
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -116,6 +118,32 @@ TEST_F(JobFilesTest, StepLogFindsTheRecordThatCounts) {
   EXPECT_EQ((*log)->Find(2000)->loss(), 1);
   EXPECT_FALSE((*log)->Find(2001).has_value());
   EXPECT_FALSE((*log)->Find(1).has_value()) << "only the tail is read";
+}
+
+// As a full disk, without one: the file may not grow.
+TEST_F(JobFilesTest, StepLogKeepsWhatAFullDiskDoesNotTake) {
+  const auto log = StepLog::Open(directory_);
+  ASSERT_TRUE(log.ok());
+  ASSERT_TRUE((*log)->Append(Record(1, 1, 1)).ok());
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  // Room for a part of a line.
+  const rlimit small{.rlim_cur = fs::file_size(directory_ + "/steps.jsonl") + 30,
+                     .rlim_max = before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const absl::Status second = (*log)->Append(Record(2, 1, 2));
+  const absl::Status third = (*log)->Append(Record(3, 1, 3));
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_FALSE(second.ok());
+  EXPECT_FALSE(third.ok());
+  EXPECT_TRUE((*log)->Append(Record(4, 1, 4)).ok());
+  std::vector<double> losses;
+  for (const auto line : absl::StrSplit(Read("steps.jsonl"), '\n', absl::SkipEmpty())) {
+    losses.push_back(Parse(std::string(line)).loss());
+  }
+  EXPECT_THAT(losses, ElementsAre(1, 2, 3, 4));
 }
 
 TEST_F(JobFilesTest, StepLogNamesAPathThatCannotBeWritten) {
