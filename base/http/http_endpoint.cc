@@ -1,13 +1,13 @@
 #include "base/http/http_endpoint.h"
 
+#include <chrono>
+#include <future>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/notification.h"
-#include "absl/time/time.h"
 #include "civetweb.h"
 #include "spdlog/spdlog.h"
 
@@ -78,17 +78,18 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
 
 HttpEndpoint::~HttpEndpoint() {
   if (server_ == nullptr) return;
-  absl::Notification stopped;
+  std::promise<void> stopped;
   std::thread stopper([&] {
     mg_stop(server_);
-    stopped.Notify();
+    stopped.set_value();
   });
   // The server sees that it is to stop when a connection comes, else only every two seconds.
+  const std::future<void> end = stopped.get_future();
   do {
     char error[64];
     mg_connection* const knock = mg_connect_client(host_.c_str(), port_, 0, error, sizeof(error));
     if (knock != nullptr) mg_close_connection(knock);
-  } while (!stopped.WaitForNotificationWithTimeout(absl::Milliseconds(5)));
+  } while (end.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready);
   stopper.join();
 }
 

@@ -65,8 +65,9 @@ EventLoop::EventLoop(std::unique_ptr<Core> core, Store* store, Metrics* metrics,
 
 EventLoop::~EventLoop() {
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     stopping_ = true;
+    came_.notify_one();
   }
   if (thread_.joinable()) thread_.join();
   const absl::Status stopped =
@@ -83,10 +84,10 @@ void EventLoop::Start() {
 void EventLoop::Run() {
   for (;;) {
     {
-      absl::MutexLock lock(&mutex_);
+      std::unique_lock lock(mutex_);
       const absl::Duration wait =
           std::clamp(NextWake() - options_.now(), absl::ZeroDuration(), kIdleTurn);
-      mutex_.AwaitWithTimeout(absl::Condition(this, &EventLoop::HasWork), wait);
+      came_.wait_for(lock, absl::ToChronoNanoseconds(wait), [this] { return HasWork(); });
       if (stopping_) return;
     }
     RunOnce();
@@ -100,8 +101,9 @@ absl::Time EventLoop::NextWake() const {
 // ---- what comes in
 
 void EventLoop::Enqueue(Item item) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   queue_.push_back(std::move(item));
+  came_.notify_one();
 }
 
 void EventLoop::Call(ApiMessage message, std::optional<absl::StatusOr<ManifestFile>> manifest,
@@ -120,10 +122,11 @@ void EventLoop::WorkerEnded(v1::ReportFaultRequest request, absl::Time deadline,
 
 void EventLoop::EnqueueCall(Item item) {
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     if (queued_calls_ < options_.queued_calls_max) {
       ++queued_calls_;
       queue_.push_back(std::move(item));
+      came_.notify_one();
       return;
     }
   }
@@ -134,7 +137,7 @@ void EventLoop::EnqueueCall(Item item) {
 }
 
 uint64_t EventLoop::OpenStream(std::shared_ptr<DirectiveSink> sink) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   const uint64_t stream = next_stream_++;
   streams_.emplace(stream, std::move(sink));
   return stream;
@@ -146,9 +149,10 @@ void EventLoop::Report(uint64_t stream, v1::WorkerReport report, std::function<v
 }
 
 void EventLoop::CloseStream(uint64_t stream) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   streams_.erase(stream);
   queue_.push_back({.event = StreamClosed{.stream = stream}});
+  came_.notify_one();
 }
 
 void EventLoop::Watch(v1::WatchTrainingJobsRequest request, std::shared_ptr<WatchSink> sink) {
@@ -172,26 +176,26 @@ void EventLoop::Drain(std::function<void()> drained) {
 }
 
 std::vector<std::shared_ptr<DirectiveSink>> EventLoop::Sinks() const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<DirectiveSink>> sinks;
   for (const auto& [stream, sink] : streams_) sinks.push_back(sink);
   return sinks;
 }
 
 std::shared_ptr<const CoreSnapshot> EventLoop::snapshot() const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return snapshot_;
 }
 
 absl::Duration EventLoop::SinceLastTurn() const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return options_.now() - last_turn_;
 }
 
 // ---- one round
 
 std::vector<EventLoop::Item> EventLoop::Take() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   std::vector<Item> batch;
   while (!queue_.empty() && batch.size() < options_.batch_max) {
     batch.push_back(std::move(queue_.front()));
@@ -205,7 +209,7 @@ std::vector<EventLoop::Item> EventLoop::Take() {
 void EventLoop::RunOnce() {
   const absl::Time now = options_.now();
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     last_turn_ = now;
   }
   std::vector<Item> batch = Take();
@@ -290,7 +294,7 @@ void EventLoop::Release(const Output& output) {
   for (const DirectiveTo& to : output.directives) {
     std::shared_ptr<DirectiveSink> sink;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       if (const auto it = streams_.find(to.stream); it != streams_.end()) sink = it->second;
     }
     if (sink == nullptr) continue;
@@ -340,7 +344,7 @@ void EventLoop::Publish(absl::Time now) {
   metrics_->Set(Metric::kWatchers, static_cast<double>(hub_.size()));
   metrics_->Set(Metric::kStoreBytes, static_cast<double>(store_->SizeBytes()));
   next_publish_ = absl::InfiniteFuture();
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   snapshot_ = std::move(snapshot);
 }
 

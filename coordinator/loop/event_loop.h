@@ -1,10 +1,12 @@
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -12,7 +14,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "coordinator/core/core.h"
 #include "coordinator/loop/core_metrics.h"
@@ -120,7 +121,9 @@ class EventLoop {
   Store* const store_;
   Metrics* const metrics_;
 
-  mutable absl::Mutex mutex_;
+  // The standard's: ThreadSanitizer does not see the distribution's Abseil lock.
+  mutable std::mutex mutex_;
+  std::condition_variable came_;
   std::deque<Item> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

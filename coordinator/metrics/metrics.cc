@@ -60,7 +60,7 @@ void Metrics::Observe(Metric metric, double value, const LabelValues& labels) {
 
 void Metrics::Replace(Metric metric, const std::vector<std::pair<LabelValues, double>>& series) {
   prometheus::Family<prometheus::Gauge>& family = *gauges_.at(metric);
-  absl::MutexLock lock(&replaced_mutex_);
+  std::lock_guard lock(replaced_mutex_);
   std::map<LabelValues, prometheus::Gauge*> before = std::move(replaced_[metric]);
   std::map<LabelValues, prometheus::Gauge*>& now = replaced_[metric];
   now.clear();

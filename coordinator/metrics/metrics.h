@@ -2,12 +2,12 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "coordinator/metrics/metric_table.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
@@ -50,7 +50,7 @@ class Metrics {
   Families<prometheus::Gauge> gauges_;
   Families<prometheus::Histogram> histograms_;
 
-  absl::Mutex replaced_mutex_;
+  std::mutex replaced_mutex_;
   std::map<Metric, std::map<LabelValues, prometheus::Gauge*>> replaced_
       ABSL_GUARDED_BY(replaced_mutex_);
 };

@@ -10,27 +10,30 @@ DiskThreads::DiskThreads(int count) {
 
 DiskThreads::~DiskThreads() {
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     stopping_ = true;
-    changed_.SignalAll();
+    changed_.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
 }
 
 void DiskThreads::PostAt(absl::Time when, std::function<void()> work) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   work_.push({.when = when, .order = next_order_++, .run = std::move(work)});
-  changed_.Signal();
+  changed_.notify_one();
 }
 
 void DiskThreads::Run() {
   for (;;) {
     std::function<void()> run;
     {
-      absl::MutexLock lock(&mutex_);
+      std::unique_lock lock(mutex_);
       while (!Ready()) {
-        changed_.WaitWithDeadline(&mutex_,
-                                  work_.empty() ? absl::InfiniteFuture() : work_.top().when);
+        if (work_.empty()) {
+          changed_.wait(lock);
+        } else {
+          changed_.wait_for(lock, absl::ToChronoNanoseconds(work_.top().when - absl::Now()));
+        }
       }
       if (stopping_) return;
       run = work_.top().run;

@@ -1,12 +1,12 @@
 #include "coordinator/services/server.h"
 
 #include <cstdlib>
+#include <future>
 #include <random>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "base/http/http_endpoint.h"
 #include "base/status_macros.h"
@@ -208,9 +208,9 @@ absl::Status CoordinatorServer::WriteAddresses() const {
 void CoordinatorServer::Drain() {
   draining_ = true;
   grpc_->GetHealthCheckService()->SetServingStatus(false);
-  absl::Notification drained;
-  loop_->Drain([&drained] { drained.Notify(); });
-  drained.WaitForNotification();
+  std::promise<void> drained;
+  loop_->Drain([&drained] { drained.set_value(); });
+  drained.get_future().wait();
   grpc_->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
 }
 

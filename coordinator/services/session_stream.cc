@@ -12,7 +12,7 @@ void SessionStream::Begin() {
 }
 
 void SessionStream::Send(v1::Directive directive) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (ending_) return;
   if (directives_.size() >= kQueuedDirectivesMax) {
     // What waits is worth nothing without the rest: the worker re-attaches and is told again.
@@ -25,7 +25,7 @@ void SessionStream::Send(v1::Directive directive) {
 }
 
 void SessionStream::Close(const absl::Status& status) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   End(status);
 }
 
@@ -54,7 +54,7 @@ void SessionStream::Advance() {
 void SessionStream::OnReadDone(bool ok) {
   if (!ok) {
     // The worker has half-closed, or the stream broke.
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     End(absl::OkStatus());
     return;
   }
@@ -63,14 +63,14 @@ void SessionStream::OnReadDone(bool ok) {
 }
 
 void SessionStream::ReadNext() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (finished_) return;
   report_.Clear();
   StartRead(&report_);
 }
 
 void SessionStream::OnWriteDone(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   writing_ = false;
   directives_.pop_front();
   if (!ok) {
@@ -81,7 +81,7 @@ void SessionStream::OnWriteDone(bool ok) {
 }
 
 void SessionStream::OnCancel() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   DropWaiting();
   End(absl::CancelledError("the stream broke"));
 }
@@ -90,7 +90,7 @@ void SessionStream::OnDone() {
   services_.loop->CloseStream(stream_);
   absl::Status end;
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     end = end_;
   }
   CountCall(*services_.metrics, {"WorkerService", "Session"}, end);

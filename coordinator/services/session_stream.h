@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "coordinator/services/call.h"
 #include "ringmaster/v1/worker_service.pb.h"
 
@@ -47,7 +47,7 @@ class SessionStream : public grpc::ServerBidiReactor<v1::WorkerReport, v1::Direc
   std::shared_ptr<SessionStream> self_;
   v1::WorkerReport report_;
 
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   std::deque<v1::Directive> directives_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;

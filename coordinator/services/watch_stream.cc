@@ -13,7 +13,7 @@ void WatchStream::Begin(const v1::WatchTrainingJobsRequest& request) {
 }
 
 void WatchStream::Start(std::vector<WatchMessage> snapshot) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (ending_) return;
   snapshot_left_ = snapshot.size();
   messages_.assign(std::make_move_iterator(snapshot.begin()),
@@ -22,7 +22,7 @@ void WatchStream::Start(std::vector<WatchMessage> snapshot) {
 }
 
 bool WatchStream::Offer(const WatchMessage& message) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (ending_) return true;  // OnDone will say so.
   if (messages_.size() - snapshot_left_ >= services_.watch_buffer) {
     DropWaiting();
@@ -36,7 +36,7 @@ bool WatchStream::Offer(const WatchMessage& message) {
 }
 
 void WatchStream::Close(const absl::Status& status) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   End(status);
 }
 
@@ -64,7 +64,7 @@ void WatchStream::Advance() {
 }
 
 void WatchStream::OnWriteDone(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   writing_ = false;
   messages_.pop_front();
   if (snapshot_left_ > 0) --snapshot_left_;
@@ -76,7 +76,7 @@ void WatchStream::OnWriteDone(bool ok) {
 }
 
 void WatchStream::OnCancel() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   DropWaiting();
   End(absl::CancelledError("the client is gone"));
 }
@@ -85,7 +85,7 @@ void WatchStream::OnDone() {
   services_.loop->Unwatch(self_);
   absl::Status end;
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     end = end_;
   }
   CountCall(*services_.metrics, {"JobService", "WatchTrainingJobs"}, end);

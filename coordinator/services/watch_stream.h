@@ -2,10 +2,10 @@
 
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "coordinator/services/call.h"
 #include "ringmaster/v1/job_service.pb.h"
 
@@ -39,7 +39,7 @@ class WatchStream : public grpc::ServerWriteReactor<v1::WatchTrainingJobsRespons
   // While gRPC may call.
   std::shared_ptr<WatchStream> self_;
 
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   std::deque<WatchMessage> messages_ ABSL_GUARDED_BY(mutex_);
   // Messages of the snapshot that wait still; they do not count against the limit.
   size_t snapshot_left_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,5 +1,6 @@
 #include "coordinator/loop/event_loop.h"
 
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -7,7 +8,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -385,14 +385,14 @@ TEST_F(EventLoopTest, ThreadAnswersAndWaitersAreRefusedAtTheEnd) {
   auto loop = std::make_unique<EventLoop>(std::move(*core), &store_, &metrics_,
                                           EventLoopOptions{.now = absl::Now});
   loop->Start();
-  absl::Notification done;
+  std::promise<void> done;
   v1::GetTrainingJobRequest request;
   request.set_name(Name("aaaa"));
   loop->Call(request, std::nullopt, absl::InfiniteFuture(), [&](absl::StatusOr<ApiResponse> reply) {
     EXPECT_EQ(reply.status().code(), absl::StatusCode::kNotFound);
-    done.Notify();
+    done.set_value();
   });
-  done.WaitForNotification();
+  done.get_future().wait();
   EXPECT_LT(loop->SinceLastTurn(), absl::Seconds(60));
   loop.reset();
 
