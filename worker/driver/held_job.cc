@@ -42,7 +42,6 @@ void HeldJob::Drop() {
   source_.reset();
   state_.reset();
   restored_ = false;
-  pristine_ = false;
   digest_.reset();
 }
 
@@ -57,17 +56,11 @@ absl::Status HeldJob::Build() {
                                              .sequences_per_step = config_.global_sequences}));
     source_.emplace(std::move(source));
   }
-  return state_ == nullptr ? BuildState() : absl::OkStatus();
-}
-
-absl::Status HeldJob::BuildState() {
-  // The old one first: two may not fit.
-  state_.reset();
-  restored_ = false;
-  digest_.reset();
+  if (state_ != nullptr) {
+    return absl::OkStatus();
+  }
   const absl::Time start = absl::Now();
-  ASSIGN_OR_RETURN(state_, TrainingState::Create(config_, device_));
-  pristine_ = true;
+  ASSIGN_OR_RETURN(state_, TrainingState::Allocate(config_, device_));
   SPDLOG_INFO("built the model on {} in {}: {} parameters", device_,
               absl::FormatDuration(absl::Now() - start), state_->layout().parameters());
   return absl::OkStatus();
@@ -111,7 +104,6 @@ absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJob
       const bool receives = std::find(receivers.begin(), receivers.end(), rank) != receivers.end();
       if (receives) {
         Touch();
-        pristine_ = false;
       }
       RETURN_IF_ERROR(
           CopyStateFromPeer(*state_, communicator, plan.donor_rank(), receivers, plan.step()));
@@ -119,7 +111,6 @@ absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJob
     }
     case v1::RecoveryEpisode::CHECKPOINT:
       Touch();
-      pristine_ = false;
       RETURN_IF_ERROR(RestoreState(plan.checkpoint(), *state_));
       break;
     default:
@@ -131,9 +122,8 @@ absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJob
 }
 
 absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec) {
-  if (!pristine_) {
-    RETURN_IF_ERROR(BuildState());
-  }
+  Touch();
+  RETURN_IF_ERROR(state_->Initialize());
   if (!spec.has_init_from()) {
     return absl::OkStatus();
   }
@@ -142,8 +132,6 @@ absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::Traini
     ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestFile(spec.init_from()));
     checkpoint = manifest.checkpoint;
   }
-  Touch();
-  pristine_ = false;
   return RestoreWeights(checkpoint, *state_);
 }
 

@@ -25,8 +25,8 @@ class HeldJob {
 
   // Reads the spec; forgets another job first. InvalidArgument for a spec that cannot be trained.
   absl::Status Adopt(const v1::FormRing& form);
-  // Opens the data and builds a state with the initial parameters, when they are not there yet.
-  // Errors of ByteCorpus, SequenceSource and TrainingState.
+  // Opens the data and allocates a state, when they are not there yet; it says nothing until
+  // Restore. Errors of ByteCorpus, SequenceSource and TrainingState.
   absl::Status Build();
   void Drop();
 
@@ -48,7 +48,6 @@ class HeldJob {
   TrainingState& state() { return *state_; }
 
  private:
-  absl::Status BuildState();
   absl::Status RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec);
 
   const std::string device_;
@@ -58,8 +57,6 @@ class HeldJob {
   std::unique_ptr<TrainingState> state_;
   // A restore has succeeded: the state means something.
   bool restored_ = false;
-  // Nothing was ever written to the state since it was built.
-  bool pristine_ = false;
   std::optional<uint64_t> digest_;
 };
 

@@ -28,30 +28,49 @@ void Hash(XXH3_state_t* state, const at::Tensor& flat) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Create(const JobConfig& config,
-                                                                     const std::string& device) {
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Allocate(const JobConfig& config,
+                                                                       const std::string& device) {
   ASSIGN_OR_RETURN(models::LongNet model, models::LongNet::Create(config.model));
   models::ParameterLayout layout(models::ParameterSpecs(config.model));
-  std::unique_ptr<TrainingState> state(new TrainingState(std::move(model), std::move(layout)));
+  std::unique_ptr<TrainingState> state(
+      new TrainingState(std::move(model), std::move(layout), config.seed));
   RETURN_IF_ERROR(CatchTorch(absl::StrCat("building the model on ", device), [&] {
-    const at::NoGradGuard no_grad;
     const at::ScalarType dtype = config.precision == Precision::kFp64 ? at::kDouble : at::kFloat;
     const at::TensorOptions options = at::TensorOptions(at::Device(device)).dtype(dtype);
     const int64_t size = state->layout_.size();
-    const at::Tensor initial = at::zeros({size}, at::TensorOptions().dtype(dtype));
-    models::InitializeParameters(state->layout_.specs(), config.seed,
-                                 state->layout_.Views(initial));
-    state->parameters_ = initial.to(options);
+    state->parameters_ = at::zeros({size}, options);
     state->exp_avg_ = at::zeros({size}, options);
     state->exp_avg_sq_ = at::zeros({size}, options);
     state->compute_ = config.precision == Precision::kBf16
                           ? at::empty({size}, options.dtype(at::kBFloat16))
                           : state->parameters_;
     state->compute_views_ = state->layout_.Views(state->compute_);
-    state->MarkClean(0);
     return absl::OkStatus();
   }));
   return state;
+}
+
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Create(const JobConfig& config,
+                                                                     const std::string& device) {
+  ASSIGN_OR_RETURN(std::unique_ptr<TrainingState> state, Allocate(config, device));
+  RETURN_IF_ERROR(state->Initialize());
+  return state;
+}
+
+absl::Status TrainingState::Initialize() {
+  MarkDirty();
+  return CatchTorch("initialising the parameters", [this] {
+    const at::NoGradGuard no_grad;
+    // On the CPU: the same bits on every device.
+    const at::Tensor initial =
+        at::zeros({layout_.size()}, at::TensorOptions().dtype(parameters_.scalar_type()));
+    models::InitializeParameters(layout_.specs(), seed_, layout_.Views(initial));
+    parameters_.copy_(initial);
+    exp_avg_.zero_();
+    exp_avg_sq_.zero_();
+    MarkClean(0);
+    return absl::OkStatus();
+  });
 }
 
 uint64_t TrainingState::Digest() const {

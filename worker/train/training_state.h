@@ -23,10 +23,17 @@ namespace ringmaster::worker {
 // donor: writers call MarkDirty, write, then MarkClean with the step that the state now stands for.
 class TrainingState {
  public:
-  // Step 0 with parameters from config.seed; clean. `device` is "cpu" or "cuda" (the current one).
-  // ResourceExhausted when memory does not suffice, InvalidArgument when the model does not fit.
+  // All tensors, zero; dirty until Initialize or a restore: whoever joins a ring that trains
+  // already is given its state and need not draw parameters first. `device` is "cpu" or "cuda" (the
+  // current one). ResourceExhausted when memory does not suffice, InvalidArgument when the model
+  // does not fit.
+  static absl::StatusOr<std::unique_ptr<TrainingState>> Allocate(const JobConfig& config,
+                                                                 const std::string& device);
+  // Allocate and Initialize.
   static absl::StatusOr<std::unique_ptr<TrainingState>> Create(const JobConfig& config,
                                                                const std::string& device);
+  // Step 0 with parameters from config.seed, whatever it held; clean.
+  absl::Status Initialize();
 
   // Optimizer updates it contains.
   int64_t step() const { return step_.load(std::memory_order_acquire); }
@@ -62,11 +69,12 @@ class TrainingState {
   const std::vector<at::Tensor>& compute_parameters() const { return compute_views_; }
 
  private:
-  TrainingState(models::LongNet model, models::ParameterLayout layout)
-      : model_(std::move(model)), layout_(std::move(layout)) {}
+  TrainingState(models::LongNet model, models::ParameterLayout layout, uint64_t seed)
+      : model_(std::move(model)), layout_(std::move(layout)), seed_(seed) {}
 
   models::LongNet model_;
   models::ParameterLayout layout_;
+  const uint64_t seed_;
   at::Tensor parameters_;
   at::Tensor exp_avg_;
   at::Tensor exp_avg_sq_;
