@@ -65,14 +65,17 @@ absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::st
 
 DataDirectory::~DataDirectory() { close(lock_); }
 
-absl::Status DataDirectory::Reserve(int64_t bytes) {
+absl::Status DataDirectory::Reserve(int64_t bytes, int64_t spare) {
   const std::string path = File("reserve");
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (file < 0) return SystemError("open", path, errno);
-  const int error = posix_fallocate(file, 0, bytes);
+  struct stat before = {};
+  const bool had = fstat(file, &before) == 0 && before.st_size >= bytes;
+  int error = posix_fallocate(file, 0, bytes + spare);
+  if ((error == 0 || had) && ftruncate(file, bytes) != 0) error = errno;
   close(file);
   if (error == 0) return absl::OkStatus();
-  unlink(path.c_str());
+  if (!had) unlink(path.c_str());
   return SystemError("set space aside in", path, error);
 }
 

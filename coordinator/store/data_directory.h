@@ -30,9 +30,9 @@ class DataDirectory {
 
   std::string File(const std::string& name) const { return path_ + "/" + name; }
 
-  // Sets `bytes` of the disk aside, or keeps what is set aside already. ResourceExhausted when
-  // there is no room.
-  absl::Status Reserve(int64_t bytes);
+  // Sets `bytes` of the disk aside, or keeps what is set aside already, provided that there is room
+  // for `spare` more. ResourceExhausted when there is not.
+  absl::Status Reserve(int64_t bytes, int64_t spare);
 
   // Gives the reserve back to the file system; false when there was none.
   bool ReleaseReserve();

@@ -52,7 +52,7 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStore
   auto store =
       std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options.reserve_bytes));
   RETURN_IF_ERROR(store->Begin(options));
-  if (!store->RestoreReserve()) {
+  if (!store->directory_->Reserve(options.reserve_bytes, /*spare=*/0).ok()) {
     SPDLOG_WARN("store: no room to set {} bytes aside in {}", options.reserve_bytes,
                 options.directory);
   }

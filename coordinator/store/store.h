@@ -26,8 +26,8 @@ class Store {
   // on a full disk. Returns false when it was released already.
   virtual bool ReleaseReserve() = 0;
 
-  // Sets the space aside again; false when there is not enough. True means that the disk has room
-  // again.
+  // Sets the space aside again; false when there is no room beside it. True means that the disk has
+  // room again.
   virtual bool RestoreReserve() = 0;
 
   // Size of the database on disk with its log.

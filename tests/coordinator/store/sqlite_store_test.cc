@@ -1,5 +1,7 @@
 #include "coordinator/store/sqlite_store.h"
 
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -148,6 +150,45 @@ TEST_F(SqliteStoreTest, ReserveLetsSmallRowsBeCommittedOnAFullDisk) {
   EXPECT_TRUE(store->Commit({Put("a", "1")}).ok());
   EXPECT_TRUE(store->RestoreReserve());
   EXPECT_EQ(store->Commit({Put("b", "1")}).code(), absl::StatusCode::kResourceExhausted);
+}
+
+// A limit on the size of files stands for a disk with this much room.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    handler_ = signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {.rlim_cur = bytes, .rlim_max = before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_ = {};
+  sighandler_t handler_ = nullptr;
+};
+
+TEST_F(SqliteStoreTest, ReserveIsNotRestoredIntoItsOwnRoom) {
+  auto store = MustOpen();
+  const auto reserve_bytes = [&]() -> int64_t {
+    struct stat status = {};
+    return stat((directory_ + "/reserve").c_str(), &status) == 0 ? status.st_size : -1;
+  };
+  {
+    const FileSizeLimit limit(3 << 19);
+    ASSERT_TRUE(store->ReleaseReserve());
+    // One and a half times the reserve is free: its own room and too little beside it.
+    EXPECT_FALSE(store->RestoreReserve());
+    EXPECT_EQ(reserve_bytes(), -1);
+  }
+  EXPECT_TRUE(store->RestoreReserve());
+  EXPECT_EQ(reserve_bytes(), 1 << 20);
+  const FileSizeLimit limit(3 << 19);
+  EXPECT_FALSE(store->RestoreReserve());
+  EXPECT_EQ(reserve_bytes(), 1 << 20);  // What is there stays.
 }
 
 TEST_F(SqliteStoreTest, FailedFlushEndsTheProcess) {
