@@ -40,17 +40,17 @@ JobConfig CopyJob(bool far_branch) {
   config.model.ffn_dim = 128;
   config.model.attention.branches = {{4, 1}};
   if (far_branch) {
-    config.model.attention.branches.push_back({kTokens, 4});
+    config.model.attention.branches.push_back({kTokens, 2});
   }
   config.precision = Precision::kFp32;
-  config.optimizer.lr = 2e-3;
+  config.optimizer.lr = 3e-3;
   config.schedule = {.warmup_steps = 20, .decay = Decay::kConstant};
   config.steps = 1000;
   config.sequence_length = kTokens;
   config.validation_fraction = 0;
   config.validation_interval = -1;
-  config.global_sequences = 32;
-  config.micro_sequences = 32;
+  config.global_sequences = 16;
+  config.micro_sequences = 16;
   config.ring_size = 3;
   return config;
 }
