@@ -49,8 +49,13 @@ class FakeTrainers {
  public:
   using Deliver = std::function<void(Process&, const worker::Event&)>;
 
-  FakeTrainers(Scheduler* scheduler, Invariants* invariants, Deliver deliver)
-      : scheduler_(*scheduler), invariants_(*invariants), deliver_(std::move(deliver)) {}
+  // `rows` is the coordinator's store.
+  FakeTrainers(Scheduler* scheduler, Invariants* invariants, const Invariants::Rows* rows,
+               Deliver deliver)
+      : scheduler_(*scheduler),
+        invariants_(*invariants),
+        rows_(*rows),
+        deliver_(std::move(deliver)) {}
 
   // Runs `what` in the process: not when it is dead, later when it is stopped.
   void In(Process& process, std::function<void()> what);
@@ -61,7 +66,7 @@ class FakeTrainers {
   void Abandon(Process& process);
   void StopAfterStep(Process& process);
   void Drop(Process& process, const std::string& uid);
-  void Delete(const std::vector<std::string>& paths, const Invariants::Rows& rows);
+  void Delete(const std::vector<std::string>& paths);
   // The process has ended: its peers will notice.
   void Lost(Process& process);
 
@@ -93,6 +98,8 @@ class FakeTrainers {
   }
   bool AllAt(const Ring& ring, Process::Work work) const;
 
+  // Whether this is the job's stored generation.
+  bool IsCurrent(const Process& process) const;
   void Restore(Process& process, const Key& key);
   void PlanVote(const Key& key);
   void Vote(const Key& key);
@@ -107,6 +114,7 @@ class FakeTrainers {
 
   Scheduler& scheduler_;
   Invariants& invariants_;
+  const Invariants::Rows& rows_;
   Deliver deliver_;
   std::map<Key, Ring> rings_;
   std::set<std::string> files_;

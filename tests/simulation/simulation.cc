@@ -17,7 +17,7 @@ constexpr absl::Duration kQuietPhase = absl::Seconds(600);
 
 Simulation::Simulation(uint64_t seed)
     : scheduler_(seed),
-      trainers_(&scheduler_, &invariants_,
+      trainers_(&scheduler_, &invariants_, &rows_,
                 [this](Process& process, const worker::Event& event) { Deliver(process, event); }),
       seed_(seed) {}
 
@@ -173,7 +173,7 @@ void Simulation::Act(Process& process, const worker::Action& action) {
     void operator()(const worker::StopAfterStep&) { s.trainers_.StopAfterStep(p); }
     void operator()(const worker::DropState& a) { s.trainers_.Drop(p, a.training_job_uid); }
     void operator()(const worker::WriteManifest&) {}
-    void operator()(const worker::DeletePaths& a) { s.trainers_.Delete(a.paths, s.rows_); }
+    void operator()(const worker::DeletePaths& a) { s.trainers_.Delete(a.paths); }
     void operator()(const worker::SetPublishing&) {}
     void operator()(const worker::ExitProcess& a) {
       s.EndProcess(p, 0, a.code, s.scheduler_.Ms(50, a.code == 0 ? 5000 : 500));
