@@ -111,7 +111,7 @@ def run_case(cluster, name, args):
               'seconds_per_step': round(statistics.median(seconds), 4), 'peak_gib': round(peak.mib / 1024, 1),
               'first_loss': float(records[1]['loss']), 'last_loss': float(records[max(records)]['loss']),
               'wall_seconds': round(time.monotonic() - started, 1),
-              'episodes': [{**{phase: episode.get(f'{phase}_ms') for phase in PHASES}, 'cause': episode['cause'],
+              'episodes': [{**{f'{phase}_ms': int(episode.get(f'{phase}_ms', 0)) for phase in PHASES}, 'cause': episode['cause'],
                             'lost_steps': episode.get('lost_steps', 0), 'restore': episode.get('restore'),
                             'joined': episode.get('joined_workers')} for episode in status.get('episodes', [])]}
     return result, {step: float(record['loss']) for step, record in records.items()}
