@@ -77,8 +77,12 @@ void OnTimer(State& state, const Timers::Key& timer) {
       return;
     case TimerKind::kStage:
       if (job == nullptr) return;
-      if (job->record.stage() == store::RING_STAGE_FORMING) OnFormTimeout(state, *job);
-      if (job->record.stage() == store::RING_STAGE_ABORTING) OnAbortTimeout(state, *job);
+      // One or the other: the first begins an abort, which has a time-out of its own.
+      if (job->record.stage() == store::RING_STAGE_FORMING) {
+        OnFormTimeout(state, *job);
+      } else if (job->record.stage() == store::RING_STAGE_ABORTING) {
+        OnAbortTimeout(state, *job);
+      }
       return;
     case TimerKind::kRejoin:
       if (job != nullptr) OnRejoinTimeout(state, *job);

@@ -165,6 +165,32 @@ struct FaultRow {
   v1::FailureClass failure_class;
 };
 
+TEST(RecoveryTest, ARankThatDoesNotGetReadyCostsTheOthersNothing) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Join("job-a", 0, CoreDriver::Held(4));
+  d.Join("job-a", 1);
+  d.Ready("job-a", 0, CoreDriver::Held(4));
+  d.Heard("a");
+  const absl::Duration limit = CoreDriver::Options().ready_timeout;
+  d.Advance(limit - absl::Milliseconds(250));
+  EXPECT_EQ(d.Heard("a"), "");
+  d.Advance(absl::Milliseconds(500));
+  EXPECT_EQ(d.Heard("a"), "AbortRing") << "the abort has a time-out of its own";
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1);
+  d.Join("job-a", 0, CoreDriver::Held(4));
+  d.Join("job-a", 1);
+  d.Heard("a");
+  const v1::RestorePlan& plan = d.Last("a", v1::Directive::kConnectRing).connect_ring().restore();
+  EXPECT_EQ(plan.source(), Episode::PEER);
+  EXPECT_EQ(plan.step(), 4);
+}
+
 TEST(FaultTest, DeterministicOnesEndTheJobAndOthersDoNot) {
   const std::vector<FaultRow> rows = {
       {"oom", v1::Fault::OUT_OF_MEMORY_ERROR, false, "RECOVERING", v1::FAILURE_CLASS_UNSPECIFIED},
