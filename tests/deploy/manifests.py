@@ -4,7 +4,7 @@ import os
 
 import yaml
 
-KNOWN = {'apiVersion', 'kind', 'namespace', 'resources', 'labels', 'images'}
+KNOWN = {'apiVersion', 'kind', 'namespace', 'resources', 'images'}
 CLUSTER_WIDE = {'Namespace'}
 
 
@@ -31,8 +31,6 @@ def render(folder):
         metadata = resource['metadata']
         if resource['kind'] not in CLUSTER_WIDE and 'namespace' in kustomization:
             metadata['namespace'] = kustomization['namespace']
-        for entry in kustomization.get('labels', []):
-            metadata.setdefault('labels', {}).update(entry['pairs'])
         for image in kustomization.get('images', []):
             for template in pod_templates(resource):
                 for container in template['spec']['containers']:
