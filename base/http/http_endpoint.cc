@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -13,6 +14,10 @@
 
 namespace ringmaster {
 namespace {
+
+// Each connection holds one until its request is there, or for the time-out: a few that say nothing
+// must not keep a kubelet's probe from its answer.
+constexpr char kThreads[] = "8";
 
 int Send(mg_connection* connection, const HttpReply& reply) {
   const bool head = absl::string_view(mg_get_request_info(connection)->request_method) == "HEAD";
@@ -51,13 +56,14 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
     const std::string& address, std::map<std::string, Handler> handlers) {
   const size_t colon = address.rfind(':');
   int port = -1;
-  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
-      port < 0 || port > 65535) {
+  // The server would take a list, and open ports that nobody has looked at.
+  if (colon == std::string::npos || absl::StrContains(address, ',') ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", address, "\" is not an address: HOST:PORT is, for example 127.0.0.1:0"));
   }
   auto endpoint = std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(handlers)));
-  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "2",
+  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", kThreads,
                            "request_timeout_ms", "5000",          nullptr};
   mg_callbacks callbacks = {};
   callbacks.log_message = LogServerMessage;

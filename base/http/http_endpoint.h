@@ -17,7 +17,7 @@ struct HttpReply {
   std::string body;
 };
 
-// A small HTTP server for GET of fixed paths: /metrics, /healthz, the status page. Two threads of
+// A small HTTP server for GET of fixed paths: /metrics, /healthz, the status page. A few threads of
 // its own call the handlers, which must be thread-safe and must not block. Plain text: it shows
 // names and numbers, never data.
 class HttpEndpoint {
