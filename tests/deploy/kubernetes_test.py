@@ -69,8 +69,6 @@ class KubernetesTest(unittest.TestCase):
                      for port in container['ports']}
             for port in service['spec']['ports']:
                 self.assertIn(port['targetPort'], ports)
-        for budget in self.of_kind('PodDisruptionBudget'):
-            self.assertTrue(self.selected(budget['spec']['selector']['matchLabels']))
         guarded = [self.selected(policy['spec']['podSelector']['matchLabels'])
                    for policy in self.of_kind('NetworkPolicy')]
         self.assertEqual(sorted(sum(guarded, [])), sorted(self.templates))
