@@ -74,8 +74,11 @@ absl::StatusOr<Checkpoint> Get(Client& client, const std::string& name) {
 absl::StatusOr<int> Import(Client& client, CommandContext& context, const std::string& directory) {
   v1::ImportCheckpointRequest request;
   request.set_parent(client.Parent());
+  // "." and "runs/" are what people type and shells complete.
   std::error_code error;
-  request.set_directory(std::filesystem::absolute(directory, error).string());
+  std::string path = std::filesystem::absolute(directory, error).lexically_normal().string();
+  if (path.size() > 1 && absl::EndsWith(path, "/")) path.pop_back();
+  request.set_directory(path);
   Checkpoint checkpoint;
   RETURN_IF_ERROR(client.Call(&CheckpointService::Stub::ImportCheckpoint, client.checkpoints(),
                               request, &checkpoint));

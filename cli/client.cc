@@ -1,8 +1,6 @@
 #include "cli/client.h"
 
 #include <cstdint>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <utility>
 
@@ -11,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "cli/read_file.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "proto/rpc_status.h"
@@ -31,19 +30,20 @@ constexpr char kServiceConfig[] = R"({"methodConfig": [{
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
 
 absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  if (path.empty()) {
-    return std::string();
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::InvalidArgumentError(absl::StrCat("TLS file ", path, " cannot be read"));
-  }
-  return std::string(std::istreambuf_iterator<char>(file), {});
+  if (path.empty()) return std::string();
+  return ReadFile(path);
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(
     const GlobalOptions& options) {
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key need each other");
+  }
   if (options.tls_ca.empty()) {
+    // Whoever gives a certificate does not expect plain text.
+    if (!options.tls_cert.empty()) {
+      return absl::InvalidArgumentError("--tls-cert needs --tls-ca, the authority to trust");
+    }
     return grpc::InsecureChannelCredentials();
   }
   grpc::SslCredentialsOptions ssl;

@@ -287,7 +287,11 @@ void AddJobCommands(CLI::App& app, CommandContext& context) {
   AddOneJob(app, context, "describe", "One job with its ring and recoveries",
             [&context](Client& client, const std::string& name) -> absl::StatusOr<int> {
               ASSIGN_OR_RETURN(const TrainingJob job, Get(client, name));
-              PrintDescription(*context.out, job);
+              if (context.options.output == OutputFormat::kTable) {
+                PrintDescription(*context.out, job);
+              } else {
+                PrintJobs(context, {&job}, true);
+              }
               return kExitOk;
             });
   AddOneJob(app, context, "cancel", "Stop a job; its checkpoints stay",

@@ -1,10 +1,10 @@
 #include "cli/job_file.h"
 
 #include <charconv>
-#include <fstream>
 #include <iostream>
 #include <iterator>
-#include <optional>
+#include <map>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "cli/nearest_name.h"
+#include "cli/read_file.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/duration.pb.h"
 #include "google/protobuf/message.h"
@@ -90,12 +91,34 @@ absl::StatusOr<T> Integer(const YAML::Node& node, const Place& place) {
   return value;
 }
 
+// What a map has set so far: a key that comes twice, or two fields of which only one may be set,
+// would otherwise win by their order.
+class Seen {
+ public:
+  absl::Status Add(const std::string& key, const Place& place) {
+    if (!keys_.insert(key).second) return place.Error("is set twice");
+    return absl::OkStatus();
+  }
+  absl::Status Add(const FieldDescriptor* field, const Place& place) {
+    const auto* oneof = field->real_containing_oneof();
+    if (oneof == nullptr) return absl::OkStatus();
+    const auto [other, is_first] = oneofs_.emplace(oneof, field->name());
+    if (is_first) return absl::OkStatus();
+    return place.Error(absl::StrCat("cannot be set beside ", other->second));
+  }
+
+ private:
+  std::set<std::string> keys_;
+  std::map<const google::protobuf::OneofDescriptor*, std::string> oneofs_;
+};
+
 absl::Status SetMessage(const YAML::Node& node, const Place& place, Message* message);
 
 absl::Status SetDuration(const YAML::Node& node, const Place& place, Message* message) {
   ASSIGN_OR_RETURN(const std::string text, Scalar(node, place, "a duration"));
   absl::Duration duration;
-  if (!absl::ParseDuration(text, &duration) || duration == absl::InfiniteDuration()) {
+  if (!absl::ParseDuration(text, &duration) ||
+      absl::AbsDuration(duration) == absl::InfiniteDuration()) {
     return place.Error(
         absl::StrCat("\"", text, "\" is not a duration; write 500ms, 30s, 5m or 1.5h"));
   }
@@ -203,14 +226,17 @@ absl::Status SetMessage(const YAML::Node& node, const Place& place, Message* mes
   if (!node.IsMap()) {
     return place.Error("expected a map of fields");
   }
+  Seen seen;
   for (const auto& entry : node) {
     const std::string key = entry.first.as<std::string>();
     const Place child = place.Child(key, entry.first);
+    RETURN_IF_ERROR(seen.Add(key, child));
     const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key);
     if (field == nullptr) {
       return child.Error(
           absl::StrCat("unknown key", DidYouMean(key, FieldNames(*message->GetDescriptor()))));
     }
+    RETURN_IF_ERROR(seen.Add(field, child));
     RETURN_IF_ERROR(SetField(entry.second, child, field, message));
   }
   return absl::OkStatus();
@@ -220,17 +246,21 @@ absl::Status SetTopLevel(const YAML::Node& root, const Place& place, JobFile* jo
   if (!root.IsMap()) {
     return place.Error("a job file is a map; it needs at least model, data and steps");
   }
+  Seen seen;
   for (const auto& entry : root) {
     const std::string key = entry.first.as<std::string>();
     const Place child = place.Child(key, entry.first);
+    RETURN_IF_ERROR(seen.Add(key, child));
     if (key == "name") {
       ASSIGN_OR_RETURN(job->id, Scalar(entry.second, child, "text"));
     } else if (key == "labels") {
       if (!entry.second.IsMap()) {
         return child.Error("expected a map of text to text");
       }
+      Seen labels;
       for (const auto& label : entry.second) {
         const std::string label_key = label.first.as<std::string>();
+        RETURN_IF_ERROR(labels.Add(label_key, child.Child(label_key, label.first)));
         ASSIGN_OR_RETURN(job->labels[label_key],
                          Scalar(label.second, child.Child(label_key, label.first), "text"));
       }
@@ -241,6 +271,7 @@ absl::Status SetTopLevel(const YAML::Node& root, const Place& place, JobFile* jo
         known.insert(known.end(), {"name", "labels"});
         return child.Error(absl::StrCat("unknown key", DidYouMean(key, known)));
       }
+      RETURN_IF_ERROR(seen.Add(field, child));
       RETURN_IF_ERROR(SetField(entry.second, child, field, &job->spec));
     }
   }
@@ -276,7 +307,12 @@ absl::StatusOr<JobFile> ParseJobFile(const std::string& yaml, const std::string&
                                      const std::vector<std::string>& overrides) {
   JobFile job;
   try {
-    const YAML::Node root = YAML::Load(yaml);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
+    if (documents.size() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": holds ", documents.size(), " documents; a job file is one"));
+    }
+    const YAML::Node root = documents.empty() ? YAML::Node() : documents.front();
     RETURN_IF_ERROR(SetTopLevel(root, {source, 1, ""}, &job));
     for (const std::string& text : overrides) {
       RETURN_IF_ERROR(ApplyOverride(text, &job));
@@ -290,17 +326,12 @@ absl::StatusOr<JobFile> ParseJobFile(const std::string& yaml, const std::string&
 
 absl::StatusOr<JobFile> ReadJobFile(const std::string& path,
                                     const std::vector<std::string>& overrides) {
-  std::string text;
   if (path == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
-  } else {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) {
-      return absl::NotFoundError(absl::StrCat(path, ": cannot be opened for reading"));
-    }
-    text.assign(std::istreambuf_iterator<char>(file), {});
+    const std::string text(std::istreambuf_iterator<char>(std::cin), {});
+    return ParseJobFile(text, "standard input", overrides);
   }
-  return ParseJobFile(text, path == "-" ? "standard input" : path, overrides);
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  return ParseJobFile(text, path, overrides);
 }
 
 }  // namespace ringmaster::cli

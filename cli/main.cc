@@ -90,5 +90,10 @@ int main(int argc, char** argv) {
     const int code = app.exit(error, std::cout, std::cerr);
     return code == 0 ? ringmaster::cli::kExitOk : ringmaster::cli::kExitUsage;
   }
+  // A full disk behind a redirection must not look like success.
+  if (!std::cout.flush() && context.exit_code == ringmaster::cli::kExitOk) {
+    std::cerr << "error: standard output cannot be written\n";
+    return ringmaster::cli::kExitInternal;
+  }
   return context.exit_code;
 }

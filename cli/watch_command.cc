@@ -17,9 +17,11 @@ using v1::TrainingJob;
 using v1::TrainingJobStatus;
 
 constexpr int kBarWidth = 24;
-// A coordinator that is being restarted is back well within this time.
+// Attempts in a row; a coordinator that is being restarted is back well within this time.
 constexpr int kReconnectsMax = 60;
 constexpr auto kReconnectPause = std::chrono::seconds(1);
+// A shorter gap is not worth a word.
+constexpr int kToldAfter = 3;
 
 bool Terminal(const TrainingJob& job) {
   const auto state = job.status().state();
@@ -86,15 +88,17 @@ class ProgressPrinter {
   std::string last_key_;
 };
 
-// One stream: returns the terminal job, or the error that ended the stream.
+// One stream: returns the terminal job, or the error that ended the stream. `reconnects` counts
+// from 0 again once the coordinator answers.
 absl::StatusOr<TrainingJob> WatchOnce(Client& client, const std::string& name,
-                                      ProgressPrinter& printer) {
+                                      ProgressPrinter& printer, int& reconnects) {
   grpc::ClientContext context;
   v1::WatchTrainingJobsRequest request;
   request.set_name(name);
   auto reader = client.jobs().WatchTrainingJobs(&context, request);
   v1::WatchTrainingJobsResponse response;
   while (reader->Read(&response)) {
+    reconnects = 0;
     if (response.has_deleted_name()) {
       context.TryCancel();
       return absl::NotFoundError(absl::StrCat(name, " was deleted"));
@@ -115,9 +119,11 @@ absl::StatusOr<TrainingJob> WatchOnce(Client& client, const std::string& name,
 }  // namespace
 
 absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std::string& name) {
-  ProgressPrinter printer(*context.out, context.terminal);
+  // What other formats print is for programs: progress must not be mixed with it.
+  const bool table = context.options.output == OutputFormat::kTable;
+  ProgressPrinter printer(table ? *context.out : *context.err, table && context.terminal);
   for (int reconnects = 0;;) {
-    absl::StatusOr<TrainingJob> job = WatchOnce(client, name, printer);
+    absl::StatusOr<TrainingJob> job = WatchOnce(client, name, printer, reconnects);
     if (job.ok()) {
       const bool succeeded = job->status().state() == TrainingJobStatus::SUCCEEDED;
       if (!succeeded) {
@@ -129,6 +135,9 @@ absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std:
     const bool again = absl::IsUnavailable(job.status()) || absl::IsAborted(job.status());
     if (!again || ++reconnects > kReconnectsMax) {
       return job.status();
+    }
+    if (reconnects == kToldAfter) {
+      *context.err << job.status().message() << "; trying again\n" << std::flush;
     }
     std::this_thread::sleep_for(kReconnectPause);
   }

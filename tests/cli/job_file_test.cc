@@ -53,6 +53,22 @@ TEST(JobFileTest, LaterOverridesWinAndReplaceLists) {
   EXPECT_EQ(job->id, "other");
 }
 
+TEST(JobFileTest, AnOverrideReplacesTheOtherStart) {
+  const auto job = ParseJobFile("init_from: /a\n", "job.yaml", {"resume_from=/b", "steps=7"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_FALSE(job->spec.has_init_from());
+  EXPECT_EQ(job->spec.resume_from(), "/b");
+  EXPECT_EQ(job->spec.steps(), 7);
+}
+
+TEST(JobFileTest, UnreadablePathsAreUserErrors) {
+  for (const char* path : {"/nonexistent/job.yaml", "/"}) {
+    const auto job = ReadJobFile(path, {});
+    EXPECT_EQ(job.status().code(), absl::StatusCode::kInvalidArgument) << path;
+    EXPECT_THAT(std::string(job.status().message()), HasSubstr("cannot be read: ")) << path;
+  }
+}
+
 struct Mistake {
   std::string name;
   std::string yaml;
@@ -90,6 +106,22 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"ScalarForList", "data: {paths: /a}\n", {}, "data.paths: expected a list"},
         Mistake{"ListForScalar", "steps: [1]\n", {}, "expected a whole number, found a list"},
         Mistake{"Duration", "recovery: {hop_deadline: 30}\n", {}, "\"30\" is not a duration"},
+        Mistake{"EndlessDuration",
+                "recovery: {hop_deadline: -inf}\n",
+                {},
+                "\"-inf\" is not a duration"},
+        Mistake{"KeyTwice", "steps: 1\nseed: 2\nsteps: 3\n", {}, "job.yaml:3: steps: is set twice"},
+        Mistake{"NestedKeyTwice",
+                "optimizer:\n  lr: 1\n  lr: 2\n",
+                {},
+                "job.yaml:3: optimizer.lr: is set twice"},
+        Mistake{"LabelTwice", "labels: {a: b, a: c}\n", {}, "labels.a: is set twice"},
+        Mistake{"TwoStarts",
+                "init_from: /a\nresume_from: /b\n",
+                {},
+                "job.yaml:2: resume_from: cannot be set beside init_from"},
+        Mistake{"TwoDocuments", "steps: 1\n---\nsteps: 2\n", {}, "job.yaml: holds 2 documents"},
+        Mistake{"Empty", "", {}, "a job file is a map"},
         Mistake{"NotYaml", "steps: [1\n", {}, "not valid YAML"},
         Mistake{"NotAMap", "- 1\n", {}, "a job file is a map"},
         Mistake{"OverrideForm", "steps: 1\n", {"steps"}, "--set: \"steps\" is not of the form"},

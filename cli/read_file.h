@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace ringmaster::cli {
+
+// All of a file that the user names. InvalidArgument, with the reason, when it cannot be read.
+absl::StatusOr<std::string> ReadFile(const std::string& path);
+
+}  // namespace ringmaster::cli

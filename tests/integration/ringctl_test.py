@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""ringctl as scripts use it: exit codes, pipes, formats. No workers: nothing trains."""
+
+import json
+import os
+import subprocess
+import unittest
+
+import harness
+
+
+class RingctlTest(harness.ClusterTest):
+    workers = 0
+
+    def run_it(self, *words, address=None, **options):
+        return subprocess.run([f'{harness.binaries()}/ringctl', f'--address={address or self.cluster.address}', *words],
+                              check=False, text=True, timeout=harness.SECONDS, stderr=subprocess.PIPE,
+                              **{'stdout': subprocess.PIPE, **options})
+
+    def expect(self, code, message, *words, **options):
+        done = self.run_it(*words, **options)
+        self.assertEqual(done.returncode, code, done)
+        self.assertIn(message, done.stderr)
+        self.assertEqual(done.stderr.count('\n'), 1, done.stderr)
+
+    def test_exit_codes(self):
+        self.expect(2, 'did you mean "submit"', 'submt')
+        self.expect(2, 'cannot be read', 'submit', '/nonexistent.yaml')
+        self.expect(2, 'cannot be read', 'submit', self.folder)
+        self.expect(2, 'cannot be read', 'list', f'--tls-ca={self.folder}')
+        self.expect(2, '--tls-ca', 'list', '--tls-cert=/a', '--tls-key=/b')
+        self.expect(2, 'each other', 'list', '--tls-ca=/a', '--tls-cert=/b')
+        self.expect(2, 'unknown key', 'submit', self.job_file(), '--set', 'optimiser.lr=1')
+        self.expect(3, 'there is no training job', 'get', 'absent')
+        self.expect(4, 'no coordinator answers', 'list', address='127.0.0.1:1')
+
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        with open('/dev/full', 'w', encoding='ascii') as full:
+            self.expect(6, 'standard output', 'version', stdout=full)
+
+    def test_waiting_keeps_standard_output_parseable(self):
+        self.cluster.ringctl('submit', self.job_file(), '--set', 'name=other')
+        with subprocess.Popen([f'{harness.binaries()}/ringctl', f'--address={self.cluster.address}', 'submit',
+                               self.job_file(), '--set', 'name=waited', '--wait', '-o', 'json'],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+            self.wait_for('other', lambda job: True, 'its row')
+            harness.wait_until(lambda: 'waited' in self.cluster.ringctl('list', '-o', 'name'), 'the job')
+            self.cluster.ringctl('cancel', 'waited')
+            out, err = waiting.communicate(timeout=harness.SECONDS)
+        self.assertEqual(json.loads(out)['name'], 'projects/default/trainingJobs/waited')
+        self.assertIn('cancelled', err)
+        self.assertEqual(waiting.returncode, 1)
+
+    def test_describe_has_the_formats_of_get(self):
+        self.cluster.ringctl('submit', self.job_file(), '--set', 'name=described')
+        self.assertIn('Waiting:', self.cluster.ringctl('describe', 'described'))
+        self.assertEqual(json.loads(self.cluster.ringctl('describe', 'described', '-o', 'json')),
+                         self.cluster.job('described'))
+
+    def test_a_directory_to_import_may_be_written_as_shells_do(self):
+        os.makedirs(f'{self.folder}/shared/step-1', exist_ok=True)
+        for words in (f'{self.folder}/shared/step-1/', f'{self.folder}/shared/../shared/./step-1'):
+            # There is no manifest; the path itself is fine.
+            self.expect(2, f'no readable file {self.folder}/shared/step-1/manifest.json', 'checkpoints', 'import', words)
+
+
+if __name__ == '__main__':
+    harness.main()
