@@ -253,6 +253,7 @@ bool RingRun::OneStep() {
   const auto exchanged = static_cast<int64_t>(result->exchanged_bytes);
   const auto planned = static_cast<int64_t>(result->planned_bytes);
   context_->metrics->OnStep(*last_record_, exchanged, planned);
+  context_->metrics->SampleDeviceMemory();
   context_->post(StepDone{.ring = form_.ring(),
                           .record = *last_record_,
                           .held_step = held_->state().step(),

@@ -55,8 +55,15 @@ RingRunner::RingRunner(const std::string& device, RingContext context)
 RingRunner::~RingRunner() {
   if (const auto current = run(); current != nullptr) {
     current->Cancel("the worker ends");
-    trainer_.Add([current] { current->Finish(); });
+    Train([current] { current->Finish(); });
   }
+}
+
+void RingRunner::Train(std::function<void()> task) {
+  trainer_.Add([this, task = std::move(task)] {
+    task();
+    context_.metrics->SampleDeviceMemory();
+  });
 }
 
 std::shared_ptr<RingRun> RingRunner::run() {
@@ -70,29 +77,29 @@ void RingRunner::Do(const OpenTransport& action) {
     absl::MutexLock lock(&mutex_);
     run_ = next;
   }
-  trainer_.Add([next] { next->Open(); });
+  Train([next] { next->Open(); });
 }
 
 void RingRunner::Do(const ConnectAndRestore& action) {
-  trainer_.Add([current = run(), connect = action.connect] { current->Connect(connect); });
+  Train([current = run(), connect = action.connect] { current->Connect(connect); });
 }
 
 void RingRunner::Do(const RunSteps&) {
-  trainer_.Add([current = run()] { current->Run(); });
+  Train([current = run()] { current->Run(); });
 }
 
 void RingRunner::Do(const AbandonRing& action) {
   const auto current = run();
   SPDLOG_INFO("ring generation {}: giving up: {}", action.ring.generation(), action.reason);
   current->Cancel(action.reason);
-  trainer_.Add([current] { current->Finish(); });
+  Train([current] { current->Finish(); });
 }
 
 void RingRunner::Do(const StopAfterStep&) { run()->RequestStop(); }
 
 void RingRunner::Do(const DropState& action) {
   SPDLOG_INFO("forgetting the state of job {}", action.training_job_uid);
-  trainer_.Add([this] {
+  Train([this] {
     held_.Drop();
     if (context_.job_log != nullptr) {
       context_.job_log->Close();

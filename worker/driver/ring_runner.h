@@ -55,6 +55,8 @@ class RingRunner {
   void Do(const DeletePaths& action);
 
  private:
+  // On the trainer's thread.
+  void Train(std::function<void()> task);
   void OnShardWritten(v1::ShardWritten report);
 
   RingContext context_;

@@ -126,9 +126,6 @@ int64_t ResidentBytes() {
 struct WorkerMetrics::Implementation {
   using Labels = prometheus::Labels;
 
-  std::optional<DeviceMemory> ReadDevice() const {
-    return read_device == nullptr ? std::nullopt : read_device();
-  }
   std::function<std::optional<DeviceMemory>()> read_device;
   // Null without a device of its own.
   prometheus::Gauge* device_allocated = nullptr;
@@ -297,18 +294,23 @@ void WorkerMetrics::SetDeviceMemory(std::function<std::optional<DeviceMemory>()>
   self.read_device = std::move(read);
 }
 
+void WorkerMetrics::SampleDeviceMemory() {
+  Implementation& self = *implementation_;
+  const auto device = self.read_device == nullptr ? std::nullopt : self.read_device();
+  if (device.has_value()) {
+    self.device_allocated->Set(static_cast<double>(device->allocated_bytes));
+    self.device_reserved->Set(static_cast<double>(device->reserved_bytes));
+    self.device_peak->Set(static_cast<double>(device->peak_allocated_bytes));
+  }
+}
+
 int64_t WorkerMetrics::MemoryUsedBytes() const {
-  const auto device = implementation_->ReadDevice();
-  return device.has_value() ? device->reserved_bytes : ResidentBytes();
+  const prometheus::Gauge* const device = implementation_->device_reserved;
+  return device != nullptr ? static_cast<int64_t>(device->Value()) : ResidentBytes();
 }
 
 std::string WorkerMetrics::Text() const {
   implementation_->resident.Set(static_cast<double>(ResidentBytes()));
-  if (const auto device = implementation_->ReadDevice(); device.has_value()) {
-    implementation_->device_allocated->Set(static_cast<double>(device->allocated_bytes));
-    implementation_->device_reserved->Set(static_cast<double>(device->reserved_bytes));
-    implementation_->device_peak->Set(static_cast<double>(device->peak_allocated_bytes));
-  }
   return prometheus::TextSerializer().Serialize(implementation_->registry.Collect());
 }
 

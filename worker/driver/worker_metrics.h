@@ -40,9 +40,14 @@ class WorkerMetrics {
     int64_t peak_allocated_bytes = 0;
   };
   // Where the device's memory is read from, when it has one of its own; nothing while it cannot be
-  // read. To be set before other threads use this object; called by any of them.
+  // read. To be set before other threads use this object.
   void SetDeviceMemory(std::function<std::optional<DeviceMemory>()> read);
-  // Of the device, else of the process: what the coordinator is told with each heartbeat.
+  // Reads it, for what is told from now on. The trainer's thread only: the device's allocator can
+  // hold its lock for as long as a lost peer's kernel hangs, and whoever ends such a ring, or shows
+  // that this process is alive, must not wait for that.
+  void SampleDeviceMemory();
+  // Of the device when last sampled, else of the process: what the coordinator is told with each
+  // heartbeat. Never waits for the device, nor does Text.
   int64_t MemoryUsedBytes() const;
   // Text format 0.0.4.
   std::string Text() const;

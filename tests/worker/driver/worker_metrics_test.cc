@@ -1,5 +1,6 @@
 #include "worker/driver/worker_metrics.h"
 
+#include <optional>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -67,9 +68,31 @@ TEST(WorkerMetricsTest, MemoryIsTheDevicesWhenItHasItsOwn) {
     return WorkerMetrics::DeviceMemory{
         .allocated_bytes = 10, .reserved_bytes = 30, .peak_allocated_bytes = 20};
   });
+  metrics.SampleDeviceMemory();
   EXPECT_EQ(metrics.MemoryUsedBytes(), 30);
   EXPECT_THAT(metrics.Text(),
               HasSubstr("ringmaster_cuda_memory_bytes{kind=\"peak_allocated\"} 20\n"));
+}
+
+// Heartbeats and the abort of a ring are one thread's, which must not wait for the allocator.
+TEST(WorkerMetricsTest, OnlyASampleAsksTheDevice) {
+  WorkerMetrics metrics;
+  std::optional<WorkerMetrics::DeviceMemory> memory;
+  int asked = 0;
+  metrics.SetDeviceMemory([&] {
+    ++asked;
+    return memory;
+  });
+  EXPECT_EQ(metrics.MemoryUsedBytes(), 0);
+  metrics.Text();
+  EXPECT_EQ(asked, 0);
+  memory = {.allocated_bytes = 10, .reserved_bytes = 30, .peak_allocated_bytes = 20};
+  metrics.SampleDeviceMemory();
+  memory.reset();
+  metrics.SampleDeviceMemory();
+  EXPECT_EQ(metrics.MemoryUsedBytes(), 30) << "the last that could be read";
+  metrics.Text();
+  EXPECT_EQ(asked, 2);
 }
 
 TEST(WorkerMetricsTest, EveryMetricShownIsInTheTable) {
