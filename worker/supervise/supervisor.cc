@@ -22,12 +22,21 @@ namespace ringmaster::worker {
 namespace {
 
 // For the life of the object the signals that the supervisor lives on are delivered by Next() only.
+// What the parent chose to ignore is inherited: nohup's SIGHUP and a background command's SIGINT
+// stay ignored, but with SIGCHLD ignored the kernel would reap the worker without a word.
 class SignalInbox {
  public:
   SignalInbox() {
+    std::signal(SIGCHLD, SIG_DFL);
     sigemptyset(&signals_);
-    for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) {
-      sigaddset(&signals_, signal);
+    sigaddset(&signals_, SIGCHLD);
+    sigaddset(&signals_, SIGTERM);
+    for (const int signal : {SIGINT, SIGHUP}) {
+      struct sigaction inherited {};
+      sigaction(signal, nullptr, &inherited);
+      if (inherited.sa_handler != SIG_IGN) {
+        sigaddset(&signals_, signal);
+      }
     }
     sigprocmask(SIG_BLOCK, &signals_, &before_);
   }

@@ -39,8 +39,9 @@ struct SupervisorOptions {
 
 // Runs a worker for ever: starts it, reports how it ended, starts it again. Ends only when the
 // child left on purpose (kExitOk) or cannot run at all (kExitUsage), and returns that code; after
-// SIGTERM or SIGINT, which it passes on, it returns the child's code, or 128 + signal. Reaps
-// orphans too, so it may be PID 1. If the supervisor dies, the kernel kills the child.
+// SIGTERM, SIGINT or SIGHUP, which it passes on as SIGTERM, it returns the child's code, or 128 +
+// signal; a SIGINT or SIGHUP that was ignored when it began stays ignored. Reaps orphans too, so it
+// may be PID 1. If the supervisor dies, the kernel kills the child.
 //
 // REQUIRES: the process has one thread, and no thread-starting library (gRPC, OpenMP) was used yet.
 int Supervise(const SupervisorOptions& options);

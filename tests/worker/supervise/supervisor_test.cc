@@ -224,6 +224,28 @@ TEST(SupervisorTest, PausesOnlyAfterRapidFailuresInARow) {
   EXPECT_EQ(process.Hear("start"), "");
 }
 
+// As some parents start their children: the kernel would reap the worker without a word.
+TEST(SupervisorTest, RestartsThoughItsParentIgnoredTheEndOfChildren) {
+  const auto before = std::signal(SIGCHLD, SIG_IGN);
+  SupervisedProcess process([](int, int) { return WaitForEver(); });
+  std::signal(SIGCHLD, before);
+  kill(ParseStart(process.Hear("start")).pid, SIGKILL);
+  EXPECT_EQ(ParseStart(process.Hear("start")).start, 1);
+}
+
+// nohup, and `ringmaster-worker --supervise &` in a script.
+TEST(SupervisorTest, ASignalThatWasIgnoredAtTheStartStaysIgnored) {
+  for (const int signal : {SIGHUP, SIGINT}) {
+    const auto before = std::signal(signal, SIG_IGN);
+    SupervisedProcess process([](int, int) { return WaitForEver(); });
+    std::signal(signal, before);
+    const Started first = ParseStart(process.Hear("start"));
+    kill(process.pid(), signal);
+    kill(first.pid, SIGKILL);
+    EXPECT_EQ(ParseStart(process.Hear("start")).start, 1) << "signal " << signal;
+  }
+}
+
 TEST(SupervisorTest, ReapsOrphansThatItInherits) {
   SupervisedProcess process([](int start, int say) {
     // The grandchild outlives the child and becomes the supervisor's own, as under PID 1.
