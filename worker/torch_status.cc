@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "attention/dilated_attention.h"
 
@@ -34,7 +35,11 @@ absl::Status CatchTorch(std::string_view what, absl::FunctionRef<absl::Status()>
   } catch (const c10::IndexError& error) {
     return Prefixed(absl::InvalidArgumentError(error.what_without_backtrace()), what);
   } catch (const c10::Error& error) {
-    return Prefixed(absl::InternalError(error.what_without_backtrace()), what);
+    const std::string message = error.what_without_backtrace();
+    // The allocator of the CPU has no exception of its own, so only its words tell.
+    const bool memory = absl::StrContains(message, "DefaultCPUAllocator: can't allocate memory");
+    return Prefixed(memory ? absl::ResourceExhaustedError(message) : absl::InternalError(message),
+                    what);
   } catch (const std::exception& error) {
     return Prefixed(absl::InternalError(error.what()), what);
   }

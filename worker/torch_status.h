@@ -9,7 +9,7 @@ namespace ringmaster::worker {
 
 // Runs `body` and turns what it throws into a Status whose message starts with `what`: the one
 // place where exceptions of LibTorch, attention and models end.
-//   c10::OutOfMemoryError, std::bad_alloc  ResourceExhausted
+//   c10::OutOfMemoryError, std::bad_alloc  ResourceExhausted; also the CPU allocator's c10::Error
 //   attention::ExchangeError               its own status, code unchanged
 //   c10::ValueError, c10::IndexError       InvalidArgument
 //   any other exception                    Internal

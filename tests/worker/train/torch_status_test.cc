@@ -1,6 +1,7 @@
 #include "worker/torch_status.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -43,6 +44,15 @@ TEST(CatchTorchTest, EachExceptionHasItsCode) {
   }
   EXPECT_THAT(CatchTorch("step 7", [&] { return cases[3].body(); }).ToString(),
               HasSubstr("step 7: m"));
+}
+
+// What LibTorch itself throws when the machine has no memory.
+TEST(CatchTorchTest, RealMemoryExhaustionOnTheCpuIsResourceExhausted) {
+  const absl::Status status = CatchTorch("allocating", [] {
+    at::empty({int64_t{1} << 50}, at::kByte);
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
 }
 
 class FailsInBackward : public torch::autograd::Function<FailsInBackward> {
