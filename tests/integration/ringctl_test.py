@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import unittest
 
@@ -56,6 +57,20 @@ class RingctlTest(harness.ClusterTest):
         self.assertIn('Waiting:', self.cluster.ringctl('describe', 'described'))
         self.assertEqual(json.loads(self.cluster.ringctl('describe', 'described', '-o', 'json')),
                          self.cluster.job('described'))
+
+    def test_generate_hands_its_options_to_the_worker_program(self):
+        beside = f'{self.folder}/bin'
+        os.makedirs(beside)
+        shutil.copy(f'{harness.binaries()}/ringctl', beside)
+        with open(f'{beside}/ringmaster-worker', 'w', encoding='ascii') as script:
+            script.write('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        os.chmod(script.name, 0o755)
+        told = lambda *words: sorted(subprocess.run([f'{beside}/ringctl', 'generate', '--checkpoint=/c', *words],
+                                                    check=True, capture_output=True, text=True,
+                                                    timeout=harness.SECONDS).stdout.splitlines())
+        options = ['--checkpoint=/c', '--seed=1', '--temperature=0.8', '--tokens=200', 'generate']
+        self.assertEqual(told(), options)
+        self.assertEqual(told('--prompt', 'a b'), sorted([*options, '--prompt=a b']))
 
     def test_a_directory_to_import_may_be_written_as_shells_do(self):
         os.makedirs(f'{self.folder}/shared/step-1', exist_ok=True)
