@@ -113,10 +113,11 @@ absl::Status Client::Translate(const grpc::Status& status) const {
   }
   const ErrorDetails details = Details(status);
   std::string message = status.error_message();
+  // Of several violations the message may have left some out.
   for (const v1::ShapeViolation& shape : details.shapes) {
-    if (!shape.nearest_valid().empty()) {
-      absl::StrAppend(&message, "; nearest valid for ", shape.field(), ": ",
-                      absl::StrJoin(shape.nearest_valid(), ", "));
+    const std::string nearest = absl::StrJoin(shape.nearest_valid(), ", ");
+    if (!nearest.empty() && !absl::StrContains(message, absl::StrCat("nearest valid: ", nearest))) {
+      absl::StrAppend(&message, "; nearest valid for ", shape.field(), ": ", nearest);
     }
   }
   return absl::Status(FromGrpc(status).code(), message);

@@ -19,8 +19,12 @@ void CommandContext::RunLocal(const std::function<absl::StatusOr<int>()>& body) 
     return;
   }
   out->flush();
-  *err << "error: " << result.status().message() << "\n";
-  exit_code = ExitCodeFor(result.status().code());
+  const absl::Status& status = result.status();
+  *err << "error: "
+       << (status.message().empty() ? absl::StatusCodeToString(status.code())
+                                    : std::string(status.message()))
+       << "\n";
+  exit_code = ExitCodeFor(status.code());
 }
 
 }  // namespace ringmaster::cli

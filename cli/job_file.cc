@@ -65,6 +65,27 @@ std::vector<std::string> EnumNames(const EnumDescriptor& type) {
   return names;
 }
 
+// As protobuf wants its strings: no overlong forms, no surrogates, nothing beyond U+10FFFF.
+bool IsUtf8(absl::string_view text) {
+  while (!text.empty()) {
+    const auto lead = static_cast<unsigned char>(text[0]);
+    const size_t length = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if ((lead >= 0x80 && lead < 0xC2) || lead > 0xF4 || text.size() < length) return false;
+    uint32_t code = length == 1 ? lead : lead & (0x7F >> length);
+    for (size_t i = 1; i < length; ++i) {
+      const auto byte = static_cast<unsigned char>(text[i]);
+      if ((byte & 0xC0) != 0x80) return false;
+      code = code << 6 | (byte & 0x3F);
+    }
+    if ((length == 3 && code < 0x800) || (length == 4 && code < 0x10000) || code > 0x10FFFF ||
+        (code >= 0xD800 && code < 0xE000)) {
+      return false;
+    }
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 absl::StatusOr<std::string> Scalar(const YAML::Node& node, const Place& place,
                                    const std::string& wanted) {
   if (!node.IsScalar()) {
@@ -73,6 +94,7 @@ absl::StatusOr<std::string> Scalar(const YAML::Node& node, const Place& place,
                                     : node.IsMap()    ? "map"
                                                       : "null"));
   }
+  if (!IsUtf8(node.Scalar())) return place.Error("is not UTF-8 text");
   return node.Scalar();
 }
 

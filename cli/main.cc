@@ -34,6 +34,7 @@ void AddGlobalOptions(CLI::App& app, CommandContext& context, std::string& outpu
   app.add_option("--tls-key", options.tls_key, "PEM file: client key")
       ->envname("RINGMASTER_TLS_KEY");
   app.add_option("--timeout", timeout_seconds, "Seconds to wait for a reply")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("-o,--output", output, "table, json, yaml or name")->capture_default_str();
 }
@@ -77,12 +78,15 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const std::vector<std::string> unknown = app.remaining();
-    if (error.get_exit_code() != 0 && app.get_subcommands().empty() && !unknown.empty()) {
-      std::vector<std::string> verbs;
-      for (const CLI::App* command : app.get_subcommands(nullptr)) {
-        verbs.push_back(command->get_name());
-      }
+    // The innermost command that was recognised; what it leaves may be a misspelt subcommand of it.
+    const CLI::App* last = &app;
+    while (!last->get_subcommands().empty()) last = last->get_subcommands().front();
+    std::vector<std::string> verbs;
+    for (const CLI::App* command : last->get_subcommands(nullptr)) {
+      verbs.push_back(command->get_name());
+    }
+    const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+    if (error.get_exit_code() != 0 && !verbs.empty() && !unknown.empty()) {
       std::cerr << "error: unknown command \"" << unknown.front() << "\""
                 << ringmaster::cli::DidYouMean(unknown.front(), verbs) << "; see ringctl --help\n";
       return ringmaster::cli::kExitUsage;

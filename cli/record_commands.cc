@@ -177,7 +177,9 @@ void AddLogs(CLI::App& app, CommandContext& context) {
   command->add_flag("-f,--follow", options->follow, "Go on until the job ends");
   command->add_option("--tail", options->tail, "Only the last n lines of each rank")
       ->check(CLI::Range(0, std::numeric_limits<int>::max()));
-  command->add_option("--rank", options->ranks, "Only these ranks")->delimiter(',');
+  command->add_option("--rank", options->ranks, "Only these ranks")
+      ->delimiter(',')
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   command->callback([&context, options] {
     context.Run([&](Client& client) { return Logs(client, context, *options); });
   });

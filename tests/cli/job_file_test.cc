@@ -61,6 +61,13 @@ TEST(JobFileTest, AnOverrideReplacesTheOtherStart) {
   EXPECT_EQ(job->spec.steps(), 7);
 }
 
+TEST(JobFileTest, TakesTextOfEveryLanguage) {
+  const std::string text = "/d\u00E4ta/\u8BAD\u7EC3/\U0001F600.txt";
+  const auto job = ParseJobFile("data: {paths: [\"" + text + "\"]}\n", "job.yaml", {});
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_THAT(job->spec.data().paths(), ElementsAre(text));
+}
+
 TEST(JobFileTest, UnreadablePathsAreUserErrors) {
   for (const char* path : {"/nonexistent/job.yaml", "/"}) {
     const auto job = ReadJobFile(path, {});
@@ -121,6 +128,9 @@ INSTANTIATE_TEST_SUITE_P(
                 {},
                 "job.yaml:2: resume_from: cannot be set beside init_from"},
         Mistake{"TwoDocuments", "steps: 1\n---\nsteps: 2\n", {}, "job.yaml: holds 2 documents"},
+        Mistake{"NotUtf8", "name: \"\xFF\xFE\"\n", {}, "job.yaml:1: name: is not UTF-8 text"},
+        Mistake{"OverlongSlash", "name: \"\xC0\xAF\"\n", {}, "name: is not UTF-8 text"},
+        Mistake{"Surrogate", "labels: {a: \"\xED\xA0\x80\"}\n", {}, "labels.a: is not UTF-8 text"},
         Mistake{"Empty", "", {}, "a job file is a map"},
         Mistake{"NotYaml", "steps: [1\n", {}, "not valid YAML"},
         Mistake{"NotAMap", "- 1\n", {}, "a job file is a map"},

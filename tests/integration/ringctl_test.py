@@ -26,6 +26,9 @@ class RingctlTest(harness.ClusterTest):
 
     def test_exit_codes(self):
         self.expect(2, 'did you mean "submit"', 'submt')
+        self.expect(2, 'unknown command "lst" (did you mean "list"?)', 'checkpoints', 'lst')
+        self.expect(2, 'dim % heads == 0 must hold; nearest valid: 28, 32\n', 'submit', self.job_file(), '--set',
+                    'model.dim=30')
         self.expect(2, 'cannot be read', 'submit', '/nonexistent.yaml')
         self.expect(2, 'cannot be read', 'submit', self.folder)
         self.expect(2, 'cannot be read', 'list', f'--tls-ca={self.folder}')
