@@ -196,26 +196,33 @@ absl::Status AllReduceSum(GroupedExchange& exchange, const at::Tensor& tensor, s
 }
 
 absl::Status Broadcast(GroupedExchange& exchange, const at::Tensor& tensor, int root,
-                       absl::Span<const int> receivers) {
+                       absl::Span<const int> receivers, size_t chunk_bytes) {
   RETURN_IF_ERROR(CheckContiguous(tensor));
-  const size_t bytes = tensor.nbytes();
-  std::vector<SendBuffer> sends;
-  std::vector<ReceiveBuffer> receives;
-  if (exchange.rank() == root) {
-    for (const int receiver : receivers) {
-      if (receiver != root) {
-        sends.push_back({.peer = receiver, .data = tensor.data_ptr(), .bytes = bytes});
-      }
-    }
-  } else if (std::find(receivers.begin(), receivers.end(), exchange.rank()) != receivers.end()) {
-    receives.push_back({.peer = root, .data = tensor.data_ptr(), .bytes = bytes});
-  }
-  if (sends.empty() && receives.empty()) {
+  const bool gives = exchange.rank() == root;
+  if (!gives && std::find(receivers.begin(), receivers.end(), exchange.rank()) == receivers.end()) {
     return absl::OkStatus();
   }
   Underway underway(exchange, CurrentStream(tensor));
-  RETURN_IF_ERROR(underway.Start(sends, receives));
-  return underway.WaitOldest();
+  for (size_t begin = 0; begin < tensor.nbytes(); begin += chunk_bytes) {
+    std::byte* const data = Bytes(tensor) + begin;
+    const size_t bytes = std::min(chunk_bytes, tensor.nbytes() - begin);
+    std::vector<SendBuffer> sends;
+    std::vector<ReceiveBuffer> receives;
+    if (gives) {
+      for (const int receiver : receivers) {
+        if (receiver != root) {
+          sends.push_back({.peer = receiver, .data = data, .bytes = bytes});
+        }
+      }
+    } else {
+      receives.push_back({.peer = root, .data = data, .bytes = bytes});
+    }
+    RETURN_IF_ERROR(underway.Start(sends, receives));
+    if (underway.size() > 1) {
+      RETURN_IF_ERROR(underway.WaitOldest());
+    }
+  }
+  return underway.size() > 0 ? underway.WaitOldest() : absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::byte>> AllGatherBytes(Communicator& communicator,

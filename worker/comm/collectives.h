@@ -19,8 +19,8 @@
 // values. InvalidArgument for a tensor that is not contiguous.
 namespace ringmaster::worker {
 
-// How much of a tensor travels at once, and so the size of the scratch memory of a rank (twice
-// this).
+// How much of a tensor travels in one group: the size of the scratch memory of a sum (twice this),
+// and what must arrive within a hop deadline, however large the tensor is.
 inline constexpr size_t kCollectiveChunkBytes = size_t{8} << 20;
 
 // Replaces `tensor` (fp64, fp32, bf16 or int64; any shape, contiguous) by the sum over all ranks:
@@ -32,8 +32,9 @@ absl::Status AllReduceSum(attention::GroupedExchange& exchange, const at::Tensor
 
 // Copies `tensor` of rank `root` into `tensor` of `receivers`. Only those ranks need to call it; a
 // rank that is neither returns at once. `receivers` has no duplicates; the root in it is ignored.
+// `chunk_bytes` must be the same on all ranks.
 absl::Status Broadcast(attention::GroupedExchange& exchange, const at::Tensor& tensor, int root,
-                       absl::Span<const int> receivers);
+                       absl::Span<const int> receivers, size_t chunk_bytes = kCollectiveChunkBytes);
 
 // Collects `value` (the same number of bytes on all ranks, at most 64 KiB) of every rank,
 // concatenated in rank order, in host memory. Ends with Settle(): OK also proves that every group

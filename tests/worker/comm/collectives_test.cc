@@ -1,9 +1,11 @@
 #include "worker/comm/collectives.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -124,6 +126,50 @@ TEST(Broadcast, ReachesTheReceiversAndNobodyElse) {
     EXPECT_TRUE(status.ok()) << status;
     EXPECT_TRUE(at::equal(tensor, at::full({1001}, rank == 1 ? 1.0 : 2.0, at::kDouble)));
   });
+}
+
+// Passes everything on and notes the largest message.
+class Gauge final : public attention::GroupedExchange {
+ public:
+  explicit Gauge(attention::GroupedExchange& exchange) : exchange_(exchange) {}
+  int rank() const override { return exchange_.rank(); }
+  int size() const override { return exchange_.size(); }
+  absl::StatusOr<attention::Ticket> Start(absl::Span<const attention::SendBuffer> sends,
+                                          absl::Span<const attention::ReceiveBuffer> receives,
+                                          attention::StreamHandle producer) override {
+    for (const auto& send : sends) {
+      largest_ = std::max(largest_, send.bytes);
+    }
+    for (const auto& receive : receives) {
+      largest_ = std::max(largest_, receive.bytes);
+    }
+    return exchange_.Start(sends, receives, producer);
+  }
+  absl::Status Wait(attention::Ticket ticket, attention::StreamHandle consumer) override {
+    return exchange_.Wait(ticket, consumer);
+  }
+  void Abort(const std::string& reason) override { exchange_.Abort(reason); }
+  uint64_t sent_bytes() const override { return exchange_.sent_bytes(); }
+  size_t largest() const { return largest_; }
+
+ private:
+  attention::GroupedExchange& exchange_;
+  size_t largest_ = 0;
+};
+
+// One hop deadline is for one group: a tensor of any size must not travel as one.
+TEST(Broadcast, TravelsInChunks) {
+  for (const int64_t elements : {0, 1, 16, 17, 1000}) {
+    Ranks ranks = ConnectInProcess(3);
+    OnEveryRank(ranks, [elements](int rank, Communicator& communicator) {
+      Gauge gauge(communicator.world());
+      const at::Tensor tensor = at::full({elements}, static_cast<double>(rank), at::kDouble);
+      const absl::Status status = Broadcast(gauge, tensor, 1, {0, 2}, /*chunk_bytes=*/128);
+      EXPECT_TRUE(status.ok()) << status;
+      EXPECT_TRUE(at::equal(tensor, at::full({elements}, 1.0, at::kDouble))) << "rank " << rank;
+      EXPECT_LE(gauge.largest(), 128);
+    });
+  }
 }
 
 TEST(AllGather, ReturnsEveryRanksValueInRankOrder) {
