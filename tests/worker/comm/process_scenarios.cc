@@ -1,0 +1,112 @@
+#include "tests/worker/comm/process_scenarios.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "attention/exchange.h"
+#include "base/status_macros.h"
+
+namespace ringmaster::worker {
+namespace {
+
+// A message of so many bytes to `to`, one from `from`.
+absl::Status Exchange(const Rank& rank, Communicator& ring, int to, int from, size_t bytes) {
+  Buffer out(rank, bytes);
+  Buffer in(rank, bytes);
+  ASSIGN_OR_RETURN(
+      const attention::Ticket ticket,
+      ring.world().Start({{to, out.data(), bytes}}, {{from, in.data(), bytes}}, nullptr));
+  RETURN_IF_ERROR(ring.world().Wait(ticket, nullptr));
+  return ring.Settle();
+}
+
+absl::Status ExpectEnd(const absl::Status& status, absl::StatusCode code, Communicator& ring) {
+  const absl::Status released = ring.AwaitReleased(absl::Seconds(20));
+  CHECK_OR_RETURN(status.code() == code, status.ToString());
+  return released;
+}
+
+// Rank 1's process stands still with its connections open and goes on when all is over: bytes that
+// it does not take hold nobody up, and it finds the ring gone.
+absl::Status StoppedPeer(Rank& rank) {
+  const bool stops = rank.last();
+  ASSIGN_OR_RETURN(auto ring, rank.Form(1, stops ? absl::Seconds(40) : absl::Milliseconds(400)));
+  int pid = 0;
+  if (stops) {
+    rank.Put("pid", absl::StrCat(getpid()));
+    raise(SIGSTOP);
+  } else {
+    CHECK_OR_RETURN(absl::SimpleAtoi(rank.Get("pid"), &pid));
+  }
+  const absl::Status status = Exchange(rank, *ring, rank.next(), rank.previous(), 16 << 20);
+  const absl::Status end = ExpectEnd(
+      status, stops ? absl::StatusCode::kUnavailable : absl::StatusCode::kDeadlineExceeded, *ring);
+  if (!stops) {
+    kill(pid, SIGCONT);
+  }
+  return end;
+}
+
+// Open files and threads of this process.
+absl::StatusOr<std::pair<int, int>> Holdings() {
+  std::error_code error;
+  const auto entries = [&error](const char* folder) {
+    int count = 0;
+    for (std::filesystem::directory_iterator entry(folder, error);
+         !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+      ++count;
+    }
+    return count;
+  };
+  const std::pair holdings(entries("/proc/self/fd"), entries("/proc/self/task"));
+  CHECK_OR_RETURN(!error, error.message());
+  return holdings;
+}
+
+// A process lives through generations that end well and others that do not, and keeps nothing of
+// them.
+absl::Status ManyGenerations(Rank& rank) {
+  std::pair<int, int> before;
+  for (int generation = 1; generation <= 60; ++generation) {
+    ASSIGN_OR_RETURN(auto ring, rank.Form(generation, absl::Seconds(40)));
+    RETURN_IF_ERROR(Exchange(rank, *ring, rank.next(), rank.previous(), 70000));
+    rank.Swap(absl::StrCat("through/", generation), "x");
+    Buffer never(rank, 1 << 20);
+    if (generation % 2 == 0) {
+      RETURN_IF_ERROR(ring->Close());
+    } else {
+      // A peer may be gone already.
+      ring->world()
+          .Start({}, {{rank.previous(), never.data(), never.bytes()}}, nullptr)
+          .IgnoreError();
+      ring->Abort("the coordinator says so");
+    }
+    RETURN_IF_ERROR(ring->AwaitReleased(absl::Seconds(20)));
+    ring.reset();
+    if (generation == 10) {
+      ASSIGN_OR_RETURN(before, Holdings());
+    }
+  }
+  ASSIGN_OR_RETURN(const auto after, Holdings());
+  CHECK_OR_RETURN(after == before, before.first, " files and ", before.second, " threads became ",
+                  after.first, " and ", after.second);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<Scenario> ProcessScenarios() {
+  return {
+      {"StoppedPeer", 2, StoppedPeer, {"ucx"}},
+      {"ManyGenerations", 3, ManyGenerations, {"ucx"}},
+  };
+}
+
+}  // namespace ringmaster::worker
