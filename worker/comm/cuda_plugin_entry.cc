@@ -78,27 +78,30 @@ c10::cuda::CUDACachingAllocator::CUDAAllocator* Allocator() {
 
 Result Memory(int device, RingmasterCudaMemory* memory) {
   *memory = {};
-  if (auto* allocator = Allocator(); allocator != nullptr) {
-    const auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device));
-    memory->allocated_bytes = stats.allocated_bytes[0].current;
-    memory->reserved_bytes = stats.reserved_bytes[0].current;
-    memory->peak_allocated_bytes = stats.allocated_bytes[0].peak;
-  }
-  return ToResult(absl::OkStatus());
+  return ToResult(AllocatorStatus("asking for the memory in use", [&] {
+    if (auto* allocator = Allocator(); allocator != nullptr) {
+      const auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device));
+      memory->allocated_bytes = stats.allocated_bytes[0].current;
+      memory->reserved_bytes = stats.reserved_bytes[0].current;
+      memory->peak_allocated_bytes = stats.allocated_bytes[0].peak;
+    }
+  }));
 }
 
 Result ResetPeakMemory(int device) {
-  if (auto* allocator = Allocator(); allocator != nullptr) {
-    allocator->resetPeakStats(static_cast<c10::DeviceIndex>(device));
-  }
-  return ToResult(absl::OkStatus());
+  return ToResult(AllocatorStatus("resetting the peak of memory", [device] {
+    if (auto* allocator = Allocator(); allocator != nullptr) {
+      allocator->resetPeakStats(static_cast<c10::DeviceIndex>(device));
+    }
+  }));
 }
 
 Result EmptyCache() {
-  if (auto* allocator = Allocator(); allocator != nullptr) {
-    allocator->emptyCache();
-  }
-  return ToResult(absl::OkStatus());
+  return ToResult(AllocatorStatus("giving cached memory back", [] {
+    if (auto* allocator = Allocator(); allocator != nullptr) {
+      allocator->emptyCache();
+    }
+  }));
 }
 
 Result Allocate(uint64_t bytes, void** memory) {

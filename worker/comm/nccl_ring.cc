@@ -359,21 +359,31 @@ absl::Status NcclRing::Fail(const absl::Status& status) {
 }
 
 void NcclRing::ReleaseOnThread() {
+  ncclComm_t comm = nullptr;
+  cudaStream_t stream = nullptr;
+  bool finalized = false;
+  {
+    // Whoever comes after this finds the error before it calls NCCL. What follows may take any
+    // time, and nobody must wait for it but AwaitReleased.
+    const std::lock_guard lock(calls_);
+    comm = std::exchange(comm_, nullptr);
+    stream = std::exchange(stream_, nullptr);
+    finalized = finalized_;
+  }
+  static_cast<void>(cudaSetDevice(options_.device));
+  if (comm != nullptr) {
+    // Destroy is right only when every rank has finalised; all else ends by Abort, whose result
+    // says nothing that could be acted on.
+    static_cast<void>(finalized ? ncclCommDestroy(comm) : ncclCommAbort(comm));
+  }
   absl::Status device;
+  if (stream != nullptr) {
+    device = CudaStatus(cudaStreamSynchronize(stream),
+                        Say("the device is in an error that only a new process clears"));
+    static_cast<void>(cudaStreamDestroy(stream));
+  }
   {
     const std::lock_guard lock(calls_);
-    static_cast<void>(cudaSetDevice(options_.device));
-    if (comm_ != nullptr) {
-      // Destroy is right only when every rank has finalised; all else ends by Abort, whose result
-      // says nothing that could be acted on.
-      static_cast<void>(finalized_ ? ncclCommDestroy(comm_) : ncclCommAbort(comm_));
-      comm_ = nullptr;
-    }
-    if (stream_ != nullptr) {
-      device = CudaStatus(cudaStreamSynchronize(stream_),
-                          Say("the device is in an error that only a new process clears"));
-      static_cast<void>(cudaStreamDestroy(std::exchange(stream_, nullptr)));
-    }
     for (cudaEvent_t event : done_) {
       if (event != nullptr) {
         static_cast<void>(cudaEventDestroy(event));
@@ -382,8 +392,8 @@ void NcclRing::ReleaseOnThread() {
     if (produced_ != nullptr) {
       static_cast<void>(cudaEventDestroy(produced_));
     }
-    static_cast<void>(cudaFree(device_greetings_));
   }
+  static_cast<void>(cudaFree(device_greetings_));
   const std::lock_guard lock(state_);
   device_ = device;
   released_ = true;

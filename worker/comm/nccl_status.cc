@@ -1,5 +1,7 @@
 #include "worker/comm/nccl_status.h"
 
+#include <c10/util/Exception.h>
+
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +29,15 @@ absl::Status CudaStatus(cudaError_t error, absl::string_view what) {
                                                        : absl::StatusCode::kInternal;
   return absl::Status(
       code, absl::StrCat(what, ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error)));
+}
+
+absl::Status AllocatorStatus(absl::string_view what, absl::FunctionRef<void()> body) {
+  try {
+    body();
+    return absl::OkStatus();
+  } catch (const c10::Error& error) {
+    return absl::InternalError(absl::StrCat(what, ": ", error.what_without_backtrace()));
+  }
 }
 
 }  // namespace ringmaster::worker

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
@@ -13,5 +14,8 @@ namespace ringmaster::worker {
 // the difference looks before. `comm` may be null; it knows details.
 absl::Status NcclStatus(ncclResult_t result, absl::string_view what, ncclComm_t comm);
 absl::Status CudaStatus(cudaError_t error, absl::string_view what);
+// Runs `body`, which asks LibTorch's caching allocator; that one throws, and nothing thrown may
+// leave the plugin.
+absl::Status AllocatorStatus(absl::string_view what, absl::FunctionRef<void()> body);
 
 }  // namespace ringmaster::worker
