@@ -10,9 +10,14 @@
 namespace ringmaster::coordinator {
 
 FileReader::FileReader(const std::string& path)
-    : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW)) {
   struct stat status = {};
-  if (descriptor_ >= 0 && fstat(descriptor_, &status) == 0) inode_ = status.st_ino;
+  if (descriptor_ < 0) return;
+  if (fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) {
+    inode_ = status.st_ino;
+  } else {
+    close(std::exchange(descriptor_, -1));
+  }
 }
 
 FileReader::~FileReader() {

@@ -9,7 +9,10 @@
 
 namespace ringmaster::coordinator {
 
-// A file that another process may be appending to. Thread-compatible; movable.
+// A file that another process may be appending to. Who may write to the shared directory chooses
+// what lies there: only regular files are opened, since a FIFO would hold the thread for ever, and
+// no symbolic link, since it could lead to a file that only the coordinator may read.
+// Thread-compatible; movable.
 class FileReader {
  public:
   FileReader() = default;

@@ -20,6 +20,8 @@ using nlohmann::json;
 
 constexpr char kFormat[] = "ringmaster-checkpoint-1";
 constexpr size_t kManifestBytesMax = 16 << 20;
+// Far more than a spec has; what is nested deeper would overflow the stack of what reads it.
+constexpr int kNestingMax = 32;
 
 absl::Status Damaged(const std::string& file, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("the manifest ", file, " is damaged: ", what));
@@ -65,7 +67,13 @@ absl::StatusOr<json> ReadJson(const std::string& file) {
     return absl::NotFoundError(absl::StrCat("there is no readable file ", file));
   }
   const absl::string_view text = reader.Read(0, kManifestBytesMax);
-  json manifest = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  bool too_deep = false;
+  const auto bounded = [&](int depth, json::parse_event_t, json&) {
+    too_deep = too_deep || depth > kNestingMax;
+    return !too_deep;  // What is refused is thrown away.
+  };
+  json manifest = json::parse(text.begin(), text.end(), bounded, /*allow_exceptions=*/false);
+  if (too_deep) return Damaged(file, absl::StrCat("it is nested deeper than ", kNestingMax));
   if (!manifest.is_object()) return Damaged(file, "it is not a JSON object");
   if (Text(manifest, "format") != kFormat) {
     return Damaged(file, absl::StrCat("its format is not ", kFormat));

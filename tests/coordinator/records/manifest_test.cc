@@ -3,6 +3,7 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -78,6 +79,10 @@ TEST_F(ManifestTest, SaysWhatIsWrong) {
        absl::StatusCode::kNotFound, "c.safetensors"},
       {"shard elsewhere", absl::StrReplaceAll(kManifest, {{"b.safetensors", "../b.safetensors"}}),
        absl::StatusCode::kInvalidArgument, "no file name"},
+      {"deeply nested spec",
+       absl::StrReplaceAll(kManifest, {{"\"of_a_newer_version\": 1",
+                                        absl::StrCat("\"x\": ", std::string(1'000'000, '['))}}),
+       absl::StatusCode::kInvalidArgument, "nested deeper than 32"},
       {"bad spec", absl::StrReplaceAll(kManifest, {{"\"1000\"", "\"many\""}}),
        absl::StatusCode::kInvalidArgument, "spec"},
   };
