@@ -77,6 +77,7 @@ class EventLoop {
   // Refuses mutations from now on and ends watches and worker streams; then `drained` runs.
   void Drain(std::function<void()> drained);
 
+  absl::Time Now() const { return options_.now(); }  // Deadlines are told by this clock.
   std::shared_ptr<const CoreSnapshot> snapshot() const;
   // The loop turns at least once a second, unless it hangs.
   absl::Duration SinceLastTurn() const;

@@ -17,7 +17,8 @@ DiskThreads::~DiskThreads() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void DiskThreads::PostAt(absl::Time when, std::function<void()> work) {
+void DiskThreads::PostAfter(absl::Duration delay, std::function<void()> work) {
+  const Clock::time_point when = Clock::now() + absl::ToChronoNanoseconds(delay);
   std::lock_guard lock(mutex_);
   work_.push({.when = when, .order = next_order_++, .run = std::move(work)});
   changed_.notify_one();
@@ -32,7 +33,7 @@ void DiskThreads::Run() {
         if (work_.empty()) {
           changed_.wait(lock);
         } else {
-          changed_.wait_for(lock, absl::ToChronoNanoseconds(work_.top().when - absl::Now()));
+          changed_.wait_until(lock, work_.top().when);
         }
       }
       if (stopping_) return;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace ringmaster::coordinator {
@@ -24,12 +24,14 @@ class DiskThreads {
   DiskThreads(const DiskThreads&) = delete;
   DiskThreads& operator=(const DiskThreads&) = delete;
 
-  void Post(std::function<void()> work) { PostAt(absl::InfinitePast(), std::move(work)); }
-  void PostAt(absl::Time when, std::function<void()> work);
+  void Post(std::function<void()> work) { PostAfter(absl::ZeroDuration(), std::move(work)); }
+  void PostAfter(absl::Duration delay, std::function<void()> work);
 
  private:
+  // Steady: a change of the machine's clock delays nothing.
+  using Clock = std::chrono::steady_clock;
   struct Work {
-    absl::Time when;
+    Clock::time_point when;
     uint64_t order;
     std::function<void()> run;
     // For std::priority_queue: the earliest first, in the order of posting.
@@ -40,7 +42,7 @@ class DiskThreads {
 
   void Run();
   bool Ready() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || (!work_.empty() && work_.top().when <= absl::Now());
+    return stopping_ || (!work_.empty() && work_.top().when <= Clock::now());
   }
 
   std::mutex mutex_;

@@ -16,8 +16,8 @@ void CountUnary(Metrics& metrics, const Method& method, const absl::Status& stat
                   {method.name});
 }
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  return absl::FromChrono(context.deadline());
+absl::Time DeadlineOf(const EventLoop& loop, const grpc::CallbackServerContext& context) {
+  return loop.Now() + (absl::FromChrono(context.deadline()) - absl::Now());
 }
 
 void CallCore(const ServiceContext& services, ApiMessage request, std::string path,

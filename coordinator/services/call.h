@@ -38,7 +38,8 @@ void CountCall(Metrics& metrics, const Method& method, const absl::Status& statu
 void CountUnary(Metrics& metrics, const Method& method, const absl::Status& status,
                 absl::Time begin);
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
+// On the loop's clock, which the machine's may have left since the start.
+absl::Time DeadlineOf(const EventLoop& loop, const grpc::CallbackServerContext& context);
 
 // Asks the loop; reads the checkpoint manifest at `path` first, on a disk thread, when it is not
 // empty.
@@ -70,7 +71,7 @@ grpc::ServerUnaryReactor* AskCore(const ServiceContext& services, Method method,
                                   grpc::CallbackServerContext* context, ApiMessage request,
                                   Response* response, std::string path = "") {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  CallCore(services, std::move(request), std::move(path), DeadlineOf(*context),
+  CallCore(services, std::move(request), std::move(path), DeadlineOf(*services.loop, *context),
            FinishWith(services, method, reactor, response));
   return reactor;
 }

@@ -1,9 +1,10 @@
 #include "coordinator/services/credentials.h"
 
+#include <arpa/inet.h>
+
 #include <fstream>
 #include <iterator>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -11,8 +12,12 @@
 namespace ringmaster::coordinator {
 namespace {
 
-bool IsLoopback(absl::string_view host) {
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+// Of a whole address: a host's name may begin with "127." as well, and a list of addresses, which
+// the HTTP server would take, with a loopback one.
+bool IsLoopback(const std::string& host) {
+  in_addr address = {};
+  return host == "localhost" || host == "[::1]" ||
+         (inet_pton(AF_INET, host.c_str(), &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
 }
 
 absl::StatusOr<std::string> ReadPem(absl::string_view flag, const std::string& path) {

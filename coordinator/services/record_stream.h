@@ -101,8 +101,8 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
     if (source_->Next(&response_)) {
       this->StartWrite(&response_);
     } else if (follow_ && !ended_) {
-      services_.disk->PostAt(absl::Now() + kFollowInterval,
-                             [self = this->shared_from_this()] { self->AskForJob(); });
+      services_.disk->PostAfter(kFollowInterval,
+                                [self = this->shared_from_this()] { self->AskForJob(); });
     } else {
       End(absl::OkStatus());
     }

@@ -122,7 +122,8 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
   core_options.shared_directory = options_.shared_directory.empty()
                                       ? store_->directory().File("jobs")
                                       : options_.shared_directory;
-  EventLoopOptions loop_options = {.now = SteadyTime(), .on_fatal = DieWithoutStore};
+  EventLoopOptions loop_options = {.now = options_.now ? options_.now : SteadyTime(),
+                                   .on_fatal = DieWithoutStore};
   std::random_device entropy;
   const uint64_t seed = (static_cast<uint64_t>(entropy()) << 32) | entropy();
   ASSIGN_OR_RETURN(auto core,

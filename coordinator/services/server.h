@@ -35,6 +35,8 @@ struct ServerOptions {
   bool insecure_i_understand = false;
   // Changes that may wait for a watcher that does not read.
   size_t watch_buffer = 1024;
+  // A clock that never steps back. Empty: the machine's at the start, carried on by its steady one.
+  std::function<absl::Time()> now;
   // `shared_directory` in it is replaced.
   CoreOptions core;
 };

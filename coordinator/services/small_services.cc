@@ -55,7 +55,7 @@ grpc::ServerUnaryReactor* WorkerService::ReportFault(grpc::CallbackServerContext
                                                      v1::ReportFaultResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   services_.loop->WorkerEnded(
-      *request, DeadlineOf(*context),
+      *request, DeadlineOf(*services_.loop, *context),
       FinishWith(services_, {"WorkerService", "ReportFault"}, reactor, response));
   return reactor;
 }

@@ -204,6 +204,16 @@ TEST_F(RunningServerTest, TakenPortsAndDirectoriesAreErrors) {
   EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kUnavailable);
 }
 
+// After a machine's clock was set back, the steady clock of a coordinator that started before is
+// ahead of the clients' deadlines.
+TEST_F(RunningServerTest, DeadlinesOutliveAStepOfTheClock) {
+  server_.reset();
+  ServerOptions options = Options();
+  options.now = [] { return absl::Now() + absl::Hours(1); };
+  Start(options);
+  EXPECT_TRUE(Create(CreateRequest("bible")).ok());
+}
+
 TEST(ServerStartTest, ListeningBeyondLoopbackNeedsTlsOrTheFlag) {
   const ringmaster::testing::TemporaryDirectory temporary;
   ServerOptions options;
@@ -215,14 +225,20 @@ TEST(ServerStartTest, ListeningBeyondLoopbackNeedsTlsOrTheFlag) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << address;
     EXPECT_THAT(std::string(status.message()), HasSubstr("--insecure-i-understand"));
   }
+  options.listen = "127.evil.example:0";
+  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kFailedPrecondition);
   for (const char* address : {"", "7077", ":7077", "localhost", "localhost:x", "localhost:70770"}) {
     options.listen = address;
     EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kInvalidArgument)
         << address;
   }
   options.listen = "127.0.0.1:0";
+  for (const char* address : {"0.0.0.0:0", "127.0.0.1:0,0.0.0.0:0"}) {
+    options.http_listen = address;
+    EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kFailedPrecondition)
+        << address;
+  }
   options.http_listen = "0.0.0.0:0";
-  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kFailedPrecondition);
   options.insecure_i_understand = true;
   options.listen = "0.0.0.0:0";
   EXPECT_TRUE(Server::Start(options).ok());

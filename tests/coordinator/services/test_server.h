@@ -63,8 +63,9 @@ class ServerTest : public ::testing::Test {
     return options;
   }
 
-  void Start() {
-    absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(Options());
+  void Start() { Start(Options()); }
+  void Start(const ServerOptions& options) {
+    absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = std::move(*server);
     channel_ = Dial();
