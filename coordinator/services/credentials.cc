@@ -3,7 +3,7 @@
 #include <arpa/inet.h>
 
 #include <fstream>
-#include <iterator>
+#include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -26,12 +26,14 @@ absl::StatusOr<std::string> ReadPem(absl::string_view flag, const std::string& p
         absl::StrCat(flag, " is missing: TLS needs certificate and key"));
   }
   std::ifstream file(path, std::ios::binary);
-  const std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file || text.empty()) {
+  std::ostringstream text;
+  // Reading through iterators would throw where this sets badbit: `path` may be a directory.
+  if (file && file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
+  if (!file || text.str().empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(flag, ": ", path, " is empty or cannot be read"));
   }
-  return text;
+  return text.str();
 }
 
 }  // namespace

@@ -62,11 +62,12 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStore
 absl::Status SqliteStore::Begin(const SqliteStoreOptions& options) {
   ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), options));
   sqlite3* database = database_.get();
+  // First, as it refuses a database that is not ours, which must stay as it is.
+  RETURN_IF_ERROR(Migrate(database, Migrations()));
   // WAL: one flush for a commit. Not in exclusive mode, so that people can look with a shell.
   RETURN_IF_ERROR(Execute(database,
                           "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
                           "PRAGMA journal_size_limit = 16777216;"));
-  RETURN_IF_ERROR(Migrate(database, Migrations()));
   RETURN_IF_ERROR(
       Execute(database, "UPDATE coordinator SET value = value + 1 WHERE name = 'epoch'"));
   ASSIGN_OR_RETURN(epoch_,

@@ -242,8 +242,10 @@ TEST(ServerStartTest, ListeningBeyondLoopbackNeedsTlsOrTheFlag) {
   options.insecure_i_understand = true;
   options.listen = "0.0.0.0:0";
   EXPECT_TRUE(Server::Start(options).ok());
-  options.tls.certificate = "/nowhere.pem";
-  EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const std::string& no_file : {std::string("/nowhere.pem"), temporary.path()}) {
+    options.tls.certificate = no_file;
+    EXPECT_EQ(Server::Start(options).status().code(), absl::StatusCode::kInvalidArgument);
+  }
 }
 
 }  // namespace

@@ -234,7 +234,13 @@ TEST_F(SqliteStoreTest, NewerDatabaseIsRefused) {
 TEST_F(SqliteStoreTest, OtherProgramsDatabaseIsRefused) {
   ASSERT_EQ(mkdir(directory_.c_str(), 0700), 0);
   Sql("CREATE TABLE bookmarks (url TEXT)");
+  const auto bytes = [this] {
+    std::ifstream file(directory_ + "/coordinator.db", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string before = bytes();
   EXPECT_EQ(Open().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(bytes(), before);
 }
 
 TEST_F(SqliteStoreTest, RecordsOfAnUnknownKindAreNotIgnored) {
