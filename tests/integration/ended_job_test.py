@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""What ringctl says of jobs that have ended, when their workers are gone; ringctl_test has its flags and exit codes."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import struct
+import subprocess
+import uuid
+
+import yaml
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from safetensors import safe_open
+
+import harness
+
+STEPS = 40
+
+
+def crc32c(data):
+    """Bit by bit, as the standard says it: nothing in common with the code under test."""
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def tensorboard_events(data):
+    """The events of a TensorBoard file, parsed with the fields that its published proto files give them."""
+    file = descriptor_pb2.FileDescriptorProto(name='event.proto', package='tensorboard_test', syntax='proto3')
+    kinds = descriptor_pb2.FieldDescriptorProto
+    for message, fields in {
+            'Value': [('tag', 1, kinds.TYPE_STRING, ''), ('simple_value', 2, kinds.TYPE_FLOAT, '')],
+            'Summary': [('value', 1, kinds.TYPE_MESSAGE, '.tensorboard_test.Value')],
+            'Event': [('wall_time', 1, kinds.TYPE_DOUBLE, ''), ('step', 2, kinds.TYPE_INT64, ''),
+                      ('file_version', 3, kinds.TYPE_STRING, ''),
+                      ('summary', 5, kinds.TYPE_MESSAGE, '.tensorboard_test.Summary')]}.items():
+        described = file.message_type.add(name=message)
+        for name, number, kind, type_name in fields:
+            described.field.add(name=name, number=number, type=kind, type_name=type_name or None,
+                                label=kinds.LABEL_REPEATED if name == 'value' else kinds.LABEL_OPTIONAL)
+    event = message_factory.GetMessages([file], pool=descriptor_pool.DescriptorPool())['tensorboard_test.Event']
+    masked = lambda part: ((crc := crc32c(part)) >> 15 | crc << 17) + 0xa282ead8 & 0xffffffff
+    found, offset = [], 0
+    while offset < len(data):
+        (length, length_crc), body = struct.unpack_from('<QI', data, offset), offset + 12
+        (body_crc,) = struct.unpack_from('<I', data, body + length)
+        if length_crc != masked(data[offset:offset + 8]) or body_crc != masked(data[body:body + length]):
+            raise ValueError(f'the record at {offset} is damaged')
+        found.append(event.FromString(data[body:body + length]))
+        offset = body + length + 4
+    return found
+
+
+class EndedJobTest(harness.ClusterTest):
+    workers = 2
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        test = cls('test_list_and_get')
+        test.submit('main', STEPS)
+        test.wait_for_end('main')
+        # Moved, so that only its manifest.json can tell what it is.
+        newest = json.loads(cls.cluster.ringctl('checkpoints', 'list', 'main', '-o', 'json'))[0]
+        cls.moved = os.path.join(cls.cluster.shared, 'moved')
+        shutil.copytree(newest['directory'], cls.moved)
+        test.submit('weights', 3, [f'init_from={cls.moved}', f'data.paths=["{cls.folder}/*.txt"]'])
+        test.wait_for_end('weights')
+        for name in list(cls.cluster.workers):
+            cls.cluster.workers.pop(name).stop()
+
+    def run_ringctl(self, *words, **options):
+        return subprocess.run([f'{self.cluster.bin}/ringctl', *words], capture_output=True, check=False,
+                              timeout=harness.SECONDS, **{'text': True, **options},
+                              env={**os.environ, 'RINGMASTER_ADDRESS': self.cluster.address})
+
+    def expect(self, code, *words, says='(?s).*'):
+        done = self.run_ringctl(*words)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertRegex(done.stdout if code == 0 else done.stderr, says)
+        return done.stdout
+
+    def forget(self, name):
+        self.expect(0, 'cancel', name)
+        self.wait_for_end(name, 'CANCELLED')
+        self.expect(0, 'delete', name)
+
+    def test_list_and_get(self):
+        name = 'projects/default/trainingJobs/main'
+        for words in (('list',), ('list', '--state', 'succeeded,failed'), ('list', '--all-projects')):
+            self.expect(0, *words, says=r'(?m)^NAME +STATE[^$]*^main +succeeded +40/40 ')
+            self.assertIn(name, self.expect(0, *words, '-o', 'name').splitlines())
+            self.assertIn(name, [job['name'] for job in json.loads(self.expect(0, *words, '-o', 'json'))])
+            self.assertIn(name, [job['name'] for job in yaml.safe_load_all(self.expect(0, *words, '-o', 'yaml'))])
+        self.assertEqual(self.expect(0, 'list', '--state', 'failed', '-o', 'name'), '')
+        self.assertEqual(self.expect(0, 'get', 'main', '-o', 'name').strip(), name)
+        # JSON is YAML; whole numbers of 64 bits are text in JSON, so all scalars are compared as text.
+        as_json, as_yaml = (yaml.load(self.expect(0, *words), yaml.BaseLoader)
+                            for words in (('get', name, '-o', 'json'), ('-o', 'yaml', 'get', 'main')))
+        self.assertEqual(as_json, as_yaml)
+
+    def test_describe(self):
+        self.expect(0, 'describe', 'main', says=r'(?s)State: +succeeded.*Step: +40 of 40.*Validation:.*planned:')
+
+    def test_workers(self):
+        self.expect(0, 'workers', says='^NAME +STATE +DEVICE')
+        for output in ('json', 'yaml', 'name'):
+            self.expect(0, 'workers', '-o', output)
+
+    def test_logs_of_a_job_whose_workers_are_gone(self):
+        everything = self.expect(0, 'logs', 'main', says=r'(?m)^rank 0 worker-\d \| .* formed: rank 0 of 2 over ucx')
+        self.assertIn('\nrank 1 ', '\n' + everything)
+        self.assertEqual(self.expect(0, 'logs', '-f', 'main'), everything)  # it has ended: nothing to wait for
+        one = self.expect(0, 'logs', 'main', '--rank', '1', '--tail', '2').splitlines()
+        self.assertEqual([line.split()[1] for line in one], ['1', '1'])
+
+    def test_metrics_in_every_format(self):
+        records = [json.loads(line) for line in self.expect(0, 'metrics', 'main', '-o', 'jsonl').splitlines()]
+        self.assertEqual([record['step'] for record in records], list(range(1, STEPS + 1)))
+        header, *rows = [line.split(',') for line in self.expect(0, 'metrics', 'main', '-f').splitlines()]
+        for key in ('loss', 'grad_norm', 'learning_rate'):
+            self.assertEqual([float(row[header.index(key)]) for row in rows], [record[key] for record in records])
+        self.assertEqual(len(self.expect(0, 'metrics', 'main', '--start-step', '31').splitlines()), 11)
+
+    def test_metrics_for_tensorboard(self):
+        path = os.path.join(self.folder, 'events.out.tfevents.main')
+        self.expect(0, 'metrics', 'main', '-o', 'tensorboard', '--file', path)
+        with open(path, 'rb') as file:
+            data = file.read()
+        self.assertEqual(self.run_ringctl('metrics', 'main', '-o', 'tensorboard', text=False).stdout[-200:], data[-200:])
+        version, *events = tensorboard_events(data)
+        self.assertEqual(version.file_version, 'brain.Event:2')
+        records = [json.loads(line) for line in self.expect(0, 'metrics', 'main', '-o', 'jsonl').splitlines()]
+        as_float = lambda value: struct.unpack('<f', struct.pack('<f', value))[0]
+        for tag, key in (('train/loss', 'loss'), ('train/learning_rate', 'learning_rate'),
+                         ('validation/loss', 'validation_loss')):
+            seen = [(event.step, value.simple_value) for event in events for value in event.summary.value
+                    if value.tag == tag]
+            self.assertEqual(seen, [(record['step'], as_float(record[key])) for record in records if key in record])
+
+    def test_an_imported_checkpoint(self):
+        printed = json.loads(self.expect(0, 'checkpoints', 'import', self.moved, '-o', 'json'))
+        self.assertEqual((printed['directory'], int(printed['step'])), (self.moved, STEPS))
+        self.assertIn('/imported/', printed['name'])
+        self.assertEqual(json.loads(self.expect(0, 'checkpoints', 'get', printed['name'], '-o', 'json')), printed)
+        self.expect(0, 'checkpoints', 'list', 'imported', says=rf'(?m)^NAME[^$]*{self.moved}')
+        self.expect(5, 'checkpoints', 'import', self.moved)
+        # One sample, whichever way the checkpoint is named.
+        words = ('--prompt', 'ring ', '--tokens', '20', '--seed', '7')
+        samples = {self.expect(0, 'generate', *source, *words) for source in (
+            ('main',), ('--checkpoint', printed['name']), ('--checkpoint', self.moved))}
+        self.assertEqual(len(samples), 1, samples)
+
+    def test_init_from_takes_the_weights_alone(self):
+        main, weights = self.losses('main'), self.losses('weights')
+        self.assertEqual(sorted(weights), [1, 2, 3])
+        self.assertLess(float(weights[1][0]), float(main[1][0]) - 1)
+        # Another optimizer state and another learning rate: no continuation.
+        self.assertNotEqual(weights[1], main[STEPS])
+
+    def test_what_a_resumed_job_changes_is_recorded(self):
+        self.submit('changed', 50, [f'resume_from={self.moved}', 'optimizer.lr=0.001'])
+        self.expect(0, 'describe', 'changed', says=r'Override: +optimizer\.lr: 0\.003 -> 0\.001')
+        self.forget('changed')
+
+    def test_a_repeated_submission_is_one_job(self):
+        words = ('submit', self.job_file(), '--set', 'name=again', '--request-id', str(uuid.uuid4()), '-o', 'json')
+        first, second = (json.loads(self.expect(0, *words)) for _ in range(2))
+        self.assertEqual(first['uid'], second['uid'])
+        self.expect(5, 'submit', self.job_file(), '--set', 'name=again', says='again')
+        self.expect(5, 'delete', 'again', says='cancel')
+        self.forget('again')
+
+    def test_estimate(self):
+        estimate = json.loads(self.expect(0, 'estimate', self.job_file(), '--set', 'parallel.ring_size=4', '-o', 'json'))
+        self.assertEqual(sum(map(int, estimate['shard_tokens'])), 128)
+        self.assertEqual(len(estimate['shard_tokens']), 4)
+        self.expect(0, 'estimate', self.job_file(), says=r'(?s)^QUANTITY.*parameters.*tokens a rank')
+        # The formula counts what is trained.
+        with open(os.path.join(self.moved, 'manifest.json'), encoding='utf-8') as file:
+            shards = json.load(file)['shards']
+        trained = 0
+        for shard in shards:
+            with safe_open(os.path.join(self.moved, shard['file']), framework='numpy') as tensors:
+                trained += sum(tensors.get_tensor(name).size for name in tensors.keys()
+                               if not name.startswith('optimizer.'))
+        self.assertEqual(int(estimate['parameters']), trained)
+
+    def test_every_preset_is_known_and_of_its_size(self):
+        presets = re.findall(r'"([\w.-]+)"', self.expect(0, 'explain', 'model.preset'))
+        self.assertEqual(len(presets), 6)
+        text = 'model: {{preset: PRESET}}\ndata: {{paths: ["{text}"], sequence_length: 32768}}\nsteps: {steps}\n'
+        for preset in presets:
+            estimate = json.loads(self.expect(
+                0, 'estimate', self.job_file(text=text.replace('PRESET', preset)), '-o', 'json'))
+            model = estimate['spec']['model']
+            # Attention has 4 dim^2 weights a layer, the feed-forward block 8 dim^2.
+            matrices = 12 * model['layers'] * model['dim'] ** 2
+            self.assertAlmostEqual(int(estimate['parameters']) / matrices, 1, delta=0.1)
+
+    def test_explain_version_and_completion(self):
+        self.expect(0, 'explain', says='(?m)^  optimizer ')
+        self.expect(3, 'explain', 'optimizer.lrr', says='did you mean "lr"')
+        self.assertEqual(self.expect(0, 'version'), self.expect(0, '--version'))
+        self.expect(0, 'version', says=r'^ringctl \d+\.\d+\.\d+ \(\w+\)$')
+        self.expect(2, 'completion', 'fish', says='there is bash')
+
+        def completed(*words):
+            script = (f'source <(ringctl completion bash); COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; '
+                      '_ringctl; echo ${COMPREPLY[@]}')
+            return subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=True, env={
+                **os.environ, 'PATH': f'{self.cluster.bin}:{os.environ["PATH"]}',
+                'RINGMASTER_ADDRESS': self.cluster.address}).stdout.split()
+        self.assertEqual(completed('ringctl', 'sub'), ['submit'])
+        self.assertEqual(completed('ringctl', 'submit', '--dry'), ['--dry-run'])
+        self.assertEqual(completed('ringctl', 'checkpoints', 'im'), ['import'])
+        self.assertEqual(completed('ringctl', 'describe', 'mai'), ['main'])
+
+    def test_errors_say_what_to_do(self):
+        job = self.job_file()
+        for code, words, says in [
+                (2, ('get', 'main', '-o', 'xml'), 'table, json, yaml, name'),
+                (2, ('metrics', 'main', '-o', 'xml'), 'csv, jsonl, tensorboard'),
+                (2, ('submit', job, '--set', 'optimizer.lr=-1'), 'optimizer.lr.*-1.*above 0'),
+                (2, ('list', '--state', 'runing'), 'running'),
+                (2, ('generate',), 'give a job'),
+                (5, ('delete', 'waits'), 'waits'),
+        ]:
+            with self.subTest(words=words):
+                if 'waits' in words:
+                    self.submit('waits')
+                self.expect(code, *words, says=f'(?s){says}')
+        self.expect(0, 'cancel', 'waits')
+        # The command worked; the job it watched did not succeed.
+        self.expect(1, 'watch', 'waits', says='cancelled')
+        self.expect(0, 'delete', 'waits')
+
+    def test_dry_run_stores_nothing(self):
+        spec = json.loads(self.expect(0, 'submit', self.job_file(), '--set', 'name=dry-run', '--dry-run', '-o', 'json'))
+        self.assertEqual(spec['spec']['optimizer']['beta2'], 0.98)
+        self.expect(3, 'get', 'dry-run')
+
+    def test_a_terminal_gets_one_line_that_is_redrawn(self):
+        master, terminal = pty.openpty()
+        with os.fdopen(master, 'rb', buffering=0) as screen:
+            done = subprocess.run([f'{self.cluster.bin}/ringctl', f'--address={self.cluster.address}', 'watch', 'main'],
+                                  stdout=terminal, check=True, timeout=harness.SECONDS)
+            os.close(terminal)
+            self.assertEqual(done.returncode, 0)
+            self.assertRegex(screen.read(4096), rb'\r\[#{24}\] succeeded step 40/40 .*\x1b\[K\r\n')
+
+
+if __name__ == '__main__':
+    harness.main()
