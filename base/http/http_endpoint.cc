@@ -62,6 +62,10 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
     return absl::InvalidArgumentError(
         absl::StrCat("\"", address, "\" is not an address: HOST:PORT is, for example 127.0.0.1:0"));
   }
+  if (address[0] == '[' && mg_check_feature(MG_FEATURES_IPV6) == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        address, ": the HTTP server of this distribution takes IPv4 addresses and names only"));
+  }
   auto endpoint = std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(handlers)));
   const char* options[] = {"listening_ports",    address.c_str(), "num_threads", kThreads,
                            "request_timeout_ms", "5000",          nullptr};

@@ -169,6 +169,8 @@ def main():
     # Ctrl-C and SIGTERM leave through the block below, which stops all processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     state = os.path.abspath(args.dir)
+    if os.path.isdir(state) and os.listdir(state) and not os.path.exists(os.path.join(state, 'bible.txt')):
+        parser.error(f'--dir {state} holds other files than a demo\'s; it would be emptied')
     shutil.rmtree(state, ignore_errors=True)
     os.makedirs(state)
     text = os.path.join(state, 'bible.txt')
