@@ -64,6 +64,7 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
     if (absl::Status proved = ProveRing(*this, options_, addresses); !proved.ok()) {
       ledger_.Fail(proved);
     }
+    worker_->Post([this] { endpoints_.StopListening(); });
     ledger_.UseDeadline(options_.hop_deadline);
     ledger_.ForgetSent();
     return ledger_.status();

@@ -77,6 +77,12 @@ void UcxEndpoints::Connect(const std::vector<UcxAddress>& addresses) {
   }
 }
 
+void UcxEndpoints::StopListening() {
+  if (listener_ != nullptr) {
+    ucp_listener_destroy(std::exchange(listener_, nullptr));
+  }
+}
+
 void UcxEndpoints::Accept(ucp_conn_request_h connection) {
   ucp_conn_request_attr_t attributes = {.field_mask = UCP_CONN_REQUEST_ATTR_FIELD_CLIENT_ID};
   const ucs_status_t asked = ucp_conn_request_query(connection, &attributes);
@@ -270,10 +276,7 @@ void UcxEndpoints::TearDown() {
   }
   closing_ = true;
   give_up_ = absl::Now() + kCancelDeadline;
-  if (listener_ != nullptr) {
-    ucp_listener_destroy(listener_);
-    listener_ = nullptr;
-  }
+  StopListening();
   const bool orderly = std::all_of(peers_.begin(), peers_.end(), [this](const Peer& peer) {
     return peer.rank == options_.rank || peer.said_farewell;
   });

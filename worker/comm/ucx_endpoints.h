@@ -35,6 +35,9 @@ class UcxEndpoints {
   absl::StatusOr<int> Listen();
   // Connects to the ranks below this one.
   void Connect(const std::vector<UcxAddress>& addresses);
+  // Everybody is here: whoever dials from now on is a stranger, and what strangers send can make
+  // UCX end the process.
+  void StopListening();
   // Posts all messages of a group. A peer that has answered a `farewell` may go without being
   // missed.
   void Exchange(uint64_t group, const std::vector<attention::SendBuffer>& sends,

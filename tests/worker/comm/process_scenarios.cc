@@ -1,5 +1,7 @@
 #include "tests/worker/comm/process_scenarios.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -54,6 +56,33 @@ absl::Status StoppedPeer(Rank& rank) {
   return end;
 }
 
+// Whether something takes a connection and the bytes at this port of loopback.
+bool Takes(int port, const std::string& bytes) {
+  const int dial = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(static_cast<uint16_t>(port))};
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const bool taken = connect(dial, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) == 0 &&
+                     send(dial, bytes.data(), bytes.size(), MSG_NOSIGNAL) > 0;
+  close(dial);
+  return taken;
+}
+
+// A port scanner comes by while the ring works.
+absl::Status Stranger(Rank& rank) {
+  ASSIGN_OR_RETURN(auto ring, rank.Form(1, absl::Seconds(40)));
+  const std::string& address = ring->address();
+  int port = 0;
+  CHECK_OR_RETURN(absl::SimpleAtoi(address.substr(address.rfind('/') + 1), &port), address);
+  RETURN_IF_ERROR(Exchange(rank, *ring, rank.next(), rank.previous(), 1000));
+  for (const std::string& bytes :
+       {std::string("GET / HTTP/1.0\r\n\r\n"), std::string(4096, '\0'), std::string(64, '\xff')}) {
+    CHECK_OR_RETURN(!Takes(port, bytes), "rank ", rank.rank(), " still listens");
+  }
+  rank.Swap("scanned", "x");
+  RETURN_IF_ERROR(Exchange(rank, *ring, rank.next(), rank.previous(), 70000));
+  return ring->Close();
+}
+
 // Open files and threads of this process.
 absl::StatusOr<std::pair<int, int>> Holdings() {
   std::error_code error;
@@ -104,6 +133,7 @@ absl::Status ManyGenerations(Rank& rank) {
 
 std::vector<Scenario> ProcessScenarios() {
   return {
+      {"Stranger", 3, Stranger, {"ucx"}},
       {"StoppedPeer", 2, StoppedPeer, {"ucx"}},
       {"ManyGenerations", 3, ManyGenerations, {"ucx"}},
   };
