@@ -175,7 +175,9 @@ int64_t SampleToken(const at::Tensor& logits, double temperature, double uniform
   if (temperature <= 0) {
     return logits.argmax().item<int64_t>();
   }
-  const at::Tensor sums = at::softmax(logits.to(at::kDouble) / temperature, -1).cumsum(-1);
+  // The maximum first: however small the temperature, nothing overflows.
+  const at::Tensor shifted = logits.to(at::kDouble) - logits.max().to(at::kDouble);
+  const at::Tensor sums = at::softmax(shifted / temperature, -1).cumsum(-1);
   const auto values = sums.accessor<double, 1>();
   int64_t token = 0;
   while (token + 1 < values.size(0) && values[token] <= uniform * values[values.size(0) - 1]) {

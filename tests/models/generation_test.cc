@@ -75,5 +75,9 @@ TEST(SampleTokenTest, DrawsByProbability) {
   EXPECT_EQ(SampleToken(logits, 0.01, 0.5), 3);
 }
 
+TEST(SampleTokenTest, ATinyTemperatureIsTheLikeliest) {
+  EXPECT_EQ(SampleToken(at::tensor({0.0, 1.0, 2.0}), 1e-310, 0.5), 2);
+}
+
 }  // namespace
 }  // namespace ringmaster::models
