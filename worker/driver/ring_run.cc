@@ -140,7 +140,10 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
   const absl::Time connected = absl::Now();
   if (absl::Status status = held_->Restore(connect.restore(), form_.spec(), rank(), *communicator_);
       !status.ok()) {
-    return FailForm(FormStage::kRestore, status);
+    const v1::RecoveryEpisode::Restore source = connect.restore().source();
+    const bool from_files =
+        source == v1::RecoveryEpisode::CHECKPOINT || source == v1::RecoveryEpisode::FRESH;
+    return FailForm(from_files ? FormStage::kLoad : FormStage::kRestore, status);
   }
   const v1::HeldState held = held_->Report();
   auto trainer = Trainer::Create(held_->config(), &held_->state(),
@@ -384,8 +387,12 @@ void RingRun::Finish() {
 }
 
 void RingRun::FailForm(FormStage stage, const absl::Status& status) {
-  static constexpr const char* kWhere[] = {"spec",  "directory", "open",
-                                           "build", "connect",   "restore"};
+  if (absl::IsCancelled(status) && cancelled()) {
+    // Finish answers.
+    return;
+  }
+  static constexpr const char* kWhere[] = {"spec",    "directory", "open",   "build",
+                                           "connect", "restore",   "restore"};
   const char* where = kWhere[static_cast<int>(stage)];
   v1::Fault fault;
   fault.set_kind(v1::Fault::FORM_ERROR);
@@ -401,9 +408,13 @@ void RingRun::FailForm(FormStage stage, const absl::Status& status) {
   } else if (stage == FormStage::kBuild) {
     fault.set_kind(missing ? v1::Fault::DATA_ERROR : v1::Fault::FORM_ERROR);
     fault.set_deterministic(invalid || absl::IsNotFound(status));
-  } else if (stage == FormStage::kRestore && (missing || invalid)) {
+  } else if (stage == FormStage::kLoad && absl::IsInternal(status)) {
+    // LibTorch failed, not the files.
+    fault.set_kind(v1::Fault::EXCEPTION);
+  } else if (stage == FormStage::kLoad) {
     fault.set_kind(v1::Fault::CHECKPOINT_ERROR);
-    fault.set_deterministic(true);
+    // An error of reading may pass; when it does not, an older checkpoint is taken.
+    fault.set_deterministic(missing || invalid);
   } else if (stage == FormStage::kConnect || stage == FormStage::kRestore) {
     fault.set_kind(v1::Fault::COMMUNICATION_ERROR);
   } else {

@@ -84,7 +84,8 @@ class RingRun {
   void FinishSteps();
   void StopInOrder();
 
-  enum class FormStage { kSpec, kDirectory, kOpen, kBuild, kConnect, kRestore };
+  // kLoad: restoring from files; kRestore: from ranks.
+  enum class FormStage { kSpec, kDirectory, kOpen, kBuild, kConnect, kRestore, kLoad };
   void FailForm(FormStage stage, const absl::Status& status);
   void FailStep();
   void Fail(v1::Fault fault);

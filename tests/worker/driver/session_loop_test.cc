@@ -217,6 +217,30 @@ TEST(SessionLoopTest, ADamagedCheckpointIsAFaultOfItsKind) {
   EXPECT_THAT(fault->message(), HasSubstr(checkpoint.shards(0).path()));
 }
 
+// The coordinator must hear that it is the checkpoint, or it would plan the same one again and
+// again.
+TEST(SessionLoopTest, ACheckpointThatCannotBeReadIsAFaultOfItsKind) {
+  RingScene scene(4);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntilFinished();
+  const v1::Checkpoint checkpoint = scene.CheckpointOf(4);
+  for (const v1::CheckpointShard& shard : checkpoint.shards()) {
+    // An error of the system that is none of NotFound, DataLoss and InvalidArgument.
+    fs::remove(shard.path());
+    fs::create_symlink(shard.path(), shard.path());
+  }
+  scene.Release();
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(2, {"a", "b"}, &checkpoint);
+  scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
+  EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::CHECKPOINT_ERROR) << scene.faults()[0].message();
+  EXPECT_FALSE(scene.faults()[0].deterministic()) << "it may pass";
+}
+
 TEST(SessionLoopTest, SigtermEndsAfterAStepOnAllRanks) {
   RingScene scene(100'000);
   scene.StartWorker("a");
