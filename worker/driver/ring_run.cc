@@ -19,10 +19,8 @@ namespace {
 // A rank may still be building its model or reading a corpus when the others connect.
 constexpr absl::Duration kConnectPatience = absl::Seconds(120);
 constexpr absl::Duration kRollPatience = absl::Seconds(5);
-// A slow disk may hold the trainer up for so long before a checkpoint is given up: less than a hop
-// deadline.
-constexpr absl::Duration kWriterPatience = absl::Seconds(10);
-// The last shard decides whether the job succeeds.
+// A slow disk may hold the trainer up for so long before a checkpoint is given up.
+constexpr absl::Duration kWriterPatienceMax = absl::Seconds(10);
 constexpr absl::Duration kLastShardPatience = absl::Minutes(10);
 
 absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
@@ -266,7 +264,7 @@ bool RingRun::OneStep() {
   const bool last = step >= held_->config().steps;
   const int64_t interval = form_.spec().checkpoint().interval_steps();
   if (!last && interval > 0 && step % interval == 0) {
-    BeginCheckpoint();
+    BeginCheckpoint(WriterPatience());
   }
   if (!last && result->stop_agreed) {
     StopInOrder();
@@ -289,13 +287,16 @@ void RingRun::AppendRecord() {
   step_log_failing_ = !status.ok();
 }
 
-void RingRun::BeginCheckpoint() {
+void RingRun::BeginCheckpoint(absl::Duration patience) {
   const ShardIdentity identity{.ring = form_.ring(),
                                .world_size = held_->config().world_size(),
                                .incarnation = context_->incarnation,
                                .step = held_->state().step(),
                                .job_directory = form_.directory()};
-  writer_->AwaitIdle(kWriterPatience, [this] { return cancelled(); });
+  writer_->AwaitIdle(patience, [this] { return cancelled(); });
+  if (Over()) {
+    return;
+  }
   const absl::Status begun = writer_->Begin(identity, held_->state().NamedTensors());
   if (begun.ok()) {
     return;
@@ -315,7 +316,8 @@ void RingRun::OnShard(const v1::ShardWritten& report) {
 }
 
 void RingRun::FinishSteps() {
-  BeginCheckpoint();
+  // No peer waits for this rank any more, and the last checkpoint decides whether the job succeeds.
+  BeginCheckpoint(kLastShardPatience);
   const bool idle = writer_->AwaitIdle(kLastShardPatience, [this] { return cancelled(); });
   if (Over()) {
     return;
@@ -340,7 +342,7 @@ void RingRun::FinishSteps() {
 
 void RingRun::StopInOrder() {
   SPDLOG_INFO("stopping after step {}, as agreed by all ranks", held_->state().step());
-  writer_->AwaitIdle(kWriterPatience, [this] { return cancelled(); });
+  writer_->AwaitIdle(WriterPatience(), [this] { return cancelled(); });
   if (Over()) {
     return;
   }
@@ -493,6 +495,12 @@ absl::Duration RingRun::AbortDeadline() const {
 
 absl::Duration RingRun::HopDeadline() const {
   return FromProto(form_.spec().recovery().hop_deadline(), absl::Seconds(30));
+}
+
+// The peers wait in their next exchange meanwhile: a checkpoint that is given up costs less than a
+// ring that breaks.
+absl::Duration RingRun::WriterPatience() const {
+  return std::min(kWriterPatienceMax, HopDeadline() / 2);
 }
 
 }  // namespace ringmaster::worker

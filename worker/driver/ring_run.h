@@ -80,7 +80,8 @@ class RingRun {
   absl::Status RunValidation(v1::StepRecord& record);
   void RepeatValidation();
   void AppendRecord();
-  void BeginCheckpoint();
+  // After the shard under way, for which it waits at most for `patience`.
+  void BeginCheckpoint(absl::Duration patience);
   void FinishSteps();
   void StopInOrder();
 
@@ -93,6 +94,7 @@ class RingRun {
   void LetGo();
   absl::Duration AbortDeadline() const;
   absl::Duration HopDeadline() const;
+  absl::Duration WriterPatience() const;
   int rank() const { return form_.ring().rank(); }
 
   const v1::FormRing form_;

@@ -1,0 +1,82 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/worker/driver/ring_scene.h"
+#include "worker/checkpoint/checkpoint_files.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+// A disk that does not take a shard: its writer waits in open until LetGo, and then fails.
+class HungShard {
+ public:
+  // Of rank 1 in generation 1 of two ranks; `incarnation` is the number of its worker.
+  HungShard(const RingScene& scene, int64_t step, int incarnation) {
+    const std::string folder = CheckpointDirectory(scene.directory(), step);
+    fs::create_directories(folder);
+    path_ = absl::StrCat(folder, "/", ShardFileName(1, 2, 1, absl::StrFormat("%032x", incarnation)),
+                         ".tmp");
+    EXPECT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  }
+  ~HungShard() { LetGo(); }
+
+  void LetGo() {
+    const std::string path = std::exchange(path_, "");
+    const int file = path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    char buffer[4096];
+    while (file >= 0 && read(file, buffer, sizeof(buffer)) > 0) {
+    }
+    close(file);
+  }
+
+ private:
+  std::string path_;
+};
+
+const v1::ShardWritten* Find(RingScene& scene, int64_t step, int rank) {
+  for (const v1::ShardWritten& shard : scene.shards()) {
+    if (shard.step() == step && shard.ring().rank() == rank) {
+      return &shard;
+    }
+  }
+  return nullptr;
+}
+
+TEST(HungFileTest, ASlowDiskCostsACheckpointButNeitherTheRingNorTheLastOne) {
+  RingScene scene(5);
+  scene.spec().mutable_checkpoint()->set_interval_steps(2);
+  scene.spec().mutable_recovery()->mutable_hop_deadline()->set_seconds(2);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  HungShard hung(scene, 2, 2);
+  scene.StartSteps();
+  scene.PumpUntil([&] { return !scene.faults().empty() || Find(scene, 4, 1) != nullptr; },
+                  "the shard of step 4");
+  ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+  EXPECT_THAT(Find(scene, 4, 1)->error(), HasSubstr("step 2 is still being written"));
+  // As long again as it waited for step 4.
+  const absl::Time later = absl::Now() + absl::Milliseconds(1500);
+  scene.PumpUntil([&] { return absl::Now() > later; }, "a heartbeat");
+  hung.LetGo();
+  scene.PumpUntilFinished();
+  ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+  EXPECT_EQ(scene.finished().at(1).checkpoint_error(), "");
+  EXPECT_EQ(scene.CheckpointOf(5).shards_size(), 2);
+}
+
+}  // namespace
+}  // namespace ringmaster::worker
