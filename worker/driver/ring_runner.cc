@@ -90,8 +90,9 @@ void RingRunner::Do(const RunSteps&) {
 
 void RingRunner::Do(const AbandonRing& action) {
   const auto current = run();
-  SPDLOG_INFO("ring generation {}: giving up: {}", action.ring.generation(), action.reason);
+  // First of all: the log may lie on a file system that hangs.
   current->Cancel(action.reason);
+  SPDLOG_INFO("ring generation {}: giving up: {}", action.ring.generation(), action.reason);
   Train([current] { current->Finish(); });
 }
 
