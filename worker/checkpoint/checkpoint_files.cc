@@ -10,6 +10,7 @@
 #include <iterator>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
@@ -136,8 +137,19 @@ std::string ShardFileName(int rank, int world_size, int64_t generation,
 
 absl::Status MakeDirectories(const std::string& path) {
   std::error_code error;
+  std::vector<std::string> parents;
+  for (fs::path one = path; one.has_relative_path() && !fs::exists(one, error);
+       one = one.parent_path()) {
+    parents.push_back(one.has_parent_path() ? one.parent_path().string() : ".");
+  }
   fs::create_directories(path, error);
-  return error ? Failed("cannot create directory", path, error.value()) : absl::OkStatus();
+  if (error) {
+    return Failed("cannot create directory", path, error.value());
+  }
+  for (const std::string& parent : parents) {
+    RETURN_IF_ERROR(SyncDirectory(parent));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SyncDirectory(const std::string& directory) {

@@ -52,7 +52,7 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
 // Removes temporary shard files that earlier generations left behind.
 void SweepTemporaryFiles(const std::string& job_directory, int64_t generation);
 
-// mkdir -p.
+// mkdir -p; the new directories survive a power loss.
 absl::Status MakeDirectories(const std::string& path);
 // Makes a new or removed name in `directory` survive a power loss.
 absl::Status SyncDirectory(const std::string& directory);

@@ -105,7 +105,11 @@ absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
                                      " bytes: ", written.status().message()));
   }
   RETURN_IF_ERROR(LinkWithoutReplacing(temporary, path));
-  RETURN_IF_ERROR(SyncDirectory(directory));
+  if (absl::Status status = SyncDirectory(directory); !status.ok()) {
+    // Nobody will hear of it, so nobody would ever delete it.
+    unlink(path.c_str());
+    return status;
+  }
   v1::CheckpointShard shard;
   shard.set_path(path);
   shard.set_bytes(static_cast<int64_t>(written->file_bytes));

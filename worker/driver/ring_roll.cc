@@ -13,6 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "worker/checkpoint/checkpoint_files.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -45,12 +47,8 @@ absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnati
     return absl::InvalidArgumentError(
         absl::StrCat("the job's directory \"", form.directory(), "\" is not an absolute path"));
   }
-  std::error_code error;
-  fs::create_directories(Folder(form), error);
-  if (error) {
-    return absl::ErrnoToStatus(error.value(),
-                               absl::StrCat("cannot create the job's directory ", Folder(form)));
-  }
+  // Checkpoints will lie beside it.
+  RETURN_IF_ERROR(MakeDirectories(Folder(form)));
   const std::string path = absl::StrCat(
       Folder(form), "/", FileName(form.ring().generation(), form.ring().rank(), incarnation));
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
