@@ -30,10 +30,11 @@ struct OpenCheckpoint {
   std::map<std::string, Stored> tensors;
 };
 
-absl::StatusOr<OpenCheckpoint> Open(const v1::Checkpoint& checkpoint) {
+absl::StatusOr<OpenCheckpoint> Open(const v1::Checkpoint& checkpoint,
+                                    absl::FunctionRef<bool()> cancelled) {
   OpenCheckpoint open;
   for (const v1::CheckpointShard& shard : checkpoint.shards()) {
-    RETURN_IF_ERROR(VerifyShard(shard));
+    RETURN_IF_ERROR(VerifyShard(shard, cancelled));
     ASSIGN_OR_RETURN(safetensors::File file, safetensors::File::Open(shard.path()));
     open.files.push_back(std::make_unique<safetensors::File>(std::move(file)));
     for (const safetensors::Tensor& tensor : open.files.back()->header().tensors) {
@@ -88,11 +89,19 @@ absl::Status Copy(const Stored& stored, const at::Tensor& to) {
   });
 }
 
+// Writes the copies of the parameters too, on the device.
+absl::Status MarkClean(TrainingState& state, int64_t step) {
+  return CatchTorch("restoring the parameters' copies", [&] {
+    state.MarkClean(step);
+    return absl::OkStatus();
+  });
+}
+
 // Checks everything, calls `ready`, then copies.
 absl::Status Load(const v1::Checkpoint& checkpoint,
                   absl::Span<const TrainingState::NamedTensor> tensors,
-                  absl::FunctionRef<void()> ready) {
-  ASSIGN_OR_RETURN(const OpenCheckpoint open, Open(checkpoint));
+                  absl::FunctionRef<void()> ready, absl::FunctionRef<bool()> cancelled) {
+  ASSIGN_OR_RETURN(const OpenCheckpoint open, Open(checkpoint, cancelled));
   std::vector<Stored> stored;
   for (const TrainingState::NamedTensor& tensor : tensors) {
     ASSIGN_OR_RETURN(stored.emplace_back(), Find(open, checkpoint, tensor));
@@ -100,6 +109,10 @@ absl::Status Load(const v1::Checkpoint& checkpoint,
   }
   ready();
   for (size_t i = 0; i < tensors.size(); ++i) {
+    if (cancelled()) {
+      return absl::CancelledError(
+          absl::StrCat("restoring checkpoint ", checkpoint.directory(), " was cancelled"));
+    }
     RETURN_IF_ERROR(Copy(stored[i], tensors[i].tensor));
   }
   return absl::OkStatus();
@@ -108,20 +121,24 @@ absl::Status Load(const v1::Checkpoint& checkpoint,
 }  // namespace
 
 absl::Status LoadTensors(const v1::Checkpoint& checkpoint,
-                         absl::Span<const TrainingState::NamedTensor> tensors) {
-  return Load(checkpoint, tensors, [] {});
+                         absl::Span<const TrainingState::NamedTensor> tensors,
+                         absl::FunctionRef<bool()> cancelled) {
+  return Load(
+      checkpoint, tensors, [] {}, cancelled);
 }
 
-absl::Status RestoreState(const v1::Checkpoint& checkpoint, TrainingState& state) {
-  RETURN_IF_ERROR(Load(checkpoint, state.NamedTensors(), [&] { state.MarkDirty(); }));
-  state.MarkClean(checkpoint.step());
-  return absl::OkStatus();
+absl::Status RestoreState(const v1::Checkpoint& checkpoint, TrainingState& state,
+                          absl::FunctionRef<bool()> cancelled) {
+  RETURN_IF_ERROR(Load(
+      checkpoint, state.NamedTensors(), [&] { state.MarkDirty(); }, cancelled));
+  return MarkClean(state, checkpoint.step());
 }
 
-absl::Status RestoreWeights(const v1::Checkpoint& checkpoint, TrainingState& state) {
-  RETURN_IF_ERROR(Load(checkpoint, state.Weights(), [&] { state.MarkDirty(); }));
-  state.MarkClean(0);
-  return absl::OkStatus();
+absl::Status RestoreWeights(const v1::Checkpoint& checkpoint, TrainingState& state,
+                            absl::FunctionRef<bool()> cancelled) {
+  RETURN_IF_ERROR(Load(
+      checkpoint, state.Weights(), [&] { state.MarkDirty(); }, cancelled));
+  return MarkClean(state, 0);
 }
 
 }  // namespace ringmaster::worker

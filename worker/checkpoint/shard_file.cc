@@ -118,7 +118,7 @@ absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
   return shard;
 }
 
-absl::Status VerifyShard(const v1::CheckpointShard& shard) {
+absl::Status VerifyShard(const v1::CheckpointShard& shard, absl::FunctionRef<bool()> cancelled) {
   const std::string& path = shard.path();
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
@@ -138,6 +138,9 @@ absl::Status VerifyShard(const v1::CheckpointShard& shard) {
   XXH3_64bits_reset(hash.get());
   std::vector<char> buffer(kReadBytes);
   while (true) {
+    if (cancelled()) {
+      return absl::CancelledError(absl::StrCat("reading ", path, " was cancelled"));
+    }
     const ssize_t got = read(file, buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) {
       continue;

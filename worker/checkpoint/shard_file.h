@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -37,7 +38,9 @@ absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
                                                absl::Span<const HostTensor> tensors);
 
 // OK when the file has the size and the XXH3-64 that `shard` says: NotFound, or DataLoss naming
-// path and both values. Reads the whole file.
-absl::Status VerifyShard(const v1::CheckpointShard& shard);
+// path and both values. Reads the whole file; Cancelled when `cancelled`, asked at each MiB, says
+// so.
+absl::Status VerifyShard(
+    const v1::CheckpointShard& shard, absl::FunctionRef<bool()> cancelled = [] { return false; });
 
 }  // namespace ringmaster::worker

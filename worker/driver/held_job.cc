@@ -89,10 +89,11 @@ v1::HeldState HeldJob::Report() const {
 }
 
 absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec,
-                              int rank, Communicator& communicator) {
+                              int rank, Communicator& communicator,
+                              absl::FunctionRef<bool()> cancelled) {
   switch (plan.source()) {
     case v1::RecoveryEpisode::FRESH:
-      RETURN_IF_ERROR(RestoreFresh(plan, spec));
+      RETURN_IF_ERROR(RestoreFresh(plan, spec, cancelled));
       break;
     case v1::RecoveryEpisode::OWN:
       if (!restored_) {
@@ -111,7 +112,7 @@ absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJob
     }
     case v1::RecoveryEpisode::CHECKPOINT:
       Touch();
-      RETURN_IF_ERROR(RestoreState(plan.checkpoint(), *state_));
+      RETURN_IF_ERROR(RestoreState(plan.checkpoint(), *state_, cancelled));
       break;
     default:
       return absl::InvalidArgumentError(
@@ -121,7 +122,8 @@ absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJob
   return Examine();
 }
 
-absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec) {
+absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec,
+                                   absl::FunctionRef<bool()> cancelled) {
   Touch();
   RETURN_IF_ERROR(state_->Initialize());
   if (!spec.has_init_from()) {
@@ -132,7 +134,7 @@ absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::Traini
     ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestFile(spec.init_from()));
     checkpoint = manifest.checkpoint;
   }
-  return RestoreWeights(checkpoint, *state_);
+  return RestoreWeights(checkpoint, *state_, cancelled);
 }
 
 }  // namespace ringmaster::worker

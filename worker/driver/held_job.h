@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "ringmaster/v1/worker_service.pb.h"
 #include "worker/comm/communicator.h"
@@ -36,9 +37,10 @@ class HeldJob {
   // What the coordinator is told. REQUIRES: Examine was OK since the last change.
   v1::HeldState Report() const;
 
-  // Makes the state what `plan` says; collective over `communicator` for PEER. REQUIRES: Build.
+  // Makes the state what `plan` says; collective over `communicator` for PEER. Cancelled soon after
+  // `cancelled` says so while files are read. REQUIRES: Build.
   absl::Status Restore(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec, int rank,
-                       Communicator& communicator);
+                       Communicator& communicator, absl::FunctionRef<bool()> cancelled);
 
   // The state is about to change: the digest is no longer known.
   void Touch() { digest_.reset(); }
@@ -48,7 +50,8 @@ class HeldJob {
   TrainingState& state() { return *state_; }
 
  private:
-  absl::Status RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec);
+  absl::Status RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec,
+                            absl::FunctionRef<bool()> cancelled);
 
   const std::string device_;
   std::string uid_;

@@ -59,7 +59,8 @@ absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnati
   return absl::OkStatus();
 }
 
-absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience) {
+absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience,
+                           absl::FunctionRef<bool()> cancelled) {
   const absl::Time deadline = absl::Now() + patience;
   while (true) {
     const std::set<std::string> names = Names(Folder(form));
@@ -71,6 +72,9 @@ absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience) {
     }
     if (missing.empty()) {
       return absl::OkStatus();
+    }
+    if (cancelled()) {
+      return absl::CancelledError(absl::StrCat("waiting for files in ", Folder(form)));
     }
     if (absl::Now() >= deadline) {
       return absl::FailedPreconditionError(absl::StrCat(

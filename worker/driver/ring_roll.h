@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "ringmaster/v1/worker_service.pb.h"
@@ -16,8 +17,11 @@ namespace ringmaster::worker {
 absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnation);
 
 // OK when the files of all ranks are there. Network file systems may show a new file late, hence
-// `patience`; FailedPrecondition names the ranks that are missing.
-absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience);
+// `patience`; FailedPrecondition names the ranks that are missing. Cancelled soon after `cancelled`
+// says so.
+absl::Status CheckRingRoll(
+    const v1::FormRing& form, absl::Duration patience,
+    absl::FunctionRef<bool()> cancelled = [] { return false; });
 
 // Removes this rank's file; rank 0 removes those of earlier generations too.
 void LeaveRingRoll(const v1::FormRing& form, const std::string& incarnation);

@@ -125,6 +125,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
     return;
   }
   const absl::Time start = absl::Now();
+  const auto is_cancelled = [this] { return cancelled(); };
   const std::vector<std::string> addresses(connect.transport_addresses().begin(),
                                            connect.transport_addresses().end());
   if (absl::Status status =
@@ -132,11 +133,12 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
       !status.ok()) {
     return FailForm(FormStage::kConnect, status);
   }
-  if (absl::Status status = CheckRingRoll(form_, kRollPatience); !status.ok()) {
+  if (absl::Status status = CheckRingRoll(form_, kRollPatience, is_cancelled); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
   const absl::Time connected = absl::Now();
-  if (absl::Status status = held_->Restore(connect.restore(), form_.spec(), rank(), *communicator_);
+  if (absl::Status status =
+          held_->Restore(connect.restore(), form_.spec(), rank(), *communicator_, is_cancelled);
       !status.ok()) {
     const v1::RecoveryEpisode::Restore source = connect.restore().source();
     const bool from_files =

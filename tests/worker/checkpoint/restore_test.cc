@@ -140,6 +140,25 @@ TEST_F(RestoreTest, ADamagedCheckpointLeavesTheStateAsItWas) {
   expect(good, absl::StatusCode::kDataLoss, path);
 }
 
+// Reading a large checkpoint takes longer than a worker may take to leave a ring.
+TEST_F(RestoreTest, RestoringEndsWhenItIsCancelled) {
+  const auto state = TrainedState(7, 40);
+  const v1::Checkpoint checkpoint = Write(*state, 2);
+  int asked = 0;
+  auto restored = NewState(99);
+  ASSERT_TRUE(RestoreState(checkpoint, *restored, [&] { return ++asked < 0; }).ok());
+  const int last = asked;
+  EXPECT_GT(last, 4) << "for each part of a file, and each tensor";
+  const uint64_t before = NewState(99)->Digest();
+  for (int at = 1; at <= last; ++at) {
+    auto victim = NewState(99);
+    asked = 0;
+    const absl::Status status = RestoreState(checkpoint, *victim, [&] { return ++asked == at; });
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+    EXPECT_TRUE(!victim->clean() || victim->Digest() == before);
+  }
+}
+
 TEST_F(RestoreTest, AnotherModelIsNamed) {
   const v1::Checkpoint checkpoint = Write(*TrainedState(7, 40), 2);
   auto wider = NewState(1, 64);

@@ -230,6 +230,10 @@ std::string Shown(const std::string& bytes) {
   for (const char c : bytes) {
     shown += text.Feed(static_cast<unsigned char>(c));
   }
+  const absl::Status cancelled =
+      CheckRingRoll(Form(shared, 4, 0), absl::InfiniteDuration(), [] { return true; });
+  EXPECT_EQ(cancelled.code(), absl::StatusCode::kCancelled);
+
   return shown + text.Finish();
 }
 
