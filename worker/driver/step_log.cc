@@ -34,6 +34,12 @@ std::string Number(double value) {
   return absl::StrFormat("%.17g", value);
 }
 
+bool EndsWithinLine(int file) {
+  const off_t size = lseek(file, 0, SEEK_END);
+  char last = '\n';
+  return size > 0 && pread(file, &last, 1, size - 1) == 1 && last != '\n';
+}
+
 absl::Status Failed(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat(what, " ", path));
 }
@@ -64,10 +70,7 @@ absl::StatusOr<std::unique_ptr<StepLog>> StepLog::Open(const std::string& job_di
     return Failed("cannot open", path);
   }
   std::unique_ptr<StepLog> log(new StepLog(file, path));
-  const off_t size = lseek(file, 0, SEEK_END);
-  char last = '\n';
-  if (size > 0 && pread(file, &last, 1, size - 1) == 1 && last != '\n' &&
-      write(file, "\n", 1) != 1) {
+  if (EndsWithinLine(file) && write(file, "\n", 1) != 1) {
     return Failed("cannot write", path);
   }
   return log;
@@ -86,13 +89,23 @@ absl::Status StepLog::Append(const v1::StepRecord& record) {
 }
 
 absl::Status StepLog::WriteWaiting() {
-  while (!waiting_.empty()) {
-    const ssize_t wrote = write(file_, waiting_.data(), waiting_.size());
-    if (wrote < 0 && errno != EINTR) {
-      return Failed("cannot write", path_);
-    }
-    waiting_.erase(0, static_cast<size_t>(std::max<ssize_t>(0, wrote)));
+  if (begun_ > 0 && !EndsWithinLine(file_)) {
+    // Somebody opened the file meanwhile.
+    begun_ = 0;
   }
+  while (begun_ < waiting_.size()) {
+    const ssize_t wrote = write(file_, waiting_.data() + begun_, waiting_.size() - begun_);
+    if (wrote < 0 && errno != EINTR) {
+      absl::Status failed = Failed("cannot write", path_);
+      const size_t whole = begun_ == 0 ? 0 : waiting_.rfind('\n', begun_ - 1) + 1;
+      waiting_.erase(0, whole);
+      begun_ -= whole;
+      return failed;
+    }
+    begun_ += static_cast<size_t>(std::max<ssize_t>(0, wrote));
+  }
+  waiting_.clear();
+  begun_ = 0;
   return absl::OkStatus();
 }
 

@@ -22,7 +22,9 @@ class StepLog {
   StepLog& operator=(const StepLog&) = delete;
 
   // One write: after a kill -9 the line is there whole or not at all. After an error (the disk is
-  // full) the line is kept and written before the next one, up to 4 MiB of them.
+  // full) the line is kept and written before the next one, up to 4 MiB of them;
+  // one that the disk took a part of is continued, or written again when somebody else has ended
+  // it.
   absl::Status Append(const v1::StepRecord& record);
   // To the disk.
   absl::Status Sync();
@@ -36,8 +38,9 @@ class StepLog {
 
   const int file_;
   const std::string path_;
-  // Lines, perhaps from the middle of the first one, that the disk did not take.
+  // Lines that the disk did not take, except for the first `begun_` bytes of the first one.
   std::string waiting_;
+  size_t begun_ = 0;
 };
 
 // One line of steps.jsonl, without its line feed.

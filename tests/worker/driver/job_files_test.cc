@@ -146,6 +146,30 @@ TEST_F(JobFilesTest, StepLogKeepsWhatAFullDiskDoesNotTake) {
   EXPECT_THAT(losses, ElementsAre(1, 2, 3, 4));
 }
 
+// Every rank opens the file at a start, and a manifest's writer does.
+TEST_F(JobFilesTest, StepLogWritesALineAgainThatSomebodyElseHasEnded) {
+  const auto log = StepLog::Open(directory_);
+  ASSERT_TRUE(log.ok());
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 30, .rlim_max = before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const absl::Status first = (*log)->Append(Record(1, 1, 1));
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_FALSE(first.ok());
+  const std::string cut = Read("steps.jsonl");
+  EXPECT_EQ(cut.size(), 30);
+  EXPECT_TRUE(StepLog::Open(directory_).ok());
+  EXPECT_TRUE((*log)->Append(Record(2, 1, 2)).ok());
+  const std::vector<std::string> lines = absl::StrSplit(Read("steps.jsonl"), '\n');
+  ASSERT_EQ(lines.size(), 4);
+  EXPECT_EQ(lines[0], cut);
+  EXPECT_EQ(Parse(lines[1]).loss(), 1);
+  EXPECT_EQ(Parse(lines[2]).loss(), 2);
+}
+
 TEST_F(JobFilesTest, StepLogNamesAPathThatCannotBeWritten) {
   const auto log = StepLog::Open(directory_ + "/none");
   EXPECT_FALSE(log.ok());
@@ -206,6 +230,10 @@ TEST_F(JobFilesTest, TheRollProvesThatAllRanksSeeOneDirectory) {
   EXPECT_TRUE(CheckRingRoll(Form(shared, 3, 0), absl::ZeroDuration()).ok());
   EXPECT_TRUE(CheckRingRoll(Form(shared, 3, 1), absl::ZeroDuration()).ok());
 
+  const absl::Status cancelled =
+      CheckRingRoll(Form(shared, 4, 0), absl::InfiniteDuration(), [] { return true; });
+  EXPECT_EQ(cancelled.code(), absl::StatusCode::kCancelled);
+
   LeaveRingRoll(Form(shared, 3, 1), one);
   LeaveRingRoll(Form(shared, 3, 0), zero);
   std::vector<std::string> left;
@@ -230,10 +258,6 @@ std::string Shown(const std::string& bytes) {
   for (const char c : bytes) {
     shown += text.Feed(static_cast<unsigned char>(c));
   }
-  const absl::Status cancelled =
-      CheckRingRoll(Form(shared, 4, 0), absl::InfiniteDuration(), [] { return true; });
-  EXPECT_EQ(cancelled.code(), absl::StatusCode::kCancelled);
-
   return shown + text.Finish();
 }
 
