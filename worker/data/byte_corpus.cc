@@ -62,7 +62,8 @@ absl::Status AppendDirectory(const std::string& root, std::vector<std::string>* 
       paths->push_back(it->path().string());
     }
     if (error) {
-      break;
+      // Such as a symbolic link that leads nowhere.
+      return Unreadable(it->path().string(), error.message());
     }
   }
   return error ? Unreadable(root, error.message()) : absl::OkStatus();

@@ -59,6 +59,12 @@ TEST(ByteCorpusTest, NamesWhatCannotBeRead) {
   EXPECT_EQ(ByteCorpus::Open({{files.Write("empty", "")}}).status().code(),
             absl::StatusCode::kInvalidArgument);
 
+  const CorpusFiles linked;
+  linked.Write("a", "AA");
+  ASSERT_EQ(symlink("nowhere", (linked.root() + "/link").c_str()), 0);
+  EXPECT_THAT(ByteCorpus::Open({{linked.root()}}).status().ToString(),
+              HasSubstr(linked.root() + "/link"));
+
   const std::string path = files.Write("shrinks", "0123456789");
   const ByteCorpus corpus = MustOpen({path});
   ASSERT_EQ(truncate(path.c_str(), 4), 0);
