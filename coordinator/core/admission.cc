@@ -22,6 +22,8 @@ using google::protobuf::Reflection;
 
 constexpr int kLabelsMax = 64;
 constexpr size_t kLabelMax = 63;
+// Of the uid, in the default directory.
+constexpr size_t kUidDigits = 8;
 
 bool IsLabel(const std::string& text) {
   return text.size() <= kLabelMax && std::all_of(text.begin(), text.end(), [](char c) {
@@ -130,7 +132,8 @@ std::vector<std::string> SpecChanges(const v1::TrainingJobSpec& before,
 
 absl::StatusOr<store::JobRecord> Admit(
     const State& state, const v1::CreateTrainingJobRequest& request, const std::string& project,
-    const std::string& id, const std::optional<absl::StatusOr<ManifestFile>>& manifest) {
+    const std::string& id, const std::string& uid,
+    const std::optional<absl::StatusOr<ManifestFile>>& manifest) {
   Violations violations("");
   if (!request.request_id().empty() && !IsUuid(request.request_id())) {
     violations.Field("request_id", absl::StrCat("'", request.request_id(), "' is not a UUID"));
@@ -145,6 +148,7 @@ absl::StatusOr<store::JobRecord> Admit(
   store::JobRecord record;
   v1::TrainingJob* job = record.mutable_job();
   job->set_name(FormatJobName(project, id));
+  job->set_uid(uid);
   *job->mutable_labels() = request.training_job().labels();
   *job->mutable_spec() = request.training_job().spec();
   job->mutable_status()->set_state(v1::TrainingJobStatus::QUEUED);
@@ -161,7 +165,8 @@ absl::StatusOr<store::JobRecord> Admit(
     if (state.options.shared_directory.empty()) {
       violations.Field("directory", "is required: the coordinator runs without --shared-dir");
     }
-    spec->set_directory(absl::StrCat(state.options.shared_directory, "/", project, "/", id));
+    spec->set_directory(absl::StrCat(state.options.shared_directory, "/", project, "/", id, "-",
+                                     uid.substr(0, kUidDigits)));
   }
   if (violations.empty()) CheckStart(*spec, manifest, &violations);
   if (!violations.empty()) return violations.ToStatus();

@@ -112,7 +112,8 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
                         state.FindJob(FormatJobName(project, id)) != nullptr)) {
     id = state.ids.JobId();
   }
-  ASSIGN_OR_RETURN(store::JobRecord record, Admit(state, request, project, id, manifest));
+  ASSIGN_OR_RETURN(store::JobRecord record,
+                   Admit(state, request, project, id, state.ids.Uuid(), manifest));
   const std::string name = record.job().name();
   if (state.FindJob(name) != nullptr) {
     return AlreadyExists("TRAINING_JOB_EXISTS", "training job", name,
@@ -124,7 +125,6 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
         "TOO_MANY_JOBS", limit,
         absl::StrFormat("%d jobs are unfinished already; wait until some end", limit));
   }
-  record.mutable_job()->set_uid(state.ids.Uuid());
   *record.mutable_job()->mutable_create_time() = ToProto(state.now);
   *record.mutable_job()->mutable_update_time() = ToProto(state.now);
   if (request.validate_only()) return record.job();

@@ -9,8 +9,8 @@ namespace ringmaster::coordinator {
 
 // Every limit of the core that is not a job's own.
 struct CoreOptions {
-  // Jobs without a directory get {shared_directory}/{project}/{job id}; empty: such jobs are
-  // refused.
+  // Jobs without a directory get {shared_directory}/{project}/{job id}-{start of the uid}; empty:
+  // such jobs are refused.
   std::string shared_directory;
   // Without a report for this long a worker counts as dead.
   absl::Duration lease_ttl = absl::Seconds(5);

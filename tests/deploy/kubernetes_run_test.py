@@ -138,7 +138,9 @@ class KubernetesRunTest(unittest.TestCase):
         self.assertIn('ringmaster-worker-0', self.ringctl('workers'))
         printed = self.ringctl('submit', '-', '--set', 'parallel.ring_size=1', '--wait', input=JOB)
         self.assertIn('succeeded step 20/20', printed)
-        self.assertEqual(os.listdir(os.path.join(self.volumes['/shared'], 'default', 'pods', 'checkpoints')),
+        (directory,) = os.listdir(os.path.join(self.volumes['/shared'], 'default'))
+        self.assertRegex(directory, '^pods-[0-9a-f]{8}$')
+        self.assertEqual(os.listdir(os.path.join(self.volumes['/shared'], 'default', directory, 'checkpoints')),
                          ['step-00000020'])
         for process in (worker, coordinator):
             process.terminate()

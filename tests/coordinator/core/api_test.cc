@@ -191,7 +191,7 @@ TEST(CreateTest, FillsInEveryDefault) {
   EXPECT_EQ(spec.recovery().rejoin_timeout().seconds(), 600);
   EXPECT_EQ(spec.recovery().episodes_max(), 100);
   EXPECT_EQ(spec.resources().threads(), 1);
-  EXPECT_EQ(spec.directory(), "/shared/default/job-a");
+  EXPECT_EQ(spec.directory(), absl::StrCat("/shared/default/job-a-", job->uid().substr(0, 8)));
   // The device decides, and it is not known yet.
   EXPECT_EQ(spec.precision(), v1::PRECISION_UNSPECIFIED);
   EXPECT_EQ(job->status().pending_reason().code(), "NOT_ENOUGH_WORKERS");
@@ -225,6 +225,20 @@ TEST(CreateTest, ValidateOnlyStoresNothing) {
   EXPECT_EQ(job->spec().model().dim(), 128);
   EXPECT_TRUE(d.rows().empty());
   EXPECT_EQ(d.Core().FindJob(job->name()), nullptr);
+}
+
+TEST(CreateTest, AJobOfADeletedJobsIdFindsNoneOfItsFiles) {
+  CoreDriver d;
+  d.Create("job-a");
+  const std::string before = d.Job("job-a").spec().directory();
+  v1::CancelTrainingJobRequest cancel;
+  cancel.set_name(d.Job("job-a").name());
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+  v1::DeleteTrainingJobRequest remove;
+  remove.set_name(cancel.name());
+  ASSERT_TRUE(d.Call<google::protobuf::Empty>(remove).ok());
+  d.Create("job-a");
+  EXPECT_NE(d.Job("job-a").spec().directory(), before);
 }
 
 TEST(CreateTest, RefusesTakenIdsAndTooManyJobs) {

@@ -199,8 +199,8 @@ class CoreDriver {
     Report(WorkerAt(id, 0), report);
   }
   std::string ShardPath(const std::string& id, int64_t step, int rank) {
-    return absl::StrCat("/shared/default/", id, "/checkpoints/step-", step, "/shard-", rank, "-g",
-                        Job(id).status().generation());
+    return absl::StrCat(Job(id).spec().directory(), "/checkpoints/step-", step, "/shard-", rank,
+                        "-g", Job(id).status().generation());
   }
   void Shard(const std::string& id, int rank, int64_t step, const std::string& error = "") {
     v1::WorkerReport report;

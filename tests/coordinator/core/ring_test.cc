@@ -20,7 +20,7 @@ TEST(RingTest, GoesFromCreateToSucceeded) {
   EXPECT_EQ(d.Heard("a"), "Welcome FormRing");
   const v1::FormRing& form = d.Last("a", v1::Directive::kFormRing).form_ring();
   EXPECT_EQ(form.transport(), "ucx");
-  EXPECT_EQ(form.directory(), "/shared/default/job-a");
+  EXPECT_EQ(form.directory(), d.Job("job-a").spec().directory());
   EXPECT_EQ(form.spec().precision(), v1::FP32);
   EXPECT_EQ(form.ranks_size(), 2);
   d.Join("job-a", 0);

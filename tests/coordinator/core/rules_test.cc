@@ -196,7 +196,7 @@ TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
             "CheckpointCommitted CheckpointCommitted CheckpointCommitted CheckpointCommitted "
             "DeleteFiles");
   const auto& paths = d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths();
-  first.push_back("/shared/default/job-a/checkpoints/step-1/manifest.json");
+  first.push_back(d.Job("job-a").spec().directory() + "/checkpoints/step-1/manifest.json");
   EXPECT_EQ(std::vector<std::string>(paths.begin(), paths.end()), first);
   v1::ListCheckpointsRequest request;
   request.set_parent(d.Job("job-a").name());

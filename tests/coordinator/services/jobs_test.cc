@@ -33,7 +33,8 @@ TEST_F(JobsTest, CreateStoresWithEveryDefault) {
   EXPECT_EQ(created->name(), Name("bible"));
   EXPECT_FALSE(created->uid().empty());
   EXPECT_EQ(created->status().state(), v1::TrainingJobStatus::QUEUED);
-  EXPECT_EQ(created->spec().directory(), temporary_.path() + "/shared/default/bible");
+  EXPECT_EQ(created->spec().directory(),
+            temporary_.path() + "/shared/default/bible-" + created->uid().substr(0, 8));
   EXPECT_GT(created->spec().model().layers(), 0);
   const absl::StatusOr<v1::TrainingJob> read = Get("bible");
   ASSERT_TRUE(read.ok());

@@ -92,11 +92,12 @@ TEST_F(RunningServerTest, IdleWorkerIsTakenForAQueuedJob) {
   auto stream = workers_->Session(&context);
   ASSERT_TRUE(stream->Write(Hello("w-0", std::string(32, 'a'))));
   EXPECT_TRUE(MustRead(*stream).has_welcome());
-  ASSERT_TRUE(Create(CreateRequest("bible")).ok());
+  const absl::StatusOr<v1::TrainingJob> job = Create(CreateRequest("bible"));
+  ASSERT_TRUE(job.ok());
   const v1::Directive form = MustRead(*stream);
   ASSERT_TRUE(form.has_form_ring()) << form.DebugString();
   EXPECT_EQ(form.form_ring().ring().training_job(), Name("bible"));
-  EXPECT_EQ(form.form_ring().directory(), temporary_.path() + "/shared/default/bible");
+  EXPECT_EQ(form.form_ring().directory(), job->spec().directory());
   EXPECT_EQ(Get("bible")->status().state(), v1::TrainingJobStatus::STARTING);
 }
 
