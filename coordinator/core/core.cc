@@ -87,6 +87,9 @@ void OnTimer(State& state, const Timers::Key& timer) {
     case TimerKind::kRejoin:
       if (job != nullptr) OnRejoinTimeout(state, *job);
       return;
+    case TimerKind::kRetry:
+      state.placement_due = true;
+      return;
     case TimerKind::kForgetRequest:
       state.requests.erase(timer.subject);
       Erase(state, Table::kRequests, timer.subject);

@@ -26,6 +26,11 @@ v1::RecoveryEpisode* OpenEpisodeOf(Job& job) {
   return &*episodes->rbegin();
 }
 
+int64_t FailedAttempts(Job& job) {
+  const v1::RecoveryEpisode* episode = OpenEpisodeOf(job);
+  return episode == nullptr ? 0 : job.generation() - episode->from_generation();
+}
+
 void BeginEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
                   const std::string& message, std::optional<absl::Time> fault_time) {
   ++state.counters.recoveries[cause];

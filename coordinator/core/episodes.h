@@ -11,6 +11,9 @@ namespace ringmaster::coordinator {
 
 // Null when the job is not in a recovery.
 v1::RecoveryEpisode* OpenEpisodeOf(Job& job);
+// Of a ring just given up: how many generations in a row, this one included, were formed to recover
+// and did not bring one step. 0 for a ring that had stepped.
+int64_t FailedAttempts(Job& job);
 
 // `fault_time`: when the fault itself happened, where that is known.
 void BeginEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,

@@ -36,6 +36,8 @@ struct Job {
   bool adopting = false;
   // ABORTING, and nobody is aborted any more: the placer looks for workers.
   bool waiting = false;
+  // While waiting: earlier than this no generation is begun.
+  absl::Time retry_at = absl::InfinitePast();
   // ConnectRing was sent, with this plan.
   bool connecting = false;
   v1::RestorePlan plan;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/core/episodes.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/recovery.h"
@@ -66,6 +67,7 @@ class Placing {
  private:
   Choice Choose(const Requirement& requirement) const;
   v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int idle) const;
+  std::vector<Worker*> WorkersAt(const std::vector<Place>& places);
   void Take(const std::vector<Worker*>& workers);
   void Begin(Job& job, const std::vector<Place>& places);
   void SetReason(Job& job, v1::PendingReason reason);
@@ -85,9 +87,14 @@ void Placing::Take(const std::vector<Worker*>& workers) {
   known_.clear();
 }
 
+std::vector<Worker*> Placing::WorkersAt(const std::vector<Place>& places) {
+  std::vector<Worker*> workers;
+  for (const Place& place : places) workers.push_back(state_.FindWorker(place.worker));
+  return workers;
+}
+
 void Placing::Begin(Job& job, const std::vector<Place>& places) {
-  std::vector<Worker*> members;
-  for (const Place& place : places) members.push_back(state_.FindWorker(place.worker));
+  const std::vector<Worker*> members = WorkersAt(places);
   Take(members);
   BeginGeneration(state_, job, members);
 }
@@ -133,6 +140,16 @@ void Placing::Recover(Job& job) {
     return;
   }
   std::vector<Place> places = ChoosePlaces(candidates, members, wanted, requirement.ring_size);
+  if (state_.now < job.retry_at) {
+    v1::PendingReason reason;
+    reason.set_code("PAUSE_BEFORE_RETRY");
+    reason.set_message(absl::StrFormat("attempt %d to recover failed too; the next begins at %s",
+                                       FailedAttempts(job),
+                                       absl::FormatTime(job.retry_at, absl::UTCTimeZone())));
+    SetReason(job, std::move(reason));
+    Take(WorkersAt(places));
+    return;
+  }
   places.insert(places.end(), members.begin(), members.end());
   Begin(job, OrderRings(std::move(places), requirement.ring_size));
 }

@@ -26,6 +26,19 @@ bool CountsAgainstBudget(v1::RecoveryEpisode::Cause cause) {
          cause != v1::RecoveryEpisode::COORDINATOR_RESTART;
 }
 
+// The first attempt follows the fault at once. When it fails too, what broke it may stay for a
+// while, and every attempt costs one of recovery.episodes_max.
+constexpr absl::Duration kFirstPause = absl::Milliseconds(250);
+constexpr absl::Duration kLongestPause = absl::Seconds(30);
+
+absl::Duration PauseBeforeRetry(Job& job) {
+  absl::Duration pause;
+  for (int64_t i = FailedAttempts(job); i > 0 && pause < kLongestPause; --i) {
+    pause = std::max(kFirstPause, 2 * pause);
+  }
+  return std::min(pause, kLongestPause);
+}
+
 // Every member is told to abort; the ring is ABORTING from now on.
 void AbortRing(State& state, Job& job, const std::string& reason) {
   DiscardShards(state, job);
@@ -154,8 +167,10 @@ void CheckAborted(State& state, Job& job) {
   job.waiting = true;
   MarkAborted(state, job);
   state.timers.Cancel(TimerKind::kStage, job.name());
+  job.retry_at = state.now + PauseBeforeRetry(job);
+  if (job.retry_at > state.now) state.timers.Set(TimerKind::kRetry, job.name(), job.retry_at);
   state.timers.Set(TimerKind::kRejoin, job.name(),
-                   state.now + FromProto(job.spec().recovery().rejoin_timeout()));
+                   job.retry_at + FromProto(job.spec().recovery().rejoin_timeout()));
   Store(state, job);
 }
 

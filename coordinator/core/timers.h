@@ -18,6 +18,7 @@ enum class TimerKind {
   // Subject: a job's name.
   kStage,
   kRejoin,
+  kRetry,
   // Subject: a request id.
   kForgetRequest,
 };

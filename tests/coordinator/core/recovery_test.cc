@@ -212,6 +212,16 @@ TEST(FaultTest, DeterministicOnesEndTheJobAndOthersDoNot) {
   }
 }
 
+// Lets a pause before the next attempt end. Returns how long it was.
+absl::Duration AwaitRetry(CoreDriver& d) {
+  const absl::Time begin = d.now();
+  while (d.Job("job-a").status().pending_reason().code() == "PAUSE_BEFORE_RETRY") {
+    d.Advance(absl::Milliseconds(250));
+  }
+  EXPECT_FALSE(d.Job("job-a").status().has_pending_reason());
+  return d.now() - begin;
+}
+
 // Fails `count` times without a step in between; every attempt forms a new generation.
 void FailInARow(CoreDriver& d, v1::Fault::Kind kind, int count) {
   for (int i = 0; i < count; ++i) {
@@ -219,6 +229,7 @@ void FailInARow(CoreDriver& d, v1::Fault::Kind kind, int count) {
     if (d.StateOf("job-a") == "FAILED") return;
     d.Aborted("job-a", 0, CoreDriver::Held(0));
     d.Aborted("job-a", 1, CoreDriver::Held(0));
+    AwaitRetry(d);
     d.Form("job-a", CoreDriver::Held(0));
   }
 }
@@ -244,6 +255,59 @@ TEST(FaultTest, TheBudgetEndsIt) {
   FailInARow(d, v1::Fault::COMMUNICATION_ERROR, 3);
   EXPECT_EQ(d.StateOf("job-a"), "FAILED");
   EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::BUDGET_EXHAUSTED);
+}
+
+// How long the job pauses before the next generation, after one that failed at once.
+absl::Duration PauseAfterFailure(CoreDriver& d) {
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1, CoreDriver::Held(4));
+  return AwaitRetry(d);
+}
+
+TEST(RetryTest, PausesDoubleWhileNoAttemptBringsAStep) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  EXPECT_EQ(PauseAfterFailure(d), absl::ZeroDuration());
+  EXPECT_EQ(PauseAfterFailure(d), absl::Milliseconds(250));
+  EXPECT_EQ(PauseAfterFailure(d), absl::Milliseconds(500));
+  for (int i = 0; i < 5; ++i) PauseAfterFailure(d);
+  EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
+  EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
+  // A restarted coordinator knows it too.
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'a', v1::PHASE_JOINING, a);
+  d.Hello("b", 'b', v1::PHASE_JOINING, b);
+  EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
+  // One step, and a fault is answered at once again.
+  d.Form("job-a", CoreDriver::Held(4));
+  d.Step("job-a", 5);
+  d.Hello("c", 'c');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(5));
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "");
+  d.Form("job-a", CoreDriver::Held(5));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+TEST(RetryTest, AWorkerThatWaitsForTheRetryIsNotGivenAway) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR);
+  d.Aborted("job-a", 0);
+  d.Aborted("job-a", 1);
+  d.Exit("b", 9);
+  d.Hello("b", 'B');
+  d.Aborted("job-a", 0);
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "PAUSE_BEFORE_RETRY");
+  d.Create("other", 1);
+  EXPECT_EQ(d.StateOf("other"), "QUEUED");
+  d.Advance(absl::Milliseconds(250));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 3);
 }
 
 TEST(CancelTest, AbortsTheRingFirst) {
