@@ -28,10 +28,29 @@ std::string NameOf(const Job& job, int64_t step) {
   return absl::StrCat(Prefix(job.name()), "step-", step);
 }
 
-// Only what is below the job's directory is ours to commit or delete.
+// Only files below the job's checkpoints folder are ours to commit or delete; a worker deletes no
+// others.
 bool IsOurs(const Job& job, const std::string& path) {
-  return IsCleanAbsolutePath(path) &&
-         absl::StartsWith(path, absl::StrCat(job.spec().directory(), "/"));
+  return IsCleanAbsolutePath(path) && !absl::EndsWith(path, "/") &&
+         absl::StartsWith(path, absl::StrCat(job.spec().directory(), "/checkpoints/"));
+}
+
+std::string ParentOf(const std::string& path) { return path.substr(0, path.rfind('/')); }
+
+// Why no checkpoint can have this shard; empty when one can.
+std::string Objection(const Job& job, const v1::ShardWritten& written) {
+  const std::string& path = written.shard().path();
+  if (written.step() <= 0 || written.step() > job.spec().steps()) {
+    return absl::StrFormat("the job has steps 1 to %d", job.spec().steps());
+  }
+  if (!IsOurs(job, path)) {
+    return absl::StrCat("its shard ", path, " is not in the job's checkpoints folder");
+  }
+  const auto begun = job.shards.find(written.step());
+  if (begun == job.shards.end()) return "";
+  const std::string& other = begun->second.begin()->second.path();
+  if (ParentOf(path) == ParentOf(other)) return "";
+  return absl::StrCat("its shard ", path, " is not beside ", other);
 }
 
 bool IsInManifest(const State& state, const Job& job, const std::string& path) {
@@ -88,8 +107,7 @@ void Commit(State& state, Job& job, int64_t step,
   checkpoint->set_name(NameOf(job, step));
   checkpoint->set_step(step);
   checkpoint->set_generation(job.generation());
-  const std::string& first = shards.begin()->second.path();
-  checkpoint->set_directory(first.substr(0, first.rfind('/')));
+  checkpoint->set_directory(ParentOf(shards.begin()->second.path()));
   int64_t bytes = 0;
   for (const auto& [rank, shard] : shards) {
     *checkpoint->add_shards() = shard;
@@ -113,10 +131,11 @@ void Commit(State& state, Job& job, int64_t step,
   Store(state, job);
 }
 
-void NoteFailure(State& state, Job& job, int rank, const v1::ShardWritten& written) {
+void NoteFailure(State& state, Job& job, int rank, const v1::ShardWritten& written,
+                 const std::string& reason) {
   ++state.counters.checkpoint_failures;
-  job.mutable_status()->set_state_reason(absl::StrFormat(
-      "checkpoint of step %d failed on rank %d: %s", written.step(), rank, written.error()));
+  job.mutable_status()->set_state_reason(
+      absl::StrFormat("checkpoint of step %d failed on rank %d: %s", written.step(), rank, reason));
   const auto pending = job.shards.find(written.step());
   if (pending != job.shards.end()) {
     Discard(state, job, pending->second);
@@ -133,10 +152,14 @@ void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& wr
     return;
   }
   if (!written.error().empty()) {
-    NoteFailure(state, job, rank, written);
+    NoteFailure(state, job, rank, written, written.error());
     return;
   }
-  if (!IsOurs(job, written.shard().path())) return;
+  if (const std::string objection = Objection(job, written); !objection.empty()) {
+    DiscardStaleShard(state, job, written);
+    NoteFailure(state, job, rank, written, objection);
+    return;
+  }
   const std::vector<const v1::Checkpoint*> committed = CheckpointsOf(state, job);
   if (!committed.empty() && written.step() <= committed.back()->step()) {
     // Reported again after a re-attach, perhaps of a checkpoint that retention has deleted since,

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 namespace ringmaster::coordinator {
 namespace {
 
+using ::testing::HasSubstr;
 using S = v1::TrainingJobStatus;
 using Episode = v1::RecoveryEpisode;
 
@@ -220,6 +222,47 @@ TEST(CheckpointTest, AFailedShardLeavesNoCheckpoint) {
   d.Heard("a");
   EXPECT_EQ(d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths(0),
             d.ShardPath("job-a", 3, 0));
+}
+
+TEST(CheckpointTest, AShardThatCannotBelongToACheckpointFailsIt) {
+  struct Row {
+    const char* name;
+    int64_t step;
+    // Of rank 1's shard, below the job's directory.
+    std::string path;
+    bool deleted;
+  };
+  const std::vector<Row> rows = {
+      {"step zero", 0, "/checkpoints/step-3/shard-1", true},
+      {"a step past the end", 11, "/checkpoints/step-3/shard-1", true},
+      {"outside the checkpoints folder", 3, "/logs/shard-1", false},
+      {"a folder", 3, "/checkpoints/", false},
+      {"outside by a detour", 3, "/checkpoints/../steps.jsonl", false},
+      {"not beside the other shard", 3, "/checkpoints/step-4/shard-1", true},
+  };
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.name);
+    CoreDriver d;
+    d.RunningPair();
+    d.Shard("job-a", 0, 3);
+    v1::WorkerReport report;
+    v1::ShardWritten* written = report.mutable_shard_written();
+    *written->mutable_ring() = d.Ring("job-a", 1);
+    written->set_step(row.step);
+    written->mutable_shard()->set_path(d.Job("job-a").spec().directory() + row.path);
+    d.Report(d.WorkerAt("job-a", 1), report);
+    EXPECT_EQ(d.Job("job-a").status().last_checkpoint(), "");
+    EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("failed on rank 1"));
+    EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+    // The next checkpoint is sound, and what is told to be deleted lies where a worker may delete.
+    d.Shard("job-a", 0, 5);
+    d.Shard("job-a", 1, 5);
+    EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
+    d.Heard("a");
+    const auto& told = d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths();
+    const std::string& path = written->shard().path();
+    EXPECT_EQ(std::count(told.begin(), told.end(), path), row.deleted ? 1 : 0);
+  }
 }
 
 TEST(CheckpointTest, ImportedOnesAreListed) {
