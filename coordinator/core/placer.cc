@@ -28,7 +28,8 @@ Place PlaceOf(const Worker& worker, int previous_rank) {
           .zone = worker.hardware.zone(),
           .host = worker.hardware.host(),
           .link_group = worker.hardware.link_group(),
-          .previous_rank = previous_rank};
+          .previous_rank = previous_rank,
+          .since = worker.register_time};
 }
 
 struct Choice {

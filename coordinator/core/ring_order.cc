@@ -15,14 +15,20 @@ constexpr int kZoneCost = 10000;
 
 std::string HostKey(const Place& place) { return place.zone + '\n' + place.host; }
 
-bool Earlier(const Place& a, const Place& b) {
+using Before = bool (*)(const Place& a, const Place& b);
+
+bool LongerThere(const Place& a, const Place& b) {
+  return std::tie(a.since, a.worker) < std::tie(b.since, b.worker);
+}
+
+bool RankThenName(const Place& a, const Place& b) {
   const auto rank = [](const Place& p) { return p.previous_rank < 0 ? INT_MAX : p.previous_rank; };
   return std::tuple(rank(a), a.worker) < std::tuple(rank(b), b.worker);
 }
 
 // Within a host, link groups stay together, larger ones first.
-void SortByLinkGroup(std::vector<Place>* places) {
-  std::sort(places->begin(), places->end(), Earlier);
+void SortByLinkGroup(Before before, std::vector<Place>* places) {
+  std::sort(places->begin(), places->end(), before);
   std::map<std::string, int> size;
   for (const Place& place : *places) ++size[place.link_group];
   std::stable_sort(places->begin(), places->end(), [&](const Place& a, const Place& b) {
@@ -33,10 +39,10 @@ void SortByLinkGroup(std::vector<Place>* places) {
 
 using Hosts = std::map<std::string, std::vector<Place>>;
 
-Hosts ByHost(const std::vector<Place>& places) {
+Hosts ByHost(const std::vector<Place>& places, Before before) {
   Hosts hosts;
   for (const Place& place : places) hosts[HostKey(place)].push_back(place);
-  for (auto& [key, on_host] : hosts) SortByLinkGroup(&on_host);
+  for (auto& [key, on_host] : hosts) SortByLinkGroup(before, &on_host);
   return hosts;
 }
 
@@ -75,7 +81,7 @@ std::vector<Place> Pack(Hosts hosts, size_t count, size_t ring_size) {
 
 // Everyone keeps its rank; newcomers fill the gaps. Empty when ranks do not fit.
 std::vector<Place> InPlace(std::vector<Place> places) {
-  std::sort(places.begin(), places.end(), Earlier);
+  std::sort(places.begin(), places.end(), RankThenName);
   std::vector<Place> order(places.size());
   std::vector<bool> taken(places.size(), false);
   for (const Place& place : places) {
@@ -113,7 +119,7 @@ int RingCost(const std::vector<Place>& order, int ring_size) {
 }
 
 std::vector<Place> OrderRings(std::vector<Place> places, int ring_size) {
-  std::vector<Place> packed = Pack(ByHost(places), places.size(), ring_size);
+  std::vector<Place> packed = Pack(ByHost(places, RankThenName), places.size(), ring_size);
   std::vector<Place> in_place = InPlace(std::move(places));
   const bool keep =
       !in_place.empty() && RingCost(in_place, ring_size) <= RingCost(packed, ring_size);
@@ -122,14 +128,14 @@ std::vector<Place> OrderRings(std::vector<Place> places, int ring_size) {
 
 std::vector<Place> ChoosePlaces(std::vector<Place> candidates, const std::vector<Place>& members,
                                 int count, int ring_size) {
-  if (members.empty()) return Pack(ByHost(candidates), count, ring_size);
+  if (members.empty()) return Pack(ByHost(candidates, LongerThere), count, ring_size);
   const auto distance = [&](const Place& candidate) {
     int nearest = INT_MAX;
     for (const Place& member : members) nearest = std::min(nearest, EdgeCost(candidate, member));
     return nearest;
   };
   std::sort(candidates.begin(), candidates.end(), [&](const Place& a, const Place& b) {
-    return std::tuple(distance(a), a.worker) < std::tuple(distance(b), b.worker);
+    return std::tuple(distance(a), a.since, a.worker) < std::tuple(distance(b), b.since, b.worker);
   });
   candidates.resize(count);
   return candidates;

@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+
 namespace ringmaster::coordinator {
 
 // Where a worker is, from far to near, for the order of a ring.
@@ -13,6 +15,8 @@ struct Place {
   std::string link_group;
   // Its rank in the generation before; -1 when it had none.
   int previous_rank = -1;
+  // When its process came: an old one has warmed up.
+  absl::Time since = absl::InfinitePast();
 };
 
 // What a message between two workers costs more than one within a link group.
@@ -26,8 +30,8 @@ int RingCost(const std::vector<Place>& order, int ring_size);
 std::vector<Place> OrderRings(std::vector<Place> places, int ring_size);
 
 // Picks `count` of `candidates` for rings of `ring_size` that already have `members`: those near
-// the members first, else those that fill the smallest sufficient host. REQUIRES: enough
-// candidates.
+// the members first, else those that fill the smallest sufficient host; among equals the longest
+// there. REQUIRES: enough candidates.
 std::vector<Place> ChoosePlaces(std::vector<Place> candidates, const std::vector<Place>& members,
                                 int count, int ring_size);
 

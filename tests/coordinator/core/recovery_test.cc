@@ -70,6 +70,19 @@ TEST(RecoveryTest, WaitsForTheRestartedWorker) {
   EXPECT_EQ(LastEpisode(d).joined_workers(0), "workers/b (restarted)");
 }
 
+TEST(RecoveryTest, AWarmSpareIsBetterThanTheRestartedWorker) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Hello("c", 'c');
+  d.Advance(absl::Seconds(1));
+  d.Exit("b", 9);
+  d.Hello("b", 'B');
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  EXPECT_EQ(d.WorkerAt("job-a", 0), "a");
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+  EXPECT_EQ(LastEpisode(d).joined_workers(0), "workers/c (spare)");
+}
+
 TEST(RecoveryTest, GoesBackToTheQueueWithoutReplacement) {
   CoreDriver d;
   d.RunningPair();

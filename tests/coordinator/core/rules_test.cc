@@ -152,6 +152,18 @@ TEST(RingOrderTest, ChoosesWhatFitsAndWhatIsNear) {
   EXPECT_EQ(ChoosePlaces(idle, {{"a9", "", "big", ""}}, 1, 2)[0].worker, "a0");
 }
 
+TEST(RingOrderTest, ChoosesAmongEqualsTheLongestThereAndOrdersThemByName) {
+  const absl::Time now = absl::UnixEpoch();
+  const std::vector<Place> idle = {{"a", "", "h", "g", -1, now + absl::Seconds(3)},
+                                   {"b", "", "h", "g", -1, now + absl::Seconds(2)},
+                                   {"c", "", "h", "g", -1, now + absl::Seconds(1)},
+                                   {"d", "", "far", "g", -1, now}};
+  EXPECT_EQ(ChoosePlaces(idle, {{"m", "", "h", "g"}}, 1, 2)[0].worker, "c") << "near goes first";
+  const std::vector<Place> order = OrderRings(ChoosePlaces(idle, {}, 2, 2), 2);
+  EXPECT_EQ(order[0].worker, "b");
+  EXPECT_EQ(order[1].worker, "c");
+}
+
 TEST(PlacerTest, AnOlderJobIsNotStarvedAndAnImpossibleOneStopsNobody) {
   CoreDriver d;
   d.Hello("a", 'a');
