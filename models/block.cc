@@ -42,7 +42,8 @@ QueryKeyValue ProjectAttention(const LongNetConfig& config, absl::Span<const at:
 }
 
 at::Tensor FinishBlock(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
-                       const at::Tensor& x, const at::Tensor& attended) {
+                       const at::Tensor& x, const at::Tensor& attended, const Dropout& dropout,
+                       int64_t layer) {
   int64_t slot = kAfterValue;
   const auto next = [&slot] {
     slot += 2;
@@ -52,13 +53,13 @@ at::Tensor FinishBlock(const LongNetConfig& config, absl::Span<const at::Tensor>
   if (config.sub_ln) {
     inner = Norm(parameters, next(), inner);
   }
-  const at::Tensor middle = x + Linear(parameters, next(), inner);
+  const at::Tensor middle = x + dropout.Apply(Linear(parameters, next(), inner), 2 * layer + 1);
   inner = Norm(parameters, next(), middle);
   inner = at::gelu(Linear(parameters, next(), inner));
   if (config.sub_ln) {
     inner = Norm(parameters, next(), inner);
   }
-  return middle + Linear(parameters, next(), inner);
+  return middle + dropout.Apply(Linear(parameters, next(), inner), 2 * layer + 2);
 }
 
 // The factor keeps the residual stream's first value comparable with what blocks add, while the

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "absl/types/span.h"
+#include "models/dropout.h"
 #include "models/longnet_config.h"
 #include "models/positions.h"
 
@@ -24,10 +25,12 @@ struct QueryKeyValue {
 QueryKeyValue ProjectAttention(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
                                const RotaryTables& rotary, const at::Tensor& x);
 
-// The rest of the block: x [B, n, dim] as given to ProjectAttention, attended [B, n, heads,
-// head_dim] -> [B, n, dim].
+// The rest of block `layer`: x [B, n, dim] as given to ProjectAttention, attended [B, n, heads,
+// head_dim] -> [B, n, dim]. What attention and feed-forward add to x passes through `dropout`,
+// whose place 0 is the embedding's.
 at::Tensor FinishBlock(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
-                       const at::Tensor& x, const at::Tensor& attended);
+                       const at::Tensor& x, const at::Tensor& attended, const Dropout& dropout = {},
+                       int64_t layer = 0);
 
 // tokens [...] -> [..., dim].
 at::Tensor Embed(const at::Tensor& table, const at::Tensor& tokens);

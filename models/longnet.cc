@@ -3,6 +3,7 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -66,8 +67,10 @@ absl::StatusOr<LongNet> LongNet::Create(LongNetConfig config) {
 SequenceShard LongNet::Place(attention::ShardMap map, int rank,
                              attention::GroupedExchange* exchange,
                              const at::TensorOptions& options) const {
-  RotaryTables rotary = MakeRotaryTables(config_, map.Positions(rank), options);
-  return {std::move(map), rank, exchange, std::move(rotary)};
+  const std::vector<int64_t> positions = map.Positions(rank);
+  RotaryTables rotary = MakeRotaryTables(config_, positions, options);
+  return {std::move(map), rank, exchange, std::move(rotary),
+          at::tensor(positions, options.dtype(at::kLong))};
 }
 
 absl::Span<const at::Tensor> LongNet::Block(absl::Span<const at::Tensor> parameters,
@@ -81,20 +84,20 @@ int64_t LongNet::FinalNorm() const { return 1 + config_.layers * BlockParameters
 int64_t LongNet::Output() const { return config_.tied_embeddings ? 0 : FinalNorm() + 2; }
 
 at::Tensor LongNet::RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
-                             const at::Tensor& x) const {
+                             const at::Tensor& x, const Dropout& dropout, int64_t layer) const {
   const QueryKeyValue qkv = ProjectAttention(config_, block, shard.rotary, x);
   const at::Tensor attended =
       attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config_.attention, shard.map,
                                   shard.exchange)
           .out;
-  return FinishBlock(config_, block, x, attended);
+  return FinishBlock(config_, block, x, attended, dropout, layer);
 }
 
 at::Tensor LongNet::RunBlocks(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
                               const at::Tensor& tokens) const {
   at::Tensor x = Embed(parameters[0], tokens);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    x = RunBlock(Block(parameters, layer), shard, x);
+    x = RunBlock(Block(parameters, layer), shard, x, {}, layer);
   }
   return x;
 }
@@ -106,19 +109,20 @@ at::Tensor LongNet::ForwardBackward(absl::Span<const at::Tensor> parameters,
                                     const PassOptions& options) const {
   const at::NoGradGuard no_grad;
   Reach(options, Phase::kEmbedding, -1);
-  at::Tensor x = Embed(parameters[0], tokens);
+  const Dropout dropout(options.dropout, options.dropout_seeds, shard.positions);
+  at::Tensor x = dropout.Apply(Embed(parameters[0], tokens), 0);
   std::vector<TapeEntry> tape;
-  const auto compute = [&](TapeEntry& entry) {
+  const auto compute = [&](TapeEntry& entry, int64_t layer) {
     const at::AutoGradMode with_graph(true);
-    entry.output = RunBlock(entry.leaves, shard, entry.input);
+    entry.output = RunBlock(entry.leaves, shard, entry.input, dropout, layer);
   };
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     Reach(options, Phase::kForward, layer);
     tape.push_back({Leaf(x), Leaves(Block(parameters, layer)), {}});
     if (options.recompute) {
-      x = RunBlock(Block(parameters, layer), shard, x);
+      x = RunBlock(Block(parameters, layer), shard, x, dropout, layer);
     } else {
-      compute(tape.back());
+      compute(tape.back(), layer);
       x = tape.back().output.detach();
     }
   }
@@ -129,7 +133,7 @@ at::Tensor LongNet::ForwardBackward(absl::Span<const at::Tensor> parameters,
     Reach(options, Phase::kBackward, layer);
     TapeEntry& entry = tape.back();
     if (options.recompute) {
-      compute(entry);
+      compute(entry, layer);
     }
     std::vector<at::Tensor> inputs = std::move(entry.leaves);
     inputs.push_back(entry.input);
@@ -142,7 +146,7 @@ at::Tensor LongNet::ForwardBackward(absl::Span<const at::Tensor> parameters,
     dx = found.back();
     tape.pop_back();
   }
-  gradients[0].add_(EmbedBackward(dx, tokens, config_.vocab_size));
+  gradients[0].add_(EmbedBackward(dropout.Apply(dx, 0), tokens, config_.vocab_size));
   return loss;
 }
 

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "attention/exchange.h"
 #include "attention/shard_map.h"
+#include "models/dropout.h"
 #include "models/longnet_config.h"
 #include "models/positions.h"
 
@@ -25,6 +27,7 @@ struct SequenceShard {
   int rank = 0;
   attention::GroupedExchange* exchange = nullptr;
   RotaryTables rotary;
+  at::Tensor positions;  // [n] int64: the global position of each local token
 };
 
 // The LongNet decoder as functions of its parameters. Tensors below have n = this rank's local
@@ -50,6 +53,10 @@ class LongNet {
     // Keep only the inputs of blocks and compute each block again in backward, its exchanges
     // included: every rank must choose the same.
     bool recompute = false;
+    // Share of the channels of the embedding and of what blocks add that is dropped; [0, 1).
+    double dropout = 0;
+    // DropoutSeed of each of the B sequences. REQUIRED with dropout > 0.
+    std::vector<uint64_t> dropout_seeds;
     // Called before each part of the pass; may throw. For fault injection and progress.
     PhaseHook hook;
   };
@@ -85,7 +92,7 @@ class LongNet {
   int64_t Output() const;
 
   at::Tensor RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
-                      const at::Tensor& x) const;
+                      const at::Tensor& x, const Dropout& dropout, int64_t layer) const;
   // Adds the gradients of loss, final norm and output projection; writes that of x into dx.
   at::Tensor OutputLoss(absl::Span<const at::Tensor> parameters, const at::Tensor& x,
                         const at::Tensor& labels, double scale,

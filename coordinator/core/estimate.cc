@@ -71,7 +71,9 @@ double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
   const Widths widths = WidthsOf(spec.precision());
   const double tokens =
       static_cast<double>(local_tokens) * static_cast<double>(spec.batch().micro_sequences());
-  const double block = BlockActivationBytes(spec.model(), widths);
+  // Two masks of dropout, a byte a channel.
+  const double block = BlockActivationBytes(spec.model(), widths) +
+                       (spec.dropout() > 0 ? 2.0 * spec.model().dim() : 0);
   const double input =
       static_cast<double>(spec.model().dim()) * static_cast<double>(widths.compute);
   const double blocks = spec.activation_checkpointing() ? spec.model().layers() * input + block

@@ -208,6 +208,7 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
   } else {
     Within("steps", spec->steps(), 1, kStepsMax, v);
   }
+  Real("dropout", spec->dropout(), 0, 1, false, v);
   ResolveOptimizer(spec->mutable_optimizer(), v);
   ResolveSchedule(spec->mutable_schedule(), v);
   ResolveBatch(spec, v);

@@ -30,12 +30,14 @@ TEST(ExplainTest, SuggestsTheNearestField) {
   EXPECT_FALSE(ExplainField("steps.more").ok());
 }
 
-// Every field a user can write has a comment, or stands under one for the group of lines.
+// Every field a user can write has a comment.
 void ExpectComments(const google::protobuf::Descriptor& type, const std::string& prefix) {
   for (int i = 0; i < type.field_count(); ++i) {
     const auto& field = *type.field(i);
     const auto text = ExplainField(prefix + field.name());
     ASSERT_TRUE(text.ok()) << text.status();
+    // The field and its type, an empty line, the comment.
+    EXPECT_NE((*text)[text->find("\n\n") + 2], '\n') << *text << "has no comment in the proto file";
     const bool own_message = field.message_type() != nullptr &&
                              field.message_type()->full_name().rfind("ringmaster.", 0) == 0;
     if (own_message && !field.is_repeated()) {

@@ -173,6 +173,8 @@ class ApiTest(harness.ClusterTest):
             ('parallel.ring_size', spec(parallel=job.ParallelSpec(ring_size=-1))),
             ('parallel.replicas', spec(parallel=job.ParallelSpec(replicas=-1))),
             ('checkpoint.keep_last', spec(checkpoint=job.CheckpointSpec(keep_last=-1))),
+            ('dropout', spec(dropout=1)),
+            ('dropout', spec(dropout=float('nan'))),
             ('directory', spec(directory='relative/path')),
         ]
 

@@ -164,8 +164,9 @@ class EndedJobTest(harness.ClusterTest):
         self.assertNotEqual(weights[1], main[STEPS])
 
     def test_what_a_resumed_job_changes_is_recorded(self):
-        self.submit('changed', 50, [f'resume_from={self.moved}', 'optimizer.lr=0.001'])
-        self.expect(0, 'describe', 'changed', says=r'Override: +optimizer\.lr: 0\.003 -> 0\.001')
+        self.submit('changed', 50, [f'resume_from={self.moved}', 'optimizer.lr=0.001', 'dropout=0.1'])
+        described = self.expect(0, 'describe', 'changed', says=r'Override: +optimizer\.lr: 0\.003 -> 0\.001')
+        self.assertRegex(described, r'Override: +dropout: 0 -> 0\.1')
         self.forget('changed')
 
     def test_a_repeated_submission_is_one_job(self):
@@ -205,6 +206,7 @@ class EndedJobTest(harness.ClusterTest):
 
     def test_explain_version_and_completion(self):
         self.expect(0, 'explain', says='(?m)^  optimizer ')
+        self.expect(0, 'explain', 'init_from', says='Path of a checkpoint')
         self.expect(3, 'explain', 'optimizer.lrr', says='did you mean "lr"')
         self.assertEqual(self.expect(0, 'version'), self.expect(0, '--version'))
         self.expect(0, 'version', says=r'^ringctl \d+\.\d+\.\d+ \(\w+\)$')

@@ -9,6 +9,8 @@ import subprocess
 import harness
 
 STEPS = 300
+# What is random within a step must not stand in the way of equal bits.
+SETTINGS = ('dropout=0.1',)
 
 
 class RecoveryTest(harness.ClusterTest):
@@ -16,7 +18,7 @@ class RecoveryTest(harness.ClusterTest):
     def setUpClass(cls):
         super().setUpClass()
         test = cls('test_a_killed_worker')
-        test.submit('undisturbed', STEPS)
+        test.submit('undisturbed', STEPS, SETTINGS)
         test.wait_for_end('undisturbed')
         cls.expected = test.losses('undisturbed')
 
@@ -36,7 +38,7 @@ class RecoveryTest(harness.ClusterTest):
         return worker.removeprefix('workers/')
 
     def start(self, name, settings=()):
-        self.submit(name, STEPS, settings)
+        self.submit(name, STEPS, (*SETTINGS, *settings))
         return self.wait_for_step(name, 30)
 
     def test_a_killed_worker(self):

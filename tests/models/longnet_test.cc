@@ -4,7 +4,9 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
 
+#include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -23,8 +25,16 @@ double Loss(const TestModel& m, const at::Tensor& tokens, const at::Tensor& labe
       .item<double>();
 }
 
+// Dropout of two sequences.
+LongNet::PassOptions Dropping(double share) {
+  LongNet::PassOptions options;
+  options.dropout = share;
+  options.dropout_seeds = {DropoutSeed(1, 2, 0), DropoutSeed(1, 2, 1)};
+  return options;
+}
+
 TEST(LongNetTest, GradientsMatchFiniteDifferences) {
-  for (const bool plain : {false, true}) {
+  for (const auto& [plain, dropout] : {std::pair{false, 0.0}, {true, 0.0}, {false, 0.3}}) {
     LongNetConfig config = SmallConfig();
     config.tied_embeddings = !plain;
     config.sub_ln = !plain;
@@ -32,11 +42,19 @@ TEST(LongNetTest, GradientsMatchFiniteDifferences) {
     const at::Tensor tokens = RandomTokens(2, 37, 256, 3);
     const at::Tensor labels = RandomTokens(2, 37, 256, 4);
     labels.select(1, 5).fill_(-1);
-    const double loss = m.model
-                            .ForwardBackward(m.parameters, WholeSequence(m, 37), tokens, labels,
-                                             0.5, m.gradients, {})
-                            .item<double>();
-    EXPECT_NEAR(loss, Loss(m, tokens, labels), 1e-9);
+    const SequenceShard whole = WholeSequence(m, 37);
+    const auto loss_and_gradients = [&](const std::vector<at::Tensor>& gradients) {
+      return m.model
+          .ForwardBackward(m.parameters, whole, tokens, labels, 0.5, gradients, Dropping(dropout))
+          .item<double>();
+    };
+    const double loss = loss_and_gradients(m.gradients);
+    if (dropout == 0) {
+      EXPECT_NEAR(loss, Loss(m, tokens, labels), 1e-9);
+    } else {
+      EXPECT_GT(std::abs(loss - Loss(m, tokens, labels)), 1e-3);
+    }
+    const std::vector<at::Tensor> unused = m.layout.Views(at::zeros_like(m.flat));
     std::mt19937_64 random(11);
     for (size_t i = 0; i < m.parameters.size(); ++i) {
       const at::Tensor values = m.parameters[i].view(-1);
@@ -47,9 +65,9 @@ TEST(LongNetTest, GradientsMatchFiniteDifferences) {
       const double step = 1e-5;
       const double value = values[at].item<double>();
       values[at] = value + step;
-      const double above = Loss(m, tokens, labels);
+      const double above = loss_and_gradients(unused);
       values[at] = value - step;
-      const double below = Loss(m, tokens, labels);
+      const double below = loss_and_gradients(unused);
       values[at] = value;
       const double expected = 0.5 * (above - below) / (2 * step);
       EXPECT_NEAR(found[at].item<double>(), expected, 1e-6 * (1 + std::abs(expected)))
@@ -78,9 +96,9 @@ TEST(LongNetTest, LossIsTheCrossEntropyOfTheLogitsOverManyChunks) {
 TEST(LongNetTest, RecomputingBlocksChangesNoBit) {
   TestModel kept(SmallConfig(), at::kFloat);
   TestModel again(SmallConfig(), at::kFloat);
-  const at::Tensor tokens = RandomTokens(1, 37, 256, 5);
+  const at::Tensor tokens = RandomTokens(2, 37, 256, 5);
   for (TestModel* m : {&kept, &again}) {
-    LongNet::PassOptions options;
+    LongNet::PassOptions options = Dropping(0.3);
     options.recompute = m == &again;
     m->model.ForwardBackward(m->parameters, WholeSequence(*m, 37), tokens, tokens, 1, m->gradients,
                              options);
@@ -107,6 +125,7 @@ TEST(LongNetTest, ShardsGiveTheWholeSequencesLossAndGradients) {
   for (const auto positions : {Positions::kRotary, Positions::kXpos}) {
     LongNetConfig config = SmallConfig();
     config.positions = positions;
+    const double dropout = positions == Positions::kXpos ? 0.3 : 0;
     if (positions == Positions::kXpos) {
       config.attention.branches = {{8, 1}, {16, 2}, {64, 3}};
     }
@@ -116,7 +135,7 @@ TEST(LongNetTest, ShardsGiveTheWholeSequencesLossAndGradients) {
     const at::Tensor labels = RandomTokens(2, tokens_count, 256, 7);
     const double loss = whole.model
                             .ForwardBackward(whole.parameters, WholeSequence(whole, tokens_count),
-                                             tokens, labels, 1, whole.gradients, {})
+                                             tokens, labels, 1, whole.gradients, Dropping(dropout))
                             .item<double>();
     for (const int ranks : {2, 3, 5, 40}) {
       for (const bool recompute : {false, true}) {
@@ -127,7 +146,7 @@ TEST(LongNetTest, ShardsGiveTheWholeSequencesLossAndGradients) {
           models[rank] = std::make_unique<TestModel>(config);
           TestModel& m = *models[rank];
           const SequenceShard shard = m.model.Place(map, rank, &exchange, m.flat.options());
-          LongNet::PassOptions options;
+          LongNet::PassOptions options = Dropping(dropout);
           options.recompute = recompute;
           losses[rank] =
               m.model

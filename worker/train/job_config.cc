@@ -134,6 +134,7 @@ absl::StatusOr<JobConfig> JobConfigFromSpec(const v1::TrainingJobSpec& spec) {
                      : spec.precision() == v1::BF16 ? Precision::kBf16
                                                     : Precision::kFp32;
   config.activation_checkpointing = spec.activation_checkpointing();
+  config.dropout = spec.dropout();
   config.steps = spec.steps();
   config.seed = spec.seed();
   config.data_paths.assign(spec.data().paths().begin(), spec.data().paths().end());

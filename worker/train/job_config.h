@@ -37,6 +37,7 @@ struct JobConfig {
   ScheduleConfig schedule;
   Precision precision = Precision::kFp32;
   bool activation_checkpointing = false;
+  double dropout = 0;
   int64_t steps = 0;
   uint64_t seed = 0;
 

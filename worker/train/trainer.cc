@@ -161,6 +161,7 @@ absl::StatusOr<TokenBatch> Trainer::Implementation::ReadBatch(
 absl::Status Trainer::Implementation::ComputeGradients(double* loss_sum) {
   models::LongNet::PassOptions options;
   options.recompute = config.activation_checkpointing;
+  options.dropout = config.dropout;
   options.hook = [this](models::Phase phase, int64_t layer) { Reach(PhaseName(phase), layer); };
   const double scale = 1 / static_cast<double>(config.tokens_per_step());
   const int64_t per_replica = config.global_sequences / config.replicas;
@@ -169,8 +170,11 @@ absl::Status Trainer::Implementation::ComputeGradients(double* loss_sum) {
   for (int64_t done = 0; done < per_replica; done += config.micro_sequences) {
     Reach("data", -1);
     std::vector<int64_t> offsets;
+    options.dropout_seeds.clear();
     for (int64_t i = 0; i < config.micro_sequences; ++i) {
-      offsets.push_back(source.TrainingOffset(state.step(), replica * per_replica + done + i));
+      const int64_t sequence = replica * per_replica + done + i;
+      offsets.push_back(source.TrainingOffset(state.step(), sequence));
+      options.dropout_seeds.push_back(models::DropoutSeed(config.seed, state.step(), sequence));
     }
     ASSIGN_OR_RETURN(const TokenBatch batch, ReadBatch(offsets));
     const at::Tensor loss =

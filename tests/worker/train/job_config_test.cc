@@ -13,7 +13,9 @@ namespace {
 using testing::HasSubstr;
 
 TEST(JobConfigTest, ReadsAResolvedSpec) {
-  const absl::StatusOr<JobConfig> config = JobConfigFromSpec(ResolvedSpec());
+  v1::TrainingJobSpec spec = ResolvedSpec();
+  spec.set_dropout(0.25);
+  const absl::StatusOr<JobConfig> config = JobConfigFromSpec(spec);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->model.kv_heads, 2);
   EXPECT_EQ(config->model.positions, models::Positions::kRotary);
@@ -27,6 +29,7 @@ TEST(JobConfigTest, ReadsAResolvedSpec) {
   EXPECT_EQ(config->data_seed, 3u);
   EXPECT_EQ(config->seed, 5u);
   EXPECT_EQ(config->validation_interval, 50);
+  EXPECT_EQ(config->dropout, 0.25);
 }
 
 TEST(JobConfigTest, NamesTheFieldThatIsWrong) {

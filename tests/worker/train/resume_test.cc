@@ -48,6 +48,7 @@ TEST_F(ResumeTest, ReloadedStateGivesTheSameBits) {
   for (const Precision precision : {Precision::kFp64, Precision::kFp32, Precision::kBf16}) {
     JobConfig config = SmallJob();
     config.precision = precision;
+    config.dropout = 0.2;
     config.ring_size = 2;
     std::vector<RankRun> straight;
     RunRanks(config, path_, {.steps = 7}, straight);
@@ -64,6 +65,7 @@ TEST_F(ResumeTest, ReloadedStateGivesTheSameBits) {
 
 TEST_F(ResumeTest, AnotherWorldGoesOnWithTheSameSequences) {
   JobConfig config = SmallJob();
+  config.dropout = 0.2;
   std::vector<RankRun> straight;
   RunRanks(config, path_, {.steps = 9}, straight);
   std::vector<RankRun> parted;

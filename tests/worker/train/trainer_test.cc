@@ -42,6 +42,7 @@ constexpr World kWorlds[] = {{2, 1}, {4, 1}, {1, 2}, {2, 2}, {4, 2}};
 TEST_F(TrainerTest, EveryParametersGradientIsThatOfOneRank) {
   JobConfig config = SmallJob();
   config.optimizer.clip_norm = 0;
+  config.dropout = 0.2;
   const std::vector<RankRun> alone = Run(config, {.steps = 1});
   const auto expected = alone[0].state->NamedTensors();
   for (const World& world : kWorlds) {
@@ -66,7 +67,8 @@ TEST_F(TrainerTest, EveryParametersGradientIsThatOfOneRank) {
 }
 
 TEST_F(TrainerTest, MicroSequencesAndRecomputationKeepTheLoss) {
-  const JobConfig config = WithWorld(SmallJob(), 2, 1);
+  JobConfig config = WithWorld(SmallJob(), 2, 1);
+  config.dropout = 0.2;
   const std::vector<RankRun> one = Run(config, {.steps = 5});
   for (const int64_t micro : {2, 4}) {
     JobConfig batched = config;
@@ -79,6 +81,21 @@ TEST_F(TrainerTest, MicroSequencesAndRecomputationKeepTheLoss) {
   recomputed.activation_checkpointing = true;
   const std::vector<RankRun> runs = Run(recomputed, {.steps = 5});
   EXPECT_EQ(runs[0].state->Digest(), one[0].state->Digest()) << "not the same bits";
+}
+
+TEST_F(TrainerTest, DropoutIsDrawnAnewEachStepAndNotInValidation) {
+  JobConfig config = SmallJob();
+  // Nothing moves: two steps on the same bytes differ by their dropout alone.
+  config.optimizer.lr = 0;
+  config.optimizer.weight_decay = 0;
+  config.validation_interval = 1;
+  const std::vector<RankRun> still = Run(config, {.steps = 2});
+  config.dropout = 0.5;
+  const std::vector<RankRun> dropped = Run(config, {.steps = 2});
+  EXPECT_NE(dropped[0].steps[0].loss, still[0].steps[0].loss);
+  EXPECT_EQ(dropped[0].validations, still[0].validations);
+  config.seed = 2;
+  EXPECT_NE(Run(config, {.steps = 1})[0].steps[0].loss, dropped[0].steps[0].loss);
 }
 
 TEST_F(TrainerTest, AllRanksStopAfterTheStepInWhichOneWasAsked) {
