@@ -22,10 +22,6 @@ namespace {
 
 constexpr int kKeys = 0, kValues = 1;  // second dimension of pools and messages
 
-// Up to here sums are in fp64 whatever the inputs: it costs nothing yet, and the gradients of few
-// keys can cancel to fewer digits than fp32 holds.
-constexpr int64_t kMaxShortTokens = 256;
-
 // Type of the dK and dV partials between ranks.
 at::ScalarType WireType(at::ScalarType dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
@@ -172,7 +168,11 @@ class ForwardPass {
 class BackwardPass {
  public:
   BackwardPass(const Call& call, const Saved& saved, const at::Tensor& dout)
-      : call_(call), parts_(*call.parts), saved_(saved), dout_(WithUnitRows(dout)) {}
+      : call_(call),
+        parts_(*call.parts),
+        saved_(saved),
+        dout_(WithUnitRows(dout)),
+        sums_(saved.lse.clone()) {}
 
   DenseGradients Run() {
     const auto options = saved_.q.options().dtype(call_.accumulate);
@@ -180,6 +180,7 @@ class BackwardPass {
     dk_ = at::zeros(saved_.k.sizes(), options);
     dv_ = at::zeros(saved_.k.sizes(), options);
     if (saved_.pool.defined()) {
+      GiveAlone(options);
       Compute(options);
     }
     const at::ScalarType dtype = saved_.q.scalar_type();
@@ -187,6 +188,20 @@ class BackwardPass {
   }
 
  private:
+  // A query that sees only its own key has v for its output whatever q and k are: all of dout goes
+  // to v. In the parts dq and dk would be a difference of two equal numbers, and so their rounding;
+  // an infinite denominator takes the query out of them.
+  void GiveAlone(const at::TensorOptions& options) {
+    const PlacedRows& alone = parts_.alone();
+    const int64_t rows = alone.set().rows();
+    if (rows > 0) {
+      AddRows(GatherRows(dout_, alone, call_.accumulate), parts_.alone_keys(), dv_);
+      AddRows(
+          at::full({dout_.size(0), 1, rows, 1}, std::numeric_limits<double>::infinity(), options),
+          alone, sums_.unsqueeze(-1));
+    }
+  }
+
   void Compute(const at::TensorOptions& options) {
     const at::Tensor owed = at::zeros(saved_.pool.sizes(), options);
     for (const PlacedParts::Dense& dense : parts_.far()) {
@@ -223,7 +238,7 @@ class BackwardPass {
         DenseBackward(GatherRows(dout_, dense.queries, type),
                       GatherRows(saved_.q, dense.queries, type), GatherRows(keys, dense.keys, type),
                       GatherRows(values, dense.keys, type), GatherRows(out, dense.queries, type),
-                      GatherSums(saved_.lse, dense.queries), part.causal, call_.scale);
+                      GatherSums(sums_, dense.queries), part.causal, call_.scale);
     AddRows(gradients.dq, dense.queries, dq_);
     AddRows(gradients.dk, dense.keys, dkeys);
     AddRows(gradients.dv, dense.keys, dvalues);
@@ -233,6 +248,7 @@ class BackwardPass {
   const PlacedParts& parts_;
   const Saved& saved_;
   const at::Tensor dout_;
+  const at::Tensor sums_;  // the log denominators
   at::Tensor dq_, dk_, dv_;
 };
 

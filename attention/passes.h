@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -11,6 +12,10 @@
 #include "attention/placed_parts.h"
 
 namespace ringmaster::attention {
+
+// Sequences up to here are summed in fp64 whatever their dtype: it costs nothing yet, and where
+// queries see few keys a gradient can cancel to fewer digits than fp32 holds.
+constexpr int64_t kMaxShortTokens = 256;
 
 // One call of the operator on one rank, without its tensors.
 struct Call {

@@ -56,7 +56,9 @@ class Cache {
 }  // namespace
 
 PlacedParts::PlacedParts(RankParts parts, int64_t heads, int64_t kv_heads, at::Device device)
-    : parts_(std::move(parts)) {
+    : parts_(std::move(parts)),
+      alone_(parts_.alone, heads, device),
+      alone_keys_(parts_.alone_keys, kv_heads, device) {
   for (const Part& part : parts_.local) {
     local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});
   }
@@ -88,7 +90,7 @@ size_t PlacedParts::bytes() const {
       sum += rows.bytes();
     }
   }
-  return sum;
+  return sum + alone_.bytes() + alone_keys_.bytes();
 }
 
 std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,

@@ -35,6 +35,8 @@ class PlacedParts {
   const std::vector<Dense>& far() const { return far_; }
   const std::vector<Message>& outgoing() const { return outgoing_; }
   const Message& kept() const { return kept_; }
+  const PlacedRows& alone() const { return alone_; }
+  const PlacedRows& alone_keys() const { return alone_keys_; }
   size_t bytes() const;
 
  private:
@@ -43,6 +45,8 @@ class PlacedParts {
   std::vector<Dense> far_;
   std::vector<Message> outgoing_;
   Message kept_;
+  PlacedRows alone_;
+  PlacedRows alone_keys_;
 };
 
 // The parts of `rank`, from a cache of the process that holds at most 256 MiB and forgets the

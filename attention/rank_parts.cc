@@ -71,7 +71,10 @@ class Builder {
     for (size_t branch = 0; branch < plan_.options().branches.size(); ++branch) {
       AddLocalParts(static_cast<int>(branch));
       AddFarParts(static_cast<int>(branch));
+      AddAlone(static_cast<int>(branch));
     }
+    Close(&result_.alone);
+    Close(&result_.alone_keys);
     return std::move(result_);
   }
 
@@ -213,6 +216,56 @@ class Builder {
     return plan_.options().causal ? run.token < range.begin : !own;
   }
 
+  // A query sees itself in every branch that selects it, so only the first query of a segment can
+  // be alone there, and is alone altogether when all these branches agree.
+  void AddAlone(int branch) {
+    const int64_t rate = plan_.options().branches[branch].dilation_rate;
+    ForEachSegment(
+        branch, [&](const LocalRange& range, size_t, const TokenRange& segment, int64_t) {
+          for (int head = 0; head < plan_.heads(); ++head) {
+            const int64_t token =
+                segment.begin + HeadOffset(plan_.options().offset_mode, head, plan_.heads(), rate);
+            if (token < std::max(segment.begin, range.tokens.begin) ||
+                token >= std::min(segment.end, range.tokens.end) || !IsAlone(token, head, branch)) {
+              continue;
+            }
+            const int64_t row = range.local_begin + token - range.tokens.begin;
+            result_.alone.runs.push_back({row, 1, 1, head});
+            result_.alone_keys.runs.push_back({row, 1, 1, head / group_});
+          }
+        });
+  }
+
+  // Whether `token` is alone in all branches that select it, of which `finder` is the first.
+  bool IsAlone(int64_t token, int head, int finder) const {
+    const int64_t tokens = plan_.map().tokens();
+    for (size_t branch = 0; branch < plan_.options().branches.size(); ++branch) {
+      const Branch& given = plan_.options().branches[branch];
+      const int64_t length = ClampedSegmentLength(given, tokens);
+      const TokenRange segment = SegmentAt(token / length, length, tokens);
+      const int64_t offset =
+          HeadOffset(plan_.options().offset_mode, head, plan_.heads(), given.dilation_rate);
+      const int64_t position = token - segment.begin;
+      if (position % given.dilation_rate != offset) {
+        continue;
+      }
+      const int64_t seen = plan_.options().causal ? position + 1 : segment.size();
+      if (static_cast<int>(branch) < finder ||
+          SelectedBefore(seen, offset, given.dilation_rate) != 1) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // Makes the collected runs, one row each, a group.
+  static void Close(RowSet* set) {
+    if (!set->runs.empty()) {
+      set->group_begin.push_back(set->runs.size());
+      set->rows_per_group = static_cast<int64_t>(set->runs.size());
+    }
+  }
+
   const AttentionPlan& plan_;
   const int rank_;
   const std::vector<LocalRange> ranges_;
@@ -237,7 +290,7 @@ size_t RankParts::bytes() const {
   };
   std::for_each(outgoing.begin(), outgoing.end(), add);
   add(kept);
-  return sum;
+  return sum + alone.bytes() + alone_keys.bytes();
 }
 
 RankParts MakeRankParts(const AttentionPlan& plan, int rank) { return Builder(plan, rank).Build(); }

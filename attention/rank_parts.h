@@ -39,6 +39,10 @@ struct RankParts {
   // sequence.
   std::vector<Part> local;
   std::vector<Part> far;
+  // The queries that see no key but their own, row by row in one group, and the rows of k and v
+  // there; query heads that share a key/value head repeat its row.
+  RowSet alone;
+  RowSet alone_keys;
   // In the order of peers, none without rows.
   std::vector<Message> outgoing;
   std::vector<Message> incoming;

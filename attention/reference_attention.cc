@@ -47,13 +47,20 @@ struct Softmax {
   at::Tensor covered;  // [B, H, N]
 };
 
+// How the gradient of a softmax that is all but one key's is made: as in every textbook, by
+// subtracting near equal numbers, or without.
+enum class Cancellation { kTextbook, kAvoided };
+
 // The dense model, with `accumulate` for every sum and `rounded` for the outputs and for P before
 // it meets V.
 class DenseModel {
  public:
   DenseModel(const DilatedAttentionOptions& options, at::ScalarType accumulate,
-             at::ScalarType rounded)
-      : options_(options), accumulate_(accumulate), rounded_(rounded) {}
+             at::ScalarType rounded, Cancellation cancellation)
+      : options_(options),
+        accumulate_(accumulate),
+        rounded_(rounded),
+        cancellation_(cancellation) {}
 
   ReferenceResult Run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       const at::Tensor& dout) const {
@@ -75,8 +82,8 @@ class DenseModel {
     const at::Tensor gradient = at::where(merged.covered.unsqueeze(-1), HeadsFirst(dout, 1), 0.0);
     const at::Tensor dp = gradient.matmul(values.transpose(-1, -2));
     const at::Tensor ds = (options_.mix_gradient == MixGradient::kExact
-                               ? merged.p * (dp - (gradient * out).sum(-1, true))
-                               : DetachedScoreGradient(scores, merged.lse, dp, gradient, values)) *
+                               ? ScoreGradient(merged.p, dp)
+                               : DetachedScoreGradient(scores, merged.lse, dp)) *
                           scale;
     result.dq = Rounded(ds.matmul(keys));
     result.dk = Rounded(SumGroup(ds.transpose(-1, -2).matmul(queries), group));
@@ -96,17 +103,29 @@ class DenseModel {
     return x.unflatten(1, {x.size(1) / group, group}).sum(2);
   }
 
+  // d loss / d scores of a softmax with weights p, given d loss / d weights.
+  at::Tensor ScoreGradient(const at::Tensor& p, const at::Tensor& dp) const {
+    const at::Tensor mean = (p.to(rounded_).to(accumulate_) * dp).sum(-1, true);
+    at::Tensor ds = p * (dp - mean);
+    if (cancellation_ == Cancellation::kAvoided) {
+      // They sum to zero, so that of the largest weight, where dp and the mean cancel, is known
+      // from the others, where they do not.
+      const at::Tensor largest = p.argmax(-1, true);
+      ds.scatter_(-1, largest, 0.0);
+      ds.scatter_(-1, largest, -ds.sum(-1, true));
+    }
+    return ds;
+  }
+
   // d loss / d scores when the weights that mix the branches are constants: each branch has its own
   // softmax.
   at::Tensor DetachedScoreGradient(const at::Tensor& scores, const at::Tensor& lse,
-                                   const at::Tensor& dp, const at::Tensor& gradient,
-                                   const at::Tensor& values) const {
+                                   const at::Tensor& dp) const {
     at::Tensor ds = at::zeros_like(scores);
     for (const Branch& branch : options_.branches) {
       const Softmax own(scores, KeyCounts(options_, {&branch, 1}, scores.size(1), scores.size(2)));
       const at::Tensor weight = at::where(own.covered, (own.lse - lse).exp(), 0.0).unsqueeze(-1);
-      const at::Tensor out = own.p.to(rounded_).to(accumulate_).matmul(values);
-      ds += weight * own.p * (dp - (gradient * out).sum(-1, true));
+      ds += weight * ScoreGradient(own.p, dp);
     }
     return ds;
   }
@@ -114,20 +133,22 @@ class DenseModel {
   const DilatedAttentionOptions& options_;
   at::ScalarType accumulate_;
   at::ScalarType rounded_;
+  Cancellation cancellation_;
 };
 
 }  // namespace
 
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& dout, const DilatedAttentionOptions& options) {
-  return DenseModel(options, at::kDouble, at::kDouble).Run(q, k, v, dout);
+  return DenseModel(options, at::kDouble, at::kDouble, Cancellation::kAvoided).Run(q, k, v, dout);
 }
 
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
                                        const DilatedAttentionOptions& options) {
   const at::ScalarType dtype = q.scalar_type();
-  return DenseModel(options, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype)
+  return DenseModel(options, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
+                    Cancellation::kTextbook)
       .Run(q, k, v, dout);
 }
 

@@ -24,7 +24,8 @@ ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, con
 
 // The error that the inputs' own precision makes unavoidable: the same dense model with fp32
 // accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
-// dtype (lse stays fp32).
+// dtype (lse stays fp32). Where a softmax is all but one key's, its gradient is a small difference
+// of large numbers; this model leaves the rounding of its sums there, the oracle avoids it.
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
                                        const DilatedAttentionOptions& options);
