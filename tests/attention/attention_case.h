@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <random>
@@ -25,6 +26,7 @@ struct AttentionCase {
 };
 
 struct CaseLimits {
+  int64_t min_tokens = 1;
   int64_t max_tokens = 200;
   std::vector<at::ScalarType> dtypes = {at::kDouble, at::kFloat, at::kBFloat16};
   std::vector<int> ranks = {1, 2, 3, 4, 5, 8};
@@ -41,7 +43,7 @@ struct AttentionResult {
 };
 
 // kAsCalled: through DilatedAttention and autograd. kLongSequence: through the passes beneath,
-// summing in fp32 as for sequences too long for tests.
+// summing in fp32 as it is done for longer sequences.
 enum class Path { kAsCalled, kLongSequence };
 
 // Runs the operator and its backward on all ranks of the case's map, each a thread, and puts
@@ -52,14 +54,11 @@ AttentionResult RunRanks(const AttentionCase& problem, Path path = Path::kAsCall
 // The bytes and messages that the plan announces for such a run.
 AttentionResult PlannedTraffic(const AttentionCase& problem);
 
-// RelativeError, except where the reference is all but zero by cancellation (a query with one key
-// has no gradient): there the error counts against `unit`, the size of what cancels.
-double CaseError(const at::Tensor& x, const at::Tensor& reference, double unit);
-
-struct CaseErrors {
-  double out = 0, lse = 0, dq = 0, dk = 0, dv = 0;
-};
-CaseErrors ErrorsOf(const AttentionCase& problem, const AttentionResult& result,
-                    const ReferenceResult& reference);
+// RelativeError of each tensor of a result.
+constexpr std::array<const char*, 5> kTensors = {"out", "lse", "dq", "dk", "dv"};
+constexpr size_t kLse = 1;
+using CaseErrors = std::array<double, 5>;
+CaseErrors ErrorsOf(const AttentionResult& result, const ReferenceResult& reference);
+CaseErrors ErrorsOf(const ReferenceResult& result, const ReferenceResult& reference);
 
 }  // namespace ringmaster::attention

@@ -42,6 +42,9 @@ TEST(OptionsTest, OffsetsFollowThePaperAndTorchscale) {
   EXPECT_EQ(paper, (std::vector<int64_t>{0, 1, 0, 1}));
   EXPECT_EQ(torchscale, (std::vector<int64_t>{0, 0, 1, 1}));
   EXPECT_EQ(HeadOffset(OffsetMode::kTorchscale, 3, 4, std::numeric_limits<int64_t>::max()), 3);
+  // ceil(3 / 2) heads share an offset.
+  EXPECT_EQ(HeadOffset(OffsetMode::kTorchscale, 1, 3, 2), 0);
+  EXPECT_EQ(HeadOffset(OffsetMode::kTorchscale, 2, 3, 2), 1);
 }
 
 TEST(ShardMapTest, ContiguousCoversEveryTokenOnceForAnyNumberOfRanks) {

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "attention/dilated_attention.h"
+#include "attention/passes.h"
 #include "tests/attention/attention_case.h"
 
 namespace ringmaster::attention {
@@ -16,66 +17,101 @@ namespace {
 uint64_t g_seed = 1;
 int g_cases = 2000;
 
-// Outputs of one rank and of many must meet the same bounds; fp64 1e-10 and fp32 2e-5 are the
-// issue's, bf16 is held to twice what a dense model of the same precision misses by.
-double Limit(at::ScalarType dtype, Path path, double same_precision) {
-  switch (dtype) {
-    case at::kDouble:
-      return 1e-10;
-    case at::kFloat:
-      // Where gradients cancel, fp32 sums cannot do better than the dense model with fp32 sums.
-      return path == Path::kAsCalled ? 2e-5 : std::max(2e-5, 4 * same_precision);
-    default:
-      return 2 * same_precision + 1e-6;
-  }
+// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 twice what a dense model of the
+// same precision misses by.
+double Limit(at::ScalarType dtype, double same_precision) {
+  return dtype == at::kDouble ? 1e-10 : dtype == at::kFloat ? 2e-5 : 2 * same_precision;
 }
 
-TEST(DilatedAttentionPropertyTest, EqualsTheDenseOracle) {
-  std::printf("seeds %llu..%llu\n", static_cast<unsigned long long>(g_seed),
-              static_cast<unsigned long long>(g_seed + g_cases - 1));
-  std::map<std::pair<at::ScalarType, Path>, CaseErrors> worst;
-  for (int i = 0; i < g_cases; ++i) {
-    const uint64_t seed = g_seed + i;
-    const AttentionCase problem = RandomCase(seed, {});
-    SCOPED_TRACE("--seed=" + std::to_string(seed) + " --cases=1: " + problem.Describe());
-    const Path path = seed % 2 == 0 ? Path::kAsCalled : Path::kLongSequence;
-    const AttentionResult result = RunRanks(problem, path);
-    const ReferenceResult reference =
-        ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
-    const CaseErrors errors = ErrorsOf(problem, result, reference);
+// The one exception, for sums in fp32. Where all softmaxes of a problem are all but one key's, its
+// gradients are small differences of large numbers, and the dense model with fp32 sums misses 2e-5
+// as well or comes near to it: the fused kernel may miss by four times as much, for it rounds the
+// two numbers apart. And lse stays fp32 with bf16 inputs, so that fp32's limit is its own. The
+// operator itself sums in fp64 where problems are that small.
+double LimitOfFp32Sums(at::ScalarType dtype, size_t tensor, double same_precision) {
+  const bool fp32 = dtype == at::kFloat || tensor == kLse;
+  return std::max(fp32 ? 2e-5 : 0, (dtype == at::kFloat ? 4 : 2) * same_precision);
+}
+
+// What was checked, by type and path.
+class Tally {
+ public:
+  void Check(const AttentionCase& problem, Path path, const ReferenceResult& reference,
+             const CaseErrors& same) {
     const at::ScalarType dtype = problem.q.scalar_type();
-    CaseErrors same;
-    if (dtype != at::kDouble) {
-      const ReferenceResult rounded =
-          SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout, problem.options);
-      same = ErrorsOf(problem, {rounded.out, rounded.lse, rounded.dq, rounded.dk, rounded.dv},
-                      reference);
-    }
+    const bool fp64_sums = dtype == at::kDouble ||
+                           (path == Path::kAsCalled && problem.map.tokens() <= kMaxShortTokens);
+    const AttentionResult result = RunRanks(problem, path);
     EXPECT_EQ(result.out.scalar_type(), dtype);
     EXPECT_EQ(result.lse.scalar_type(), dtype == at::kDouble ? at::kDouble : at::kFloat);
-    EXPECT_LE(errors.out, Limit(dtype, path, same.out));
-    EXPECT_LE(errors.lse, dtype == at::kDouble ? 1e-10 : 2e-5);
-    EXPECT_LE(errors.dq, Limit(dtype, path, same.dq));
-    EXPECT_LE(errors.dk, Limit(dtype, path, same.dk));
-    EXPECT_LE(errors.dv, Limit(dtype, path, same.dv));
-    EXPECT_EQ(result.out.isnan().any().item<bool>(), false);
+    EXPECT_FALSE(result.out.isnan().any().item<bool>());
     EXPECT_TRUE(result.lse.isneginf().equal(reference.lse.isneginf()));
     const AttentionResult planned = PlannedTraffic(problem);
     EXPECT_EQ(result.sent_bytes, planned.sent_bytes);
     EXPECT_EQ(result.sent_messages, planned.sent_messages);
-    CaseErrors& w = worst[{dtype, path}];
-    w = {std::max(w.out, errors.out), std::max(w.lse, errors.lse), std::max(w.dq, errors.dq),
-         std::max(w.dk, errors.dk), std::max(w.dv, errors.dv)};
-    if (testing::Test::HasFailure()) {
-      break;
+    const CaseErrors errors = ErrorsOf(result, reference);
+    Row& row = rows_[{dtype, fp64_sums}];
+    bool exception = false;
+    for (size_t i = 0; i < errors.size(); ++i) {
+      const double limit = Limit(dtype, same[i]);
+      EXPECT_LE(errors[i], fp64_sums ? limit : LimitOfFp32Sums(dtype, i, same[i])) << kTensors[i];
+      exception |= errors[i] > limit;
+      row.worst[i] = std::max(row.worst[i], errors[i]);
+    }
+    ++row.cases;
+    row.exceptions += exception ? 1 : 0;
+  }
+
+  // Prints the tally and checks that exceptions are what they are called.
+  void Close() const {
+    for (const auto& [key, row] : rows_) {
+      std::printf("%-9s sums in %s: %4d cases, %d exceptions, worst", c10::toString(key.first),
+                  key.second ? "fp64" : "fp32", row.cases, row.exceptions);
+      for (size_t i = 0; i < kTensors.size(); ++i) {
+        std::printf("  %s %.1e", kTensors[i], row.worst[i]);
+      }
+      std::printf("\n");
+      EXPECT_LE(row.exceptions, 1 + row.cases / 25);
     }
   }
-  for (const auto& [key, w] : worst) {
-    std::printf("%-9s %-14s worst error: out %.1e  lse %.1e  dq %.1e  dk %.1e  dv %.1e\n",
-                c10::toString(key.first),
-                key.second == Path::kAsCalled ? "as called" : "long sequence", w.out, w.lse, w.dq,
-                w.dk, w.dv);
+
+ private:
+  struct Row {
+    int cases = 0;
+    int exceptions = 0;
+    CaseErrors worst = {};
+  };
+  std::map<std::pair<at::ScalarType, bool>, Row> rows_;
+};
+
+void CheckCases(int cases, const CaseLimits& limits) {
+  std::printf("seeds %llu..%llu\n", static_cast<unsigned long long>(g_seed),
+              static_cast<unsigned long long>(g_seed + cases - 1));
+  Tally tally;
+  for (int i = 0; i < cases && !testing::Test::HasFailure(); ++i) {
+    const uint64_t seed = g_seed + i;
+    const AttentionCase problem = RandomCase(seed, limits);
+    SCOPED_TRACE("--seed=" + std::to_string(seed) + " --cases=1: " + problem.Describe());
+    const ReferenceResult reference =
+        ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
+    const CaseErrors same = ErrorsOf(
+        SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout, problem.options),
+        reference);
+    tally.Check(problem, Path::kAsCalled, reference, same);
+    if (problem.q.scalar_type() != at::kDouble && problem.map.tokens() <= kMaxShortTokens) {
+      tally.Check(problem, Path::kLongSequence, reference, same);
+    }
   }
+  tally.Close();
+}
+
+TEST(DilatedAttentionPropertyTest, EqualsTheDenseOracle) { CheckCases(g_cases, {}); }
+
+// Longer than what is summed in fp64.
+TEST(DilatedAttentionPropertyTest, LongerSequencesEqualTheDenseOracle) {
+  CheckCases((g_cases + 19) / 20, {.min_tokens = kMaxShortTokens + 1,
+                                   .max_tokens = 400,
+                                   .dtypes = {at::kFloat, at::kBFloat16}});
 }
 
 }  // namespace
