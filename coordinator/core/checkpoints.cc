@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -81,7 +83,6 @@ void Retire(State& state, Job& job, v1::Checkpoint old) {
   state.checkpoints.erase(old.name());
   Erase(state, Table::kCheckpoints, old.name());
   for (const v1::CheckpointShard& shard : old.shards()) AddGarbage(state, job, shard.path());
-  AddGarbage(state, job, absl::StrCat(old.directory(), "/manifest.json"));
 }
 
 void ApplyRetention(State& state, Job& job) {
@@ -120,10 +121,6 @@ void Commit(State& state, Job& job, int64_t step,
   TellCommitted(state, job, *checkpoint);
   state.checkpoints[checkpoint->name()] = std::move(record);
   ++state.counters.checkpoints_committed;
-  // What was told before is deleted by now: rank 0 has written a whole checkpoint since.
-  job.record.mutable_garbage()->DeleteSubrange(
-      0, std::min(job.garbage_told, job.record.garbage_size()));
-  job.garbage_told = 0;
   ApplyRetention(state, job);
   if (absl::StartsWith(job.status().state_reason(), "checkpoint")) {
     job.mutable_status()->clear_state_reason();
@@ -225,6 +222,22 @@ void TellGarbage(State& state, Job& job) {
   }
   job.garbage_told = job.record.garbage_size();
   Tell(state, *worker, std::move(directive));
+}
+
+void OnFilesDeleted(State& state, Job& job, const v1::FilesDeleted& deleted) {
+  const std::set<std::string> gone(deleted.paths().begin(), deleted.paths().end());
+  auto* garbage = job.record.mutable_garbage();
+  int kept = 0;
+  int kept_told = 0;
+  for (int i = 0; i < garbage->size(); ++i) {
+    if (gone.count(garbage->Get(i)) > 0) continue;
+    if (i < job.garbage_told) ++kept_told;
+    garbage->SwapElements(kept++, i);
+  }
+  if (kept == garbage->size()) return;
+  garbage->DeleteSubrange(kept, garbage->size() - kept);
+  job.garbage_told = kept_told;
+  Store(state, job);
 }
 
 namespace {

@@ -19,8 +19,10 @@ void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written);
 
 // Shards of checkpoints that will never be complete become garbage.
 void DiscardShards(State& state, Job& job);
-// Tells rank 0, if there, to delete the garbage.
+// Tells rank 0, if there, to delete the garbage that this process was not told of yet.
 void TellGarbage(State& state, Job& job);
+// Any worker's report, whatever the generation: a fact about the disk.
+void OnFilesDeleted(State& state, Job& job, const v1::FilesDeleted& deleted);
 // The job goes on from `step`: checkpoints of later steps, which could not be restored, are given
 // up.
 void RetireAfter(State& state, Job& job, int64_t step);

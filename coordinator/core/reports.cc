@@ -103,6 +103,11 @@ void OnReport(State& state, uint64_t stream, const v1::WorkerReport& report) {
   if (report.report_case() == v1::WorkerReport::kHeartbeat) {
     OnHeartbeat(state, worker, report.heartbeat());
   }
+  if (report.report_case() == v1::WorkerReport::kFilesDeleted) {
+    Job* job = state.FindJobByUid(report.files_deleted().ring().training_job_uid());
+    if (job != nullptr) OnFilesDeleted(state, *job, report.files_deleted());
+    return;
+  }
   const v1::RingRef& ring = RingOf(report);
   if (ring.training_job_uid().empty()) return;
   Job* job = state.FindJob(worker.job);

@@ -312,16 +312,24 @@ void FakeTrainers::Drop(Process& process, const std::string& uid) {
   if (process.held_uid == uid) process.held.Clear();
 }
 
-void FakeTrainers::Delete(const std::vector<std::string>& paths) {
-  for (const std::string& path : paths) {
-    files_.erase(path);
-    for (const auto& [key, value] : rows_) {
-      if (key.first != static_cast<int>(coordinator::Table::kCheckpoints)) continue;
-      if (value.find(path) != std::string::npos) {
-        invariants_.Violated(absl::StrCat(path, " of ", key.second, " was deleted"));
+void FakeTrainers::Delete(Process& process, const v1::DeleteFiles& files) {
+  scheduler_.After(scheduler_.Ms(0, 100), [this, &process, files] {
+    In(process, [this, &process, files] {
+      worker::PathsDeleted deleted;
+      *deleted.report.mutable_ring() = files.ring();
+      *deleted.report.mutable_paths() = files.paths();
+      for (const std::string& path : files.paths()) {
+        files_.erase(path);
+        for (const auto& [key, value] : rows_) {
+          if (key.first != static_cast<int>(coordinator::Table::kCheckpoints)) continue;
+          if (value.find(path) != std::string::npos) {
+            invariants_.Violated(absl::StrCat(path, " of ", key.second, " was deleted"));
+          }
+        }
       }
-    }
-  }
+      deliver_(process, deleted);
+    });
+  });
 }
 
 void FakeTrainers::Lost(Process& process) { Break(KeyOf(process)); }

@@ -66,7 +66,7 @@ class FakeTrainers {
   void Abandon(Process& process);
   void StopAfterStep(Process& process);
   void Drop(Process& process, const std::string& uid);
-  void Delete(const std::vector<std::string>& paths);
+  void Delete(Process& process, const v1::DeleteFiles& files);
   // The process has ended: its peers will notice.
   void Lost(Process& process);
 

@@ -35,8 +35,10 @@ store::JobRecord ParseJob(const std::string& value) {
 
 }  // namespace
 
-void Invariants::CheckJob(const store::JobRecord& record) {
+void Invariants::CheckJob(const store::JobRecord& record,
+                          const std::function<bool(const std::string&)>& file_exists) {
   const v1::TrainingJob& job = record.job();
+  const std::set<std::string> garbage(record.garbage().begin(), record.garbage().end());
   const auto known = seen_.find(job.uid());
   if (known != seen_.end()) {
     if (job.status().generation() < known->second.generation) {
@@ -47,8 +49,14 @@ void Invariants::CheckJob(const store::JobRecord& record) {
       Violated(absl::StrFormat("%s: illegal change of state from %d to %d", job.name(),
                                known->second.state, job.status().state()));
     }
+    for (const std::string& path : known->second.garbage) {
+      if (garbage.count(path) == 0 && file_exists(path)) {
+        Violated(absl::StrFormat("%s: %s was to be deleted, is forgotten and still there",
+                                 job.name(), path));
+      }
+    }
   }
-  seen_[job.uid()] = {job.status().generation(), job.status().state()};
+  seen_[job.uid()] = {job.status().generation(), job.status().state(), garbage};
   const int world = job.spec().parallel().ring_size() * job.spec().parallel().replicas();
   if (IsLive(record) && job.status().ranks_size() != world) {
     Violated(absl::StrFormat("%s: a ring of %d members, not %d", job.name(),
@@ -113,7 +121,7 @@ void Invariants::CheckCommit(const coordinator::Core& core, const Rows& rows,
   for (const coordinator::RowChange& change : changes) {
     if (change.table == Table::kJobs) jobs_changed = true;
     if (!change.value.has_value()) continue;
-    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value));
+    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value), file_exists);
     if (change.table == Table::kCheckpoints) {
       store::CheckpointRecord record;
       record.ParseFromString(*change.value);

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,13 +38,16 @@ class Invariants {
   struct Seen {
     int64_t generation = 0;
     v1::TrainingJobStatus::State state = v1::TrainingJobStatus::QUEUED;
+    // Files to delete.
+    std::set<std::string> garbage;
   };
   struct Step {
     int64_t step = 0;
     int64_t lost = 0;
   };
 
-  void CheckJob(const store::JobRecord& record);
+  void CheckJob(const store::JobRecord& record,
+                const std::function<bool(const std::string&)>& file_exists);
   void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
                        const std::function<bool(const std::string&)>& file_exists);
   void CheckMembers(const Rows& rows);

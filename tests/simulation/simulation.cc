@@ -173,7 +173,7 @@ void Simulation::Act(Process& process, const worker::Action& action) {
     void operator()(const worker::StopAfterStep&) { s.trainers_.StopAfterStep(p); }
     void operator()(const worker::DropState& a) { s.trainers_.Drop(p, a.training_job_uid); }
     void operator()(const worker::WriteManifest&) {}
-    void operator()(const worker::DeletePaths& a) { s.trainers_.Delete(a.paths); }
+    void operator()(const worker::DeletePaths& a) { s.trainers_.Delete(p, a.files); }
     void operator()(const worker::SetPublishing&) {}
     void operator()(const worker::ExitProcess& a) {
       s.EndProcess(p, 0, a.code, s.scheduler_.Ms(50, a.code == 0 ? 5000 : 500));

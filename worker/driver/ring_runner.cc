@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
@@ -129,11 +131,16 @@ void RingRunner::Do(const WriteManifest& action) {
 }
 
 void RingRunner::Do(const DeletePaths& action) {
-  files_.Add([action] {
-    if (absl::Status status = DeleteCheckpointFiles(action.job_directory, action.paths);
-        !status.ok()) {
+  files_.Add([this, action] {
+    const std::vector<std::string> paths(action.files.paths().begin(), action.files.paths().end());
+    if (absl::Status status = DeleteCheckpointFiles(action.job_directory, paths); !status.ok()) {
       SPDLOG_ERROR("deleting checkpoint files: {}", status.ToString());
+      return;
     }
+    PathsDeleted deleted;
+    *deleted.report.mutable_ring() = action.files.ring();
+    *deleted.report.mutable_paths() = action.files.paths();
+    context_.post(std::move(deleted));
   });
 }
 

@@ -41,6 +41,12 @@ std::vector<Action> SessionCore::Handle(absl::Time now, const Event& event) {
     void operator()(const Restored& restored) { core.OnRestored(restored); }
     void operator()(const StepDone& done) { core.OnStepDone(done); }
     void operator()(const ShardDone& done) { core.OnShardDone(done); }
+    void operator()(const PathsDeleted& deleted) {
+      // Unheard, the coordinator tells it again.
+      if (core.attached_) {
+        *core.NewReport()->mutable_files_deleted() = deleted.report;
+      }
+    }
     void operator()(const AllStepsDone& done) { core.OnAllStepsDone(done); }
     void operator()(const RingStopped& stopped) { core.OnRingStopped(stopped); }
     void operator()(const StopRequested&) { core.OnStop("SIGTERM"); }

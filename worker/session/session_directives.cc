@@ -193,7 +193,7 @@ void SessionCore::OnDeleteFiles(const v1::DeleteFiles& files) {
       files.ring().generation() < ring().generation()) {
     return;
   }
-  actions_.push_back(DeletePaths{form_.directory(), {files.paths().begin(), files.paths().end()}});
+  actions_.push_back(DeletePaths{form_.directory(), files});
 }
 
 // ---- reports

@@ -49,6 +49,10 @@ struct StepDone {
 struct ShardDone {
   v1::ShardWritten report;
 };
+// DeletePaths is done; nothing is told when it could not be.
+struct PathsDeleted {
+  v1::FilesDeleted report;
+};
 // The last step is done and this rank's last shard was written, or could not be
 // (`checkpoint_error`).
 struct AllStepsDone {
@@ -69,8 +73,9 @@ struct RingStopped {
 // SIGTERM or SIGINT.
 struct StopRequested {};
 
-using Event = std::variant<StreamUp, StreamDown, TimerTick, DirectiveArrived, TransportOpened,
-                           Restored, StepDone, ShardDone, AllStepsDone, RingStopped, StopRequested>;
+using Event =
+    std::variant<StreamUp, StreamDown, TimerTick, DirectiveArrived, TransportOpened, Restored,
+                 StepDone, ShardDone, PathsDeleted, AllStepsDone, RingStopped, StopRequested>;
 
 // ---- actions, to be done in the order given
 
@@ -108,10 +113,10 @@ struct WriteManifest {
   std::string job_directory;
   v1::Checkpoint checkpoint;
 };
-// Only paths inside the job directory may be deleted.
+// Only paths inside the job directory may be deleted. Answered by PathsDeleted when all are gone.
 struct DeletePaths {
   std::string job_directory;
-  std::vector<std::string> paths;
+  v1::DeleteFiles files;
 };
 // False while the lease is lost: metrics must not be shown as current.
 struct SetPublishing {

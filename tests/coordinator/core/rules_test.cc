@@ -210,7 +210,6 @@ TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
             "CheckpointCommitted CheckpointCommitted CheckpointCommitted CheckpointCommitted "
             "DeleteFiles");
   const auto& paths = d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths();
-  first.push_back(d.Job("job-a").spec().directory() + "/checkpoints/step-1/manifest.json");
   EXPECT_EQ(std::vector<std::string>(paths.begin(), paths.end()), first);
   v1::ListCheckpointsRequest request;
   request.set_parent(d.Job("job-a").name());
@@ -218,6 +217,39 @@ TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
   ASSERT_EQ(list->checkpoints_size(), 3);
   EXPECT_EQ(list->checkpoints(0).step(), 4);
   EXPECT_EQ(list->checkpoints(0).bytes(), 200);
+}
+
+TEST(CheckpointTest, ADeletionIsToldUntilAWorkerSaysThatItIsDone) {
+  CoreDriver d;
+  d.RunningPair();
+  for (int64_t step = 1; step <= 5; ++step) {
+    d.Shard("job-a", 0, step);
+    d.Shard("job-a", 1, step);
+  }
+  const std::vector<std::string> gone = {d.ShardPath("job-a", 1, 0), d.ShardPath("job-a", 1, 1)};
+  const std::vector<std::string> left = {d.ShardPath("job-a", 2, 0), d.ShardPath("job-a", 2, 1)};
+  v1::WorkerReport report;
+  *report.mutable_files_deleted()->mutable_ring() = d.Ring("job-a", 0);
+  *report.mutable_files_deleted()->mutable_paths() = {gone.begin(), gone.end()};
+  d.Report("a", report);
+  // It was told of the other two as well, and dies.
+  d.Hello("c", 'c');
+  d.Exit("a", 9);
+  d.Aborted("job-a", 1, CoreDriver::Held(5));
+  d.Form("job-a", CoreDriver::Held(5));
+  const std::string rank_0 = d.WorkerAt("job-a", 0);
+  EXPECT_THAT(d.Heard(rank_0), HasSubstr("StartSteps DeleteFiles"));
+  const auto& told = d.Last(rank_0, v1::Directive::kDeleteFiles).delete_files().paths();
+  EXPECT_EQ(std::vector<std::string>(told.begin(), told.end()), left);
+  // The answer counts whatever has become of the ring.
+  d.Fail("job-a", 0, v1::Fault::EXCEPTION);
+  *report.mutable_files_deleted()->mutable_paths() = {left.begin(), left.end()};
+  d.Report(rank_0, report);
+  d.Aborted("job-a", 0, CoreDriver::Held(5));
+  d.Aborted("job-a", 1, CoreDriver::Held(5));
+  d.Advance(absl::Seconds(1));
+  d.Form("job-a", CoreDriver::Held(5));
+  EXPECT_EQ(d.Heard(d.WorkerAt("job-a", 0)).find("DeleteFiles"), std::string::npos);
 }
 
 TEST(CheckpointTest, AFailedShardLeavesNoCheckpoint) {

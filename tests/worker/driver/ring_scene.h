@@ -128,6 +128,15 @@ class RingScene {
     coordinator_.Send(workers_.at(members_[0])->stream, committed);
   }
 
+  void Delete(const v1::Checkpoint& checkpoint) {
+    v1::Directive deletion = New();
+    *deletion.mutable_delete_files()->mutable_ring() = Ring(0);
+    for (const v1::CheckpointShard& shard : checkpoint.shards()) {
+      deletion.mutable_delete_files()->add_paths(shard.path());
+    }
+    coordinator_.Send(workers_.at(members_[0])->stream, deletion);
+  }
+
   // Takes reports, answering Hello and Heartbeat, until `done`.
   void PumpUntil(const std::function<bool()>& done, const std::string& what) {
     const absl::Time deadline = absl::Now() + absl::Seconds(30);
@@ -148,6 +157,7 @@ class RingScene {
   std::map<int, v1::RingAborted>& aborted() { return aborted_; }
   std::vector<v1::Fault>& faults() { return faults_; }
   std::vector<v1::ShardWritten>& shards() { return shards_; }
+  const std::vector<v1::FilesDeleted>& deleted() const { return deleted_; }
   const std::vector<std::string>& goodbyes() const { return goodbyes_; }
   // Step -> what was reported last.
   const std::map<int64_t, v1::StepRecord>& records() const { return records_; }
@@ -308,6 +318,9 @@ class RingScene {
       case v1::WorkerReport::kShardWritten:
         shards_.push_back(report.shard_written());
         return;
+      case v1::WorkerReport::kFilesDeleted:
+        deleted_.push_back(report.files_deleted());
+        return;
       case v1::WorkerReport::kRingFinished:
         finished_[report.ring_finished().ring().rank()] = report.ring_finished();
         return;
@@ -337,6 +350,7 @@ class RingScene {
   std::map<int, v1::RingFinished> finished_;
   std::vector<v1::Fault> faults_;
   std::vector<v1::ShardWritten> shards_;
+  std::vector<v1::FilesDeleted> deleted_;
   std::vector<std::string> goodbyes_;
   std::map<int64_t, v1::StepRecord> records_;
 };

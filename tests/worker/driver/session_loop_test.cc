@@ -94,6 +94,11 @@ TEST(SessionLoopTest, RunsAJobFromTheFirstStepToTheManifest) {
   }
   const v1::Checkpoint checkpoint = scene.CheckpointOf(kSteps);
   scene.Commit(checkpoint);
+  const v1::Checkpoint old = scene.CheckpointOf(4);
+  scene.Delete(old);
+  scene.PumpUntil([&] { return !scene.deleted().empty(); }, "FilesDeleted");
+  EXPECT_EQ(scene.deleted()[0].paths_size(), 2);
+  EXPECT_FALSE(fs::exists(old.directory()));
   scene.Release();
   scene.Drain("a");
   EXPECT_EQ(scene.JoinWorker("a").code, kExitOk);

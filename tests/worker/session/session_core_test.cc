@@ -230,6 +230,23 @@ TEST(SessionCoreTest, RestoredDigestMustMatchThePlan) {
   EXPECT_EQ(s.Do(s.Stopped(2)), "RingAborted");
 }
 
+TEST(SessionCoreTest, ADeletionIsConfirmedWhateverHasBecomeOfTheRing) {
+  SessionDriver s;
+  s.Reach(v1::PHASE_RUNNING, 1);
+  EXPECT_EQ(s.Direct(s.Delete(1)), "DeletePaths");
+  const v1::DeleteFiles& files = std::get<DeletePaths>(s.last()[0]).files;
+  PathsDeleted deleted;
+  *deleted.report.mutable_ring() = files.ring();
+  *deleted.report.mutable_paths() = files.paths();
+  s.Direct(s.Release(1));
+  s.Do(s.Stopped(1));
+  EXPECT_EQ(s.Do(deleted), "FilesDeleted");
+  EXPECT_EQ(s.Report(0).files_deleted().paths(0), "/jobs/uid-a/x");
+  // Unheard it is nothing: the coordinator tells it again.
+  s.Do(StreamDown{});
+  EXPECT_EQ(s.Do(deleted), "");
+}
+
 TEST(SessionCoreTest, DirectivesOfAnEarlierEpochAreIgnored) {
   SessionDriver s;
   s.set_epoch(3);
