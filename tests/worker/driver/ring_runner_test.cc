@@ -1,0 +1,141 @@
+#include "worker/driver/ring_runner.h"
+
+#include <stdlib.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/match.h"
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "spdlog/sinks/base_sink.h"
+#include "spdlog/spdlog.h"
+#include "tests/worker/train/resolved_spec.h"
+
+namespace ringmaster::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Nobody connects.
+class LoneCommunicator final : public Communicator {
+ public:
+  explicit LoneCommunicator(std::atomic<bool>* aborted) : aborted_(aborted) {}
+  const std::string& address() const override { return address_; }
+  absl::Status Connect(absl::Span<const std::string>, absl::Duration) override {
+    return absl::UnavailableError("alone");
+  }
+  attention::GroupedExchange& world() override { std::abort(); }
+  int cuda_device() const override { return -1; }
+  absl::Status Settle() override { return absl::OkStatus(); }
+  absl::Status Close() override { return absl::OkStatus(); }
+  void Abort(const std::string&) override { *aborted_ = true; }
+  absl::Status AwaitReleased(absl::Duration) override { return absl::OkStatus(); }
+
+ private:
+  const std::string address_ = "alone";
+  std::atomic<bool>* const aborted_;
+};
+
+// Shows each message to `see` while it is being logged.
+class WatchedLog final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit WatchedLog(std::function<void(absl::string_view)> see) : see_(std::move(see)) {}
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    see_({message.payload.data(), message.payload.size()});
+  }
+  void flush_() override {}
+
+  const std::function<void(absl::string_view)> see_;
+};
+
+class RingRunnerTest : public testing::Test {
+ protected:
+  RingRunnerTest() {
+    std::string name = (fs::temp_directory_path() / "runner-XXXXXX").string();
+    directory_ = mkdtemp(name.data());
+    std::ofstream(directory_ + "/text") << std::string(4000, 'x');
+    *form_.mutable_spec() = ResolvedSpec();
+    form_.mutable_spec()->mutable_data()->set_paths(0, directory_ + "/text");
+    form_.set_directory(directory_ + "/job");
+    form_.mutable_ring()->set_training_job_uid("uid");
+    form_.mutable_ring()->set_generation(1);
+  }
+  ~RingRunnerTest() override { fs::remove_all(directory_); }
+
+  RingContext Context() {
+    RingContext context;
+    context.incarnation = std::string(32, 'a');
+    context.open_communicator = [this](const std::string&, const CommunicatorOptions&) {
+      return std::make_unique<LoneCommunicator>(&aborted_);
+    };
+    context.post = [this](const Event& event) {
+      if (std::holds_alternative<TransportOpened>(event)) {
+        opened_.Notify();
+      }
+    };
+    context.die = [](const std::string& reason) { ADD_FAILURE() << reason; };
+    context.metrics = &metrics_;
+    return context;
+  }
+
+  std::string directory_;
+  v1::FormRing form_;
+  std::atomic<bool> aborted_{false};
+  absl::Notification opened_;
+  WorkerMetrics metrics_;
+};
+
+// The log lies in the shared directory, which may hang; peers wait for the abort.
+TEST_F(RingRunnerTest, ARingIsAbortedBeforeTheLogHearsOfIt) {
+  bool aborted_before = false;
+  auto& sinks = spdlog::default_logger()->sinks();
+  sinks.push_back(std::make_shared<WatchedLog>([&](absl::string_view message) {
+    if (absl::StrContains(message, "giving up: as told")) {
+      aborted_before = aborted_;
+    }
+  }));
+  {
+    RingRunner runner("cpu", Context());
+    runner.Do(OpenTransport{form_});
+    ASSERT_TRUE(opened_.WaitForNotificationWithTimeout(absl::Seconds(10)));
+    EXPECT_FALSE(aborted_);
+    runner.Do(AbandonRing{form_.ring(), "as told"});
+  }
+  sinks.pop_back();
+  EXPECT_TRUE(aborted_before);
+}
+
+// The control thread is the caller of Do.
+TEST_F(RingRunnerTest, TheTrainersThreadAsksForTheDevicesMemory) {
+  absl::Notification asked;
+  std::thread::id by;
+  metrics_.SetDeviceMemory([&]() -> std::optional<WorkerMetrics::DeviceMemory> {
+    if (!asked.HasBeenNotified()) {
+      by = std::this_thread::get_id();
+      asked.Notify();
+    }
+    return WorkerMetrics::DeviceMemory{.reserved_bytes = 7};
+  });
+  {
+    RingRunner runner("cpu", Context());
+    runner.Do(OpenTransport{form_});
+    ASSERT_TRUE(asked.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  }
+  EXPECT_NE(by, std::this_thread::get_id());
+  EXPECT_EQ(metrics_.MemoryUsedBytes(), 7);
+}
+
+}  // namespace
+}  // namespace ringmaster::worker
