@@ -1,5 +1,8 @@
 #include "coordinator/core/reports.h"
 
+#include <string>
+#include <utility>
+
 #include "absl/strings/str_format.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/generation.h"
@@ -58,6 +61,20 @@ void Apply(State& state, Job& job, int rank, const v1::WorkerReport& report) {
   }
 }
 
+// The process may have state and commands of a life that this coordinator knows nothing of. The
+// directive, though the worker does not obey a lower epoch, tells it that it must be replaced.
+void RefuseLaterEpoch(State& state, uint64_t stream, int64_t heard) {
+  const std::string reason = absl::StrFormat(
+      "this coordinator's epoch is %d, the worker has heard of %d", state.epoch, heard);
+  v1::Directive directive;
+  directive.set_epoch(state.epoch);
+  directive.mutable_die()->set_reason(reason);
+  state.out.directives.push_back({.stream = stream,
+                                  .directive = std::move(directive),
+                                  .close = true,
+                                  .close_status = Aborted("STALE_COORDINATOR", reason)});
+}
+
 void RefuseStale(State& state, const Worker& worker, const v1::RingRef& ring,
                  const v1::WorkerReport& report) {
   if (report.report_case() != v1::WorkerReport::kHeartbeat) {
@@ -80,11 +97,7 @@ void RefuseStale(State& state, const Worker& worker, const v1::RingRef& ring,
 
 void OnReport(State& state, uint64_t stream, const v1::WorkerReport& report) {
   if (report.epoch() > state.epoch) {
-    EndStream(state, stream,
-              Aborted("STALE_COORDINATOR",
-                      absl::StrFormat("this coordinator's epoch is %d, the worker has heard of %d",
-                                      state.epoch, report.epoch())));
-    return;
+    return RefuseLaterEpoch(state, stream, report.epoch());
   }
   if (report.report_case() == v1::WorkerReport::kHello) return OnHello(state, stream, report);
   const auto attached = state.streams.find(stream);

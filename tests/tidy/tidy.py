@@ -33,7 +33,7 @@ EXCEPTIONS = {
 }
 # Files over a limit, with the length that they may not exceed; a number here only ever falls.
 LONGER = {
-    'worker/session/session_core.h': 174,
+    'worker/session/session_core.h': 168,
 }
 MARKERS = re.compile(r'\b(TO' r'DO|FIX' r'ME|X' r'XX|HA' r'CK)\b')
 

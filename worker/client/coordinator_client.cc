@@ -1,9 +1,10 @@
 #include "worker/client/coordinator_client.h"
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
-#include <iterator>
 #include <random>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,7 @@ constexpr absl::Duration kConnectPatience = absl::Seconds(5);
 // How long the connecting thread may not notice that it is to stop.
 constexpr absl::Duration kSlice = absl::Milliseconds(100);
 constexpr absl::Duration kFirstPause = absl::Milliseconds(20);
+// A stream that ended sooner was refused: it counts as an attempt that failed.
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
 
 absl::StatusOr<std::string> ReadPem(const std::string& path) {
@@ -26,10 +28,15 @@ absl::StatusOr<std::string> ReadPem(const std::string& path) {
     return std::string();
   }
   std::ifstream file(path, std::ios::binary);
-  if (!file) {
+  std::ostringstream text;
+  // Reading through iterators would throw where this sets badbit: `path` may be a directory.
+  if (file && file.peek() != std::ifstream::traits_type::eof()) {
+    text << file.rdbuf();
+  }
+  if (!file || text.bad()) {
     return absl::InvalidArgumentError(absl::StrCat("TLS file ", path, " cannot be read"));
   }
-  return std::string(std::istreambuf_iterator<char>(file), {});
+  return text.str();
 }
 
 }  // namespace
@@ -38,7 +45,13 @@ absl::StatusOr<ChannelFactory> ChannelFactory::Create(const CoordinatorAddress& 
   if (address.target.empty()) {
     return absl::InvalidArgumentError("the coordinator's address is empty; give host:port");
   }
+  if (address.tls_cert.empty() != address.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key need each other");
+  }
   if (address.tls_ca.empty()) {
+    if (!address.tls_cert.empty()) {
+      return absl::InvalidArgumentError("--tls-cert needs --tls-ca, the authority to trust");
+    }
     return ChannelFactory(address.target, grpc::InsecureChannelCredentials());
   }
   grpc::SslCredentialsOptions ssl;
@@ -104,10 +117,12 @@ void CoordinatorClient::ReadLoop() {
   std::uniform_real_distribution<double> jitter(0.75, 1.25);
   absl::Duration pause = absl::ZeroDuration();
   while (true) {
-    bool attached = false;
-    const absl::Status reason = RunStream(&attached);
-    if (attached) {
+    absl::Duration up = absl::ZeroDuration();
+    const absl::Status reason = RunStream(&up);
+    if (up > absl::ZeroDuration()) {
       events_.down(reason);
+    }
+    if (up >= kLongestPause) {
       pause = absl::ZeroDuration();
     }
     {
@@ -140,7 +155,7 @@ absl::Status CoordinatorClient::Connect(grpc::Channel& channel) {
   return absl::OkStatus();
 }
 
-absl::Status CoordinatorClient::RunStream(bool* attached) {
+absl::Status CoordinatorClient::RunStream(absl::Duration* up) {
   const std::shared_ptr<grpc::Channel> channel = channels_.NewChannel();
   RETURN_IF_ERROR(Connect(*channel));
   const auto stub = v1::WorkerService::NewStub(channel);
@@ -160,13 +175,15 @@ absl::Status CoordinatorClient::RunStream(bool* attached) {
     number = ++stream_number_;
     queue_.clear();
   }
-  *attached = true;
+  const auto start = std::chrono::steady_clock::now();
   events_.up(number);
   v1::Directive directive;
   while (stream->Read(&directive)) {
     events_.directive(std::move(directive));
     directive.Clear();
   }
+  // Before the call is cancelled, which would hide why the coordinator ended it.
+  const absl::Status reason = FromGrpc(stream->Finish());
   const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
   {
     absl::MutexLock lock(&mutex_);
@@ -176,7 +193,8 @@ absl::Status CoordinatorClient::RunStream(bool* attached) {
     stream_ = nullptr;
     context_ = nullptr;
   }
-  return FromGrpc(stream->Finish());
+  *up = absl::FromChrono(std::chrono::steady_clock::now() - start);
+  return reason;
 }
 
 void CoordinatorClient::WriteLoop() {

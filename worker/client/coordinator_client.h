@@ -34,7 +34,7 @@ struct CoordinatorAddress {
 // back-off (at least 100 ms, doubling) out of the way. Immutable, thread-safe.
 class ChannelFactory {
  public:
-  // InvalidArgument when the address is empty or a TLS file cannot be read.
+  // InvalidArgument when the address is empty, or a TLS file is missing or cannot be read.
   static absl::StatusOr<ChannelFactory> Create(const CoordinatorAddress& address);
   std::shared_ptr<grpc::Channel> NewChannel() const;
   const std::string& target() const { return target_; }
@@ -47,8 +47,8 @@ class ChannelFactory {
 };
 
 // The worker's one stream to the coordinator, opened again whenever it breaks: at once the first
-// time, then after 20 ms, doubling to 1 s, with jitter. Two threads: one connects and reads, one
-// writes.
+// time, then after 20 ms, doubling to 1 s, with jitter, until a stream lived for a second: one that
+// is refused right away is no better than none. Two threads: one connects and reads, one writes.
 //
 // Streams are numbered from 1. Events come from the reading thread, in order: up(n),
 // directive(n)..., down(n), up(n + 1)... A report belongs to a stream; one for a stream that is
@@ -83,8 +83,9 @@ class CoordinatorClient {
 
   void ReadLoop();
   void WriteLoop();
-  // One stream from connecting to its end. Sets *attached when it was up at all.
-  absl::Status RunStream(bool* attached);
+  // One stream from connecting to its end. *up becomes how long it was open; unchanged if it never
+  // was.
+  absl::Status RunStream(absl::Duration* up);
   absl::Status Connect(grpc::Channel& channel);
   // False when the stream broke. `last`: half-close it afterwards.
   static bool WriteBatch(Stream& stream, const std::deque<v1::WorkerReport>& batch, bool last);

@@ -59,7 +59,8 @@ absl::Time SessionCore::NextTimer() const {
   if (exited_) {
     return absl::InfiniteFuture();
   }
-  absl::Time next = std::min({lease_.NextTimer(now_), abort_deadline_, drain_deadline_});
+  absl::Time next =
+      std::min({lease_.NextTimer(now_), abort_deadline_, drain_deadline_, stale_deadline_});
   if (attached_ && unconfirmed_.HasUnsentSteps()) {
     next = std::min(next, next_steps_report_);
   }
@@ -91,6 +92,10 @@ void SessionCore::OnTick() {
          absl::StrFormat(
              "ring generation %d: not abandoned within %s; this process must be replaced",
              ring().generation(), absl::FormatDuration(now_ - abort_started_)));
+    return;
+  }
+  if (now_ >= stale_deadline_) {
+    Exit(kExitRestart, "the coordinator has forgotten this ring; this process must be replaced");
     return;
   }
   if (now_ >= drain_deadline_) {

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "worker/session/heartbeat_lease.h"
 #include "worker/session/session_events.h"
+#include "worker/session/session_limits.h"
 #include "worker/session/unconfirmed_reports.h"
 
 namespace ringmaster::worker {
@@ -27,19 +28,6 @@ struct SessionIdentity {
   absl::Status Validate() const;
 };
 
-// Every limit of the core that is not the coordinator's or the job's.
-struct SessionLimits {
-  // Between two StepsDone; the first step of a generation is reported at once.
-  absl::Duration steps_report_interval = absl::Milliseconds(50);
-  // For jobs that do not say.
-  absl::Duration abort_deadline = absl::Seconds(5);
-  // How long a step may go on after SIGTERM or Drain before the ring is abandoned.
-  absl::Duration drain_deadline = absl::Seconds(20);
-  // Step records and shard reports kept for sending again after a re-attach.
-  int unconfirmed_records_max = 1024;
-  int unconfirmed_shards_max = 8;
-};
-
 // The worker's session as a pure state machine: one event in, actions out; no thread, clock, lock,
 // torch or gRPC, so that the simulator runs the same code as the worker. Deterministic: equal
 // events at equal times give equal actions. Thread-compatible; lives on the control thread.
@@ -55,7 +43,10 @@ struct SessionLimits {
 //   ABORTING -- abort deadline --> exit kExitRestart;   any -- Die --> exit kExitRestart
 //   any -- SIGTERM, Drain --> (ABORTING or the step's end) --> Goodbye, exit kExitOk
 //
-// Fencing. Directives of a lower epoch, or of a lower generation of the same job, are ignored. From
+// Fencing. Directives of a lower epoch, or of a lower generation of the same job, are not obeyed. A
+// lower epoch means that the coordinator's data was lost or is an old copy: this process may never
+// serve it, a fresh one may. An idle worker exits with kExitRestart at once; one in a ring when no
+// coordinator of its own epoch was heard for `stale_coordinator_patience`. From
 // the moment a generation is given up nothing it reports is believed: its StepDone, ShardDone and
 // Restored are dropped, so a vote counts only if the generation was not aborted. Without an
 // acknowledged heartbeat for the lease's length the worker goes on training but stops publishing.
@@ -82,6 +73,7 @@ class SessionCore {
   void OnStreamDown();
   void OnTick();
   void OnDirective(const v1::Directive& directive);
+  void OnStaleCoordinator(int64_t epoch);
   void OnWelcome(const v1::Welcome& welcome);
   void OnHeartbeatAck(const v1::HeartbeatAck& ack);
   void OnFormRing(const v1::FormRing& form);
@@ -131,6 +123,8 @@ class SessionCore {
   std::vector<Action> actions_;
 
   int64_t epoch_ = 0;
+  // Set while only a coordinator of a lower epoch is heard.
+  absl::Time stale_deadline_ = absl::InfiniteFuture();
   // A stream is open and Welcome came on it; only then reports go out.
   bool attached_ = false;
   HeartbeatLease lease_;

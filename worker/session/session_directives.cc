@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "worker/session/exit_codes.h"
@@ -16,9 +18,10 @@ absl::Duration FromProto(const google::protobuf::Duration& duration) {
 
 void SessionCore::OnDirective(const v1::Directive& directive) {
   if (directive.epoch() < epoch_) {
-    return;
+    return OnStaleCoordinator(directive.epoch());
   }
   epoch_ = directive.epoch();
+  stale_deadline_ = absl::InfiniteFuture();
   switch (directive.directive_case()) {
     case v1::Directive::kWelcome:
       return OnWelcome(directive.welcome());
@@ -46,6 +49,18 @@ void SessionCore::OnDirective(const v1::Directive& directive) {
     case v1::Directive::DIRECTIVE_NOT_SET:
       return;  // From a newer coordinator.
   }
+}
+
+void SessionCore::OnStaleCoordinator(int64_t epoch) {
+  if (phase_ == v1::PHASE_IDLE) {
+    Exit(kExitRestart,
+         absl::StrFormat("this coordinator's epoch is %d, this process has heard of %d: its data "
+                         "was lost or is an old copy; a fresh process may serve it",
+                         epoch, epoch_));
+    return;
+  }
+  // Perhaps the right one comes back; until then the ring steps.
+  stale_deadline_ = std::min(stale_deadline_, now_ + limits_.stale_coordinator_patience);
 }
 
 void SessionCore::OnWelcome(const v1::Welcome& welcome) {

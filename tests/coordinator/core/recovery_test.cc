@@ -130,6 +130,22 @@ TEST(RecoveryTest, ASilentWorkerLosesItsLeaseAndIsToldToDie) {
   EXPECT_EQ(d.Job("job-a").status().generation(), 1);
 }
 
+TEST(RecoveryTest, AWorkerOfALaterEpochIsToldThatItMustBeReplaced) {
+  CoreDriver d;
+  v1::WorkerReport report;
+  report.set_incarnation(std::string(32, 'a'));
+  report.set_epoch(7);
+  report.mutable_hello()->set_worker("workers/a");
+  const Output output = d.Do(WorkerReported{99, report});
+  ASSERT_EQ(output.directives.size(), 1);
+  const DirectiveTo& told = output.directives[0];
+  ASSERT_TRUE(told.directive.has_value());
+  EXPECT_TRUE(told.directive->has_die());
+  EXPECT_EQ(told.directive->epoch(), 1);
+  EXPECT_TRUE(told.close);
+  EXPECT_EQ(Details(told.close_status).reason, "STALE_COORDINATOR");
+}
+
 TEST(RecoveryTest, ABlipOfTheConnectionHarmsNothing) {
   CoreDriver d;
   d.RunningPair();

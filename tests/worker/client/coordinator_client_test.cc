@@ -23,7 +23,11 @@ class Journal {
                 [this](v1::Directive directive) {
                   Add(absl::StrCat("ack ", directive.heartbeat_ack().sequence()));
                 },
-            .down = [this](const absl::Status&) { Add("down"); }};
+            .down =
+                [this](const absl::Status& reason) {
+                  Add("down");
+                  Add(absl::StrCat("down ", reason.ToString()));
+                }};
   }
   // False after 10 s.
   bool WaitFor(const std::string& word) {
@@ -94,13 +98,25 @@ TEST(CoordinatorClientTest, OpensABrokenStreamAgainAndDropsReportsOfTheOldOne) {
   ASSERT_TRUE(coordinator.Next().has_value());
   coordinator.BreakStreams();
   ASSERT_TRUE(journal.WaitFor("up 2"));
-  EXPECT_THAT(journal.words(), testing::ElementsAre("up 1", "down", "up 2"));
+  EXPECT_THAT(journal.words(), testing::ElementsAre("up 1", "down", testing::_, "up 2"));
   client.Send(1, Heartbeat(2));
   client.Send(2, Heartbeat(3));
   const auto heard = coordinator.Next();
   ASSERT_TRUE(heard.has_value());
   EXPECT_EQ(heard->stream, 2);
   EXPECT_EQ(heard->report.heartbeat().sequence(), 3);
+}
+
+TEST(CoordinatorClientTest, PausesWhenEveryStreamIsRefused) {
+  FakeCoordinator coordinator;
+  coordinator.Refuse({grpc::StatusCode::ABORTED, "this one is stale"});
+  Journal journal;
+  const absl::Time start = absl::Now();
+  CoordinatorClient client(Channels(coordinator.address()), journal.Events());
+  ASSERT_TRUE(journal.WaitFor("up 7"));
+  // 20 + 40 + 80 + 160 + 320 ms, less the jitter.
+  EXPECT_GT(absl::Now() - start, absl::Milliseconds(450));
+  EXPECT_TRUE(journal.WaitFor("down ABORTED: this one is stale"));
 }
 
 TEST(CoordinatorClientTest, FindsARestartedCoordinator) {
@@ -154,6 +170,14 @@ TEST(ChannelFactoryTest, NamesWhatIsWrong) {
       ChannelFactory::Create({.target = "localhost:1", .tls_ca = "/nowhere/ca.pem"});
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(missing.status().message(), testing::HasSubstr("/nowhere/ca.pem"));
+  const auto directory = ChannelFactory::Create({.target = "localhost:1", .tls_ca = "/"});
+  EXPECT_EQ(directory.status().code(), absl::StatusCode::kInvalidArgument);
+  // Not silently in plain text.
+  const auto no_ca =
+      ChannelFactory::Create({.target = "localhost:1", .tls_cert = "/c", .tls_key = "/k"});
+  EXPECT_THAT(no_ca.status().message(), testing::HasSubstr("--tls-ca"));
+  const auto no_key = ChannelFactory::Create({.target = "localhost:1", .tls_cert = "/c"});
+  EXPECT_THAT(no_key.status().message(), testing::HasSubstr("--tls-key"));
 }
 
 }  // namespace

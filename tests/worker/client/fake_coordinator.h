@@ -54,6 +54,12 @@ class FakeCoordinator final : public v1::WorkerService::Service {
     }
   }
 
+  // From now on every stream ends with `status` at once.
+  void Refuse(const grpc::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    refusal_ = status;
+  }
+
   // The next report, in order of arrival; nothing after 10 s.
   std::optional<Heard> Next() {
     absl::MutexLock lock(&mutex_);
@@ -99,6 +105,9 @@ class FakeCoordinator final : public v1::WorkerService::Service {
     int number = 0;
     {
       absl::MutexLock lock(&mutex_);
+      if (!refusal_.ok()) {
+        return refusal_;
+      }
       number = ++last_stream_;
       streams_[number] = {context, stream};
     }
@@ -122,6 +131,7 @@ class FakeCoordinator final : public v1::WorkerService::Service {
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   absl::Mutex mutex_;
+  grpc::Status refusal_ ABSL_GUARDED_BY(mutex_);
   int last_stream_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<int, OpenStream> streams_ ABSL_GUARDED_BY(mutex_);
   std::deque<Heard> heard_ ABSL_GUARDED_BY(mutex_);

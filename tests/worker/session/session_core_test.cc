@@ -257,6 +257,39 @@ TEST(SessionCoreTest, DirectivesOfAnEarlierEpochAreIgnored) {
   EXPECT_EQ(s.Direct(s.Abort(1)), "AbandonRing");
 }
 
+TEST(SessionCoreTest, AnIdleWorkerIsReplacedWhenTheCoordinatorLostItsData) {
+  SessionDriver s;
+  s.set_epoch(3);
+  s.Do(StreamUp{});
+  s.Direct(s.Welcome());
+  s.Do(StreamDown{});
+  s.Do(StreamUp{});
+  s.set_epoch(1);
+  EXPECT_EQ(s.Direct(s.New()), "Exit(85)");
+}
+
+TEST(SessionCoreTest, ARingOutlivesAStaleCoordinatorForAWhile) {
+  SessionDriver s;
+  s.set_epoch(3);
+  s.Reach(v1::PHASE_RUNNING, 1);
+  s.set_epoch(2);
+  EXPECT_EQ(s.Direct(s.New()), "");
+  s.Advance(absl::Seconds(20));
+  EXPECT_EQ(s.Direct(s.New()), "");
+  // The right one is back.
+  s.set_epoch(3);
+  s.Direct(s.Welcome());
+  s.Advance(absl::Seconds(20));
+  EXPECT_EQ(s.Do(TimerTick{}).find("Exit"), std::string::npos);
+
+  s.set_epoch(2);
+  EXPECT_EQ(s.Direct(s.New()), "");
+  s.Advance(absl::Seconds(29));
+  EXPECT_EQ(s.Direct(s.New()), "");
+  s.Advance(absl::Seconds(1));
+  EXPECT_EQ(s.Do(TimerTick{}), "Exit(85)");
+}
+
 TEST(SessionCoreTest, SigtermLetsTheStepEndThenLeaves) {
   SessionDriver s;
   s.Reach(v1::PHASE_RUNNING, 1);

@@ -139,7 +139,7 @@ std::vector<Row> Rows() {
          d.mutable_die();
          return D(d);
        },
-       {}},
+       {{v1::PHASE_IDLE, "Exit(85) -> same"}}},
       {"unset_directive", [](S s) { return D(s.New()); }, {}},
       {"opened.stale", [](S s) { return s.Opened(4); }, {}},
       {"opened.same",
