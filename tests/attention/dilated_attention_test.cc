@@ -119,6 +119,26 @@ TEST(DilatedAttentionTest, UncoveredPositionsGiveZeroAndIgnoreTheirGradient) {
   EXPECT_FALSE(output.lse.requires_grad());
 }
 
+// Every segment has one token: nothing is left for q and k, not even rounding.
+TEST(DilatedAttentionTest, QueriesThatSeeOnlyThemselvesGiveTheirGradientToVAlone) {
+  for (at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (int ranks : {1, 3}) {
+      AttentionCase problem;
+      const Inputs x = Randoms(1, 300, 2, 2, 16, dtype);
+      problem.q = x.q;
+      problem.k = x.k;
+      problem.v = x.v;
+      problem.dout = at::randn_like(x.q);
+      problem.options = {.branches = {{1, 1}, {1, 1}, {1, 1}}};
+      problem.map = ShardMap::Contiguous(300, ranks, 1);
+      const AttentionResult result = RunRanks(problem);
+      EXPECT_EQ(result.dq.count_nonzero().item<int64_t>(), 0);
+      EXPECT_EQ(result.dk.count_nonzero().item<int64_t>(), 0);
+      EXPECT_TRUE(result.dv.equal(problem.dout));
+    }
+  }
+}
+
 // Central differences of sum(out * dout) in fp64, element by element.
 TEST(DilatedAttentionTest, GradientsAreThoseOfFiniteDifferences) {
   at::set_num_threads(1);  // hundreds of tiny calls

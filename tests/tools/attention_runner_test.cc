@@ -333,8 +333,8 @@ TEST_F(AttentionRunnerTest, RefusesBrokenFilesAndFlags) {
   ExpectRefused(RunFiles(file, spec, {"--device", "tpu"}), "--device", "unknown device");
   ExpectRefused(RunFiles(file, spec, {"--speed", "9"}), "--speed", "unknown flag");
   ExpectRefused(Run({"--input", file, "--spec", spec}), "--output", "no output");
-  ExpectRefused(Run({"--input", file, "--spec", spec, "--output", "/nonexistent/out"}),
-                "/nonexistent/out", "unwritable output");
+  ExpectRefused(Run({"--input", file, "--spec", spec, "--output", spec + "/out"}), spec + "/out",
+                "unwritable output");
 }
 
 TEST_F(AttentionRunnerTest, TheEmptySequenceHasEmptyResults) {
