@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "attention/dilated_attention.h"
@@ -14,8 +15,12 @@ namespace ringmaster::worker {
 namespace {
 
 absl::Status Prefixed(const absl::Status& status, std::string_view what) {
-  return absl::Status(status.code(), absl::StrCat(absl::string_view(what.data(), what.size()), ": ",
-                                                  status.message()));
+  absl::Status prefixed(status.code(), absl::StrCat(absl::string_view(what.data(), what.size()),
+                                                    ": ", status.message()));
+  status.ForEachPayload([&prefixed](absl::string_view url, const absl::Cord& payload) {
+    prefixed.SetPayload(url, payload);
+  });
+  return prefixed;
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace ringmaster::worker {
 // Runs `body` and turns what it throws into a Status whose message starts with `what`: the one
 // place where exceptions of LibTorch, attention and models end.
 //   c10::OutOfMemoryError, std::bad_alloc  ResourceExhausted; also the CPU allocator's c10::Error
-//   attention::ExchangeError               its own status, code unchanged
+//   attention::ExchangeError               its own status, code and payloads unchanged
 //   c10::ValueError, c10::IndexError       InvalidArgument
 //   any other exception                    Internal
 // A Status that `body` returns is passed on unchanged.

@@ -59,6 +59,13 @@ void AbortRing(State& state, Job& job, const std::string& reason) {
   Store(state, job);
 }
 
+// Who is to blame in the eyes of the rank that reports, by the name that an operator knows.
+std::string Accusation(const Job& job, const v1::Fault& fault) {
+  const int accused = fault.accused_rank();
+  if (!fault.has_accused_rank() || accused < 0 || accused >= job.status().ranks_size()) return "";
+  return absl::StrFormat(" (rank %d is %s)", accused, job.status().ranks(accused).worker());
+}
+
 // A member of an ABORTING ring that may still answer.
 bool IsAwaited(const State& state, const Worker& worker) {
   return worker.attached() || worker.unseen ||
@@ -116,9 +123,9 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
       job.status().state() == v1::TrainingJobStatus::CANCELLING) {
     return;
   }
-  const std::string message =
-      absl::StrFormat("%s (rank %d): %s%s%s", job.status().ranks(rank).worker(), rank,
-                      fault.where(), fault.where().empty() ? "" : ": ", fault.message());
+  const std::string message = absl::StrFormat(
+      "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, fault.where(),
+      fault.where().empty() ? "" : ": ", fault.message(), Accusation(job, fault));
   // In an ABORTING ring most faults are echoes of the first one.
   if (job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic()) {
     ExplainEpisode(state, job, CauseOf(fault.kind()), message, std::nullopt);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "worker/comm/accused_rank.h"
 #include "worker/comm/wait_for.h"
 
 namespace ringmaster::worker {
@@ -96,9 +97,7 @@ absl::Status GroupLedger::AwaitUntil(const Condition& done) {
   {
     std::unique_lock lock(mutex_);
     if (!WaitFor(changed_, lock, deadline_, done)) {
-      late = absl::DeadlineExceededError(absl::StrCat(who_, ": ", FirstPending(), " exceeded ",
-                                                      absl::FormatDuration(deadline_),
-                                                      "; aborting, a new ring will form"));
+      late = Late();
     } else if (error_.ok()) {
       return absl::OkStatus();
     }
@@ -111,20 +110,24 @@ absl::Status GroupLedger::AwaitUntil(const Condition& done) {
   return error_;
 }
 
-std::string GroupLedger::FirstPending() const {
+absl::Status GroupLedger::Late() const {
   // A send waits for its receiver, so a missing receive tells more about who is behind.
-  std::string text = "an exchange";
+  const Message* first = nullptr;
   for (const auto& [id, group] : groups_) {
     for (const Message& message : group.messages) {
-      if (!message.done) {
-        text = absl::StrCat(message.receive ? "receive from rank " : "send to rank ", message.peer);
-        if (message.receive) {
-          return text;
-        }
+      if (!message.done && (first == nullptr || (message.receive && !first->receive))) {
+        first = &message;
       }
     }
   }
-  return text;
+  const std::string what =
+      first == nullptr
+          ? "an exchange"
+          : absl::StrCat(first->receive ? "receive from rank " : "send to rank ", first->peer);
+  const absl::Status error = absl::DeadlineExceededError(
+      absl::StrCat(who_, ": ", what, " exceeded ", absl::FormatDuration(deadline_),
+                   "; aborting, a new ring will form"));
+  return first == nullptr ? error : Accuse(error, first->peer);
 }
 
 absl::Status GroupLedger::status() const {

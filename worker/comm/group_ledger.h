@@ -68,7 +68,7 @@ class GroupLedger {
 
   template <typename Condition>
   absl::Status AwaitUntil(const Condition& done);
-  std::string FirstPending() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Late() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int rank_;
   const int size_;

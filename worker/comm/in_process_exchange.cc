@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "spdlog/spdlog.h"
+#include "worker/comm/accused_rank.h"
 #include "worker/comm/group_ledger.h"
 #include "worker/comm/prove_ring.h"
 #include "worker/comm/wait_for.h"
@@ -237,7 +238,8 @@ void World::Leave(int rank) {
     }
   }
   for (const auto& peer : peers) {
-    peer->Fail(absl::UnavailableError(absl::StrCat(peer->who(), ": rank ", rank, " is gone")));
+    peer->Fail(Accuse(
+        absl::UnavailableError(absl::StrCat(peer->who(), ": rank ", rank, " is gone")), rank));
   }
 }
 

@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/comm/accused_rank.h"
 #include "worker/driver/ring_roll.h"
 
 namespace ringmaster::worker {
@@ -43,6 +44,12 @@ v1::Fault::Kind KindOf(StepFault::Kind kind) {
       return v1::Fault::DATA_ERROR;
   }
   return v1::Fault::EXCEPTION;
+}
+
+void Accuse(const absl::Status& status, v1::Fault* fault) {
+  if (const auto rank = AccusedRank(status); rank.has_value()) {
+    fault->set_accused_rank(*rank);
+  }
 }
 
 v1::StepRecord RecordOf(const StepResult& result, int64_t generation) {
@@ -401,7 +408,7 @@ void RingRun::FailForm(FormStage stage, const absl::Status& status) {
   v1::Fault fault;
   fault.set_kind(v1::Fault::FORM_ERROR);
   fault.set_where(where);
-  fault.set_accused_rank(-1);
+  Accuse(status, &fault);
   fault.set_message(absl::StrFormat("ring generation %d rank %d: %s: %s", form_.ring().generation(),
                                     rank(), where, status.message()));
   const bool missing = absl::IsNotFound(status) || absl::IsDataLoss(status);
@@ -434,7 +441,7 @@ void RingRun::FailStep() {
   fault.set_kind(KindOf(step_fault.kind));
   fault.set_where(step_fault.where);
   fault.set_step(step_fault.step);
-  fault.set_accused_rank(-1);
+  Accuse(step_fault.status, &fault);
   fault.set_deterministic(step_fault.deterministic);
   fault.set_message(absl::StrFormat("ring generation %d rank %d: %s of step %d: %s",
                                     form_.ring().generation(), rank(), step_fault.where,

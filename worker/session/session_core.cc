@@ -142,7 +142,6 @@ void SessionCore::OnRestored(const Restored& restored) {
     v1::Fault fault;
     fault.set_kind(v1::Fault::FORM_ERROR);
     fault.set_where("restore");
-    fault.set_accused_rank(-1);
     fault.set_message(absl::StrFormat(
         "ring generation %d rank %d: restored %s state of step %d (digest %016x), the ring needs "
         "step %d (digest %016x)",

@@ -115,7 +115,6 @@ void SessionCore::RefuseUnknownRing(const v1::RingRef& unknown, const char* dire
   *fault->mutable_ring() = unknown;
   fault->set_kind(v1::Fault::FORM_ERROR);
   fault->set_where("connect");
-  fault->set_accused_rank(-1);
   fault->set_message(absl::StrFormat(
       "ring generation %d rank %d: %s arrived, but this worker never joined that generation",
       unknown.generation(), unknown.rank(), directive));

@@ -111,6 +111,19 @@ TEST(RecoveryTest, APeersErrorIsExplainedByTheExitThatFollows) {
   EXPECT_EQ(d.Job("job-a").status().episodes_count(), 1);
 }
 
+TEST(RecoveryTest, AnEpisodeNamesTheWorkerThatAPeersErrorBlames) {
+  CoreDriver d;
+  d.RunningPair();
+  v1::WorkerReport report;
+  *report.mutable_fault()->mutable_ring() = d.Ring("job-a", 0);
+  report.mutable_fault()->set_kind(v1::Fault::COMMUNICATION_ERROR);
+  report.mutable_fault()->set_message("receive from rank 1 exceeded 30s");
+  report.mutable_fault()->set_accused_rank(1);
+  d.Report("a", report);
+  EXPECT_EQ(LastEpisode(d).message(),
+            "workers/a (rank 0): receive from rank 1 exceeded 30s (rank 1 is workers/b)");
+}
+
 TEST(RecoveryTest, ASilentWorkerLosesItsLeaseAndIsToldToDie) {
   CoreDriver d;
   d.RunningPair();

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "attention/exchange.h"
 #include "base/status_macros.h"
+#include "worker/comm/accused_rank.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -226,6 +227,15 @@ absl::Status ExpectUseless(Communicator& ring, absl::StatusCode code) {
   return ring.AwaitReleased(absl::Seconds(30));
 }
 
+// Of two ranks, the survivor knows who did it; of more, one may see another survivor give up first.
+// NCCL does not tell.
+absl::Status ExpectAccusesLast(const Rank& rank, const absl::Status& status) {
+  if (rank.size() == 2 && rank.transport() != "nccl") {
+    CHECK_OR_RETURN(AccusedRank(status) == 1, status.ToString());
+  }
+  return absl::OkStatus();
+}
+
 // Groups with the rank that will go, until an error comes.
 absl::Status UntilError(Rank& rank, Communicator& ring) {
   for (int round = 0; round < 1000000; ++round) {
@@ -268,6 +278,7 @@ absl::Status KilledWhileWaiting(Rank& rank) {
   absl::Status status = group.Wait(*ring);
   status.Update(ring->Settle());
   RETURN_IF_ERROR(ExpectCode(status, absl::StatusCode::kUnavailable));
+  RETURN_IF_ERROR(ExpectAccusesLast(rank, status));
   return ExpectUseless(*ring, absl::StatusCode::kUnavailable);
 }
 
@@ -309,6 +320,7 @@ absl::Status StalledPeer(Rank& rank) {
     return absl::OkStatus();
   }
   RETURN_IF_ERROR(ExpectCode(status, absl::StatusCode::kDeadlineExceeded));
+  RETURN_IF_ERROR(ExpectAccusesLast(rank, status));
   return ExpectUseless(*ring, absl::StatusCode::kDeadlineExceeded);
 }
 

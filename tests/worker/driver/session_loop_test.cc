@@ -172,6 +172,21 @@ TEST(SessionLoopTest, ANewProcessGetsTheStateFromItsPeer) {
   }
 }
 
+TEST(SessionLoopTest, TheFaultOfASurvivorNamesTheRankThatIsGone) {
+  RingScene scene(/*steps=*/100'000);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntil([&] { return !scene.records().empty(); }, "the first step");
+  scene.KillWorker("b");
+  scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
+  EXPECT_EQ(scene.faults()[0].ring().rank(), 0);
+  EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::COMMUNICATION_ERROR);
+  ASSERT_TRUE(scene.faults()[0].has_accused_rank());
+  EXPECT_EQ(scene.faults()[0].accused_rank(), 1);
+}
+
 TEST(SessionLoopTest, WithoutAnyMemoryTheCheckpointIsLoaded) {
   RingScene scene(kSteps);
   scene.spec().mutable_checkpoint()->set_interval_steps(4);
