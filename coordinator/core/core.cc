@@ -38,7 +38,6 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
     R operator()(const v1::ListTrainingJobsRequest& r) { return Response(ListJobs(state, r)); }
     R operator()(const v1::CancelTrainingJobRequest& r) { return Response(CancelJob(state, r)); }
     R operator()(const v1::DeleteTrainingJobRequest& r) { return Response(DeleteJob(state, r)); }
-    R operator()(const v1::EstimateTrainingJobRequest& r) { return Response(EstimateJob(r)); }
     R operator()(const v1::ListWorkersRequest& r) { return Response(ListWorkers(state, r)); }
     R operator()(const v1::GetWorkerRequest& r) { return Response(GetWorker(state, r)); }
     R operator()(const v1::ListCheckpointsRequest& r) {

@@ -9,7 +9,10 @@
 
 #include "absl/strings/str_format.h"
 #include "attention/plan.h"
+#include "base/status_macros.h"
 #include "coordinator/core/spec.h"
+#include "coordinator/core/violations.h"
+#include "proto/rpc_status.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -19,6 +22,9 @@ using attention::MessageShape;
 
 // Rings up to this size are planned rank by rank; of larger ones, a sample.
 constexpr int kPlannedRanksMax = 64;
+// Looks at a peer's keys of one head and branch, forward or backward, that an estimate may cost:
+// about half a second. Beyond, fewer ranks are planned, or none.
+constexpr double kLooksMax = 1 << 22;
 // Tokens of one piece of the chunked loss.
 constexpr int64_t kLossChunkTokens = 4096;
 constexpr double kImbalanceWarned = 0.10;
@@ -83,9 +89,16 @@ double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
   return tokens * (blocks + 2 * input) + loss;
 }
 
-std::vector<int> PlannedRanks(int ranks) {
+// Spread evenly, the first and the last among them; empty when the plan of two ranks costs too
+// much.
+std::vector<int> PlannedRanks(const AttentionPlan& plan) {
+  const int ranks = plan.map().ranks();
+  const double looks =
+      2.0 * ranks * static_cast<double>(plan.options().branches.size()) * plan.heads();
+  const int most = static_cast<int>(std::min<double>(kPlannedRanksMax, kLooksMax / looks));
   std::vector<int> planned;
-  const int stride = std::max(1, ranks / kPlannedRanksMax);
+  if (most < std::min(2, ranks)) return planned;
+  const int stride = (ranks + most - 1) / most;
   for (int rank = 0; rank < ranks; rank += stride) planned.push_back(rank);
   if (planned.back() != ranks - 1) planned.push_back(ranks - 1);
   return planned;
@@ -104,6 +117,15 @@ struct RankCost {
   int64_t tokens = 0;
 };
 
+RankCost CostOf(const v1::TrainingJobSpec& spec, const AttentionPlan& plan, int rank) {
+  const MessageShape one{.batch = 1, .head_dim = spec.model().dim() / spec.model().heads()};
+  const double attended = plan.ForwardFlops(rank, one) * spec.model().layers();
+  const int64_t local = plan.map().LocalTokens(rank);
+  return {(1 + kAttentionBackward) * attended +
+              3 * DenseFlopsPerToken(spec.model()) * static_cast<double>(local),
+          local};
+}
+
 void WarnOfCosts(const v1::TrainingJobSpec& spec, const std::vector<RankCost>& costs,
                  v1::EstimateTrainingJobResponse* estimate) {
   const auto empty = std::count_if(estimate->shard_tokens().begin(), estimate->shard_tokens().end(),
@@ -119,7 +141,7 @@ void WarnOfCosts(const v1::TrainingJobSpec& spec, const std::vector<RankCost>& c
     most = std::max(most, cost.flops);
     sum += cost.flops;
   }
-  const double mean = sum / static_cast<double>(costs.size());
+  const double mean = costs.empty() ? 0 : sum / static_cast<double>(costs.size());
   if (mean > 0 && most / mean - 1 > kImbalanceWarned) {
     estimate->add_warnings(absl::StrFormat(
         "the busiest ring rank computes %.0f %% more than the mean; the others wait for it",
@@ -163,6 +185,8 @@ int64_t StateBytes(const v1::TrainingJobSpec& spec) {
                    static_cast<double>(memory.optimizer_bytes()));
 }
 
+namespace {
+
 v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
   v1::EstimateTrainingJobResponse estimate;
   *estimate.mutable_spec() = spec;
@@ -181,7 +205,12 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
     estimate.add_warnings(std::string(plan.status().message()));
     return estimate;
   }
-  for (int rank = 0; rank < ring; ++rank) estimate.add_shard_tokens(plan->map().LocalTokens(rank));
+  double activations = 0;
+  for (int rank = 0; rank < ring; ++rank) {
+    const int64_t local = plan->map().LocalTokens(rank);
+    estimate.add_shard_tokens(local);
+    activations = std::max(activations, ActivationBytes(spec, local));
+  }
 
   const MessageShape shape{.batch = spec.batch().micro_sequences(),
                            .head_dim = spec.model().dim() / spec.model().heads(),
@@ -192,26 +221,25 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
                         static_cast<double>(spec.batch().micro_sequences());
   const double forwards = spec.activation_checkpointing() ? 2 : 1;
   std::vector<RankCost> costs;
-  double activations = 0;
   double exchange = 0;
   double sent_most = 0;
-  for (const int rank : PlannedRanks(ring)) {
+  const std::vector<int> planned = PlannedRanks(*plan);
+  if (planned.empty()) {
+    estimate.add_warnings(
+        "ring_size x branches x heads is too large to plan: exchange and operations are not "
+        "estimated");
+  }
+  for (const int rank : planned) {
     const auto forward = static_cast<double>(plan->SentBytesForward(rank, shape));
     const auto backward = static_cast<double>(plan->SentBytesBackward(rank, shape));
     sent_most =
         std::max(sent_most, (forwards * forward + backward) * spec.model().layers() * passes);
     exchange = std::max(exchange, 2 * (forward + backward));
-    activations = std::max(activations, ActivationBytes(spec, plan->map().LocalTokens(rank)));
-    const MessageShape one{.batch = 1, .head_dim = shape.head_dim};
-    const double attended = plan->ForwardFlops(rank, one) * spec.model().layers();
-    const int64_t local = plan->map().LocalTokens(rank);
-    costs.push_back({(1 + kAttentionBackward) * attended +
-                         3 * DenseFlopsPerToken(spec.model()) * static_cast<double>(local),
-                     local});
+    costs.push_back(CostOf(spec, *plan, rank));
   }
   double flops = 0;
   for (const RankCost& cost : costs) flops += cost.flops;
-  flops *= static_cast<double>(ring) / static_cast<double>(costs.size());
+  if (!costs.empty()) flops *= static_cast<double>(ring) / static_cast<double>(costs.size());
   estimate.set_step_flops(flops * static_cast<double>(spec.batch().global_sequences()));
   estimate.set_exchanged_bytes_per_step(Saturated(sent_most));
   const bool reduces = ring * spec.parallel().replicas() > 1;
@@ -227,6 +255,18 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
         "default");
   }
   return estimate;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::EstimateTrainingJobResponse> EstimateJob(
+    const v1::EstimateTrainingJobRequest& request) {
+  if (!request.has_spec()) return InvalidField("spec", "is required");
+  v1::TrainingJobSpec spec = request.spec();
+  Violations violations("spec");
+  ResolveSpec(&spec, &violations);
+  RETURN_IF_ERROR(violations.ToStatus());
+  return Estimate(spec);
 }
 
 }  // namespace ringmaster::coordinator

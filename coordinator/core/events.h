@@ -43,9 +43,8 @@ struct StoredState {
 using ApiMessage =
     std::variant<v1::CreateTrainingJobRequest, v1::GetTrainingJobRequest,
                  v1::ListTrainingJobsRequest, v1::CancelTrainingJobRequest,
-                 v1::DeleteTrainingJobRequest, v1::EstimateTrainingJobRequest,
-                 v1::ListWorkersRequest, v1::GetWorkerRequest, v1::ListCheckpointsRequest,
-                 v1::GetCheckpointRequest, v1::ImportCheckpointRequest>;
+                 v1::DeleteTrainingJobRequest, v1::ListWorkersRequest, v1::GetWorkerRequest,
+                 v1::ListCheckpointsRequest, v1::GetCheckpointRequest, v1::ImportCheckpointRequest>;
 
 // A manifest.json that the shell has read because a request names it: ImportCheckpoint.directory,
 // TrainingJobSpec.init_from or resume_from (a directory or the file itself). File sizes were
@@ -89,8 +88,8 @@ using Event = std::variant<ApiRequest, WorkerReported, StreamClosed, WorkerExite
 
 using ApiResponse =
     std::variant<v1::TrainingJob, v1::ListTrainingJobsResponse, google::protobuf::Empty,
-                 v1::EstimateTrainingJobResponse, v1::ListWorkersResponse, v1::Worker,
-                 v1::ListCheckpointsResponse, v1::Checkpoint, v1::ReportFaultResponse>;
+                 v1::ListWorkersResponse, v1::Worker, v1::ListCheckpointsResponse, v1::Checkpoint,
+                 v1::ReportFaultResponse>;
 
 struct Reply {
   uint64_t call = 0;

@@ -10,7 +10,6 @@
 #include "base/status_macros.h"
 #include "coordinator/core/admission.h"
 #include "coordinator/core/checkpoints.h"
-#include "coordinator/core/estimate.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
@@ -217,16 +216,6 @@ absl::StatusOr<google::protobuf::Empty> DeleteJob(State& state,
   EraseCheckpoints(state, *job);
   RemoveJob(state, *job);
   return google::protobuf::Empty();
-}
-
-absl::StatusOr<v1::EstimateTrainingJobResponse> EstimateJob(
-    const v1::EstimateTrainingJobRequest& request) {
-  if (!request.has_spec()) return InvalidField("spec", "is required");
-  v1::TrainingJobSpec spec = request.spec();
-  Violations violations("spec");
-  ResolveSpec(&spec, &violations);
-  RETURN_IF_ERROR(violations.ToStatus());
-  return Estimate(spec);
 }
 
 }  // namespace ringmaster::coordinator

@@ -18,7 +18,5 @@ absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
                                           const v1::CancelTrainingJobRequest& request);
 absl::StatusOr<google::protobuf::Empty> DeleteJob(State& state,
                                                   const v1::DeleteTrainingJobRequest& request);
-absl::StatusOr<v1::EstimateTrainingJobResponse> EstimateJob(
-    const v1::EstimateTrainingJobRequest& request);
 
 }  // namespace ringmaster::coordinator

@@ -21,6 +21,8 @@ struct ServiceContext {
   EventLoop* loop = nullptr;
   Metrics* metrics = nullptr;
   DiskThreads* disk = nullptr;
+  // One thread for estimates, which compute for long and need neither the loop nor a disk.
+  DiskThreads* estimates = nullptr;
   // Changes, beyond the snapshot, that may wait for a watcher that does not read.
   size_t watch_buffer = 1024;
 };

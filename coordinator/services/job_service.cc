@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "coordinator/core/estimate.h"
 #include "coordinator/core/names.h"
 #include "coordinator/records/rank_log.h"
 #include "coordinator/records/step_log.h"
@@ -13,6 +15,8 @@
 namespace ringmaster::coordinator {
 namespace {
 
+// Each holds a request in memory and costs up to a second.
+constexpr int kEstimatesWaiting = 32;
 constexpr size_t kLinesPerMessage = 256;
 constexpr size_t kRecordsPerMessage = 256;
 
@@ -107,7 +111,28 @@ grpc::ServerUnaryReactor* JobService::DeleteTrainingJob(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
     grpc::CallbackServerContext* context, const v1::EstimateTrainingJobRequest* request,
     v1::EstimateTrainingJobResponse* response) {
-  return AskCore(services_, Of("EstimateTrainingJob"), context, *request, response);
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const auto answer = [this, context, request, response]() -> absl::Status {
+    if (context->IsCancelled()) return absl::CancelledError("nobody waits for the estimate");
+    absl::StatusOr<v1::EstimateTrainingJobResponse> estimate = EstimateJob(*request);
+    if (estimate.ok()) *response = *std::move(estimate);
+    return estimate.status();
+  };
+  const auto finish = [this, reactor, begin = absl::Now()](const absl::Status& status) {
+    CountUnary(*services_.metrics, Of("EstimateTrainingJob"), status, begin);
+    reactor->Finish(ToGrpc(status));
+  };
+  if (++estimates_waiting_ > kEstimatesWaiting) {
+    --estimates_waiting_;
+    finish(Unavailable("TOO_MANY_CALLS", "too many estimates wait already", absl::Seconds(1)));
+    return reactor;
+  }
+  services_.estimates->Post([this, answer, finish] {
+    const absl::Status status = answer();
+    --estimates_waiting_;
+    finish(status);
+  });
+  return reactor;
 }
 
 grpc::ServerWriteReactor<v1::WatchTrainingJobsResponse>* JobService::WatchTrainingJobs(

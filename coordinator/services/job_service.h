@@ -1,11 +1,13 @@
 #pragma once
 
+#include <atomic>
+
 #include "coordinator/services/call.h"
 #include "ringmaster/v1/job_service.grpc.pb.h"
 
 namespace ringmaster::coordinator {
 
-// JobService: every answer comes from the core; logs and metrics come from the job's directory.
+// JobService: answers come from the core, but for estimates, which need none of it; logs and metrics come from the job's directory.
 class JobService : public v1::JobService::CallbackService {
  public:
   explicit JobService(const ServiceContext& services) : services_(services) {}
@@ -39,6 +41,7 @@ class JobService : public v1::JobService::CallbackService {
 
  private:
   const ServiceContext services_;
+  std::atomic<int> estimates_waiting_ = 0;
 };
 
 }  // namespace ringmaster::coordinator

@@ -93,6 +93,7 @@ class CoordinatorServer : public Server {
   std::unique_ptr<SqliteStore> store_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<DiskThreads> disk_;
+  std::unique_ptr<DiskThreads> estimates_;
   std::unique_ptr<JobService> jobs_;
   std::unique_ptr<ClusterService> cluster_;
   std::unique_ptr<CheckpointService> checkpoints_;
@@ -137,9 +138,11 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
 
 absl::Status CoordinatorServer::BeginGrpc() {
   disk_ = std::make_unique<DiskThreads>(kDiskThreads);
+  estimates_ = std::make_unique<DiskThreads>(1);
   const ServiceContext services = {.loop = loop_.get(),
                                    .metrics = &metrics_,
                                    .disk = disk_.get(),
+                                   .estimates = estimates_.get(),
                                    .watch_buffer = options_.watch_buffer};
   jobs_ = std::make_unique<JobService>(services);
   cluster_ = std::make_unique<ClusterService>(services);

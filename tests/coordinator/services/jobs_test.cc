@@ -1,8 +1,11 @@
+#include <atomic>
 #include <fstream>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "tests/coordinator/services/test_server.h"
 
@@ -293,6 +296,34 @@ TEST_F(JobsTest, ImportedCheckpointCanBeStartedFrom) {
   EXPECT_EQ(missing.code(), absl::StatusCode::kInvalidArgument);
   ASSERT_EQ(Details(missing).fields.size(), 1);
   EXPECT_EQ(Details(missing).fields[0].field, "training_job.spec.init_from");
+}
+
+TEST_F(JobsTest, EstimatesDoNotWaitForTheLoop) {
+  server_.reset();
+  std::atomic<bool> hold = false;
+  std::once_flag once;
+  absl::Notification held;
+  absl::Notification released;
+  ServerOptions options = Options();
+  options.now = [&] {
+    if (hold) {
+      std::call_once(once, [&] { held.Notify(); });
+      released.WaitForNotification();
+    }
+    return absl::Now();
+  };
+  Start(options);
+  hold = true;
+  // The loop asks for the time at least once a second.
+  held.WaitForNotification();
+  v1::EstimateTrainingJobRequest request;
+  *request.mutable_spec() = CreateRequest("bible").training_job().spec();
+  v1::EstimateTrainingJobResponse reply;
+  EXPECT_TRUE(Call(&v1::JobService::Stub::EstimateTrainingJob, jobs_, request, &reply).ok());
+  EXPECT_GT(reply.parameters(), 0);
+  hold = false;
+  released.Notify();
+  server_.reset();
 }
 
 }  // namespace
