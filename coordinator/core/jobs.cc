@@ -62,13 +62,22 @@ absl::StatusOr<const store::RequestRecord*> EarlierRequest(
   return &found->second;
 }
 
+// The job that an earlier request was about; another one may have got its name since.
+absl::StatusOr<Job*> JobOf(State& state, const store::RequestRecord& earlier) {
+  if (earlier.uid().empty()) return Find(state, earlier.resource());
+  Job* job = state.FindJobByUid(earlier.uid());
+  if (job == nullptr) return NotFound("training job", earlier.resource());
+  return job;
+}
+
 void RememberRequest(State& state, const std::string& request_id, const char* method,
-                     const google::protobuf::Message& request, const std::string& resource) {
+                     const google::protobuf::Message& request, const Job& job) {
   if (request_id.empty()) return;
   store::RequestRecord record;
   record.set_method(method);
   record.set_request_hash(RequestHash(request));
-  record.set_resource(resource);
+  record.set_resource(job.name());
+  record.set_uid(job.uid());
   *record.mutable_create_time() = ToProto(state.now);
   Put(state, Table::kRequests, request_id, record);
   state.requests[request_id] = std::move(record);
@@ -101,7 +110,7 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
     ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
     if (earlier != nullptr) {
       ++state.counters.submissions_deduplicated;
-      ASSIGN_OR_RETURN(const Job* job, Find(state, earlier->resource()));
+      ASSIGN_OR_RETURN(const Job* job, JobOf(state, *earlier));
       return job->record.job();
     }
     RETURN_IF_ERROR(Refusal(state));
@@ -130,7 +139,7 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
 
   Job& job = AddJob(state, std::move(record));
   Store(state, job);
-  RememberRequest(state, request.request_id(), "CreateTrainingJob", request, name);
+  RememberRequest(state, request.request_id(), "CreateTrainingJob", request, job);
   ++state.counters.jobs_submitted;
   state.new_jobs.push_back(name);
   // So that the reply says what the job waits for, if it waits.
@@ -187,7 +196,10 @@ absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
   }
   ASSIGN_OR_RETURN(Job * job, Find(state, request.name()));
   ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
-  if (earlier != nullptr) return job->record.job();
+  if (earlier != nullptr) {
+    ASSIGN_OR_RETURN(job, JobOf(state, *earlier));
+    return job->record.job();
+  }
   RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
   const JobState current = job->status().state();
   if (IsTerminal(current) || current == v1::TrainingJobStatus::CANCELLING) {
@@ -200,7 +212,7 @@ absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
   } else {
     BeginCancel(state, *job);
   }
-  RememberRequest(state, request.request_id(), "CancelTrainingJob", request, job->name());
+  RememberRequest(state, request.request_id(), "CancelTrainingJob", request, *job);
   return job->record.job();
 }
 

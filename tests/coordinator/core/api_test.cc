@@ -332,6 +332,31 @@ TEST(CancelTest, EtagAndTerminalJobs) {
   EXPECT_TRUE(d.rows().empty());
 }
 
+TEST(CreateTest, AReplayedRequestNeverReturnsAnotherJob) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest first = d.CreateRequest("job-a");
+  first.set_request_id("3f2a9c1e-5b7d-4e1a-9c3b-0d6f8a7e5b21");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(first).ok());
+  v1::CancelTrainingJobRequest cancel;
+  cancel.set_name(d.Job("job-a").name());
+  cancel.set_request_id("3f2a9c1e-5b7d-4e1a-9c3b-0d6f8a7e5b22");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+  v1::DeleteTrainingJobRequest remove;
+  remove.set_name(cancel.name());
+  ASSERT_TRUE(d.Call<google::protobuf::Empty>(remove).ok());
+  const v1::CreateTrainingJobRequest second = d.CreateRequest("job-a");
+  const auto created = d.Call<v1::TrainingJob>(second);
+  ASSERT_TRUE(created.ok()) << created.status();
+  // Also after a restart.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(d.Call<v1::TrainingJob>(first).status().code(), Code::kNotFound);
+    EXPECT_EQ(d.Call<v1::TrainingJob>(cancel).status().code(), Code::kNotFound);
+    d.Start();
+  }
+  EXPECT_EQ(d.Job("job-a").uid(), created->uid());
+  EXPECT_EQ(d.Job("job-a").status().state(), v1::TrainingJobStatus::QUEUED);
+}
+
 TEST(DrainTest, RefusesMutationsAndServesReads) {
   CoreDriver d;
   const std::string name = d.Create("job-a");
