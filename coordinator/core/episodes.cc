@@ -65,7 +65,8 @@ void ExplainEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
   const bool vague =
       episode != nullptr && (episode->cause() == v1::RecoveryEpisode::COMMUNICATION ||
                              episode->cause() == v1::RecoveryEpisode::FORM_FAILED);
-  if (!vague) return;
+  // An echo explains nothing; without end they would make the message grow without end.
+  if (!vague || cause == episode->cause() || cause == v1::RecoveryEpisode::COMMUNICATION) return;
   --state.counters.recoveries[episode->cause()];
   ++state.counters.recoveries[cause];
   episode->set_cause(cause);

@@ -1,10 +1,12 @@
 #include "coordinator/core/faults.h"
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
+constexpr size_t kTextMax = 2000;
 // A checkpoint that failed this often is passed over.
 constexpr int kRestoreAttemptsMax = 2;
 // The same kind of fault, this often, without a step in between.
@@ -34,6 +36,14 @@ bool MayRepeat(v1::Fault::Kind kind) {
 }
 
 }  // namespace
+
+std::string Shortened(const std::string& text) {
+  if (text.size() <= kTextMax) return text;
+  size_t end = kTextMax;
+  // Not within a UTF-8 character.
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return absl::StrCat(text.substr(0, end), " [and ", text.size() - end, " more bytes]");
+}
 
 v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind) {
   switch (kind) {

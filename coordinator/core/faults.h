@@ -6,6 +6,9 @@
 
 namespace ringmaster::coordinator {
 
+// A worker's words, as much of them as is kept: jobs are stored and sent whole, many times.
+std::string Shortened(const std::string& text);
+
 v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind);
 
 // Whether trying again makes sense.

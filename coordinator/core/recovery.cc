@@ -124,8 +124,8 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
     return;
   }
   const std::string message = absl::StrFormat(
-      "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, fault.where(),
-      fault.where().empty() ? "" : ": ", fault.message(), Accusation(job, fault));
+      "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
+      fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
   // In an ABORTING ring most faults are echoes of the first one.
   if (job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic()) {
     ExplainEpisode(state, job, CauseOf(fault.kind()), message, std::nullopt);

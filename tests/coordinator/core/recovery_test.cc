@@ -159,6 +159,29 @@ TEST(RecoveryTest, AWorkerOfALaterEpochIsToldThatItMustBeReplaced) {
   EXPECT_EQ(Details(told.close_status).reason, "STALE_COORDINATOR");
 }
 
+TEST(RecoveryTest, EchoesOfAFaultDoNotMakeItsMessageGrow) {
+  CoreDriver d;
+  d.RunningPair();
+  v1::WorkerReport report;
+  v1::Fault* fault = report.mutable_fault();
+  *fault->mutable_ring() = d.Ring("job-a", 0);
+  fault->set_kind(v1::Fault::COMMUNICATION_ERROR);
+  // Two bytes a character, so that the limit is within one.
+  fault->set_message("x");
+  for (int i = 0; i < 25'000; ++i) fault->mutable_message()->append("\xC3\xA9");
+  for (int i = 0; i < 20; ++i) d.Report(d.WorkerAt("job-a", 0), report);
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::COMMUNICATION);
+  EXPECT_LT(LastEpisode(d).message().size(), 3000);
+  EXPECT_NE(LastEpisode(d).message().find("48002 more bytes"), std::string::npos)
+      << LastEpisode(d).message();
+  // One that explains it still does.
+  fault->set_kind(v1::Fault::OUT_OF_MEMORY_ERROR);
+  fault->set_message("no memory");
+  for (int i = 0; i < 3; ++i) d.Report(d.WorkerAt("job-a", 0), report);
+  EXPECT_EQ(LastEpisode(d).cause(), Episode::OUT_OF_MEMORY_FAULT);
+  EXPECT_LT(LastEpisode(d).message().size(), 3000);
+}
+
 TEST(RecoveryTest, ABlipOfTheConnectionHarmsNothing) {
   CoreDriver d;
   d.RunningPair();
