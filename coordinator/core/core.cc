@@ -90,6 +90,12 @@ void OnTimer(State& state, const Timers::Key& timer) {
       state.placement_due = true;
       return;
     case TimerKind::kForgetRequest:
+      if (state.store_full) {
+        // It can wait, and a commit that failed would make it due again at once.
+        state.timers.Set(TimerKind::kForgetRequest, timer.subject,
+                         state.now + state.options.progress_store_interval);
+        return;
+      }
       state.requests.erase(timer.subject);
       Erase(state, Table::kRequests, timer.subject);
       return;

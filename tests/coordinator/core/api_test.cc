@@ -357,6 +357,23 @@ TEST(CreateTest, AReplayedRequestNeverReturnsAnotherJob) {
   EXPECT_EQ(d.Job("job-a").status().state(), v1::TrainingJobStatus::QUEUED);
 }
 
+TEST(StoreFullTest, RequestIdsAreForgottenLater) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  request.set_request_id("3f2a9c1e-5b7d-4e1a-9c3b-0d6f8a7e5b21");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  const auto rows_after = [&d](absl::Duration by) {
+    d.Advance(by);
+    return d.rows().size();
+  };
+  ASSERT_EQ(d.rows().size(), 2);
+  d.Core().SetStoreFull(d.now(), true);
+  EXPECT_EQ(rows_after(CoreDriver::Options().request_id_ttl + absl::Minutes(1)), 2);
+  EXPECT_GT(d.Core().NextTick(), d.now());
+  d.Core().SetStoreFull(d.now(), false);
+  EXPECT_EQ(rows_after(absl::Minutes(1)), 1);
+}
+
 TEST(DrainTest, RefusesMutationsAndServesReads) {
   CoreDriver d;
   const std::string name = d.Create("job-a");
