@@ -1,8 +1,12 @@
 #include "coordinator/core/spec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -14,6 +18,8 @@ namespace {
 
 constexpr int64_t kStepsMax = 1'000'000'000;
 constexpr int64_t kRanksMax = 1024;
+// Of a google.protobuf.Duration: about 10,000 years.
+constexpr int64_t kSecondsMax = 315'576'000'000;
 constexpr int64_t kThreadsMax = 1024;
 constexpr int64_t kSequencesMax = 1 << 30;
 
@@ -128,10 +134,10 @@ void ResolveBatch(v1::TrainingJobSpec* spec, Violations* v) {
 void PositiveDuration(absl::string_view field, const google::protobuf::Duration& duration,
                       Violations* v) {
   const bool sane = duration.nanos() >= 0 && duration.nanos() < 1'000'000'000 &&
-                    duration.seconds() >= 0 && duration.seconds() <= 315'576'000'000;
+                    duration.seconds() >= 0 && duration.seconds() <= kSecondsMax;
   if (!sane || FromProto(duration) <= absl::ZeroDuration()) {
     v->Field(field, absl::StrCat("is ", duration.seconds(), " s ", duration.nanos(),
-                                 " ns; it must be longer than 0"));
+                                 " ns; it must be longer than 0 and at most ", kSecondsMax, " s"));
   }
 }
 
@@ -183,6 +189,10 @@ void ResolveResources(v1::TrainingJobSpec* spec, Violations* v) {
 
 bool IsCleanAbsolutePath(const std::string& path) {
   if (!absl::StartsWith(path, "/")) return false;
+  // No file system call takes a NUL, and no log line a line feed.
+  if (std::any_of(path.begin(), path.end(), [](char c) { return absl::ascii_iscntrl(c); })) {
+    return false;
+  }
   for (const absl::string_view part : absl::StrSplit(path, '/')) {
     if (part == "." || part == "..") return false;
   }
@@ -215,16 +225,21 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
   ResolveIntervals(spec, v);
   ResolveRecovery(spec->mutable_recovery(), v);
   ResolveResources(spec, v);
-  if (!spec->directory().empty() && !IsCleanAbsolutePath(spec->directory())) {
-    v->Field("directory", absl::StrCat("'", spec->directory(),
-                                       "' must be an absolute path without . and .. parts"));
+  // In "/" no file's path would begin with the directory and a slash.
+  const bool below_root = spec->directory().find_first_not_of('/') != std::string::npos;
+  if (!spec->directory().empty() && !(below_root && IsCleanAbsolutePath(spec->directory()))) {
+    v->Field("directory",
+             absl::StrCat("'", absl::CHexEscape(spec->directory()),
+                          "' must be an absolute path below /, without . and .. parts and control "
+                          "characters"));
   }
   const bool resumes = spec->start_from_case() == v1::TrainingJobSpec::kResumeFrom;
   const std::string& start = resumes ? spec->resume_from() : spec->init_from();
   if (spec->start_from_case() != v1::TrainingJobSpec::START_FROM_NOT_SET &&
       !IsCleanAbsolutePath(start)) {
-    v->Field(resumes ? "resume_from" : "init_from",
-             absl::StrCat("'", start, "' must be the absolute path of a checkpoint"));
+    v->Field(
+        resumes ? "resume_from" : "init_from",
+        absl::StrCat("'", absl::CHexEscape(start), "' must be the absolute path of a checkpoint"));
   }
 }
 

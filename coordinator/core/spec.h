@@ -21,7 +21,7 @@ void FixDevice(v1::Device device, v1::TrainingJobSpec* spec);
 // The operator's options. REQUIRES: `spec` is resolved.
 attention::DilatedAttentionOptions AttentionOptions(const v1::TrainingJobSpec& spec);
 
-// An absolute path without "." or ".." components.
+// An absolute path without "." or ".." components and without control characters.
 bool IsCleanAbsolutePath(const std::string& path);
 
 }  // namespace ringmaster::coordinator

@@ -125,6 +125,12 @@ std::vector<Row> Rows() {
        "training_job.spec.resources.threads"},
       {"directory", [](R& r) { SpecOf(r).set_directory("/a/../b"); },
        "training_job.spec.directory"},
+      {"root", [](R& r) { SpecOf(r).set_directory("/"); }, "training_job.spec.directory"},
+      {"line_feed", [](R& r) { SpecOf(r).set_directory("/a\nb"); }, "training_job.spec.directory"},
+      {"nul", [](R& r) { SpecOf(r).set_directory(std::string("/a\0b", 4)); },
+       "training_job.spec.directory"},
+      {"init_nul", [](R& r) { SpecOf(r).set_init_from(std::string("/a\0b", 4)); },
+       "training_job.spec.init_from"},
       {"resume_unread", [](R& r) { SpecOf(r).set_resume_from("/ckpt"); },
        "training_job.spec.resume_from"},
       {"init_relative", [](R& r) { SpecOf(r).set_init_from("ckpt"); },
@@ -253,6 +259,15 @@ TEST(CreateTest, RefusesTakenIdsAndTooManyJobs) {
   d.Create("job-b");
   EXPECT_EQ(d.Call<v1::TrainingJob>(d.CreateRequest("job-c")).status().code(),
             Code::kResourceExhausted);
+}
+
+TEST(CreateTest, NamesTheLongestDuration) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  SpecOf(request).mutable_recovery()->mutable_hop_deadline()->set_seconds(999'999'999'999);
+  const ErrorDetails details = Details(d.Call<v1::TrainingJob>(request).status());
+  ASSERT_EQ(details.fields.size(), 1);
+  EXPECT_NE(details.fields[0].description.find("at most 315576000000 s"), std::string::npos);
 }
 
 TEST(CreateTest, ResumesFromAManifest) {
