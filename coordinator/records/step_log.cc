@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "google/protobuf/util/json_util.h"
@@ -9,6 +10,7 @@
 namespace ringmaster::coordinator {
 namespace {
 
+// What is read at once, and more than a record can have.
 constexpr size_t kBlockBytes = 1 << 20;
 
 // The whole number behind `"name":`. To index a log of a million steps the lines are not parsed; a
@@ -53,17 +55,18 @@ void StepLog::Add(const Line& line) {
 
 void StepLog::Scan() {
   if (!file_.is_open()) file_ = FileReader(path_);
-  size_t block_bytes = kBlockBytes;
   for (;;) {
-    const absl::string_view block = file_.Read(scanned_, block_bytes);
+    const absl::string_view block = file_.Read(scanned_, kBlockBytes);
     const size_t whole = block.rfind('\n');
     if (whole == absl::string_view::npos) {
-      // The writer is within the last line, or a line is longer than a block.
-      if (block.size() < block_bytes) return;
-      block_bytes *= 2;
+      // The writer is within the last line, or the line is no record.
+      if (block.size() < kBlockBytes) return;
+      skipping_ = true;
+      scanned_ += static_cast<int64_t>(block.size());
       continue;
     }
-    for (size_t begin = 0; begin <= whole;) {
+    for (size_t begin = std::exchange(skipping_, false) ? block.find('\n') + 1 : 0;
+         begin <= whole;) {
       const size_t end = block.find('\n', begin);
       const absl::string_view text = block.substr(begin, end - begin);
       const std::optional<int64_t> step = NumberOf(text, "\"step\"");

@@ -14,7 +14,8 @@ namespace ringmaster::coordinator {
 
 // Reads a job's steps.jsonl (docs/files.md) while it may grow: every step once, in step order, as
 // it was done last. A step that is done again after it was returned is not returned again. Blocks
-// on the disk. Thread-compatible.
+// on the disk. A line of more than 1 MiB is no record: it is skipped, and never held whole.
+// Thread-compatible.
 class StepLog {
  public:
   StepLog(std::string path, int64_t start_step) : path_(std::move(path)), next_step_(start_step) {}
@@ -39,6 +40,8 @@ class StepLog {
   const std::string path_;
   FileReader file_;
   int64_t scanned_ = 0;
+  // The line at `scanned_` has begun before it, and is no record.
+  bool skipping_ = false;
   // Lowest step not returned yet.
   int64_t next_step_;
   // Ascending steps, none void.

@@ -102,6 +102,15 @@ TEST_F(StepLogTest, StartStepAndSmallPages) {
   EXPECT_EQ(Drain(log, 7), want);
 }
 
+TEST_F(StepLogTest, ALineWithoutAnEndIsNoRecord) {
+  // It would be one, if it were read whole.
+  Append(Line(1, 1) + "{" + std::string(5 << 19, ' '));
+  StepLog log(path_, 0);
+  EXPECT_THAT(Drain(log), ElementsAre("1/1"));
+  Append(Line(2, 1).substr(1) + Line(3, 1));
+  EXPECT_THAT(Drain(log), ElementsAre("3/1"));
+}
+
 TEST_F(StepLogTest, ReadsEveryFieldAndLinesLongerThanABlock) {
   // 1.5 MiB without a line feed: longer than what is read at once.
   Append(std::string(3 << 19, ' ') + "\n" +
