@@ -179,17 +179,19 @@ void JobLogs::FindRanks() {
   }
 }
 
-std::vector<v1::LogLine> JobLogs::Next(size_t count) {
+std::vector<v1::LogLine> JobLogs::Next(size_t count, size_t bytes) {
   FindRanks();
   std::vector<RankLog*> ready;
   for (auto& [rank, log] : logs_) {
     if (log.Peek() != nullptr) ready.push_back(&log);
   }
   std::vector<v1::LogLine> lines;
-  while (lines.size() < count && !ready.empty()) {
+  size_t size = 0;
+  while (lines.size() < count && size < bytes && !ready.empty()) {
     const auto earliest = std::min_element(
         ready.begin(), ready.end(), [](RankLog* a, RankLog* b) { return a->time() < b->time(); });
     lines.push_back((*earliest)->Pop());
+    size += lines.back().ByteSizeLong();
     if ((*earliest)->Peek() == nullptr) ready.erase(earliest);
   }
   return lines;

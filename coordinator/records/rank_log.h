@@ -53,8 +53,9 @@ class JobLogs {
   // No `ranks`: all, also those that come later.
   JobLogs(const std::string& job_directory, std::vector<int> ranks, int tail_lines);
 
-  // The next lines, at most `count`; empty when there is nothing more for now.
-  std::vector<v1::LogLine> Next(size_t count);
+  // The next lines, at most `count`, and no more once they have `bytes` together; empty when there
+  // is nothing more for now.
+  std::vector<v1::LogLine> Next(size_t count, size_t bytes);
 
  private:
   void FindRanks();

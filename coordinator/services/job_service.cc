@@ -1,5 +1,6 @@
 #include "coordinator/services/job_service.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@ namespace {
 // Each holds a request in memory and costs up to a second.
 constexpr int kEstimatesWaiting = 32;
 constexpr size_t kLinesPerMessage = 256;
+// Clients accept messages of 4 MiB; a line may be long.
+constexpr size_t kLineBytesPerMessage = 1 << 20;
 constexpr size_t kRecordsPerMessage = 256;
 
 constexpr Method Of(const char* name) { return {.service = "JobService", .name = name}; }
@@ -38,7 +41,7 @@ class LogSource : public RecordSource<v1::StreamTrainingJobLogsResponse> {
       : logs_(directory, {request.ranks().begin(), request.ranks().end()}, request.tail_lines()) {}
 
   bool Next(v1::StreamTrainingJobLogsResponse* response) override {
-    for (v1::LogLine& line : logs_.Next(kLinesPerMessage)) {
+    for (v1::LogLine& line : logs_.Next(kLinesPerMessage, kLineBytesPerMessage)) {
       *response->add_lines() = std::move(line);
     }
     return response->lines_size() > 0;
@@ -152,6 +155,11 @@ grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamT
   if (request->tail_lines() < 0) {
     return new RefusedStream<v1::StreamTrainingJobLogsResponse>(
         services_, kMethod, InvalidField("tail_lines", "must not be negative; 0 means all"));
+  }
+  if (std::any_of(request->ranks().begin(), request->ranks().end(),
+                  [](int32_t rank) { return rank < 0; })) {
+    return new RefusedStream<v1::StreamTrainingJobLogsResponse>(
+        services_, kMethod, InvalidField("ranks", "must not be negative"));
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobLogsResponse>>(
       services_, kMethod, request->name(), request->follow(),

@@ -36,7 +36,7 @@ class JobLogsTest : public ::testing::Test {
   static std::vector<std::string> Drain(JobLogs& logs, size_t count = 3) {
     std::vector<std::string> result;
     for (;;) {
-      const std::vector<v1::LogLine> lines = logs.Next(count);
+      const std::vector<v1::LogLine> lines = logs.Next(count, 1 << 20);
       if (lines.empty()) return result;
       for (const v1::LogLine& line : lines) {
         result.push_back(
@@ -59,7 +59,7 @@ TEST_F(JobLogsTest, MergesRanksByTime) {
 TEST_F(JobLogsTest, TellsRankAndWorker) {
   Append("rank-12.log", Line(1, "ring formed: rank 12"));
   JobLogs logs(temporary_.path(), {}, 0);
-  const std::vector<v1::LogLine> lines = logs.Next(10);
+  const std::vector<v1::LogLine> lines = logs.Next(10, 1 << 20);
   ASSERT_EQ(lines.size(), 1);
   EXPECT_EQ(lines[0].rank(), 12);
   EXPECT_EQ(lines[0].worker(), "workers/w");
@@ -121,7 +121,7 @@ TEST_F(JobLogsTest, OnlyTheRanksAskedForAlsoWhenTheyComeLater) {
 TEST_F(JobLogsTest, BytesThatAreNotUtf8AreReplaced) {
   Append("rank-0.log", "ok \xC3\xA9 bad \xC3( \xFF \xED\xA0\x80 end \xE2\x82\n");
   JobLogs logs(temporary_.path(), {}, 0);
-  const std::vector<v1::LogLine> lines = logs.Next(10);
+  const std::vector<v1::LogLine> lines = logs.Next(10, 1 << 20);
   ASSERT_EQ(lines.size(), 1);
   EXPECT_EQ(lines[0].text(), "ok \xC3\xA9 bad ?( ? ??? end ??");
 }
@@ -129,6 +129,19 @@ TEST_F(JobLogsTest, BytesThatAreNotUtf8AreReplaced) {
 TEST_F(JobLogsTest, NoDirectoryIsNoLine) {
   JobLogs logs(temporary_.path() + "/nowhere", {}, 0);
   EXPECT_THAT(Drain(logs), IsEmpty());
+}
+
+TEST_F(JobLogsTest, LongLinesMakeShortAnswers) {
+  for (int i = 0; i < 50; ++i) Append("rank-0.log", std::string(30'000, 'x') + "\n");
+  JobLogs logs(temporary_.path(), {}, 0);
+  size_t lines = 0;
+  for (;;) {
+    const std::vector<v1::LogLine> some = logs.Next(100, 100'000);
+    if (some.empty()) break;
+    EXPECT_LE(some.size(), 4);
+    lines += some.size();
+  }
+  EXPECT_EQ(lines, 50);
 }
 
 }  // namespace

@@ -194,12 +194,13 @@ TEST_F(RefusalsTest, OtherServices) {
       return Call(&v1::CheckpointService::Stub::ImportCheckpoint, checkpoints_, request, &reply);
     };
   };
-  const auto logs = [this](const std::string& name, int tail) {
-    return [this, name, tail] {
+  const auto logs = [this](const std::string& name, int tail, int rank = 0) {
+    return [this, name, tail, rank] {
       grpc::ClientContext context;
       v1::StreamTrainingJobLogsRequest request;
       request.set_name(name);
       request.set_tail_lines(tail);
+      request.add_ranks(rank);
       v1::StreamTrainingJobLogsResponse reply;
       auto reader = jobs_->StreamTrainingJobLogs(&context, request);
       EXPECT_FALSE(reader->Read(&reply));
@@ -226,6 +227,7 @@ TEST_F(RefusalsTest, OtherServices) {
       {"import a relative path", Code::kInvalidArgument, kField, "directory", import("here")},
       {"logs of nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "", logs(Name("none"), 0)},
       {"negative tail", Code::kInvalidArgument, kField, "tail_lines", logs(Name("none"), -1)},
+      {"negative rank", Code::kInvalidArgument, kField, "ranks", logs(Name("none"), 0, -1)},
       {"estimate without a spec", Code::kInvalidArgument, kField, "spec",
        [this] {
          v1::EstimateTrainingJobResponse reply;
