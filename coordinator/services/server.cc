@@ -207,7 +207,12 @@ HttpReply CoordinatorServer::Readyz() const {
 absl::Status CoordinatorServer::WriteAddresses() const {
   const std::string text =
       absl::StrCat(address_, "\n", http_address_, http_address_.empty() ? "" : "\n");
-  RETURN_IF_ERROR(WriteFileAtomically(store_->directory().File("address"), text));
+  const std::string own = store_->directory().File("address");
+  absl::Status written = WriteFileAtomically(own, text);
+  if (absl::IsResourceExhausted(written) && store_->ReleaseReserve()) {
+    written = WriteFileAtomically(own, text);
+  }
+  RETURN_IF_ERROR(written);
   if (options_.address_file.empty()) return absl::OkStatus();
   return WriteFileAtomically(options_.address_file, text);
 }

@@ -51,8 +51,13 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStore
   ASSIGN_OR_RETURN(auto directory, DataDirectory::Open(options.directory));
   auto store =
       std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options.reserve_bytes));
-  RETURN_IF_ERROR(store->Begin(options));
-  if (!store->directory_->Reserve(options.reserve_bytes, /*spare=*/0).ok()) {
+  absl::Status begun = store->Begin(options);
+  // The disk is full. A coordinator that does not start can cancel nothing and recover no ring.
+  const bool full = absl::IsResourceExhausted(begun) && store->ReleaseReserve();
+  if (full) begun = store->Begin(options);
+  RETURN_IF_ERROR(begun);
+  // What is left of a full disk is for what follows; the reserve comes back with the room.
+  if (full || !store->directory_->Reserve(options.reserve_bytes, /*spare=*/0).ok()) {
     SPDLOG_WARN("store: no room to set {} bytes aside in {}", options.reserve_bytes,
                 options.directory);
   }

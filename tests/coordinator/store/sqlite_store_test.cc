@@ -171,6 +171,22 @@ class FileSizeLimit {
   sighandler_t handler_ = nullptr;
 };
 
+TEST_F(SqliteStoreTest, StartsOnAFullDiskWithTheReserve) {
+  { ASSERT_TRUE(MustOpen()->Commit({Put("a", "1")}).ok()); }
+  vfs_.on_write = [this](const std::string&) {
+    return access((directory_ + "/reserve").c_str(), F_OK) == 0 ? SQLITE_FULL : SQLITE_OK;
+  };
+  auto store = MustOpen();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(store->epoch(), 2);
+  EXPECT_FALSE(store->ReleaseReserve());
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1")));
+  // Without a reserve there is nothing to be done.
+  store.reset();
+  vfs_.on_write = [](const std::string&) { return SQLITE_FULL; };
+  EXPECT_EQ(Open().status().code(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST_F(SqliteStoreTest, ReserveIsNotRestoredIntoItsOwnRoom) {
   auto store = MustOpen();
   const auto reserve_bytes = [&]() -> int64_t {
