@@ -6,9 +6,11 @@
 #include <cstdlib>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "base/command_line.h"
 #include "base/logging.h"
 #include "base/version.h"
 #include "coordinator/metrics/metric_table.h"
@@ -17,6 +19,9 @@
 
 namespace ringmaster::coordinator {
 namespace {
+
+// The flags are wrong; as the worker's.
+constexpr int kExitUsage = 64;
 
 struct Flags {
   ServerOptions server;
@@ -95,7 +100,12 @@ int Main(int argc, char** argv) {
   CLI::App app("Ringmaster's coordinator: jobs, rings, recovery");
   Flags flags;
   AddFlags(app, flags);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    const std::vector<const char*> arguments = SplitEmptyValues(argc, argv);
+    app.parse(static_cast<int>(arguments.size()), arguments.data());
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? EXIT_SUCCESS : kExitUsage;
+  }
   if (flags.print_metrics) {
     std::cout << MetricTableMarkdown();
     return EXIT_SUCCESS;

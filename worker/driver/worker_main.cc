@@ -2,9 +2,11 @@
 // flags.
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "base/command_line.h"
 #include "base/logging.h"
 #include "base/version.h"
 #include "worker/driver/generate.h"
@@ -117,7 +119,8 @@ int Main(int argc, char** argv) {
   AddFlags(app, flags);
   const CLI::App* generate = AddGenerate(app, flags.generate);
   try {
-    app.parse(argc, argv);
+    const std::vector<const char*> arguments = SplitEmptyValues(argc, argv);
+    app.parse(static_cast<int>(arguments.size()), arguments.data());
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
