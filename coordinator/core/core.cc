@@ -246,7 +246,10 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   if (!state.queue.empty()) {
     snapshot.longest_queue_wait = now - absl::FromUnixNanos(state.queue.begin()->first.first);
   }
+  snapshot.unfinished_jobs = static_cast<int64_t>(state.unfinished.size());
   for (const auto& [age, job] : state.unfinished) {
+    const bool listed = snapshot.active_jobs.size() < CoreSnapshot::kListedJobs;
+    if (!listed && job->generation() == 0) continue;
     snapshot.active_jobs.push_back(job->record.job());
     const auto newest = state.checkpoints.find(job->status().last_checkpoint());
     if (newest != state.checkpoints.end()) {

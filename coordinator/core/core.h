@@ -42,7 +42,10 @@ struct CoreSnapshot {
   absl::Duration oldest_heartbeat;
   int64_t queue_length = 0;
   absl::Duration longest_queue_wait;
-  // Unfinished jobs, oldest first.
+  int64_t unfinished_jobs = 0;
+  // Of them, oldest first: so many, and beyond only those with a ring. A long queue is not copied
+  // again and again.
+  static constexpr size_t kListedJobs = 100;
   std::vector<v1::TrainingJob> active_jobs;
   // When the newest checkpoint of each of them was committed, by the job's name.
   std::map<std::string, absl::Time> checkpoint_times;

@@ -11,8 +11,6 @@
 namespace ringmaster::coordinator {
 namespace {
 
-constexpr size_t kJobsMax = 100;
-
 constexpr char kHead[] =
     "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=5>"
     "<title>Ringmaster</title><style>body{font:15px sans-serif;margin:2em;max-width:70em}"
@@ -68,12 +66,12 @@ std::string StatusPage(const CoreSnapshot& snapshot) {
       &page,
       "</table><h2>Unfinished jobs, oldest first</h2><table><tr><th>name<th>state<th>step<th>loss"
       "<th>tokens/s<th>generation<th>ring<th>recoveries<th>reason</tr>");
-  const size_t shown = std::min(kJobsMax, snapshot.active_jobs.size());
+  const size_t shown = std::min(CoreSnapshot::kListedJobs, snapshot.active_jobs.size());
   for (size_t i = 0; i < shown; ++i) absl::StrAppend(&page, JobRow(snapshot.active_jobs[i]));
   absl::StrAppend(&page, "</table>");
-  if (shown < snapshot.active_jobs.size()) {
-    absl::StrAppend(&page, "<p>and ", snapshot.active_jobs.size() - shown,
-                    " more: see ringctl list</p>");
+  const int64_t more = snapshot.unfinished_jobs - static_cast<int64_t>(shown);
+  if (more > 0) {
+    absl::StrAppend(&page, "<p>and ", more, " more: see ringctl list</p>");
   }
   return page;
 }

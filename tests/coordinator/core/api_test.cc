@@ -328,6 +328,14 @@ TEST(ListTest, PagesThroughAllJobsNewestFirst) {
   EXPECT_EQ(d.Call<v1::ListTrainingJobsResponse>(request).status().code(), Code::kInvalidArgument);
 }
 
+TEST(SnapshotTest, DoesNotCopyALongQueue) {
+  CoreDriver d;
+  for (int i = 0; i < 120; ++i) d.Create(absl::StrCat("job-", i));
+  const CoreSnapshot queued = d.Core().Snapshot(d.now());
+  EXPECT_EQ(queued.unfinished_jobs, 120);
+  EXPECT_EQ(queued.active_jobs.size(), 100);
+}
+
 TEST(CancelTest, EtagAndTerminalJobs) {
   CoreDriver d;
   const std::string name = d.Create("job-a");
