@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
+#include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/pages.h"
 #include "coordinator/core/spec.h"
@@ -322,6 +323,7 @@ absl::StatusOr<v1::Checkpoint> ImportCheckpoint(
                                                   "' must be the absolute path of a directory "
                                                   "with a manifest.json"));
   }
+  RETURN_IF_ERROR(Refusal(state));
   if (!manifest.has_value() || !manifest->ok()) {
     return InvalidField("directory", manifest.has_value()
                                          ? manifest->status().message()

@@ -23,17 +23,6 @@
 namespace ringmaster::coordinator {
 namespace {
 
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-
-absl::Status Refusal(const State& state) {
-  if (state.draining) return Unavailable("DRAINING", "the coordinator is stopping", kRetryDelay);
-  if (state.store_full) {
-    return Unavailable("STORE_FULL", "the coordinator's disk is full; nothing new can be stored",
-                       10 * kRetryDelay);
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Job*> Find(State& state, const std::string& name) {
   RETURN_IF_ERROR(ParseJobName("name", name).status());
   Job* job = state.FindJob(name);

@@ -8,6 +8,7 @@
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/times.h"
+#include "proto/rpc_status.h"
 
 namespace ringmaster::coordinator {
 
@@ -149,6 +150,16 @@ void Succeed(State& state, Job& job) {
 void FinishCancel(State& state, Job& job) {
   SetState(state, job, S::CANCELLED, "cancelled by a user");
   ReleaseMembers(state, job, "the job was cancelled");
+}
+
+absl::Status Refusal(const State& state) {
+  constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+  if (state.draining) return Unavailable("DRAINING", "the coordinator is stopping", kRetryDelay);
+  if (state.store_full) {
+    return Unavailable("STORE_FULL", "the coordinator's disk is full; nothing new can be stored",
+                       10 * kRetryDelay);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace ringmaster::coordinator

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "coordinator/core/state.h"
 
 // A job's states: which transitions are legal, and what each brings about.
@@ -33,5 +34,8 @@ void FinishCancel(State& state, Job& job);
 void ReleaseMembers(State& state, Job& job, const std::string& reason);
 void TellRelease(State& state, const Worker& worker, const std::string& job, const std::string& uid,
                  int64_t generation, const std::string& reason);
+
+// Not OK while nothing new may be stored: the coordinator drains, or its disk is full.
+absl::Status Refusal(const State& state);
 
 }  // namespace ringmaster::coordinator

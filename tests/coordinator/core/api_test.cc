@@ -404,6 +404,12 @@ TEST(DrainTest, RefusesMutationsAndServesReads) {
   const auto refused = d.Call<v1::TrainingJob>(d.CreateRequest("job-b"));
   EXPECT_EQ(refused.status().code(), Code::kUnavailable);
   EXPECT_TRUE(Details(refused.status()).retry_delay.has_value());
+  v1::ImportCheckpointRequest import;
+  import.set_directory("/old/step-5");
+  ManifestFile file;
+  file.checkpoint.set_directory("/old/step-5");
+  file.checkpoint.add_shards()->set_path("/old/step-5/a.safetensors");
+  EXPECT_EQ(d.Call<v1::Checkpoint>(import, file).status().code(), Code::kUnavailable);
   v1::GetTrainingJobRequest get;
   get.set_name(name);
   EXPECT_TRUE(d.Call<v1::TrainingJob>(get).ok());
