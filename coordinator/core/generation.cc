@@ -235,6 +235,8 @@ void OnRingJoin(State& state, Job& job, int rank, const v1::RingJoin& join) {
 
 void OnRingReady(State& state, Job& job, int rank, const v1::RingReady& ready) {
   if (job.record.stage() != store::RING_STAGE_FORMING) return;
+  // Before ConnectRing nobody can have restored anything.
+  if (!job.connecting && !job.adopting) return;
   job.ranks[rank].ready = true;
   job.ranks[rank].held = ready.state();
   job.ranks[rank].restore_ms = ready.restore_ms();

@@ -53,5 +53,19 @@ TEST(RingTest, GoesFromCreateToSucceeded) {
   EXPECT_TRUE(d.Job("job-a").has_end_time());
 }
 
+TEST(RingTest, AReadyBeforeItsTimeDoesNotCount) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  d.Create("job-a");
+  d.Join("job-a", 0);
+  d.Ready("job-a", 0);
+  d.Join("job-a", 1);
+  d.Ready("job-a", 1);
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+  d.Ready("job-a", 0);
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
 }  // namespace
 }  // namespace ringmaster::coordinator
