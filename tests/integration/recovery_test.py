@@ -3,6 +3,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 
@@ -75,6 +76,19 @@ class RecoveryTest(harness.ClusterTest):
         self.check('coordinator-killed', episodes_min=0)
         records = self.cluster.step_records('coordinator-killed')
         self.assertEqual({record['generation'] for record in records.values()}, {'1'})
+
+    def test_a_coordinator_that_lost_its_data_gets_its_workers_back(self):
+        # Each start raises the epoch that workers have heard of; the empty directory begins with 1 again.
+        self.cluster.coordinator.kill()
+        self.cluster.start_coordinator()
+        self.cluster.wait_for_workers(self.workers)
+        self.cluster.coordinator.kill()
+        shutil.rmtree(f'{self.cluster.state}/data')
+        os.mkdir(f'{self.cluster.state}/data')
+        self.cluster.start_coordinator()
+        self.cluster.wait_for_workers(self.workers)
+        self.submit('after-the-loss', STEPS, SETTINGS)
+        self.check('after-the-loss', episodes_min=0)
 
     def test_coordinator_and_worker_killed_together(self):
         job = self.start('both-killed')
