@@ -79,14 +79,15 @@ void RingRun::Open() {
   if (Over()) {
     return;
   }
+  // Before anything is written there.
+  if (absl::Status status = CheckDirectory(); !status.ok()) {
+    return FailForm(FormStage::kDirectory, status);
+  }
   if (context_->job_log != nullptr) {
     context_->job_log->Open(form_.directory(), rank(), form_.ring().generation());
   }
   if (absl::Status status = held_->Adopt(form_); !status.ok()) {
     return FailForm(FormStage::kSpec, status);
-  }
-  if (absl::Status status = CheckDirectory(); !status.ok()) {
-    return FailForm(FormStage::kDirectory, status);
   }
   if (absl::Status status = SignRingRoll(form_, context_->incarnation); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);

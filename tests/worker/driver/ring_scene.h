@@ -53,7 +53,12 @@ class RingScene {
   }
 
   v1::TrainingJobSpec& spec() { return spec_; }
+  // Of the test; gone with it.
+  const std::string& folder() const { return folder_; }
+  // Of the job.
   std::string directory() const { return folder_ + "/job"; }
+  // Of workers started from now on.
+  void set_shared_directory(std::string path) { shared_directory_ = std::move(path); }
   FakeCoordinator& coordinator() { return coordinator_; }
 
   // Starts (or starts again, as another process) a worker and waits for its Hello.
@@ -182,7 +187,7 @@ class RingScene {
  private:
   struct Worker {
     Worker(RingScene& scene, const std::string& name, std::string id, const std::string& fault)
-        : incarnation(std::move(id)) {
+        : incarnation(std::move(id)), job_log("workers/" + name) {
       SessionLoopOptions options;
       options.identity = {.worker = "workers/" + name, .incarnation = incarnation};
       options.ring.incarnation = incarnation;
@@ -193,6 +198,8 @@ class RingScene {
       };
       options.ring.die = [](const std::string& reason) { ADD_FAILURE() << reason; };
       options.ring.metrics = &metrics;
+      options.ring.job_log = &job_log;
+      options.ring.shared_directory = scene.shared_directory_;
       loop = std::make_unique<SessionLoop>(
           ChannelFactory::Create({.target = scene.coordinator_.address()}).value(), &queue,
           std::move(options));
@@ -211,6 +218,7 @@ class RingScene {
     const std::string incarnation;
     EventQueue queue;
     WorkerMetrics metrics;
+    JobLog job_log;
     std::unique_ptr<SessionLoop> loop;
     SessionEnd end;
     std::thread thread;
@@ -336,6 +344,7 @@ class RingScene {
   }
 
   std::string folder_;
+  std::string shared_directory_;
   v1::TrainingJobSpec spec_;
   InProcessHub hub_;
   FakeCoordinator coordinator_;

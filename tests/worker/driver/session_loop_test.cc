@@ -302,5 +302,18 @@ TEST(SessionLoopTest, MissingDataIsAFaultOfItsKind) {
   EXPECT_THAT(scene.faults()[0].message(), HasSubstr("/nowhere/at/all"));
 }
 
+TEST(SessionLoopTest, NothingIsWrittenOutsideTheSharedDirectory) {
+  RingScene scene(kSteps);
+  scene.set_shared_directory(scene.folder() + "/shared");
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(1, {"a", "b"});
+  scene.PumpUntil([&] { return scene.faults().size() == 2; }, "both faults");
+  EXPECT_EQ(scene.faults()[0].where(), "directory");
+  EXPECT_TRUE(scene.faults()[0].deterministic());
+  EXPECT_THAT(scene.faults()[0].message(), HasSubstr(scene.directory()));
+  EXPECT_FALSE(fs::exists(scene.directory())) << "not even a log";
+}
+
 }  // namespace
 }  // namespace ringmaster::worker
