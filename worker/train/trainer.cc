@@ -298,7 +298,6 @@ StepFault Trainer::Implementation::Describe(absl::Status status) const {
     fault.kind = StepFault::Kind::kCommunication;
   } else if (absl::IsDataLoss(status) || absl::IsOutOfRange(status)) {
     fault.kind = StepFault::Kind::kData;
-    fault.deterministic = true;
   }
   fault.status = std::move(status);
   return fault;

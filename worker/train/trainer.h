@@ -23,7 +23,8 @@ struct StepFault {
   // "step.forward.layer3", "step.reduce", "validation.data"...
   std::string where;
   int64_t step = 0;
-  // Trying the same again must fail the same way.
+  // Trying the same again must fail the same way: said of verdicts of the vote only. What one rank
+  // met alone (a file that it cannot read) may be gone with that rank.
   bool deterministic = false;
 };
 
