@@ -24,6 +24,7 @@
 #include "google/protobuf/util/time_util.h"
 #include "nlohmann/json.hpp"
 #include "spdlog/spdlog.h"
+#include "worker/checkpoint/job_directory.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -113,20 +114,14 @@ absl::StatusOr<v1::CheckpointShard> ShardFromJson(const json& entry, const fs::p
   return shard;
 }
 
-// `path` normalised, when it lies strictly below `folder`; else empty.
-std::string Below(const fs::path& folder, const std::string& path) {
-  const fs::path normal = fs::path(path).lexically_normal();
-  const fs::path relative = normal.lexically_relative(folder.lexically_normal());
-  if (relative.empty() || relative == "." || *relative.begin() == "..") {
-    return std::string();
-  }
-  return normal.string();
-}
-
 }  // namespace
 
+std::string CheckpointsFolder(const std::string& job_directory) {
+  return job_directory + "/checkpoints";
+}
+
 std::string CheckpointDirectory(const std::string& job_directory, int64_t step) {
-  return absl::StrFormat("%s/checkpoints/step-%08d", job_directory, step);
+  return absl::StrFormat("%s/step-%08d", CheckpointsFolder(job_directory), step);
 }
 
 std::string ShardFileName(int rank, int world_size, int64_t generation,
@@ -165,7 +160,7 @@ absl::Status SyncDirectory(const std::string& directory) {
   return absl::OkStatus();
 }
 
-absl::Status WriteManifestFile(const Manifest& manifest) {
+absl::Status WriteManifestFile(const std::string& job_directory, const Manifest& manifest) {
   const v1::Checkpoint& checkpoint = manifest.checkpoint;
   json text = {
       {"format", kCheckpointFormat},
@@ -199,6 +194,10 @@ absl::Status WriteManifestFile(const Manifest& manifest) {
   }
   text["spec"] = json::parse(spec, nullptr, /*allow_exceptions=*/false);
   const std::string path = absl::StrCat(checkpoint.directory(), "/", kManifestName);
+  if (ResolveBelow(CheckpointsFolder(job_directory), path).empty()) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(path, " is not below ", CheckpointsFolder(job_directory)));
+  }
   const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
   RETURN_IF_ERROR(WriteAndSync(temporary, text.dump(2) + "\n"));
   if (rename(temporary.c_str(), path.c_str()) != 0) {
@@ -253,17 +252,17 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
 
 absl::Status DeleteCheckpointFiles(const std::string& job_directory,
                                    absl::Span<const std::string> paths) {
-  const fs::path folder = fs::path(job_directory) / "checkpoints";
+  const std::string folder = CheckpointsFolder(job_directory);
   std::set<std::string> doomed;
   std::set<fs::path> parents;
   for (const std::string& path : paths) {
-    const std::string normal = Below(folder, path);
-    if (normal.empty()) {
+    const std::string resolved = ResolveBelow(folder, path);
+    if (resolved.empty()) {
       return absl::PermissionDeniedError(
-          absl::StrCat("told to delete ", path, ", which is not below ", folder.string()));
+          absl::StrCat("told to delete ", path, ", which is not below ", folder));
     }
-    doomed.insert(normal);
-    parents.insert(fs::path(normal).parent_path());
+    doomed.insert(resolved);
+    parents.insert(fs::path(resolved).parent_path());
   }
   // The manifest first: it must not name a shard that is gone.
   for (const fs::path& parent : parents) {
@@ -284,7 +283,7 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
     }
   }
   for (const fs::path& parent : parents) {
-    if (parent != folder) {
+    if (!ResolveBelow(folder, parent.string()).empty()) {
       // Fails when something is left, which is right.
       rmdir(parent.c_str());
     }
@@ -294,7 +293,7 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
 
 void SweepTemporaryFiles(const std::string& job_directory, int64_t generation) {
   std::error_code error;
-  fs::recursive_directory_iterator entry(fs::path(job_directory) / "checkpoints", error);
+  fs::recursive_directory_iterator entry(CheckpointsFolder(job_directory), error);
   for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     const size_t mark = name.rfind("-g");

@@ -17,6 +17,8 @@ namespace ringmaster::worker {
 
 inline constexpr char kCheckpointFormat[] = "ringmaster-checkpoint-1";
 
+// "{job_directory}/checkpoints".
+std::string CheckpointsFolder(const std::string& job_directory);
 // "{job_directory}/checkpoints/step-00000500".
 std::string CheckpointDirectory(const std::string& job_directory, int64_t step);
 // "shard-00001-of-00002-g3-{incarnation}.safetensors".
@@ -35,17 +37,18 @@ struct Manifest {
 };
 
 // Writes `manifest.json` into checkpoint.directory, by temporary name, fsync and rename; repeating
-// it does no harm. InvalidArgument when a shard lies elsewhere, else what the system says.
-absl::Status WriteManifestFile(const Manifest& manifest);
+// it does no harm. InvalidArgument when a shard lies elsewhere, PermissionDenied when the directory
+// is not below the job's checkpoints folder, links followed, else what the system says.
+absl::Status WriteManifestFile(const std::string& job_directory, const Manifest& manifest);
 
 // `path` is a manifest.json or the directory that holds one. NotFound, InvalidArgument (not a
 // manifest; a shard name with a '/') or DataLoss (a shard is missing or has another size), naming
 // the file.
 absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 
-// Deletes files below `job_directory`, before them a manifest.json that names one of them, and then
-// directories left empty. A path that is gone is no error. PermissionDenied, before anything is
-// deleted, when one path is not below the job's checkpoints folder.
+// Deletes files below the job's checkpoints folder, before them a manifest.json that names one of
+// them, and then directories left empty. A path that is gone is no error. PermissionDenied, before
+// anything is deleted, when one path is not below that folder, or a symbolic link leads out of it.
 absl::Status DeleteCheckpointFiles(const std::string& job_directory,
                                    absl::Span<const std::string> paths);
 

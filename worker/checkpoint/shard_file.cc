@@ -17,6 +17,7 @@
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/checkpoint/job_directory.h"
 
 #define XXH_INLINE_ALL
 #include "xxhash.h"
@@ -54,7 +55,7 @@ absl::StatusOr<safetensors::Writer::Result> WriteContent(const std::string& path
   for (const HostTensor& tensor : tensors) {
     bytes[tensor.spec.name] = tensor.bytes;
   }
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (file < 0) {
     return Failed("cannot create", path, errno);
   }
@@ -91,6 +92,10 @@ absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
   ASSIGN_OR_RETURN(const safetensors::Header header,
                    safetensors::LayOut(std::move(specs), Metadata(identity, tensors)));
   const std::string directory = CheckpointDirectory(identity.job_directory, identity.step);
+  if (ResolveBelow(CheckpointsFolder(identity.job_directory), directory + "/name").empty()) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(directory, " is a symbolic link that leads out of the job's checkpoints"));
+  }
   RETURN_IF_ERROR(MakeDirectories(directory));
   const std::string path =
       absl::StrCat(directory, "/",

@@ -32,7 +32,8 @@ struct HostTensor {
 
 // Writes one shard so that it is whole, durable and final before its name exists: temporary name,
 // fsync, link without replacing, fsync of the directory. The error says what was tried and on which
-// path; ResourceExhausted: the disk is full, AlreadyExists: the final name is taken. After an error
+// path; ResourceExhausted: the disk is full, AlreadyExists: the final name is taken,
+// PermissionDenied: a symbolic link leads out of the job's checkpoints. After an error
 // nothing is left. Blocks; thread-safe.
 absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
                                                absl::Span<const HostTensor> tensors);

@@ -44,8 +44,8 @@ void JobLog::CloseLocked() {
 }
 
 void JobLog::OpenLocked() {
-  file_ =
-      open(absl::StrCat(stem_, ".log").c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  file_ = open(absl::StrCat(stem_, ".log").c_str(),
+               O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
   bytes_ = file_ < 0 ? 0 : std::max<int64_t>(0, lseek(file_, 0, SEEK_END));
 }
 

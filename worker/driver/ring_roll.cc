@@ -43,15 +43,11 @@ std::set<std::string> Names(const std::string& folder) {
 }  // namespace
 
 absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnation) {
-  if (!absl::StartsWith(form.directory(), "/")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the job's directory \"", form.directory(), "\" is not an absolute path"));
-  }
   // Checkpoints will lie beside it.
   RETURN_IF_ERROR(MakeDirectories(Folder(form)));
   const std::string path = absl::StrCat(
       Folder(form), "/", FileName(form.ring().generation(), form.ring().rank(), incarnation));
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (file < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot write to the job's directory: ", path));
   }

@@ -1,7 +1,6 @@
 #include "worker/driver/ring_run.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "base/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/checkpoint/job_directory.h"
 #include "worker/comm/accused_rank.h"
 #include "worker/driver/ring_roll.h"
 
@@ -80,7 +80,8 @@ void RingRun::Open() {
     return;
   }
   // Before anything is written there.
-  if (absl::Status status = CheckDirectory(); !status.ok()) {
+  if (absl::Status status = CheckJobDirectory(form_.directory(), context_->shared_directory);
+      !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
   if (context_->job_log != nullptr) {
@@ -114,18 +115,6 @@ void RingRun::Open() {
   if (absl::Status status = held_->Build(); !status.ok()) {
     FailForm(FormStage::kBuild, status);
   }
-}
-
-absl::Status RingRun::CheckDirectory() const {
-  const std::filesystem::path shared = context_->shared_directory;
-  const auto relative =
-      std::filesystem::path(form_.directory()).lexically_normal().lexically_relative(shared);
-  if (!shared.empty() && (relative.empty() || *relative.begin() == "..")) {
-    return absl::FailedPreconditionError(absl::StrCat("the job's directory ", form_.directory(),
-                                                      " is not below this worker's --shared-dir ",
-                                                      shared.string()));
-  }
-  return absl::OkStatus();
 }
 
 void RingRun::Connect(const v1::ConnectRing& connect) {

@@ -72,7 +72,6 @@ class RingRun {
   void OnShard(const v1::ShardWritten& report);
 
  private:
-  absl::Status CheckDirectory() const;
   bool Over() const { return stopped_ || cancelled(); }
   // The step and what follows it; false when the run is over (failed, cancelled, or a stop was
   // agreed).

@@ -8,6 +8,7 @@
 
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/checkpoint/job_directory.h"
 #include "worker/driver/step_log.h"
 
 namespace ringmaster::worker {
@@ -116,12 +117,15 @@ void RingRunner::Do(const WriteManifest& action) {
                           .training_job = current->form().ring().training_job(),
                           .training_job_uid = current->form().ring().training_job_uid(),
                           .spec = current->form().spec()};
-  files_.Add([manifest, directory = action.job_directory] {
+  files_.Add([this, manifest, directory = action.job_directory] {
+    if (!MayWriteIn(directory)) {
+      return;
+    }
     // The records that lead to this checkpoint should be as durable as it is.
     if (auto log = StepLog::Open(directory); log.ok()) {
       (*log)->Sync().IgnoreError();
     }
-    if (absl::Status status = WriteManifestFile(manifest); !status.ok()) {
+    if (absl::Status status = WriteManifestFile(directory, manifest); !status.ok()) {
       SPDLOG_ERROR("manifest of step {}: {}", manifest.checkpoint.step(), status.ToString());
     } else {
       SPDLOG_INFO("checkpoint of step {} is committed: {}", manifest.checkpoint.step(),
@@ -132,6 +136,9 @@ void RingRunner::Do(const WriteManifest& action) {
 
 void RingRunner::Do(const DeletePaths& action) {
   files_.Add([this, action] {
+    if (!MayWriteIn(action.job_directory)) {
+      return;
+    }
     const std::vector<std::string> paths(action.files.paths().begin(), action.files.paths().end());
     if (absl::Status status = DeleteCheckpointFiles(action.job_directory, paths); !status.ok()) {
       SPDLOG_ERROR("deleting checkpoint files: {}", status.ToString());
@@ -142,6 +149,15 @@ void RingRunner::Do(const DeletePaths& action) {
     *deleted.report.mutable_paths() = action.files.paths();
     context_.post(std::move(deleted));
   });
+}
+
+// A job whose directory was refused may still be told of files.
+bool RingRunner::MayWriteIn(const std::string& job_directory) const {
+  const absl::Status status = CheckJobDirectory(job_directory, context_.shared_directory);
+  if (!status.ok()) {
+    SPDLOG_ERROR("its files are left alone: {}", status.ToString());
+  }
+  return status.ok();
 }
 
 void RingRunner::OnShardWritten(v1::ShardWritten report) {

@@ -57,6 +57,7 @@ class RingRunner {
  private:
   // On the trainer's thread.
   void Train(std::function<void()> task);
+  bool MayWriteIn(const std::string& job_directory) const;
   void OnShardWritten(v1::ShardWritten report);
 
   RingContext context_;

@@ -65,7 +65,7 @@ std::string StepRecordLine(const v1::StepRecord& record) {
 
 absl::StatusOr<std::unique_ptr<StepLog>> StepLog::Open(const std::string& job_directory) {
   const std::string path = job_directory + "/steps.jsonl";
-  const int file = open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  const int file = open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (file < 0) {
     return Failed("cannot open", path);
   }

@@ -14,6 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "worker/checkpoint/job_directory.h"
 #include "worker/checkpoint/shard_file.h"
 #include "worker/checkpoint/shard_plan.h"
 
@@ -68,7 +69,7 @@ class CheckpointFilesTest : public testing::Test {
       *checkpoint.add_shards() = *shard;
       checkpoint.set_bytes(checkpoint.bytes() + shard->bytes());
     }
-    const absl::Status written = WriteManifestFile(manifest);
+    const absl::Status written = WriteManifestFile(directory_, manifest);
     EXPECT_TRUE(written.ok()) << written;
     return manifest;
   }
@@ -155,7 +156,7 @@ TEST_F(CheckpointFilesTest, AFullDiskIsAnErrorAndLeavesNothing) {
 TEST_F(CheckpointFilesTest, AManifestSurvivesAMoveOfItsDirectory) {
   const Manifest written = WriteCheckpoint();
   // A directive may come again.
-  EXPECT_TRUE(WriteManifestFile(written).ok());
+  EXPECT_TRUE(WriteManifestFile(directory_, written).ok());
   const std::string moved = directory_ + "/elsewhere";
   fs::rename(written.checkpoint.directory(), moved);
   for (const std::string& path : {moved, moved + "/manifest.json"}) {
@@ -241,6 +242,79 @@ TEST_F(CheckpointFilesTest, DeletesNothingOutsideTheCheckpointsFolder) {
     EXPECT_TRUE(fs::exists(inside)) << "refused as a whole";
     EXPECT_TRUE(fs::exists(steps));
   }
+}
+
+// What somebody who may write in the job's directory could leave there.
+TEST_F(CheckpointFilesTest, ASymbolicLinkLeadsNeitherAWriteNorADeletionOutside) {
+  const Manifest manifest = WriteCheckpoint(5);
+  const std::string outside = directory_ + "/outside";
+  fs::create_directories(outside);
+  WriteAll(outside + "/precious", "x");
+  const std::string step = CheckpointDirectory(directory_, 6);
+  fs::create_directory_symlink(outside, step);
+
+  EXPECT_EQ(WriteShard(Identity(0, 1, 6), {Bytes("a", "alpha")}).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  Manifest linked = manifest;
+  linked.checkpoint.set_directory(step);
+  linked.checkpoint.clear_shards();
+  EXPECT_EQ(WriteManifestFile(directory_, linked).code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_FALSE(DeleteCheckpointFiles(directory_, {step + "/precious"}).ok());
+  EXPECT_EQ(ReadAll(outside + "/precious"), "x");
+  EXPECT_EQ(std::distance(fs::directory_iterator(outside), {}), 1) << "nothing was written";
+
+  // A file that is a link: what it names stays as it is.
+  const std::string shard = absl::StrCat(CheckpointDirectory(directory_, 7), "/",
+                                         ShardFileName(0, 1, 3, std::string(32, 'a')));
+  fs::create_directories(CheckpointDirectory(directory_, 7));
+  fs::create_symlink(outside + "/precious", shard + ".tmp");
+  EXPECT_FALSE(WriteShard(Identity(0, 1, 7), {Bytes("a", "alpha")}).ok());
+  fs::create_symlink(outside + "/precious", shard);
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {shard}).ok());
+  EXPECT_FALSE(fs::is_symlink(shard)) << "the link itself may go";
+  EXPECT_EQ(ReadAll(outside + "/precious"), "x");
+}
+
+// The whole folder may lie on another disk when no shared directory forbids it.
+TEST_F(CheckpointFilesTest, TheCheckpointsFolderItselfMayBeALink) {
+  fs::create_directories(directory_ + "/disk");
+  fs::create_directory_symlink(directory_ + "/disk", directory_ + "/checkpoints");
+  const Manifest manifest = WriteCheckpoint();
+  std::vector<std::string> paths;
+  for (const auto& shard : manifest.checkpoint.shards()) {
+    paths.push_back(shard.path());
+  }
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, paths).ok());
+  EXPECT_TRUE(fs::is_empty(directory_ + "/disk"));
+}
+
+TEST_F(CheckpointFilesTest, AJobWritesBelowTheSharedDirectoryOnly) {
+  const std::string shared = directory_ + "/shared";
+  const std::string job = shared + "/default/job";
+  EXPECT_TRUE(CheckJobDirectory(job, shared).ok());
+  EXPECT_TRUE(CheckJobDirectory(job, shared + "/").ok());
+  EXPECT_TRUE(CheckJobDirectory("/anywhere", "").ok());
+  EXPECT_EQ(CheckJobDirectory("jobs/x", "").code(), absl::StatusCode::kInvalidArgument);
+  for (const std::string& other : {directory_ + "/shared2/job", shared + "/../job", directory_}) {
+    EXPECT_EQ(CheckJobDirectory(other, shared).code(), absl::StatusCode::kFailedPrecondition)
+        << other;
+  }
+  // The shared directory may be a link itself; one within it must not lead out.
+  fs::create_directories(shared + "/default");
+  fs::create_directory_symlink(shared, directory_ + "/mount");
+  EXPECT_TRUE(CheckJobDirectory(directory_ + "/mount/default/job", directory_ + "/mount").ok());
+  EXPECT_TRUE(CheckJobDirectory(directory_ + "/mount/default/job", shared).ok());
+  fs::create_directories(directory_ + "/outside");
+  fs::create_directory_symlink(directory_ + "/outside", job);
+  EXPECT_FALSE(CheckJobDirectory(job, shared).ok());
+  fs::remove(job);
+  fs::create_directories(job);
+  for (const std::string folder : {"/checkpoints", "/logs", "/ring"}) {
+    fs::create_directory_symlink(directory_ + "/outside", job + folder);
+    EXPECT_THAT(CheckJobDirectory(job, shared).message(), HasSubstr(job + folder));
+    fs::remove(job + folder);
+  }
+  EXPECT_TRUE(CheckJobDirectory(job, shared).ok());
 }
 
 TEST_F(CheckpointFilesTest, SweepsTemporaryFilesOfEarlierGenerationsOnly) {

@@ -244,8 +244,7 @@ TEST_F(JobFilesTest, TheRollProvesThatAllRanksSeeOneDirectory) {
   EXPECT_THAT(left, ElementsAre("g3-r1-" + std::string(32, 'c')));
 }
 
-TEST_F(JobFilesTest, ARelativeOrForbiddenDirectoryIsNamed) {
-  EXPECT_EQ(SignRingRoll(Form("jobs/x", 1, 0), "i").code(), absl::StatusCode::kInvalidArgument);
+TEST_F(JobFilesTest, AForbiddenDirectoryIsNamed) {
   Append("file", "x");
   const absl::Status status = SignRingRoll(Form(directory_ + "/file", 1, 0), "i");
   EXPECT_FALSE(status.ok());
