@@ -258,8 +258,8 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
   for (const std::string& path : paths) {
     const std::string resolved = ResolveBelow(folder, path);
     if (resolved.empty()) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("told to delete ", path, ", which is not below ", folder));
+      SPDLOG_WARN("told to delete {}, which is not below {}: left alone", path, folder);
+      continue;
     }
     doomed.insert(resolved);
     parents.insert(fs::path(resolved).parent_path());
@@ -274,6 +274,9 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
     }
     if (names_one) {
       unlink((parent / kManifestName).c_str());
+    } else if (manifest.ok()) {
+      // The step was done again: the manifest that was meant has been replaced since.
+      doomed.erase((parent / kManifestName).string());
     }
   }
   absl::Status first;

@@ -47,8 +47,9 @@ absl::Status WriteManifestFile(const std::string& job_directory, const Manifest&
 absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 
 // Deletes files below the job's checkpoints folder, before them a manifest.json that names one of
-// them, and then directories left empty. A path that is gone is no error. PermissionDenied, before
-// anything is deleted, when one path is not below that folder, or a symbolic link leads out of it.
+// them, and then directories left empty. A path that is gone is no error. Left alone, with a
+// warning: a path that is not below that folder, links followed. Left alone: a manifest whose
+// shards all stay.
 absl::Status DeleteCheckpointFiles(const std::string& job_directory,
                                    absl::Span<const std::string> paths);
 
