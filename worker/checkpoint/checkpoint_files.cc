@@ -50,12 +50,14 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return text;
 }
 
-absl::Status WriteAndSync(const std::string& path, const std::string& text) {
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+// After an error nothing of it is left.
+absl::Status WriteNewFile(const std::string& path, const std::string& text) {
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (file < 0) {
     return Failed("cannot create", path, errno);
   }
   const absl::Cleanup closer = [file] { close(file); };
+  absl::Cleanup remover = [&path] { unlink(path.c_str()); };
   size_t done = 0;
   while (done < text.size()) {
     const ssize_t wrote = write(file, text.data() + done, text.size() - done);
@@ -64,7 +66,11 @@ absl::Status WriteAndSync(const std::string& path, const std::string& text) {
     }
     done += wrote > 0 ? static_cast<size_t>(wrote) : 0;
   }
-  return fsync(file) == 0 ? absl::OkStatus() : Failed("cannot sync", path, errno);
+  if (fsync(file) != 0) {
+    return Failed("cannot sync", path, errno);
+  }
+  std::move(remover).Cancel();
+  return absl::OkStatus();
 }
 
 // A required member of a JSON object, of the kind that `T` is.
@@ -160,7 +166,8 @@ absl::Status SyncDirectory(const std::string& directory) {
   return absl::OkStatus();
 }
 
-absl::Status WriteManifestFile(const std::string& job_directory, const Manifest& manifest) {
+absl::Status WriteManifestFile(const std::string& job_directory, int64_t generation,
+                               const std::string& incarnation, const Manifest& manifest) {
   const v1::Checkpoint& checkpoint = manifest.checkpoint;
   json text = {
       {"format", kCheckpointFormat},
@@ -198,10 +205,19 @@ absl::Status WriteManifestFile(const std::string& job_directory, const Manifest&
     return absl::PermissionDeniedError(
         absl::StrCat(path, " is not below ", CheckpointsFolder(job_directory)));
   }
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  RETURN_IF_ERROR(WriteAndSync(temporary, text.dump(2) + "\n"));
-  if (rename(temporary.c_str(), path.c_str()) != 0) {
-    return Failed("cannot rename to", path, errno);
+  const std::string temporary = absl::StrCat(path, "-g", generation, "-", incarnation, ".tmp");
+  const std::string content = text.dump(2) + "\n";
+  RETURN_IF_ERROR(WriteNewFile(temporary, content));
+  int done = rename(temporary.c_str(), path.c_str());
+  if (done != 0 && errno == ENOENT) {
+    // The next generation has swept it meanwhile, once.
+    RETURN_IF_ERROR(WriteNewFile(temporary, content));
+    done = rename(temporary.c_str(), path.c_str());
+  }
+  if (done != 0) {
+    const int error = errno;
+    unlink(temporary.c_str());
+    return Failed("cannot rename to", path, error);
   }
   return SyncDirectory(checkpoint.directory());
 }
@@ -300,7 +316,7 @@ void SweepTemporaryFiles(const std::string& job_directory, int64_t generation) {
   for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     const size_t mark = name.rfind("-g");
-    if (!absl::EndsWith(name, ".safetensors.tmp") || mark == std::string::npos) {
+    if (!absl::EndsWith(name, ".tmp") || mark == std::string::npos) {
       continue;
     }
     int64_t of = 0;

@@ -38,8 +38,10 @@ struct Manifest {
 
 // Writes `manifest.json` into checkpoint.directory, by temporary name, fsync and rename; repeating
 // it does no harm. InvalidArgument when a shard lies elsewhere, PermissionDenied when the directory
-// is not below the job's checkpoints folder, links followed, else what the system says.
-absl::Status WriteManifestFile(const std::string& job_directory, const Manifest& manifest);
+// is not below the job's checkpoints folder, links followed, else what the system says. No two
+// processes may write as the same generation and incarnation, and one process one at a time.
+absl::Status WriteManifestFile(const std::string& job_directory, int64_t generation,
+                               const std::string& incarnation, const Manifest& manifest);
 
 // `path` is a manifest.json or the directory that holds one. NotFound, InvalidArgument (not a
 // manifest; a shard name with a '/') or DataLoss (a shard is missing or has another size), naming
@@ -53,7 +55,7 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 absl::Status DeleteCheckpointFiles(const std::string& job_directory,
                                    absl::Span<const std::string> paths);
 
-// Removes temporary shard files that earlier generations left behind.
+// Removes temporary files of shards and manifests that earlier generations left behind.
 void SweepTemporaryFiles(const std::string& job_directory, int64_t generation);
 
 // mkdir -p; the new directories survive a power loss.

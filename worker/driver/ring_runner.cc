@@ -117,7 +117,8 @@ void RingRunner::Do(const WriteManifest& action) {
                           .training_job = current->form().ring().training_job(),
                           .training_job_uid = current->form().ring().training_job_uid(),
                           .spec = current->form().spec()};
-  files_.Add([this, manifest, directory = action.job_directory] {
+  files_.Add([this, manifest, directory = action.job_directory,
+              generation = current->form().ring().generation()] {
     if (!MayWriteIn(directory)) {
       return;
     }
@@ -125,7 +126,9 @@ void RingRunner::Do(const WriteManifest& action) {
     if (auto log = StepLog::Open(directory); log.ok()) {
       (*log)->Sync().IgnoreError();
     }
-    if (absl::Status status = WriteManifestFile(directory, manifest); !status.ok()) {
+    if (absl::Status status =
+            WriteManifestFile(directory, generation, context_.incarnation, manifest);
+        !status.ok()) {
       SPDLOG_ERROR("manifest of step {}: {}", manifest.checkpoint.step(), status.ToString());
     } else {
       SPDLOG_INFO("checkpoint of step {} is committed: {}", manifest.checkpoint.step(),

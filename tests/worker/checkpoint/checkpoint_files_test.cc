@@ -69,7 +69,7 @@ class CheckpointFilesTest : public testing::Test {
       *checkpoint.add_shards() = *shard;
       checkpoint.set_bytes(checkpoint.bytes() + shard->bytes());
     }
-    const absl::Status written = WriteManifestFile(directory_, manifest);
+    const absl::Status written = WriteManifestFile(directory_, 3, std::string(32, 'a'), manifest);
     EXPECT_TRUE(written.ok()) << written;
     return manifest;
   }
@@ -156,7 +156,7 @@ TEST_F(CheckpointFilesTest, AFullDiskIsAnErrorAndLeavesNothing) {
 TEST_F(CheckpointFilesTest, AManifestSurvivesAMoveOfItsDirectory) {
   const Manifest written = WriteCheckpoint();
   // A directive may come again.
-  EXPECT_TRUE(WriteManifestFile(directory_, written).ok());
+  EXPECT_TRUE(WriteManifestFile(directory_, 3, std::string(32, 'a'), written).ok());
   const std::string moved = directory_ + "/elsewhere";
   fs::rename(written.checkpoint.directory(), moved);
   for (const std::string& path : {moved, moved + "/manifest.json"}) {
@@ -175,6 +175,22 @@ TEST_F(CheckpointFilesTest, AManifestSurvivesAMoveOfItsDirectory) {
     EXPECT_EQ(manifest->checkpoint.shards(1).rank(), 1);
     EXPECT_TRUE(VerifyShard(manifest->checkpoint.shards(1)).ok());
   }
+}
+
+// Process ids coincide between pods; a name does not.
+TEST_F(CheckpointFilesTest, AManifestsTemporaryFileIsOneProcessesAlone) {
+  const Manifest manifest = WriteCheckpoint();
+  const std::string path = manifest.checkpoint.directory() + "/manifest.json";
+  const std::string other = path + "-g4-" + std::string(32, 'b') + ".tmp";
+  WriteAll(other, "another process is writing");
+  ASSERT_TRUE(WriteManifestFile(directory_, 4, std::string(32, 'c'), manifest).ok());
+  EXPECT_EQ(ReadAll(other), "another process is writing");
+  EXPECT_EQ(WriteManifestFile(directory_, 4, std::string(32, 'b'), manifest).code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(ReadManifestFile(path).ok());
+  fs::remove(other);
+  EXPECT_TRUE(WriteManifestFile(directory_, 4, std::string(32, 'b'), manifest).ok());
+  EXPECT_FALSE(fs::exists(other));
 }
 
 TEST_F(CheckpointFilesTest, BadManifestsAreNamed) {
@@ -274,7 +290,8 @@ TEST_F(CheckpointFilesTest, ASymbolicLinkLeadsNeitherAWriteNorADeletionOutside) 
   Manifest linked = manifest;
   linked.checkpoint.set_directory(step);
   linked.checkpoint.clear_shards();
-  EXPECT_EQ(WriteManifestFile(directory_, linked).code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(WriteManifestFile(directory_, 3, std::string(32, 'a'), linked).code(),
+            absl::StatusCode::kPermissionDenied);
   EXPECT_TRUE(DeleteCheckpointFiles(directory_, {step + "/precious"}).ok());
   EXPECT_EQ(ReadAll(outside + "/precious"), "x");
   EXPECT_EQ(std::distance(fs::directory_iterator(outside), {}), 1) << "nothing was written";
@@ -338,11 +355,16 @@ TEST_F(CheckpointFilesTest, SweepsTemporaryFilesOfEarlierGenerationsOnly) {
   const std::string folder = manifest.checkpoint.directory() + "/";
   const std::string old = folder + ShardFileName(0, 2, 3, std::string(32, 'a')) + ".tmp";
   const std::string current = folder + ShardFileName(0, 2, 4, std::string(32, 'a')) + ".tmp";
-  WriteAll(old, "x");
-  WriteAll(current, "x");
+  const std::string old_manifest = folder + "manifest.json-g3-" + std::string(32, 'b') + ".tmp";
+  const std::string current_manifest = folder + "manifest.json-g4-" + std::string(32, 'a') + ".tmp";
+  for (const std::string& path : {old, current, old_manifest, current_manifest}) {
+    WriteAll(path, "x");
+  }
   SweepTemporaryFiles(directory_, 4);
   EXPECT_FALSE(fs::exists(old));
   EXPECT_TRUE(fs::exists(current));
+  EXPECT_FALSE(fs::exists(old_manifest));
+  EXPECT_TRUE(fs::exists(current_manifest));
   EXPECT_TRUE(ReadManifestFile(folder).ok());
   SweepTemporaryFiles(directory_ + "/none", 4);
 }
