@@ -29,21 +29,25 @@ void SetRate(Job& job) {
 }  // namespace
 
 void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
-  if (job.record.stage() != store::RING_STAGE_STARTED) return;
+  const bool started = job.record.stage() == store::RING_STAGE_STARTED;
+  // Sent, or on the way, when the ring was given up: agreed on all the same.
+  if (!started && job.record.stage() != store::RING_STAGE_ABORTING) return;
   v1::Progress* progress = job.mutable_status()->mutable_progress();
   bool advanced = false;
   for (const v1::StepRecord& record : done.records()) {
     if (record.has_validation_loss()) {
       progress->set_validation_loss(record.validation_loss());
     }
-    // Told again after a re-attach.
-    if (record.step() <= progress->step()) continue;
-    advanced = true;
+    if (record.step() < progress->step()) continue;
+    // Told again, after a re-attach or by the generation that goes on from it.
+    const bool again = record.step() == progress->step();
     progress->set_step(record.step());
     progress->set_loss(record.loss());
     progress->set_grad_norm(record.grad_norm());
     progress->set_learning_rate(record.learning_rate());
     *progress->mutable_step_time() = record.has_time() ? record.time() : ToProto(state.now);
+    if (again) continue;
+    advanced = true;
     job.pace.push_back(record.seconds());
     if (job.pace.size() > kPaceSteps) job.pace.pop_front();
   }
@@ -53,8 +57,8 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
   progress->set_exchanged_bytes_per_step(done.exchanged_bytes());
   progress->set_planned_bytes_per_step(done.planned_bytes());
   SetRate(job);
-  job.last_step = state.now;
-  if (OpenEpisodeOf(job) != nullptr) {
+  if (started) job.last_step = state.now;
+  if (started && OpenEpisodeOf(job) != nullptr) {
     MarkFirstStep(state, job);
     Store(state, job);
   } else {

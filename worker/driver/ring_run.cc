@@ -189,7 +189,7 @@ void RingRun::Run() {
   if (rank() == 0) {
     SweepTemporaryFiles(form_.directory(), form_.ring().generation());
   }
-  RepeatValidation();
+  RepeatLastStep();
   while (!Over() && held_->state().step() < held_->config().steps) {
     if (!OneStep()) {
       return;
@@ -200,32 +200,32 @@ void RingRun::Run() {
   }
 }
 
-// A generation that begins where a validation is due may have lost it with the rank that was to
-// record it. All ranks do it again, since all stand at the same step.
-void RingRun::RepeatValidation() {
+// The step that this generation goes on from may have been agreed on without the coordinator's
+// hearing of it: the rank that was to tell it died or was told to abort. Its validation may be lost
+// with that rank too; all ranks do it again, since all stand at the same step.
+void RingRun::RepeatLastStep() {
   const int64_t step = held_->state().step();
-  if (step == 0 || !trainer_->ValidationDue()) {
+  if (step == 0) {
     return;
   }
   v1::StepRecord record;
-  if (!RunValidation(record).ok()) {
+  if (trainer_->ValidationDue() && !RunValidation(record).ok()) {
     return FailStep();
   }
   std::optional<v1::StepRecord> found;
   if (rank() == 0 && step_log_ != nullptr) {
     found = step_log_->Find(step);
   }
-  if (!found.has_value() || found->has_validation_loss()) {
+  if (!found.has_value()) {
     return;
   }
-  found->set_validation_loss(record.validation_loss());
-  last_record_ = found;
-  last_record_written_ = false;
-  AppendRecord();
-  if (step == held_->config().steps) {
-    // No later step will tell the coordinator.
-    context_->post(StepDone{.ring = form_.ring(), .record = *found, .held_step = step});
+  if (record.has_validation_loss() && !found->has_validation_loss()) {
+    found->set_validation_loss(record.validation_loss());
+    last_record_ = found;
+    last_record_written_ = false;
+    AppendRecord();
   }
+  context_->post(StepDone{.ring = form_.ring(), .record = *found, .held_step = step});
 }
 
 absl::Status RingRun::RunValidation(v1::StepRecord& record) {

@@ -77,7 +77,7 @@ class RingRun {
   // agreed).
   bool OneStep();
   absl::Status RunValidation(v1::StepRecord& record);
-  void RepeatValidation();
+  void RepeatLastStep();
   void AppendRecord();
   // After the shard under way, for which it waits at most for `patience`.
   void BeginCheckpoint(absl::Duration patience);

@@ -160,6 +160,8 @@ void SessionCore::OnStepDone(const StepDone& done) {
   if (!IsCurrent(done.ring) || phase_ != v1::PHASE_RUNNING) {
     return;
   }
+  // What the generation began with, told again.
+  const bool repeated = held_.present() && held_.step() == done.held_step;
   held_.set_present(true);
   held_.set_step(done.held_step);
   // A state that moves is no donor; its digest is taken when the ring stops.
@@ -173,6 +175,10 @@ void SessionCore::OnStepDone(const StepDone& done) {
   unconfirmed_.AddStep(done.record);
   if (now_ >= next_steps_report_) {
     SendSteps();
+    if (repeated) {
+      // The first new step goes out at once all the same.
+      next_steps_report_ = absl::InfinitePast();
+    }
   }
 }
 
@@ -203,6 +209,7 @@ void SessionCore::OnRingStopped(const RingStopped& stopped) {
   if (!IsCurrent(stopped.ring)) {
     return;
   }
+  SendSteps();
   held_ = stopped.held;
   if (phase_ != v1::PHASE_ABORTING) {
     abort_started_ = now_;
@@ -240,6 +247,8 @@ void SessionCore::BeginAbort(const std::string& reason) {
     deadline = absl::Seconds(recovery.abort_deadline().seconds()) +
                absl::Nanoseconds(recovery.abort_deadline().nanos());
   }
+  // Agreed on before; after the abort nobody tells them any more.
+  SendSteps();
   phase_ = v1::PHASE_ABORTING;
   abort_started_ = now_;
   abort_deadline_ = now_ + deadline;

@@ -58,6 +58,26 @@ TEST(RecoveryTest, ASpareTakesTheKilledWorkersPlace) {
   EXPECT_EQ(episode.joined_workers(0), "workers/c (spare)");
 }
 
+TEST(RecoveryTest, StepsThatTheAbortOvertookAreHeardOf) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Exit("b", 9);
+  d.Step("job-a", 5);
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 5);
+  EXPECT_FALSE(LastEpisode(d).finished()) << "it is no step of the next generation";
+  // One more was agreed on and never told: the next generation begins with it, and tells.
+  d.Aborted("job-a", 0, CoreDriver::Held(6));
+  d.Hello("b", 'B');
+  d.Form("job-a", CoreDriver::Held(6));
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 6);
+  d.Step("job-a", 6);
+  EXPECT_EQ(d.Job("job-a").status().progress().loss(), 5.0 / 6);
+  EXPECT_FALSE(LastEpisode(d).finished());
+  d.Step("job-a", 7);
+  EXPECT_TRUE(LastEpisode(d).finished());
+}
+
 TEST(RecoveryTest, WaitsForTheRestartedWorker) {
   CoreDriver d;
   d.RunningPair();

@@ -165,7 +165,7 @@ class RingScene {
   const std::vector<v1::FilesDeleted>& deleted() const { return deleted_; }
   const std::vector<std::string>& goodbyes() const { return goodbyes_; }
   // Step -> what was reported last.
-  const std::map<int64_t, v1::StepRecord>& records() const { return records_; }
+  std::map<int64_t, v1::StepRecord>& records() { return records_; }
   // The shards of one step as the coordinator would store them; a shard may be told more than once.
   v1::Checkpoint CheckpointOf(int64_t step) const {
     v1::Checkpoint checkpoint;

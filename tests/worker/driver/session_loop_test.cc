@@ -130,10 +130,14 @@ TEST(SessionLoopTest, AFaultIsToldAndTheSameProcessesGoOnFromMemory) {
   EXPECT_EQ(scene.aborted()[0].state().step(), 5);
   EXPECT_EQ(scene.aborted()[0].state().digest(), scene.aborted()[1].state().digest());
   scene.faults().clear();
+  // As if the coordinator had not heard of the last steps.
+  scene.records().clear();
   EXPECT_EQ(scene.FormRing(2, {"a", "b"}).source(), v1::RecoveryEpisode::OWN);
   scene.StartSteps();
   scene.PumpUntilFinished();
   EXPECT_EQ(CurveOf(scene), Undisturbed());
+  EXPECT_EQ(scene.records().begin()->first, 5) << "the step it goes on from is told again";
+  EXPECT_EQ(scene.records().at(5).loss(), Undisturbed().at(5).first);
 }
 
 // Brings generation 1 to the loss of rank `lost` after 5 steps and a new process in its place.

@@ -66,6 +66,31 @@ TEST(SessionCoreTest, LastStepsGoOutBeforeFinished) {
   EXPECT_EQ(s.Do(s.Finished(1, 2)), "StepsDone RingFinished");
 }
 
+TEST(SessionCoreTest, StepsThatWaitGoOutBeforeTheRingIsGivenUp) {
+  for (const bool own_fault : {false, true}) {
+    SessionDriver s;
+    s.Reach(v1::PHASE_RUNNING, 1);
+    s.Do(s.Step(1, 1));
+    EXPECT_EQ(s.Do(s.Step(1, 2)), "");
+    if (own_fault) {
+      EXPECT_EQ(s.Do(s.Faulted(1)), "StepsDone Fault RingAborted");
+    } else {
+      EXPECT_EQ(s.Direct(s.Abort(1)), "StepsDone AbandonRing");
+    }
+    EXPECT_EQ(s.Report(0).steps_done().records(0).step(), 2);
+  }
+}
+
+TEST(SessionCoreTest, TheStepThatAGenerationGoesOnFromDoesNotDelayTheNext) {
+  SessionDriver s;
+  s.Reach(v1::PHASE_READY, 2);
+  s.Direct(s.Start(2));
+  const int64_t restored = s.core().held().step();
+  EXPECT_EQ(s.Do(s.Step(2, restored)), "StepsDone");
+  EXPECT_EQ(s.Do(s.Step(2, restored + 1)), "StepsDone");
+  EXPECT_EQ(s.Do(s.Step(2, restored + 2)), "");
+}
+
 TEST(SessionCoreTest, OtherRanksReportNoSteps) {
   SessionDriver s(/*rank=*/1);
   s.Reach(v1::PHASE_RUNNING, 1);
