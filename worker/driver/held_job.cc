@@ -1,5 +1,9 @@
 #include "worker/driver/held_job.h"
 
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
+#include <c10/core/GradMode.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -16,6 +20,29 @@
 #include "worker/train/state_transfer.h"
 
 namespace ringmaster::worker {
+
+absl::Status HeldJob::WarmUp() const {
+  if (device_ != "cuda") {
+    return absl::OkStatus();
+  }
+  const absl::Time start = absl::Now();
+  RETURN_IF_ERROR(CatchTorch(absl::StrCat("warming up ", device_), [this] {
+    constexpr int64_t kSize = 64;
+    const at::NoGradGuard no_grad;
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor ones =
+          at::ones({kSize, kSize}, at::TensorOptions(at::Device(device_)).dtype(dtype));
+      // A power of two: exact in both. Reading it waits for the device.
+      const double sum = at::matmul(ones, ones).sum().item<double>();
+      if (sum != kSize * kSize * kSize) {
+        return absl::InternalError(absl::StrCat("the sum of a product of ones is ", sum));
+      }
+    }
+    return absl::OkStatus();
+  }));
+  SPDLOG_INFO("{} is warm after {}", device_, absl::FormatDuration(absl::Now() - start));
+  return absl::OkStatus();
+}
 
 void HeldJob::TrimMemory() const {
   if (device_ != "cuda") {

@@ -21,6 +21,9 @@ class HeldJob {
   // `device` is "cpu" or "cuda".
   explicit HeldJob(std::string device) : device_(std::move(device)) {}
 
+  // Does on a CUDA device what its first use on this thread would spend a second on (context,
+  // handles, kernels), while no ring waits for it. An error means that the device is of no use.
+  absl::Status WarmUp() const;
   // Gives cached memory back to the device.
   void TrimMemory() const;
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/job_directory.h"
@@ -53,7 +54,14 @@ RingRunner::RingRunner(const std::string& device, RingContext context)
       writer_([this](v1::ShardWritten report, absl::Duration duration) {
         context_.metrics->OnShard(report, duration);
         OnShardWritten(std::move(report));
-      }) {}
+      }) {
+  // The thread that will train, beside the first attachment to the coordinator.
+  Train([this] {
+    if (absl::Status status = held_.WarmUp(); !status.ok()) {
+      context_.die(absl::StrCat("the device is lost: ", status.message()));
+    }
+  });
+}
 
 RingRunner::~RingRunner() {
   if (const auto current = run(); current != nullptr) {

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "tests/worker/driver/ring_scene.h"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/driver/ring_runner.h"
 #include "worker/session/exit_codes.h"
 
 namespace ringmaster::worker {
@@ -304,6 +305,20 @@ TEST(SessionLoopTest, MissingDataIsAFaultOfItsKind) {
   EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::DATA_ERROR);
   EXPECT_TRUE(scene.faults()[0].deterministic());
   EXPECT_THAT(scene.faults()[0].message(), HasSubstr("/nowhere/at/all"));
+}
+
+// No CUDA device here, or none that this program can use.
+TEST(RingRunnerTest, ADeviceThatCannotBeWarmedUpEndsTheProcess) {
+  std::string last_words;
+  WorkerMetrics metrics;
+  {
+    RingContext context;
+    context.post = [](const Event&) {};
+    context.die = [&last_words](const std::string& reason) { last_words = reason; };
+    context.metrics = &metrics;
+    const RingRunner runner("cuda", std::move(context));
+  }
+  EXPECT_THAT(last_words, HasSubstr("the device is lost: warming up cuda"));
 }
 
 TEST(SessionLoopTest, NothingIsWrittenOutsideTheSharedDirectory) {
