@@ -93,6 +93,7 @@ struct GenerateOptions {
   int tokens = 200;
   double temperature = 0.8;
   uint64_t seed = 1;
+  int threads = 0;
 };
 
 absl::StatusOr<std::string> CheckpointDirectory(Client& client, const GenerateOptions& options) {
@@ -128,7 +129,8 @@ absl::Status ExecGenerate(const std::string& directory, const GenerateOptions& o
                                     absl::StrCat("--checkpoint=", directory),
                                     absl::StrCat("--tokens=", options.tokens),
                                     absl::StrCat("--temperature=", options.temperature),
-                                    absl::StrCat("--seed=", options.seed)};
+                                    absl::StrCat("--seed=", options.seed),
+                                    absl::StrCat("--threads=", options.threads)};
   // With nothing behind "=" the parser would take the next word.
   if (!options.prompt.empty()) words.push_back(absl::StrCat("--prompt=", options.prompt));
   std::vector<char*> arguments;
@@ -154,6 +156,10 @@ void AddGenerate(CLI::App& app, CommandContext& context) {
   command->add_option("--temperature", options->temperature, "0: the likeliest byte each time")
       ->capture_default_str();
   command->add_option("--seed", options->seed, "Of the sampling")->capture_default_str();
+  command
+      ->add_option("--threads", options->threads,
+                   "CPU threads to compute with; 0: as many as there are CPUs")
+      ->check(CLI::Range(0, 4096));
   command->callback([&context, options] {
     context.Run([&](Client& client) -> absl::StatusOr<int> {
       if (options->job.empty() && options->checkpoint.empty()) {

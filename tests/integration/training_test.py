@@ -57,6 +57,7 @@ class TrainingTest(harness.ClusterTest):
         sample = self.cluster.ringctl(*words)
         self.assertGreaterEqual(len(sample.encode()), 50)
         self.assertEqual(sample, self.cluster.ringctl(*words))
+        self.assertGreaterEqual(len(self.cluster.ringctl(*words, '--threads', '1').encode()), 50)
 
     def test_logs_and_metrics_outlive_the_workers(self):
         self.assertIn('ring', self.cluster.ringctl('logs', 'main'))

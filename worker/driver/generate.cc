@@ -70,7 +70,9 @@ absl::Status Generate(const GenerateOptions& options,
   }
   std::mt19937_64 random(options.seed);
   return CatchTorch("generating", [&] {
-    at::set_num_threads(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+    at::set_num_threads(options.threads > 0
+                            ? options.threads
+                            : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
     models::Generator generator(state->model(), state->compute_parameters(),
                                 static_cast<int64_t>(tokens.size()) + options.tokens);
     print(prompt);

@@ -18,6 +18,8 @@ struct GenerateOptions {
   // 0: the likeliest byte each time.
   double temperature = 0.8;
   uint64_t seed = 1;
+  // CPU threads to compute with; 0: as many as it has CPUs.
+  int threads = 0;
 };
 
 // Continues a text with a checkpoint's model on the CPU, and hands out the prompt and then every

@@ -89,6 +89,10 @@ CLI::App* AddGenerate(CLI::App& app, GenerateOptions& generate) {
   command->add_option("--temperature", generate.temperature, "0: the likeliest byte each time")
       ->capture_default_str();
   command->add_option("--seed", generate.seed, "Of the sampling")->capture_default_str();
+  command
+      ->add_option("--threads", generate.threads,
+                   "CPU threads to compute with; 0: as many as it has CPUs")
+      ->check(CLI::Range(0, 4096));
   return command;
 }
 
