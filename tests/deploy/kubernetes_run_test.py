@@ -80,14 +80,14 @@ class KubernetesRunTest(unittest.TestCase):
         if path != '/dev/shm':
             self.root.share(source, path)
 
-    def start(self, name, pod):
+    def start(self, name, pod, *more):
         template = self.templates[name]
         context, (container,) = template['securityContext'], template['containers']
         fields = {'metadata.name': pod, 'status.podIP': '127.0.0.1', 'spec.nodeName': 'node-0'}
         env = {entry['name']: entry.get('value') or fields[entry['valueFrom']['fieldRef']['fieldPath']]
                for entry in container.get('env', [])}
         words = [re.sub(r'\$\((\w+)\)', lambda match: env[match[1]], word)
-                 for word in [*container['command'], *container['args']]]
+                 for word in [*container['command'], *container['args'], *more]]
         with open(f'{self.folder}/{pod}.log', 'wb') as log:
             process = subprocess.Popen(
                 self.root.command(*words, user=f'{context["runAsUser"]}:{context["runAsGroup"]}', env=env),
@@ -132,17 +132,20 @@ class KubernetesRunTest(unittest.TestCase):
     def test_pods_train_a_job(self):
         coordinator = self.start('ringmaster-coordinator', 'ringmaster-coordinator-0')
         self.wait_for_probes('ringmaster-coordinator', coordinator)
-        # One worker a pod has its own address in a cluster; here all pods share one, and only one may have the port.
         worker = self.start('ringmaster-worker', 'ringmaster-worker-0')
         self.wait_for_probes('ringmaster-worker', worker)
-        self.assertIn('ringmaster-worker-0', self.ringctl('workers'))
-        printed = self.ringctl('submit', '-', '--set', 'parallel.ring_size=1', '--wait', input=JOB)
+        # In a cluster each pod has an address of its own; here they share one, and only one can have the port.
+        peer = self.start('ringmaster-worker', 'ringmaster-worker-1', '--http-listen=127.0.0.1:0')
+        printed = self.ringctl('submit', '-', '--wait', input=JOB)
         self.assertIn('succeeded step 20/20', printed)
         (directory,) = os.listdir(os.path.join(self.volumes['/shared'], 'default'))
         self.assertRegex(directory, '^pods-[0-9a-f]{8}$')
         self.assertEqual(os.listdir(os.path.join(self.volumes['/shared'], 'default', directory, 'checkpoints')),
                          ['step-00000020'])
-        for process in (worker, coordinator):
+        listed = self.ringctl('workers')
+        self.assertIn('ringmaster-worker-0', listed)
+        self.assertIn('ringmaster-worker-1', listed)
+        for process in (worker, peer, coordinator):
             process.terminate()
             self.assertEqual(process.wait(30), 0, self.logs())
 
