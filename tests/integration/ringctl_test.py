@@ -71,7 +71,7 @@ class RingctlTest(harness.ClusterTest):
         told = lambda *words: sorted(subprocess.run([f'{beside}/ringctl', 'generate', '--checkpoint=/c', *words],
                                                     check=True, capture_output=True, text=True,
                                                     timeout=harness.SECONDS).stdout.splitlines())
-        options = ['--checkpoint=/c', '--seed=1', '--temperature=0.8', '--tokens=200', 'generate']
+        options = ['--checkpoint=/c', '--seed=1', '--temperature=0.8', '--threads=0', '--tokens=200', 'generate']
         self.assertEqual(told(), options)
         self.assertEqual(told('--prompt', 'a b'), sorted([*options, '--prompt=a b']))
 
