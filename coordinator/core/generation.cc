@@ -42,6 +42,15 @@ void TellConnect(State& state, const Job& job, int rank, const Worker& worker) {
 void TellStart(State& state, const Job& job, int rank, const Worker& worker) {
   v1::Directive directive;
   *directive.mutable_start_steps()->mutable_ring() = RefOf(job, rank);
+  if (rank == 0) {
+    v1::ExistingCheckpoints* existing =
+        directive.mutable_start_steps()->mutable_existing_checkpoints();
+    for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
+      v1::ExistingCheckpoints::Entry* entry = existing->add_entries();
+      entry->set_step(checkpoint->step());
+      entry->set_generation(checkpoint->generation());
+    }
+  }
   Tell(state, worker, std::move(directive));
 }
 

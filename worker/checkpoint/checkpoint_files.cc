@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <set>
 #include <utility>
 #include <vector>
@@ -18,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "base/safetensors.h"
 #include "base/status_macros.h"
 #include "base/version.h"
 #include "google/protobuf/util/json_util.h"
@@ -118,6 +121,27 @@ absl::StatusOr<v1::CheckpointShard> ShardFromJson(const json& entry, const fs::p
                      ", the manifest says ", bytes, " bytes"));
   }
   return shard;
+}
+
+// The generation in the name of a shard or a temporary file; the greatest number when it has none.
+int64_t GenerationIn(const std::string& name) {
+  const size_t mark = name.rfind("-g");
+  int64_t generation = 0;
+  return mark != std::string::npos &&
+                 absl::SimpleAtoi(name.substr(mark + 2, name.find('-', mark + 2) - mark - 2),
+                                  &generation)
+             ? generation
+             : std::numeric_limits<int64_t>::max();
+}
+
+// Another job may have had the same directory.
+bool IsShardOf(const std::string& path, const std::string& training_job_uid) {
+  const auto file = safetensors::File::Open(path);
+  if (!file.ok()) {
+    return false;
+  }
+  const auto uid = file->header().metadata.find("training_job_uid");
+  return uid != file->header().metadata.end() && uid->second == training_job_uid;
 }
 
 }  // namespace
@@ -266,6 +290,20 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
   return manifest;
 }
 
+namespace {
+
+// The manifest.json beside it names it: whatever the coordinator knows, somebody may read it.
+bool IsInManifest(const fs::path& shard) {
+  const auto manifest = ReadManifestFile(shard.parent_path().string());
+  return manifest.ok() &&
+         std::any_of(manifest->checkpoint.shards().begin(), manifest->checkpoint.shards().end(),
+                     [&shard](const v1::CheckpointShard& one) {
+                       return fs::path(one.path()).filename() == shard.filename();
+                     });
+}
+
+}  // namespace
+
 absl::Status DeleteCheckpointFiles(const std::string& job_directory,
                                    absl::Span<const std::string> paths) {
   const std::string folder = CheckpointsFolder(job_directory);
@@ -315,16 +353,40 @@ void SweepTemporaryFiles(const std::string& job_directory, int64_t generation) {
   fs::recursive_directory_iterator entry(CheckpointsFolder(job_directory), error);
   for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    const size_t mark = name.rfind("-g");
-    if (!absl::EndsWith(name, ".tmp") || mark == std::string::npos) {
-      continue;
-    }
-    int64_t of = 0;
-    const std::string digits = name.substr(mark + 2, name.find('-', mark + 2) - mark - 2);
-    if (absl::SimpleAtoi(digits, &of) && of < generation) {
-      SPDLOG_INFO("removing {}, left by generation {}", entry->path().string(), of);
+    if (absl::EndsWith(name, ".tmp") && GenerationIn(name) < generation) {
+      SPDLOG_INFO("removing {}, left by an earlier generation", entry->path().string());
       unlink(entry->path().c_str());
     }
+  }
+}
+
+void SweepShards(const std::string& job_directory, const v1::RingRef& ring,
+                 const v1::ExistingCheckpoints& existing) {
+  std::set<std::pair<int64_t, int64_t>> kept;
+  for (const v1::ExistingCheckpoints::Entry& entry : existing.entries()) {
+    kept.insert({entry.step(), entry.generation()});
+  }
+  std::error_code error;
+  fs::recursive_directory_iterator entry(CheckpointsFolder(job_directory), error);
+  for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
+    const fs::path& path = entry->path();
+    const std::string name = path.filename().string();
+    const std::string folder = path.parent_path().filename().string();
+    const int64_t generation = GenerationIn(name);
+    int64_t step = 0;
+    // What users keep in folders of their own is theirs.
+    const bool candidate = entry.depth() == 1 && absl::StartsWith(folder, "step-") &&
+                           absl::SimpleAtoi(folder.substr(5), &step) &&
+                           absl::StartsWith(name, "shard-") &&
+                           absl::EndsWith(name, ".safetensors") && generation < ring.generation() &&
+                           !kept.contains({step, generation});
+    if (!candidate || !IsShardOf(path.string(), ring.training_job_uid()) || IsInManifest(path)) {
+      continue;
+    }
+    SPDLOG_INFO("removing {}, which belongs to no checkpoint", path.string());
+    unlink(path.c_str());
+    // Fails when something is left, which is right.
+    rmdir(path.parent_path().c_str());
   }
 }
 

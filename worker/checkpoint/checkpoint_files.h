@@ -58,6 +58,12 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
 // Removes temporary files of shards and manifests that earlier generations left behind.
 void SweepTemporaryFiles(const std::string& job_directory, int64_t generation);
 
+// Removes shards of the job that were written by generations before `ring` and belong to no
+// checkpoint in `existing`: of attempts that were never committed, and whose writer did not live to
+// tell of them. REQUIRES: `existing` holds every checkpoint that these generations committed.
+void SweepShards(const std::string& job_directory, const v1::RingRef& ring,
+                 const v1::ExistingCheckpoints& existing);
+
 // mkdir -p; the new directories survive a power loss.
 absl::Status MakeDirectories(const std::string& path);
 // Makes a new or removed name in `directory` survive a power loss.

@@ -174,7 +174,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
 
 // ---- training
 
-void RingRun::Run() {
+void RingRun::Run(const v1::StartSteps& start) {
   if (Over()) {
     return;
   }
@@ -188,6 +188,9 @@ void RingRun::Run() {
   }
   if (rank() == 0) {
     SweepTemporaryFiles(form_.directory(), form_.ring().generation());
+    if (start.has_existing_checkpoints()) {
+      SweepShards(form_.directory(), form_.ring(), start.existing_checkpoints());
+    }
   }
   RepeatLastStep();
   while (!Over() && held_->state().step() < held_->config().steps) {

@@ -95,8 +95,8 @@ void RingRunner::Do(const ConnectAndRestore& action) {
   Train([current = run(), connect = action.connect] { current->Connect(connect); });
 }
 
-void RingRunner::Do(const RunSteps&) {
-  Train([current = run()] { current->Run(); });
+void RingRunner::Do(const RunSteps& action) {
+  Train([current = run(), start = action.start] { current->Run(start); });
 }
 
 void RingRunner::Do(const AbandonRing& action) {

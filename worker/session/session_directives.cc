@@ -143,7 +143,7 @@ void SessionCore::OnStartSteps(const v1::StartSteps& start) {
   }
   if (phase_ == v1::PHASE_READY) {
     phase_ = v1::PHASE_RUNNING;
-    actions_.push_back(RunSteps{ring()});
+    actions_.push_back(RunSteps{start});
   } else if (phase_ == v1::PHASE_FINISHED || phase_ == v1::PHASE_IDLE) {
     SendPhaseReports();
   }

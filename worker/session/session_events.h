@@ -93,7 +93,7 @@ struct ConnectAndRestore {
 };
 // Answered by StepDone..., ShardDone... and at last AllStepsDone or RingStopped.
 struct RunSteps {
-  v1::RingRef ring;
+  v1::StartSteps start;
 };
 // Abort the communicator, stop the trainer, keep the held state. Answered by RingStopped, also when
 // nothing ran.

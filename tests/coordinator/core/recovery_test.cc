@@ -78,6 +78,25 @@ TEST(RecoveryTest, StepsThatTheAbortOvertookAreHeardOf) {
   EXPECT_TRUE(LastEpisode(d).finished());
 }
 
+TEST(RecoveryTest, Rank0HearsWhichCheckpointsExist) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 5);
+  d.Shard("job-a", 0, 5);
+  d.Shard("job-a", 1, 5);
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(5));
+  d.Hello("b", 'B');
+  d.Form("job-a", CoreDriver::Held(5));
+  d.Heard("a");
+  const v1::StartSteps start = d.Last("a", v1::Directive::kStartSteps).start_steps();
+  ASSERT_EQ(start.existing_checkpoints().entries_size(), 1);
+  EXPECT_EQ(start.existing_checkpoints().entries(0).step(), 5);
+  EXPECT_EQ(start.existing_checkpoints().entries(0).generation(), 1);
+  d.Heard("b");
+  EXPECT_FALSE(d.Last("b", v1::Directive::kStartSteps).start_steps().has_existing_checkpoints());
+}
+
 TEST(RecoveryTest, WaitsForTheRestartedWorker) {
   CoreDriver d;
   d.RunningPair();

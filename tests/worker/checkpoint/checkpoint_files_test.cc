@@ -369,6 +369,47 @@ TEST_F(CheckpointFilesTest, SweepsTemporaryFilesOfEarlierGenerationsOnly) {
   SweepTemporaryFiles(directory_ + "/none", 4);
 }
 
+// Killed between the link and the report, a rank leaves a shard that nobody has heard of.
+TEST_F(CheckpointFilesTest, SweepsShardsThatBelongToNoCheckpoint) {
+  const auto write = [this](int64_t step, int64_t generation, const std::string& uid = "uid") {
+    ShardIdentity identity = Identity(0, 2, step, generation);
+    identity.ring.set_training_job_uid(uid);
+    const auto shard = WriteShard(identity, {Bytes("t", "x")});
+    EXPECT_TRUE(shard.ok()) << shard.status();
+    return shard->path();
+  };
+  v1::ExistingCheckpoints existing;
+  const auto add = [&existing](int64_t step, int64_t generation) {
+    existing.add_entries()->set_step(step);
+    existing.mutable_entries()->rbegin()->set_generation(generation);
+  };
+  // Its manifest.json was never written: rank 0 died before.
+  const std::string committed = write(4, 3);
+  add(4, 3);
+  const std::string beside = write(4, 2);
+  const std::string orphan = write(6, 3);
+  const std::string current = write(6, 5);
+  const std::string lonely = write(8, 4);
+  // The former owner of the directory, a checkpoint that this coordinator does not know, and what a
+  // user put aside.
+  const std::string stranger = write(9, 1, "another job");
+  const Manifest readable = WriteCheckpoint(5);
+  fs::copy(fs::path(orphan).parent_path(), directory_ + "/checkpoints/best");
+
+  v1::RingRef ring = Identity(0, 2, 0, 5).ring;
+  SweepShards(directory_, ring, existing);
+  for (const std::string& path :
+       {committed, current, stranger, readable.checkpoint.shards(0).path(),
+        directory_ + "/checkpoints/best/" + fs::path(orphan).filename().string()}) {
+    EXPECT_TRUE(fs::exists(path)) << path;
+  }
+  for (const std::string& path : {beside, orphan, lonely}) {
+    EXPECT_FALSE(fs::exists(path)) << path;
+  }
+  EXPECT_FALSE(fs::exists(fs::path(lonely).parent_path())) << "an empty folder goes too";
+  SweepShards(directory_ + "/none", ring, existing);
+}
+
 TEST(ShardPlanTest, SpreadsBytesEvenlyAndTheSameWhateverTheOrder) {
   std::vector<TensorSize> tensors;
   for (int i = 0; i < 50; ++i) {

@@ -107,8 +107,12 @@ class RingScene {
     PumpUntil([&] { return ready_.size() == members.size() || !faults_.empty(); }, "RingReady");
     return connect.connect_ring().restore();
   }
-  void StartSteps() {
-    ToMembers(New(), [](v1::Directive& d) { return d.mutable_start_steps()->mutable_ring(); });
+  void StartSteps(const v1::ExistingCheckpoints* existing = nullptr) {
+    v1::Directive start = New();
+    if (existing != nullptr) {
+      *start.mutable_start_steps()->mutable_existing_checkpoints() = *existing;
+    }
+    ToMembers(start, [](v1::Directive& d) { return d.mutable_start_steps()->mutable_ring(); });
   }
   void Abort() {
     ToMembers(New(), [](v1::Directive& d) { return d.mutable_abort_ring()->mutable_ring(); });

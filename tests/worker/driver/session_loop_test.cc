@@ -210,9 +210,20 @@ TEST(SessionLoopTest, WithoutAnyMemoryTheCheckpointIsLoaded) {
   EXPECT_EQ(scene.FormRing(2, {"a", "b"}, &checkpoint).source(), v1::RecoveryEpisode::CHECKPOINT);
   ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
   EXPECT_EQ(scene.ready().at(1).state().step(), 4);
-  scene.StartSteps();
+  // A shard that the killed process did not live to tell of.
+  const std::string orphan =
+      absl::StrCat(CheckpointDirectory(scene.directory(), 3), "/", ShardFileName(0, 2, 1, "x"));
+  fs::create_directories(CheckpointDirectory(scene.directory(), 3));
+  fs::copy(checkpoint.shards(0).path(), orphan);
+  v1::ExistingCheckpoints existing;
+  existing.add_entries()->set_step(4);
+  existing.mutable_entries(0)->set_generation(1);
+  scene.StartSteps(&existing);
   scene.PumpUntilFinished();
   EXPECT_EQ(CurveOf(scene), Undisturbed());
+  EXPECT_FALSE(fs::exists(orphan));
+  EXPECT_TRUE(fs::exists(checkpoint.shards(0).path()));
+  EXPECT_TRUE(fs::exists(checkpoint.shards(1).path()));
 }
 
 // Waits for it: a rank that was still connecting may have told of its peer's end before.
