@@ -9,18 +9,6 @@
 
 namespace ringmaster::worker {
 
-absl::Status SessionIdentity::Validate() const {
-  if (worker.rfind("workers/", 0) != 0 || worker.size() == std::string("workers/").size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("worker name '", worker, "' must look like workers/{id}"));
-  }
-  if (incarnation.size() != 32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("incarnation '", incarnation, "' must be 32 hexadecimal digits"));
-  }
-  return absl::OkStatus();
-}
-
 SessionCore::SessionCore(SessionIdentity identity, SessionLimits limits)
     : identity_(std::move(identity)),
       limits_(limits),
@@ -65,6 +53,10 @@ absl::Time SessionCore::NextTimer() const {
     next = std::min(next, next_steps_report_);
   }
   return next;
+}
+
+bool SessionCore::HoldsJob(const std::string& uid) const {
+  return !uid.empty() && ring().training_job_uid() == uid;
 }
 
 bool SessionCore::IsCurrent(const v1::RingRef& ring) const {
@@ -127,7 +119,6 @@ void SessionCore::OnTransportOpened(const TransportOpened& opened) {
   }
   transport_address_ = opened.address;
   held_ = opened.held;
-  joined_ = true;
   SendPhaseReports();
 }
 
@@ -232,8 +223,7 @@ void SessionCore::BeginJoin(const v1::FormRing& form) {
   fault_.reset();
   aborted_as_.reset();
   unconfirmed_.Clear();
-  joined_ = false;
-  transport_address_.clear();
+  transport_address_.reset();
   checkpoint_error_.clear();
   next_steps_report_ = absl::InfinitePast();
   phase_ = v1::PHASE_JOINING;

@@ -5,37 +5,23 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "worker/session/heartbeat_lease.h"
 #include "worker/session/session_events.h"
+#include "worker/session/session_identity.h"
 #include "worker/session/session_limits.h"
 #include "worker/session/unconfirmed_reports.h"
 
 namespace ringmaster::worker {
-
-// Who this process is; fixed for its life.
-struct SessionIdentity {
-  // "workers/{id}".
-  std::string worker;
-  // 32 hexadecimal digits.
-  std::string incarnation;
-  v1::Hardware hardware;
-  std::string version;
-  // "host:port", empty when off.
-  std::string metrics_address;
-
-  absl::Status Validate() const;
-};
 
 // The worker's session as a pure state machine: one event in, actions out; no thread, clock, lock,
 // torch or gRPC, so that the simulator runs the same code as the worker. Deterministic: equal
 // events at equal times give equal actions. Thread-compatible; lives on the control thread.
 //
 // Phases (v1::Phase) and their legal transitions:
-//   IDLE -- FormRing --> JOINING -- ConnectRing --> CONNECTING -- Restored --> READY -- StartSteps
-//   --> RUNNING RUNNING -- AllStepsDone --> FINISHED JOINING | CONNECTING | READY | RUNNING |
-//   FINISHED
+//   IDLE -- FormRing --> JOINING -- ConnectRing --> CONNECTING -- Restored --> READY
+//   READY -- StartSteps --> RUNNING -- AllStepsDone --> FINISHED
+//   JOINING | CONNECTING | READY | RUNNING | FINISHED
 //     -- AbortRing, ReleaseJob, FormRing of a later generation or another job, SIGTERM, Drain -->
 //     ABORTING
 //   ABORTING -- RingStopped --> IDLE (-> JOINING at once when a FormRing waited)
@@ -46,12 +32,11 @@ struct SessionIdentity {
 // Fencing. Directives of a lower epoch, or of a lower generation of the same job, are not obeyed. A
 // lower epoch means that the coordinator's data was lost or is an old copy: this process may never
 // serve it, a fresh one may. An idle worker exits with kExitRestart at once; one in a ring when no
-// coordinator of its own epoch was heard for `stale_coordinator_patience`. From
-// the moment a generation is given up nothing it reports is believed: its StepDone, ShardDone and
-// Restored are dropped, so a vote counts only if the generation was not aborted. Without an
-// acknowledged heartbeat for the lease's length the worker goes on training but stops publishing.
-// Reports are derived from the phase: what a broken stream lost is sent again after the next
-// Welcome.
+// coordinator of its own epoch was heard for `stale_coordinator_patience`. From the moment a
+// generation is given up nothing it reports is believed: its StepDone, ShardDone and Restored are
+// dropped, so a vote counts only if the generation was not aborted. Without an acknowledged
+// heartbeat for the lease's length the worker goes on training but stops publishing. Reports are
+// derived from the phase: what a broken stream lost is sent again after the next Welcome.
 class SessionCore {
  public:
   // REQUIRES: identity.Validate().ok().
@@ -66,7 +51,6 @@ class SessionCore {
   // The ring of the current phase; while IDLE the last one, default when none.
   const v1::RingRef& ring() const { return form_.ring(); }
   const v1::HeldState& held() const { return held_; }
-  bool publishing() const { return publishing_; }
 
  private:
   void OnStreamUp();
@@ -101,9 +85,7 @@ class SessionCore {
   void Exit(int code, const std::string& reason);
   void SetPublishingTo(bool publishing);
 
-  bool HoldsJob(const std::string& uid) const {
-    return !uid.empty() && ring().training_job_uid() == uid;
-  }
+  bool HoldsJob(const std::string& uid) const;
   bool IsCurrent(const v1::RingRef& ring) const;
   bool IsActive() const { return phase_ >= v1::PHASE_JOINING && phase_ <= v1::PHASE_FINISHED; }
 
@@ -134,9 +116,8 @@ class SessionCore {
   // The last FormRing; empty when no job is held.
   v1::FormRing form_;
   v1::HeldState held_;
-  // The transport is open: RingJoin can be answered.
-  bool joined_ = false;
-  std::string transport_address_;
+  // Set once the transport is open: RingJoin can be answered.
+  std::optional<std::string> transport_address_;
   v1::RestorePlan restore_plan_;
   int64_t connect_ms_ = 0;
   int64_t restore_ms_ = 0;

@@ -126,7 +126,7 @@ void SessionCore::OnConnectRing(const v1::ConnectRing& connect) {
     RefuseUnknownRing(connect.ring(), "ConnectRing");
     return;
   }
-  if (phase_ == v1::PHASE_JOINING && joined_) {
+  if (phase_ == v1::PHASE_JOINING && transport_address_.has_value()) {
     restore_plan_ = connect.restore();
     phase_ = v1::PHASE_CONNECTING;
     actions_.push_back(ConnectAndRestore{connect});
@@ -278,10 +278,10 @@ void SessionCore::SendPhaseReports() {
   for (const v1::ShardWritten& shard : unconfirmed_.shards()) {
     SendShard(shard);
   }
-  if (phase_ == v1::PHASE_JOINING && joined_) {
+  if (phase_ == v1::PHASE_JOINING && transport_address_.has_value()) {
     v1::RingJoin* join = NewReport()->mutable_ring_join();
     *join->mutable_ring() = ring();
-    join->set_transport_address(transport_address_);
+    join->set_transport_address(*transport_address_);
     *join->mutable_state() = held_;
   } else if (phase_ == v1::PHASE_READY) {
     v1::RingReady* ready = NewReport()->mutable_ring_ready();
