@@ -29,13 +29,12 @@ v1::FailureClass ClassOf(v1::Fault::Kind kind) {
   }
 }
 
-// Faults of the work itself, which the same work may bring again; not those of a peer's loss.
+}  // namespace
+
 bool MayRepeat(v1::Fault::Kind kind) {
   return kind == v1::Fault::OUT_OF_MEMORY_ERROR || kind == v1::Fault::EXCEPTION ||
          kind == v1::Fault::NOT_FINITE || kind == v1::Fault::DATA_ERROR;
 }
-
-}  // namespace
 
 std::string Shortened(const std::string& text) {
   if (text.size() <= kTextMax) return text;
@@ -70,7 +69,8 @@ FaultVerdict Judge(Job& job, const v1::Fault& fault) {
   if (fault.deterministic()) {
     return {.ends_job = true, .failure_class = ClassOf(fault.kind())};
   }
-  if (!MayRepeat(fault.kind())) return {};
+  if (!MayRepeat(fault.kind()) || job.judged_generation == job.generation()) return {};
+  job.judged_generation = job.generation();
   const std::string& kind = v1::Fault::Kind_Name(fault.kind());
   const int64_t step = job.status().progress().step();
   const bool same = job.record.repeated_fault() == kind && job.record.repeated_fault_step() == step;

@@ -11,6 +11,9 @@ std::string Shortened(const std::string& text);
 
 v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind);
 
+// Faults of the work itself, which the same work may bring again; not those of a peer's loss.
+bool MayRepeat(v1::Fault::Kind kind);
+
 // Whether trying again makes sense.
 struct FaultVerdict {
   bool ends_job = false;
@@ -20,7 +23,7 @@ struct FaultVerdict {
 };
 
 // Remembers in the job what is needed to see that a fault repeats itself, and which checkpoints
-// could not be restored.
+// could not be restored. All ranks may tell of one fault: it counts once in a generation.
 FaultVerdict Judge(Job& job, const v1::Fault& fault);
 
 // A checkpoint that may be tried (again).

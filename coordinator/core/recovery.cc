@@ -126,18 +126,22 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
-  // In an ABORTING ring most faults are echoes of the first one.
-  if (job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic()) {
-    ExplainEpisode(state, job, CauseOf(fault.kind()), message, std::nullopt);
+  // In an ABORTING ring most faults are echoes of the first one. That of the work itself may be
+  // overtaken by its peers' loss of the rank, and counts all the same.
+  const bool echo = job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic();
+  if (echo) ExplainEpisode(state, job, CauseOf(fault.kind()), message, std::nullopt);
+  if (!echo || MayRepeat(fault.kind())) {
+    const FaultVerdict verdict = Judge(job, fault);
+    if (verdict.ends_job) {
+      Fail(state, job, verdict.failure_class, absl::StrCat(message, verdict.remark));
+      return;
+    }
+  }
+  if (echo) {
     Store(state, job);
-    return;
+  } else {
+    GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
   }
-  const FaultVerdict verdict = Judge(job, fault);
-  if (verdict.ends_job) {
-    Fail(state, job, verdict.failure_class, absl::StrCat(message, verdict.remark));
-    return;
-  }
-  GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
 }
 
 void OnRingAborted(State& state, Job& job, int rank, const v1::RingAborted& aborted) {

@@ -348,6 +348,26 @@ TEST(FaultTest, TheSameExceptionAgainAndAgainIsNoAccident) {
   EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::INTERNAL);
 }
 
+// The peer's loss of the failing rank may be told first, and both ranks may fail alike: each
+// generation counts once.
+TEST(FaultTest, AFaultThatIsToldSecondCountsAsWell) {
+  CoreDriver d;
+  d.RunningPair();
+  for (int i = 1; i <= 5; ++i) {
+    ASSERT_EQ(d.StateOf("job-a"), "RUNNING") << i;
+    d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+    d.Fail("job-a", 0, v1::Fault::OUT_OF_MEMORY_ERROR);
+    if (i == 5) break;
+    d.Aborted("job-a", 0, CoreDriver::Held(0));
+    d.Aborted("job-a", 1, CoreDriver::Held(0));
+    AwaitRetry(d);
+    d.Form("job-a", CoreDriver::Held(0));
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::OUT_OF_MEMORY);
+}
+
 TEST(FaultTest, TheBudgetEndsIt) {
   CoreDriver d;
   d.Hello("a", 'a');
