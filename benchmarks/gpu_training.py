@@ -128,8 +128,10 @@ def main():
     args.gpus = len(nvidia_smi('gpu=index'))
     losses = {}
     for name in args.case or CASES:
-        # A worker more than ranks where one is to be killed: the warm spare.
-        workers = CASES[name][0] + (1 if name.endswith('-kill') else 0)
+        workers = CASES[name][0]
+        # The warm spare; not where it would be second on a GPU beside ranks with one each, which NCCL refuses.
+        if name.endswith('-kill') and args.gpus != workers:
+            workers += 1
         with Cluster(args.bin, os.path.join(args.state, name)) as cluster:
             start_workers(cluster, workers, args.gpus)
             result, losses[name] = run_case(cluster, name, args)
