@@ -69,12 +69,13 @@ def measure(who, function, tokens, repeats):
     q, k, v = (torch.randn(1, tokens, HEADS, HEAD_DIM, requires_grad=True) for _ in range(3))
     dout = torch.randn(1, tokens, HEADS, HEAD_DIM)
     forward, both = [], []
-    for i in range(repeats + 1):
+    warm_ups = 1 if repeats > 1 else 0  # a single run takes minutes: its first page faults do not count
+    for i in range(warm_ups + repeats):
         start = time.perf_counter()
         out = function(q, k, v)
         middle = time.perf_counter()
         torch.autograd.grad(out, (q, k, v), dout)
-        if i > 0:  # the first warms up
+        if i >= warm_ups:
             forward.append(middle - start)
             both.append(time.perf_counter() - start)
     print(json.dumps({'benchmark': 'attention', 'who': who, 'tokens': tokens, 'heads': HEADS, 'head_dim': HEAD_DIM,
@@ -88,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--threads', type=int)
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--dense-up-to', type=int, default=16384)
+    parser.add_argument('--dense-repeats', type=int, help='of the quadratic one; default: --repeats')
     parser.add_argument('tokens', type=int, nargs='+')
     args = parser.parse_args()
     if args.threads:
@@ -100,8 +101,7 @@ def main():
             index = (rows * HEADS + torch.arange(HEADS)[None, :, None]).reshape(-1)
             plans.append((index, rows.shape))
         measure('pytorch-longnet', lambda q, k, v, p=plans: longnet(q, k, v, p), tokens, args.repeats)
-        if tokens <= args.dense_up_to:
-            measure('pytorch-dense', dense, tokens, args.repeats)
+        measure('pytorch-dense', dense, tokens, args.dense_repeats or args.repeats)
 
 
 if __name__ == '__main__':
