@@ -59,11 +59,14 @@ v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind) {
 }
 
 FaultVerdict Judge(Job& job, const v1::Fault& fault) {
-  // An older checkpoint may be sound: the next plan decides, and ends the job when there is none.
+  // An older checkpoint may be sound: the next plan decides, and ends the job when there is none. A
+  // coordinator that has started again has no plan: the next one tries that checkpoint once more.
   if (fault.kind() == v1::Fault::CHECKPOINT_ERROR &&
-      job.plan.source() == v1::RecoveryEpisode::CHECKPOINT) {
-    job.damaged[job.plan.checkpoint().directory()] +=
-        fault.deterministic() ? kRestoreAttemptsMax : 1;
+      job.plan.source() != v1::RecoveryEpisode::FRESH) {
+    if (job.plan.source() == v1::RecoveryEpisode::CHECKPOINT) {
+      job.damaged[job.plan.checkpoint().directory()] +=
+          fault.deterministic() ? kRestoreAttemptsMax : 1;
+    }
     return {};
   }
   if (fault.deterministic()) {

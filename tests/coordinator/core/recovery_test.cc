@@ -316,6 +316,33 @@ TEST(FaultTest, DeterministicOnesEndTheJobAndOthersDoNot) {
   }
 }
 
+// The coordinator forgets the plan of a generation when it starts again; a rank that tells once
+// more that it could not restore says nothing of the other checkpoints.
+TEST(FaultTest, ADamagedCheckpointEndsNoJobAfterARestart) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  for (const int rank : {0, 1}) d.Shard("job-a", rank, 4);
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'c');
+  d.Hello("b", 'd');
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  d.Heard("a");
+  ASSERT_EQ(d.Last("a", v1::Directive::kConnectRing).connect_ring().restore().source(),
+            Episode::CHECKPOINT);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'c', v1::PHASE_ABORTING, a);
+  d.Hello("b", 'd', v1::PHASE_ABORTING, b);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+}
+
 // Lets a pause before the next attempt end. Returns how long it was.
 absl::Duration AwaitRetry(CoreDriver& d) {
   const absl::Time begin = d.now();
