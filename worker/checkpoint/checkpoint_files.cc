@@ -225,10 +225,7 @@ absl::Status WriteManifestFile(const std::string& job_directory, int64_t generat
   }
   text["spec"] = json::parse(spec, nullptr, /*allow_exceptions=*/false);
   const std::string path = absl::StrCat(checkpoint.directory(), "/", kManifestName);
-  if (ResolveBelow(CheckpointsFolder(job_directory), path).empty()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(path, " is not below ", CheckpointsFolder(job_directory)));
-  }
+  RETURN_IF_ERROR(ResolveBelow(CheckpointsFolder(job_directory), path).status());
   const std::string temporary = absl::StrCat(path, "-g", generation, "-", incarnation, ".tmp");
   const std::string content = text.dump(2) + "\n";
   RETURN_IF_ERROR(WriteNewFile(temporary, content));
@@ -292,10 +289,15 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
 
 namespace {
 
-// The manifest.json beside it names it: whatever the coordinator knows, somebody may read it.
+// The manifest.json beside it names it: whatever the coordinator knows, somebody may read it. One
+// that cannot be read now, or names a shard that is not as it says, may name it.
 bool IsInManifest(const fs::path& shard) {
+  std::error_code error;
+  if (!fs::exists(shard.parent_path() / kManifestName, error) && !error) {
+    return false;
+  }
   const auto manifest = ReadManifestFile(shard.parent_path().string());
-  return manifest.ok() &&
+  return !manifest.ok() ||
          std::any_of(manifest->checkpoint.shards().begin(), manifest->checkpoint.shards().end(),
                      [&shard](const v1::CheckpointShard& one) {
                        return fs::path(one.path()).filename() == shard.filename();
@@ -310,13 +312,13 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
   std::set<std::string> doomed;
   std::set<fs::path> parents;
   for (const std::string& path : paths) {
-    const std::string resolved = ResolveBelow(folder, path);
-    if (resolved.empty()) {
-      SPDLOG_WARN("told to delete {}, which is not below {}: left alone", path, folder);
+    const auto resolved = ResolveBelow(folder, path);
+    if (!resolved.ok()) {
+      SPDLOG_WARN("told to delete {}: left alone: {}", path, resolved.status().ToString());
       continue;
     }
-    doomed.insert(resolved);
-    parents.insert(fs::path(resolved).parent_path());
+    doomed.insert(*resolved);
+    parents.insert(fs::path(*resolved).parent_path());
   }
   // The manifest first: it must not name a shard that is gone.
   for (const fs::path& parent : parents) {
@@ -340,7 +342,7 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
     }
   }
   for (const fs::path& parent : parents) {
-    if (!ResolveBelow(folder, parent.string()).empty()) {
+    if (ResolveBelow(folder, parent.string()).ok()) {
       // Fails when something is left, which is right.
       rmdir(parent.c_str());
     }

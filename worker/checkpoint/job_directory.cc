@@ -5,28 +5,33 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace ringmaster::worker {
 namespace {
 
 namespace fs = std::filesystem;
 
+absl::StatusOr<fs::path> Follow(const fs::path& path) {
+  std::error_code error;
+  fs::path followed = fs::weakly_canonical(path, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot follow ", path.string(), ": ", error.message()));
+  }
+  return followed;
+}
+
 }  // namespace
 
-std::string ResolveBelow(const std::string& folder, const std::string& path) {
-  std::error_code error;
-  const fs::path root = fs::weakly_canonical(folder, error);
-  if (error) {
-    return std::string();
-  }
-  const fs::path parent = fs::weakly_canonical(fs::path(path).parent_path(), error);
-  if (error) {
-    return std::string();
-  }
+absl::StatusOr<std::string> ResolveBelow(const std::string& folder, const std::string& path) {
+  ASSIGN_OR_RETURN(const fs::path root, Follow(folder));
+  ASSIGN_OR_RETURN(const fs::path parent, Follow(fs::path(path).parent_path()));
   const fs::path resolved = (parent / fs::path(path).filename()).lexically_normal();
   const fs::path relative = resolved.lexically_relative(root);
   if (relative.empty() || relative == "." || *relative.begin() == "..") {
-    return std::string();
+    return absl::PermissionDeniedError(
+        absl::StrCat(path, " is not below ", folder, " when symbolic links are followed"));
   }
   return resolved.string();
 }
@@ -37,13 +42,18 @@ absl::Status CheckJobDirectory(const std::string& directory, const std::string& 
         absl::StrCat("the job's directory \"", directory, "\" is not an absolute path"));
   }
   for (const char* const folder : {"", "/checkpoints", "/logs", "/ring"}) {
+    if (shared_directory.empty()) {
+      continue;
+    }
     // A name in it, so that the folder itself is followed.
-    if (!shared_directory.empty() &&
-        ResolveBelow(shared_directory, absl::StrCat(directory, folder, "/name")).empty()) {
+    const absl::Status status =
+        ResolveBelow(shared_directory, absl::StrCat(directory, folder, "/name")).status();
+    if (absl::IsPermissionDenied(status)) {
       return absl::FailedPreconditionError(absl::StrCat(
           "the job's directory ", directory, folder, " is not below this worker's --shared-dir ",
           shared_directory, " when symbolic links are followed"));
     }
+    RETURN_IF_ERROR(status);
   }
   return absl::OkStatus();
 }

@@ -92,10 +92,8 @@ absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
   ASSIGN_OR_RETURN(const safetensors::Header header,
                    safetensors::LayOut(std::move(specs), Metadata(identity, tensors)));
   const std::string directory = CheckpointDirectory(identity.job_directory, identity.step);
-  if (ResolveBelow(CheckpointsFolder(identity.job_directory), directory + "/name").empty()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(directory, " is a symbolic link that leads out of the job's checkpoints"));
-  }
+  RETURN_IF_ERROR(
+      ResolveBelow(CheckpointsFolder(identity.job_directory), directory + "/name").status());
   RETURN_IF_ERROR(MakeDirectories(directory));
   const std::string path =
       absl::StrCat(directory, "/",

@@ -348,6 +348,9 @@ TEST_F(CheckpointFilesTest, AJobWritesBelowTheSharedDirectoryOnly) {
     fs::remove(job + folder);
   }
   EXPECT_TRUE(CheckJobDirectory(job, shared).ok());
+  // What the file system does not tell is no verdict on the job.
+  fs::create_symlink(job + "/logs", job + "/logs");
+  EXPECT_EQ(CheckJobDirectory(job, shared).code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(CheckpointFilesTest, SweepsTemporaryFilesOfEarlierGenerationsOnly) {
@@ -408,6 +411,17 @@ TEST_F(CheckpointFilesTest, SweepsShardsThatBelongToNoCheckpoint) {
   }
   EXPECT_FALSE(fs::exists(fs::path(lonely).parent_path())) << "an empty folder goes too";
   SweepShards(directory_ + "/none", ring, existing);
+}
+
+// A shard that cannot be read now is no reason to delete those beside it.
+TEST_F(CheckpointFilesTest, KeepsTheShardsOfAManifestThatDoesNotHold) {
+  const Manifest manifest = WriteCheckpoint();
+  const std::string torn = manifest.checkpoint.shards(0).path();
+  const std::string sound = manifest.checkpoint.shards(1).path();
+  fs::resize_file(torn, fs::file_size(torn) - 1);
+  SweepShards(directory_, Identity(0, 2, 0, 9).ring, {});
+  EXPECT_TRUE(fs::exists(torn));
+  EXPECT_TRUE(fs::exists(sound));
 }
 
 TEST(ShardPlanTest, SpreadsBytesEvenlyAndTheSameWhateverTheOrder) {
