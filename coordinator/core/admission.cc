@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/violations.h"
@@ -112,6 +113,17 @@ void CheckStart(const v1::TrainingJobSpec& spec,
   }
 }
 
+// Two jobs would mix their step records and logs, and sweep each other's temporary files away.
+void CheckDirectoryIsFree(const State& state, const v1::TrainingJob& asked, Violations* v) {
+  for (const auto& [name, job] : state.jobs) {
+    if (name != asked.name() && job->spec().directory() == asked.spec().directory() &&
+        !IsTerminal(job->status().state())) {
+      v->Field("directory", absl::StrCat("is that of ", name, ", which has not ended"));
+      return;
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> SpecChanges(const v1::TrainingJobSpec& before,
@@ -168,6 +180,7 @@ absl::StatusOr<store::JobRecord> Admit(
     spec->set_directory(absl::StrCat(state.options.shared_directory, "/", project, "/", id, "-",
                                      uid.substr(0, kUidDigits)));
   }
+  CheckDirectoryIsFree(state, *job, &violations);
   if (violations.empty()) CheckStart(*spec, manifest, &violations);
   if (!violations.empty()) return violations.ToStatus();
   if (spec->start_from_case() != v1::TrainingJobSpec::START_FROM_NOT_SET) {

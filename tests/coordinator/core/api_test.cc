@@ -249,6 +249,22 @@ TEST(CreateTest, AJobOfADeletedJobsIdFindsNoneOfItsFiles) {
   EXPECT_NE(d.Job("job-a").spec().directory(), before);
 }
 
+TEST(CreateTest, ADirectoryBelongsToOneJobAtATime) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  SpecOf(request).set_directory("/shared/mine");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  request.set_training_job_id("job-b");
+  const absl::Status status = d.Call<v1::TrainingJob>(request).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("projects/default/trainingJobs/job-a"), std::string::npos)
+      << status;
+  v1::CancelTrainingJobRequest cancel;
+  cancel.set_name(d.Job("job-a").name());
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+  EXPECT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+}
+
 TEST(CreateTest, RefusesTakenIdsAndTooManyJobs) {
   CoreOptions options = CoreDriver::Options();
   options.unfinished_jobs_max = 2;
