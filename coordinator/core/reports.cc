@@ -66,13 +66,7 @@ void Apply(State& state, Job& job, int rank, const v1::WorkerReport& report) {
 void RefuseLaterEpoch(State& state, uint64_t stream, int64_t heard) {
   const std::string reason = absl::StrFormat(
       "this coordinator's epoch is %d, the worker has heard of %d", state.epoch, heard);
-  v1::Directive directive;
-  directive.set_epoch(state.epoch);
-  directive.mutable_die()->set_reason(reason);
-  state.out.directives.push_back({.stream = stream,
-                                  .directive = std::move(directive),
-                                  .close = true,
-                                  .close_status = Aborted("STALE_COORDINATOR", reason)});
+  TellDie(state, stream, "STALE_COORDINATOR", reason);
 }
 
 void RefuseStale(State& state, const Worker& worker, const v1::RingRef& ring,

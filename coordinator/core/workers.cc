@@ -33,27 +33,18 @@ bool IsIncarnation(const std::string& text) {
          std::all_of(text.begin(), text.end(), [](char c) { return absl::ascii_isxdigit(c); });
 }
 
+constexpr char kReplaced[] = "WORKER_REPLACED";
+
 bool IsDead(const Worker& worker, const std::string& incarnation) {
   return std::find(worker.dead_incarnations.begin(), worker.dead_incarnations.end(), incarnation) !=
          worker.dead_incarnations.end();
-}
-
-// Ends the stream; the process is to exit, whatever it does.
-void TellDie(State& state, uint64_t stream, const std::string& reason) {
-  v1::Directive directive;
-  directive.set_epoch(state.epoch);
-  directive.mutable_die()->set_reason(reason);
-  state.out.directives.push_back({.stream = stream,
-                                  .directive = std::move(directive),
-                                  .close = true,
-                                  .close_status = Aborted("WORKER_REPLACED", reason)});
 }
 
 // This process is dead, or must be. Its ring is given up.
 void Lose(State& state, Worker& worker, RingLoss loss, bool tell_die) {
   if (worker.lost) return;
   if (worker.stream != 0) {
-    if (tell_die) TellDie(state, worker.stream, loss.message);
+    if (tell_die) TellDie(state, worker.stream, kReplaced, loss.message);
     state.streams.erase(worker.stream);
     worker.stream = 0;
   }
@@ -113,6 +104,16 @@ Worker& Register(State& state, const v1::WorkerReport& report) {
 
 }  // namespace
 
+void TellDie(State& state, uint64_t stream, const std::string& code, const std::string& reason) {
+  v1::Directive directive;
+  directive.set_epoch(state.epoch);
+  directive.mutable_die()->set_reason(reason);
+  state.out.directives.push_back({.stream = stream,
+                                  .directive = std::move(directive),
+                                  .close = true,
+                                  .close_status = Aborted(code, reason)});
+}
+
 void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report) {
   const v1::Hello& hello = report.hello();
   if (!IsWorkerName(hello.worker()) || !IsIncarnation(report.incarnation())) {
@@ -124,7 +125,7 @@ void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report) {
   }
   const Worker* known = state.FindWorker(hello.worker());
   if (known != nullptr && IsDead(*known, report.incarnation())) {
-    TellDie(state, stream, "this process was given up or replaced");
+    TellDie(state, stream, kReplaced, "this process was given up or replaced");
     return;
   }
   Worker& worker = Register(state, report);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -18,6 +19,9 @@ void OnStreamClosed(State& state, uint64_t stream);
 // A supervisor's proof.
 absl::StatusOr<v1::ReportFaultResponse> OnWorkerExited(State& state,
                                                        const v1::ReportFaultRequest& request);
+
+// Ends the stream of a process that is to exit, whatever it does; `code` is the ErrorInfo's reason.
+void TellDie(State& state, uint64_t stream, const std::string& code, const std::string& reason);
 
 // A sign of life.
 void RenewLease(State& state, Worker& worker);
