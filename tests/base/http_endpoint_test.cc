@@ -1,59 +1,17 @@
 #include "base/http/http_endpoint.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/http_connection.h"
 
 namespace ringmaster {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-class Connection {
- public:
-  explicit Connection(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
-    const size_t colon = address.rfind(':');
-    int port = 0;
-    EXPECT_TRUE(absl::SimpleAtoi(address.substr(colon + 1), &port));
-    sockaddr_in target = {};
-    target.sin_family = AF_INET;
-    target.sin_port = htons(static_cast<uint16_t>(port));
-    inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr);
-    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
-  }
-  ~Connection() { close(socket_); }
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
-
-  void Write(const std::string& text) {
-    EXPECT_EQ(send(socket_, text.data(), text.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(text.size()));
-  }
-  // Everything until the server closes.
-  std::string Read() {
-    std::string answer;
-    char block[4096];
-    for (ssize_t count; (count = read(socket_, block, sizeof(block))) > 0;)
-      answer.append(block, count);
-    return answer;
-  }
-  bool IsOpen() const {
-    char byte = 0;
-    return recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
-  }
-
- private:
-  const int socket_;
-};
 
 class HttpEndpointTest : public ::testing::Test {
  protected:
@@ -65,7 +23,7 @@ class HttpEndpointTest : public ::testing::Test {
   }
 
   std::string Ask(const std::string& request) {
-    Connection connection(endpoint_->address());
+    HttpConnection connection(endpoint_->address());
     connection.Write(request);
     return connection.Read();
   }
@@ -98,7 +56,7 @@ TEST_F(HttpEndpointTest, SurvivesWhatIsNoSensibleRequest) {
       "GET /page HTTP/1.1\r\nA: " + std::string(1 << 16, 'a') + "\r\n\r\n",
   };
   for (const std::string& request : requests) {
-    Connection connection(endpoint_->address());
+    HttpConnection connection(endpoint_->address());
     connection.Write(request);
     EXPECT_THAT(Ask("GET /page HTTP/1.1\r\nHost: x\r\n\r\n"), HasSubstr("200 OK"))
         << request.substr(0, 40);
@@ -106,9 +64,9 @@ TEST_F(HttpEndpointTest, SurvivesWhatIsNoSensibleRequest) {
 }
 
 TEST_F(HttpEndpointTest, AnswersWhileOthersSayNothing) {
-  std::vector<std::unique_ptr<Connection>> silent;
+  std::vector<std::unique_ptr<HttpConnection>> silent;
   for (int i = 0; i < 4; ++i) {
-    silent.push_back(std::make_unique<Connection>(endpoint_->address()));
+    silent.push_back(std::make_unique<HttpConnection>(endpoint_->address()));
     silent.back()->Write("GET /page");
   }
   EXPECT_THAT(Ask("GET /page HTTP/1.1\r\nHost: x\r\n\r\n"), HasSubstr("200 OK"));

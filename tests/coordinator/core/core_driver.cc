@@ -135,15 +135,6 @@ v1::RingRef CoreDriver::Ring(const std::string& id, int rank) {
   return ring;
 }
 
-v1::HeldState CoreDriver::Held(int64_t step, uint64_t digest, bool clean) {
-  v1::HeldState held;
-  held.set_present(true);
-  held.set_step(step);
-  held.set_clean(clean);
-  held.set_digest(digest);
-  return held;
-}
-
 std::string CoreDriver::WorkerAt(const std::string& id, int rank) {
   return Job(id).status().ranks(rank).worker().substr(8);
 }

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/core.h"
 #include "proto/rpc_status.h"
+#include "tests/testing/held_state.h"
 
 namespace ringmaster::coordinator {
 
@@ -62,7 +63,9 @@ class CoreDriver {
   void Exit(const std::string& worker, int signal, absl::Duration age = absl::Milliseconds(30));
 
   v1::RingRef Ring(const std::string& id, int rank);
-  static v1::HeldState Held(int64_t step, uint64_t digest = 7, bool clean = true);
+  static v1::HeldState Held(int64_t step, uint64_t digest = 7, bool clean = true) {
+    return HeldAt(step, digest, clean);
+  }
   // By rank of the current generation: the worker's short name.
   std::string WorkerAt(const std::string& id, int rank);
 

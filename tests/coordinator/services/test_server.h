@@ -1,15 +1,9 @@
 #pragma once
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/services/server.h"
 #include "grpcpp/create_channel.h"
@@ -20,31 +14,10 @@
 #include "ringmaster/v1/cluster_service.grpc.pb.h"
 #include "ringmaster/v1/job_service.grpc.pb.h"
 #include "ringmaster/v1/worker_service.grpc.pb.h"
+#include "tests/testing/http_connection.h"
 #include "tests/testing/temporary_directory.h"
 
 namespace ringmaster::coordinator {
-
-// The whole answer to a GET.
-inline std::string HttpGet(const std::string& address, const std::string& path) {
-  const size_t colon = address.rfind(':');
-  sockaddr_in target = {};
-  target.sin_family = AF_INET;
-  int port = 0;
-  EXPECT_TRUE(absl::SimpleAtoi(address.substr(colon + 1), &port));
-  target.sin_port = htons(static_cast<uint16_t>(port));
-  inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr);
-  const int connection = socket(AF_INET, SOCK_STREAM, 0);
-  EXPECT_EQ(connect(connection, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
-  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  EXPECT_EQ(write(connection, request.data(), request.size()),
-            static_cast<ssize_t>(request.size()));
-  std::string answer;
-  char block[4096];
-  for (ssize_t count; (count = read(connection, block, sizeof(block))) > 0;)
-    answer.append(block, count);
-  close(connection);
-  return answer;
-}
 
 // A coordinator in this process on free ports of loopback, spoken to over real connections.
 class ServerTest : public ::testing::Test {

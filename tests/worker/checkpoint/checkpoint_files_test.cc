@@ -14,6 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/testing/temporary_directory.h"
 #include "worker/checkpoint/job_directory.h"
 #include "worker/checkpoint/shard_file.h"
 #include "worker/checkpoint/shard_plan.h"
@@ -24,14 +25,8 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-class CheckpointFilesTest : public testing::Test {
+class CheckpointFilesTest : public ::testing::Test {
  protected:
-  CheckpointFilesTest() {
-    std::string name = (fs::temp_directory_path() / "checkpoint-XXXXXX").string();
-    directory_ = mkdtemp(name.data());
-  }
-  ~CheckpointFilesTest() override { fs::remove_all(directory_); }
-
   ShardIdentity Identity(int rank, int world, int64_t step = 5, int64_t generation = 3) const {
     ShardIdentity identity{.world_size = world,
                            .incarnation = std::string(32, static_cast<char>('a' + rank)),
@@ -74,7 +69,8 @@ class CheckpointFilesTest : public testing::Test {
     return manifest;
   }
 
-  std::string directory_;
+  const ringmaster::testing::TemporaryDirectory temporary_;
+  const std::string directory_ = temporary_.path();
 };
 
 std::string ReadAll(const std::string& path) {

@@ -1,4 +1,3 @@
-#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temporary_directory.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/shard_file.h"
 
@@ -48,15 +48,12 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::Contains;
 
-class DurabilityTest : public testing::Test {
+class DurabilityTest : public ::testing::Test {
  protected:
   DurabilityTest() {
-    std::string name = (fs::temp_directory_path() / "durability-XXXXXX").string();
-    directory_ = mkdtemp(name.data());
     Synced().clear();
     Broken().clear();
   }
-  ~DurabilityTest() override { fs::remove_all(directory_); }
 
   absl::StatusOr<v1::CheckpointShard> Write() {
     const std::string bytes(16, 'x');
@@ -64,7 +61,8 @@ class DurabilityTest : public testing::Test {
                       {{{.name = "w", .type = safetensors::Type::kF32, .shape = {4}}, bytes}});
   }
 
-  std::string directory_;
+  const ringmaster::testing::TemporaryDirectory temporary_;
+  const std::string directory_ = temporary_.path();
 };
 
 TEST_F(DurabilityTest, AShardIsOnTheDiskWithAllDirectoriesThatLeadToIt) {

@@ -12,6 +12,7 @@
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temporary_directory.h"
 #include "tests/worker/train/resolved_spec.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/checkpoint_writer.h"
@@ -42,14 +43,8 @@ std::unique_ptr<TrainingState> TrainedState(uint64_t seed, int64_t step) {
   return state;
 }
 
-class RestoreTest : public testing::Test {
+class RestoreTest : public ::testing::Test {
  protected:
-  RestoreTest() {
-    std::string name = (fs::temp_directory_path() / "restore-XXXXXX").string();
-    directory_ = mkdtemp(name.data());
-  }
-  ~RestoreTest() override { fs::remove_all(directory_); }
-
   // What `ranks` workers write of a state that all of them hold.
   v1::Checkpoint Write(const TrainingState& state, int ranks) {
     v1::Checkpoint checkpoint;
@@ -74,7 +69,8 @@ class RestoreTest : public testing::Test {
     return checkpoint;
   }
 
-  std::string directory_;
+  const ringmaster::testing::TemporaryDirectory temporary_;
+  const std::string directory_ = temporary_.path();
   int64_t generation_ = 0;
 };
 

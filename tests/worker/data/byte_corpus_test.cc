@@ -12,7 +12,7 @@
 namespace ringmaster::worker {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 std::string Text(const ByteCorpus& corpus, int64_t begin, int64_t count) {
   std::string text(count, '?');

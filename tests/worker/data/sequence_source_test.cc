@@ -14,10 +14,10 @@ namespace ringmaster::worker {
 namespace {
 
 using attention::ShardMap;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 // 1000 bytes, byte i being i mod 251.
-class SequenceSourceTest : public testing::Test {
+class SequenceSourceTest : public ::testing::Test {
  protected:
   SequenceSourceTest() {
     std::string text(1000, '\0');

@@ -18,6 +18,7 @@
 #include "google/protobuf/util/json_util.h"
 #include "gtest/gtest.h"
 #include "spdlog/logger.h"
+#include "tests/testing/temporary_directory.h"
 #include "worker/driver/job_log.h"
 #include "worker/driver/printable_text.h"
 #include "worker/driver/ring_roll.h"
@@ -30,14 +31,8 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-class JobFilesTest : public testing::Test {
+class JobFilesTest : public ::testing::Test {
  protected:
-  JobFilesTest() {
-    std::string name = (fs::temp_directory_path() / "job-XXXXXX").string();
-    directory_ = mkdtemp(name.data());
-  }
-  ~JobFilesTest() override { fs::remove_all(directory_); }
-
   std::string Read(const std::string& name) const {
     std::ifstream file(directory_ + "/" + name, std::ios::binary);
     return std::string(std::istreambuf_iterator<char>(file), {});
@@ -46,7 +41,8 @@ class JobFilesTest : public testing::Test {
     std::ofstream(directory_ + "/" + name, std::ios::app) << text;
   }
 
-  std::string directory_;
+  const ringmaster::testing::TemporaryDirectory temporary_;
+  const std::string directory_ = temporary_.path();
 };
 
 v1::StepRecord Record(int64_t step, int64_t generation, double loss) {
@@ -183,7 +179,8 @@ TEST_F(JobFilesTest, JobLogWritesOnlyWhileARingIsOpenAndRotates) {
   sink->Open(directory_, 1, 7);
   logger.warn("two\nlines");
   const std::string first = Read("logs/rank-1.log");
-  EXPECT_THAT(first, testing::MatchesRegex("....-..-..T..:..:......Z W workers/a g7 two lines\n"));
+  EXPECT_THAT(first,
+              ::testing::MatchesRegex("....-..-..T..:..:......Z W workers/a g7 two lines\n"));
   for (int i = 0; i < 30; ++i) {
     logger.info("line {}", i);
   }
@@ -196,7 +193,7 @@ TEST_F(JobFilesTest, JobLogWritesOnlyWhileARingIsOpenAndRotates) {
   logger.info("as rank 0");
   sink->Close();
   logger.info("after");
-  EXPECT_THAT(Read("logs/rank-0.log"), testing::EndsWith("I workers/a g8 as rank 0\n"));
+  EXPECT_THAT(Read("logs/rank-0.log"), ::testing::EndsWith("I workers/a g8 as rank 0\n"));
 }
 
 v1::FormRing Form(const std::string& directory, int64_t generation, int rank) {

@@ -1,8 +1,7 @@
 #include "worker/driver/ring_runner.h"
 
-#include <stdlib.h>
-
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -19,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "spdlog/sinks/base_sink.h"
 #include "spdlog/spdlog.h"
+#include "tests/testing/temporary_directory.h"
 #include "tests/worker/train/resolved_spec.h"
 
 namespace ringmaster::worker {
@@ -60,11 +60,9 @@ class WatchedLog final : public spdlog::sinks::base_sink<std::mutex> {
   const std::function<void(absl::string_view)> see_;
 };
 
-class RingRunnerTest : public testing::Test {
+class RingRunnerTest : public ::testing::Test {
  protected:
   RingRunnerTest() {
-    std::string name = (fs::temp_directory_path() / "runner-XXXXXX").string();
-    directory_ = mkdtemp(name.data());
     std::ofstream(directory_ + "/text") << std::string(4000, 'x');
     *form_.mutable_spec() = ResolvedSpec();
     form_.mutable_spec()->mutable_data()->set_paths(0, directory_ + "/text");
@@ -72,7 +70,6 @@ class RingRunnerTest : public testing::Test {
     form_.mutable_ring()->set_training_job_uid("uid");
     form_.mutable_ring()->set_generation(1);
   }
-  ~RingRunnerTest() override { fs::remove_all(directory_); }
 
   RingContext Context() {
     RingContext context;
@@ -90,7 +87,8 @@ class RingRunnerTest : public testing::Test {
     return context;
   }
 
-  std::string directory_;
+  const ringmaster::testing::TemporaryDirectory temporary_;
+  const std::string directory_ = temporary_.path();
   v1::FormRing form_;
   std::atomic<bool> aborted_{false};
   absl::Notification opened_;

@@ -53,8 +53,6 @@ struct RingScene::Worker {
 };
 
 RingScene::RingScene(int64_t steps) {
-  std::string name = (std::filesystem::temp_directory_path() / "scene-XXXXXX").string();
-  folder_ = mkdtemp(name.data());
   {
     std::ofstream text(folder_ + "/text");
     for (int i = 0; i < 4000; ++i) {
@@ -72,10 +70,7 @@ RingScene::RingScene(int64_t steps) {
   spec_.set_steps(steps);
 }
 
-RingScene::~RingScene() {
-  workers_.clear();
-  std::filesystem::remove_all(folder_);
-}
+RingScene::~RingScene() { workers_.clear(); }
 
 void RingScene::StartWorker(const std::string& name, const std::string& fault) {
   auto& worker = workers_[name];

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/testing/temporary_directory.h"
 #include "tests/worker/client/fake_coordinator.h"
 #include "worker/comm/in_process_exchange.h"
 #include "worker/driver/session_loop.h"
@@ -77,7 +78,8 @@ class RingScene {
   Worker* ByIncarnation(const std::string& incarnation);
   void Take(const FakeCoordinator::Heard& heard);
 
-  std::string folder_;
+  const ringmaster::testing::TemporaryDirectory temporary_;
+  const std::string folder_ = temporary_.path();
   std::string shared_directory_;
   v1::TrainingJobSpec spec_;
   InProcessHub hub_;

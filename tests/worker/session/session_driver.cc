@@ -19,15 +19,6 @@ v1::RingRef SessionDriver::Ring(int64_t generation, const std::string& uid) cons
   return ring;
 }
 
-v1::HeldState SessionDriver::Held(int64_t step, uint64_t digest, bool clean) {
-  v1::HeldState held;
-  held.set_present(true);
-  held.set_step(step);
-  held.set_clean(clean);
-  held.set_digest(digest);
-  return held;
-}
-
 std::string SessionDriver::Do(const Event& event) {
   last_ = core_.Handle(now_, event);
   return absl::StrJoin(last_, " ",

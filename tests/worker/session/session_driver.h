@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "tests/testing/held_state.h"
 #include "worker/session/session_core.h"
 
 namespace ringmaster::worker {
@@ -20,7 +21,9 @@ class SessionDriver {
 
   v1::RingRef Ring(int64_t generation, const std::string& uid = kUid) const;
 
-  static v1::HeldState Held(int64_t step, uint64_t digest = 7, bool clean = true);
+  static v1::HeldState Held(int64_t step, uint64_t digest = 7, bool clean = true) {
+    return HeldAt(step, digest, clean);
+  }
 
   // The words of the actions, separated by blanks.
   std::string Do(const Event& event);

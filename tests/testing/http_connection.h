@@ -1,0 +1,60 @@
+#pragma once
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "gtest/gtest.h"
+
+namespace ringmaster {
+
+// A client's connection to "IPV4:PORT" that says exactly what it is told to.
+class HttpConnection {
+ public:
+  explicit HttpConnection(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
+    const size_t colon = address.rfind(':');
+    int port = 0;
+    EXPECT_TRUE(absl::SimpleAtoi(address.substr(colon + 1), &port));
+    sockaddr_in target = {};
+    target.sin_family = AF_INET;
+    target.sin_port = htons(static_cast<uint16_t>(port));
+    inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr);
+    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
+  }
+  ~HttpConnection() { close(socket_); }
+  HttpConnection(const HttpConnection&) = delete;
+  HttpConnection& operator=(const HttpConnection&) = delete;
+
+  void Write(const std::string& text) {
+    EXPECT_EQ(send(socket_, text.data(), text.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(text.size()));
+  }
+  // Everything until the server closes.
+  std::string Read() {
+    std::string answer;
+    char block[4096];
+    for (ssize_t count; (count = read(socket_, block, sizeof(block))) > 0;)
+      answer.append(block, count);
+    return answer;
+  }
+  bool IsOpen() const {
+    char byte = 0;
+    return recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
+  }
+
+ private:
+  const int socket_;
+};
+
+// The whole answer to a GET.
+inline std::string HttpGet(const std::string& address, const std::string& path) {
+  HttpConnection connection(address);
+  connection.Write("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  return connection.Read();
+}
+
+}  // namespace ringmaster
