@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -23,8 +22,6 @@
 
 namespace ringmaster::worker {
 namespace {
-
-namespace fs = std::filesystem;
 
 // Nobody connects.
 class LoneCommunicator final : public Communicator {
