@@ -6,7 +6,7 @@
 #include <string>
 #include <system_error>
 
-namespace ringmaster::testing {
+namespace ringmaster {
 
 // A new directory, removed with everything in it when this goes.
 class TemporaryDirectory {
@@ -28,4 +28,4 @@ class TemporaryDirectory {
   std::string path_;
 };
 
-}  // namespace ringmaster::testing
+}  // namespace ringmaster

@@ -13,7 +13,7 @@ namespace ringmaster::coordinator {
 namespace {
 
 TEST(FileReaderTest, ReadsRegularFilesOnly) {
-  const ringmaster::testing::TemporaryDirectory temporary;
+  const TemporaryDirectory temporary;
   const std::string path = temporary.path() + "/file";
   std::ofstream(path) << "12345";
   FileReader reader(path);

@@ -33,7 +33,7 @@ class ManifestTest : public ::testing::Test {
     std::ofstream(temporary_.path() + "/" + name, std::ios::binary) << text;
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
 };
 
 TEST_F(ManifestTest, ReadsDirectoryOrFile) {

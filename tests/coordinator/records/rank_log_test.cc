@@ -45,7 +45,7 @@ class JobLogsTest : public ::testing::Test {
     }
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string logs_;
 };
 

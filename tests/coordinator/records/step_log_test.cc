@@ -40,7 +40,7 @@ class StepLogTest : public ::testing::Test {
     }
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string path_;
 };
 

@@ -216,7 +216,7 @@ TEST_F(RunningServerTest, DeadlinesOutliveAStepOfTheClock) {
 }
 
 TEST(ServerStartTest, ListeningBeyondLoopbackNeedsTlsOrTheFlag) {
-  const ringmaster::testing::TemporaryDirectory temporary;
+  const TemporaryDirectory temporary;
   ServerOptions options;
   options.data_directory = temporary.path() + "/data";
   options.http_listen = "";

@@ -112,7 +112,7 @@ class ServerTest : public ::testing::Test {
     return Call(&v1::JobService::Stub::DeleteTrainingJob, jobs_, request, &reply);
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::JobService::Stub> jobs_;

@@ -37,8 +37,6 @@ RowChange Put(const std::string& key, const std::string& value) {
   return {.table = Table::kJobs, .key = key, .value = value};
 }
 
-using ringmaster::testing::TemporaryDirectory;
-
 class SqliteStoreTest : public ::testing::Test {
  protected:
   SqliteStoreTest() : directory_(temporary_.path() + "/data") {}

@@ -69,7 +69,7 @@ class CheckpointFilesTest : public ::testing::Test {
     return manifest;
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string directory_ = temporary_.path();
 };
 

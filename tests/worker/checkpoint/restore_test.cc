@@ -69,7 +69,7 @@ class RestoreTest : public ::testing::Test {
     return checkpoint;
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string directory_ = temporary_.path();
   int64_t generation_ = 0;
 };

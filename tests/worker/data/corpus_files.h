@@ -20,7 +20,7 @@ class CorpusFiles {
   const std::string& root() const { return directory_.path(); }
 
  private:
-  const ringmaster::testing::TemporaryDirectory directory_;
+  const TemporaryDirectory directory_;
 };
 
 }  // namespace ringmaster::worker

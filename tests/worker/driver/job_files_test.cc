@@ -41,7 +41,7 @@ class JobFilesTest : public ::testing::Test {
     std::ofstream(directory_ + "/" + name, std::ios::app) << text;
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string directory_ = temporary_.path();
 };
 

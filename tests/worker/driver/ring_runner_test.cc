@@ -84,7 +84,7 @@ class RingRunnerTest : public ::testing::Test {
     return context;
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string directory_ = temporary_.path();
   v1::FormRing form_;
   std::atomic<bool> aborted_{false};

@@ -78,7 +78,7 @@ class RingScene {
   Worker* ByIncarnation(const std::string& incarnation);
   void Take(const FakeCoordinator::Heard& heard);
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string folder_ = temporary_.path();
   std::string shared_directory_;
   v1::TrainingJobSpec spec_;
