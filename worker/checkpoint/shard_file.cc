@@ -94,14 +94,22 @@ absl::StatusOr<v1::CheckpointShard> WriteShard(const ShardIdentity& identity,
   const std::string directory = CheckpointDirectory(identity.job_directory, identity.step);
   RETURN_IF_ERROR(
       ResolveBelow(CheckpointsFolder(identity.job_directory), directory + "/name").status());
-  RETURN_IF_ERROR(MakeDirectories(directory));
   const std::string path =
       absl::StrCat(directory, "/",
                    ShardFileName(identity.ring.rank(), identity.world_size,
                                  identity.ring.generation(), identity.incarnation));
   const std::string temporary = path + ".tmp";
   const absl::Cleanup remover = [&temporary] { unlink(temporary.c_str()); };
-  const auto written = WriteContent(temporary, header, tensors);
+  absl::StatusOr<safetensors::Writer::Result> written;
+  // Once more when the folder is gone again: whoever deletes the last file of an earlier attempt at
+  // this step deletes the empty folder too.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    RETURN_IF_ERROR(MakeDirectories(directory));
+    written = WriteContent(temporary, header, tensors);
+    if (!absl::IsNotFound(written.status())) {
+      break;
+    }
+  }
   if (!written.ok()) {
     return absl::Status(written.status().code(),
                         absl::StrCat("checkpoint shard ", path, " of ", header.file_bytes,

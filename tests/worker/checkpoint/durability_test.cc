@@ -29,6 +29,12 @@ std::string& Broken() {
   return *broken;
 }
 
+// A folder that somebody removes when its parent has been synchronised, once; empty: none.
+std::string& Vanishing() {
+  static auto* const vanishing = new std::string;
+  return *vanishing;
+}
+
 }  // namespace
 
 // In place of the system's, for this whole program.
@@ -39,6 +45,9 @@ extern "C" int fsync(int file) {
     return -1;
   }
   Synced().push_back(path);
+  if (std::filesystem::path(Vanishing()).parent_path() == path && rmdir(Vanishing().c_str()) == 0) {
+    Vanishing().clear();
+  }
   return static_cast<int>(syscall(SYS_fsync, file));
 }
 
@@ -53,6 +62,7 @@ class DurabilityTest : public ::testing::Test {
   DurabilityTest() {
     Synced().clear();
     Broken().clear();
+    Vanishing().clear();
   }
 
   absl::StatusOr<v1::CheckpointShard> Write() {
@@ -61,7 +71,7 @@ class DurabilityTest : public ::testing::Test {
                       {{{.name = "w", .type = safetensors::Type::kF32, .shape = {4}}, bytes}});
   }
 
-  const ringmaster::testing::TemporaryDirectory temporary_;
+  const TemporaryDirectory temporary_;
   const std::string directory_ = temporary_.path();
 };
 
@@ -78,6 +88,15 @@ TEST_F(DurabilityTest, NothingIsLeftOfAShardWhoseNameMayNotLast) {
   Broken() = "step-00000005";
   EXPECT_FALSE(Write().ok());
   EXPECT_TRUE(fs::is_empty(CheckpointDirectory(directory_, 5)));
+}
+
+// Who deletes the last file of an earlier attempt at a step deletes the empty folder too.
+TEST_F(DurabilityTest, AFolderThatVanishesIsMadeAgain) {
+  Vanishing() = CheckpointDirectory(directory_, 5);
+  const auto shard = Write();
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  EXPECT_EQ(Vanishing(), "") << "nothing vanished";
+  EXPECT_TRUE(fs::exists(shard->path()));
 }
 
 }  // namespace
