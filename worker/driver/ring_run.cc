@@ -174,7 +174,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
 
 // ---- training
 
-void RingRun::Run(const v1::StartSteps& start) {
+void RingRun::Run() {
   if (Over()) {
     return;
   }
@@ -185,12 +185,6 @@ void RingRun::Run(const v1::StartSteps& start) {
     step_log_ = *std::move(log);
   } else {
     SPDLOG_ERROR("step records will be missing: {}", log.status().ToString());
-  }
-  if (rank() == 0) {
-    SweepTemporaryFiles(form_.directory(), form_.ring().generation());
-    if (start.has_existing_checkpoints()) {
-      SweepShards(form_.directory(), form_.ring(), start.existing_checkpoints());
-    }
   }
   RepeatLastStep();
   while (!Over() && held_->state().step() < held_->config().steps) {

@@ -56,7 +56,7 @@ class RingRun {
 
   void Open();
   void Connect(const v1::ConnectRing& connect);
-  void Run(const v1::StartSteps& start);
+  void Run();
   // Lets go of the communicator and answers with RingStopped. After Cancel.
   void Finish();
 

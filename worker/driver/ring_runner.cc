@@ -96,7 +96,12 @@ void RingRunner::Do(const ConnectAndRestore& action) {
 }
 
 void RingRunner::Do(const RunSteps& action) {
-  Train([current = run(), start = action.start] { current->Run(start); });
+  const auto current = run();
+  Train([current] { current->Run(); });
+  if (current->form().ring().rank() == 0) {
+    // Not on the trainer's thread: peers wait for its steps, and the disk may be slow.
+    files_.Add([this, form = current->form(), start = action.start] { Sweep(form, start); });
+  }
 }
 
 void RingRunner::Do(const AbandonRing& action) {
@@ -160,6 +165,16 @@ void RingRunner::Do(const DeletePaths& action) {
     *deleted.report.mutable_paths() = action.files.paths();
     context_.post(std::move(deleted));
   });
+}
+
+void RingRunner::Sweep(const v1::FormRing& form, const v1::StartSteps& start) const {
+  if (!MayWriteIn(form.directory())) {
+    return;
+  }
+  SweepTemporaryFiles(form.directory(), form.ring().generation());
+  if (start.has_existing_checkpoints()) {
+    SweepShards(form.directory(), form.ring(), start.existing_checkpoints());
+  }
 }
 
 // A job whose directory was refused may still be told of files.

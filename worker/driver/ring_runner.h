@@ -57,6 +57,8 @@ class RingRunner {
  private:
   // On the trainer's thread.
   void Train(std::function<void()> task);
+  // Removes what earlier generations left behind.
+  void Sweep(const v1::FormRing& form, const v1::StartSteps& start) const;
   bool MayWriteIn(const std::string& job_directory) const;
   void OnShardWritten(v1::ShardWritten report);
 

@@ -78,5 +78,29 @@ TEST(HungFileTest, ASlowDiskCostsACheckpointButNeitherTheRingNorTheLastOne) {
   EXPECT_EQ(scene.CheckpointOf(5).shards_size(), 2);
 }
 
+// Rank 0 removes what earlier generations left behind; its peers do not wait for that.
+TEST(HungFileTest, ASlowSweepHoldsNoStepUp) {
+  RingScene scene(3);
+  scene.spec().mutable_recovery()->mutable_hop_deadline()->set_seconds(2);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  scene.FormRing(2, {"a", "b"});
+  const std::string folder = CheckpointDirectory(scene.directory(), 1);
+  const std::string left = absl::StrCat(folder, "/", ShardFileName(0, 2, 1, "x"));
+  fs::create_directories(folder);
+  ASSERT_EQ(mkfifo(left.c_str(), 0600), 0);
+  const v1::ExistingCheckpoints none;
+  scene.StartSteps(&none);
+  scene.PumpUntil([&] { return !scene.faults().empty() || scene.records().contains(3); }, "step 3");
+  EXPECT_TRUE(scene.faults().empty());
+  // Only a reader that waits lets it be opened.
+  int writer = -1;
+  scene.PumpUntil(
+      [&] { return (writer = open(left.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC)) >= 0; },
+      "the sweep");
+  close(writer);
+  EXPECT_TRUE(fs::exists(left)) << "it is nobody's shard";
+}
+
 }  // namespace
 }  // namespace ringmaster::worker

@@ -223,7 +223,7 @@ TEST(SessionLoopTest, WithoutAnyMemoryTheCheckpointIsLoaded) {
   scene.StartSteps(&existing);
   scene.PumpUntilFinished();
   EXPECT_EQ(CurveOf(scene), Undisturbed());
-  EXPECT_FALSE(fs::exists(orphan));
+  scene.PumpUntil([&] { return !fs::exists(orphan); }, "the sweep");
   EXPECT_TRUE(fs::exists(checkpoint.shards(0).path()));
   EXPECT_TRUE(fs::exists(checkpoint.shards(1).path()));
 }
