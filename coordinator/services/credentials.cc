@@ -2,11 +2,9 @@
 
 #include <arpa/inet.h>
 
-#include <fstream>
-#include <sstream>
-
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 
 namespace ringmaster::coordinator {
@@ -25,15 +23,12 @@ absl::StatusOr<std::string> ReadPem(absl::string_view flag, const std::string& p
     return absl::InvalidArgumentError(
         absl::StrCat(flag, " is missing: TLS needs certificate and key"));
   }
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  // Reading through iterators would throw where this sets badbit: `path` may be a directory.
-  if (file && file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
-  if (!file || text.str().empty()) {
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok() || text->empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": ", path, " is empty or cannot be read"));
+        absl::StrCat(flag, ": ", text.ok() ? path + " is empty" : text.status().message()));
   }
-  return text.str();
+  return text;
 }
 
 }  // namespace

@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <random>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "grpcpp/create_channel.h"
 #include "proto/rpc_status.h"
@@ -24,19 +23,7 @@ constexpr absl::Duration kFirstPause = absl::Milliseconds(20);
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
 
 absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  if (path.empty()) {
-    return std::string();
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  // Reading through iterators would throw where this sets badbit: `path` may be a directory.
-  if (file && file.peek() != std::ifstream::traits_type::eof()) {
-    text << file.rdbuf();
-  }
-  if (!file || text.bad()) {
-    return absl::InvalidArgumentError(absl::StrCat("TLS file ", path, " cannot be read"));
-  }
-  return text.str();
+  return path.empty() ? std::string() : ReadFile(path);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "cli/read_file.h"
+#include "base/read_file.h"
 
 #include <cerrno>
 #include <cstring>
@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace ringmaster::cli {
+namespace ringmaster {
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -21,4 +21,4 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return text.str();
 }
 
-}  // namespace ringmaster::cli
+}  // namespace ringmaster
