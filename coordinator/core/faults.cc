@@ -72,8 +72,9 @@ FaultVerdict Judge(Job& job, const v1::Fault& fault) {
   if (fault.deterministic()) {
     return {.ends_job = true, .failure_class = ClassOf(fault.kind())};
   }
-  if (!MayRepeat(fault.kind()) || job.judged_generation == job.generation()) return {};
-  job.judged_generation = job.generation();
+  if (!MayRepeat(fault.kind()) || job.record.repeated_fault_generation() == job.generation()) {
+    return {};
+  }
   const std::string& kind = v1::Fault::Kind_Name(fault.kind());
   const int64_t step = job.status().progress().step();
   const bool same = job.record.repeated_fault() == kind && job.record.repeated_fault_step() == step;
@@ -81,6 +82,7 @@ FaultVerdict Judge(Job& job, const v1::Fault& fault) {
   job.record.set_repeated_fault(kind);
   job.record.set_repeated_fault_step(step);
   job.record.set_repeated_fault_count(count);
+  job.record.set_repeated_fault_generation(job.generation());
   if (count < kRepeatedFaultMax) return {};
   return {.ends_job = true,
           .failure_class = ClassOf(fault.kind()),

@@ -50,8 +50,6 @@ struct Job {
   std::map<int64_t, std::map<int, v1::CheckpointShard>> shards;
   // How many of record.garbage, from its begin, rank 0 was told to delete in this generation.
   int garbage_told = 0;
-  // The last one in which a fault of the work itself was counted.
-  int64_t judged_generation = 0;
   // How often restoring from a checkpoint failed, by directory.
   std::map<std::string, int> damaged;
   absl::Time progress_stored = absl::InfinitePast();

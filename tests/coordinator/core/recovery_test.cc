@@ -386,6 +386,14 @@ TEST(FaultTest, AFaultThatIsToldSecondCountsAsWell) {
     d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
     d.Fail("job-a", 0, v1::Fault::OUT_OF_MEMORY_ERROR);
     if (i == 5) break;
+    // A coordinator that starts again is told again.
+    const v1::RingRef a = d.Ring("job-a", 0);
+    const v1::RingRef b = d.Ring("job-a", 1);
+    d.DropStreams();
+    d.Start();
+    d.Hello("a", 'a', v1::PHASE_ABORTING, a);
+    d.Hello("b", 'b', v1::PHASE_ABORTING, b);
+    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
     d.Aborted("job-a", 0, CoreDriver::Held(0));
     d.Aborted("job-a", 1, CoreDriver::Held(0));
     AwaitRetry(d);
