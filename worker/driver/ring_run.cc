@@ -211,7 +211,7 @@ void RingRun::RepeatLastStep() {
   }
   std::optional<v1::StepRecord> found;
   if (rank() == 0 && step_log_ != nullptr) {
-    found = step_log_->Find(step);
+    found = step_log_->Find(step, form_.ring().generation());
   }
   if (!found.has_value()) {
     return;

@@ -113,7 +113,7 @@ absl::Status StepLog::Sync() {
   return fdatasync(file_) == 0 ? absl::OkStatus() : Failed("cannot sync", path_);
 }
 
-std::optional<v1::StepRecord> StepLog::Find(int64_t step) const {
+std::optional<v1::StepRecord> StepLog::Find(int64_t step, int64_t generation) const {
   const off_t size = lseek(file_, 0, SEEK_END);
   const off_t begin = std::max<off_t>(0, size - kTailBytes);
   std::string tail(static_cast<size_t>(size - begin), '\0');
@@ -126,7 +126,7 @@ std::optional<v1::StepRecord> StepLog::Find(int64_t step) const {
     v1::StepRecord record;
     const auto parsed = google::protobuf::util::JsonStringToMessage(
         google::protobuf::StringPiece(line.data(), line.size()), &record, options);
-    if (parsed.ok() && record.step() == step &&
+    if (parsed.ok() && record.step() == step && record.generation() <= generation &&
         (!found.has_value() || record.generation() >= found->generation())) {
       found = std::move(record);
     }

@@ -28,8 +28,9 @@ class StepLog {
   absl::Status Append(const v1::StepRecord& record);
   // To the disk.
   absl::Status Sync();
-  // The record of `step` that counts, if it is among the last lines.
-  std::optional<v1::StepRecord> Find(int64_t step) const;
+  // The record of `step` that counts, if it is among the last lines, for a ring of `generation`:
+  // later generations are those of another job, which had this directory before.
+  std::optional<v1::StepRecord> Find(int64_t step, int64_t generation) const;
 
  private:
   StepLog(int file, std::string path) : file_(file), path_(std::move(path)) {}

@@ -102,18 +102,19 @@ TEST_F(JobFilesTest, StepLogAppendsAndEndsALineThatAKillCutOff) {
 TEST_F(JobFilesTest, StepLogFindsTheRecordThatCounts) {
   const auto log = StepLog::Open(directory_);
   ASSERT_TRUE(log.ok());
-  EXPECT_FALSE((*log)->Find(1).has_value());
+  EXPECT_FALSE((*log)->Find(1, 9).has_value());
   for (int64_t step = 1; step <= 2000; ++step) {
     ASSERT_TRUE((*log)->Append(Record(step, 1, 1)).ok());
   }
   ASSERT_TRUE((*log)->Append(Record(1999, 2, 2)).ok());
   // A process that was stopped in generation 1 wakes up.
   ASSERT_TRUE((*log)->Append(Record(1999, 1, 3)).ok());
-  ASSERT_TRUE((*log)->Find(1999).has_value());
-  EXPECT_EQ((*log)->Find(1999)->loss(), 2);
-  EXPECT_EQ((*log)->Find(2000)->loss(), 1);
-  EXPECT_FALSE((*log)->Find(2001).has_value());
-  EXPECT_FALSE((*log)->Find(1).has_value()) << "only the tail is read";
+  ASSERT_TRUE((*log)->Find(1999, 9).has_value());
+  EXPECT_EQ((*log)->Find(1999, 9)->loss(), 2);
+  EXPECT_EQ((*log)->Find(2000, 9)->loss(), 1);
+  EXPECT_FALSE((*log)->Find(2001, 9).has_value());
+  EXPECT_EQ((*log)->Find(1999, 1)->loss(), 3) << "generation 2 is another job's";
+  EXPECT_FALSE((*log)->Find(1, 9).has_value()) << "only the tail is read";
 }
 
 // As a full disk, without one: the file may not grow.
