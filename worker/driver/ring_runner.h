@@ -1,39 +1,18 @@
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/driver/held_job.h"
 #include "worker/driver/ring_run.h"
+#include "worker/driver/task_thread.h"
 #include "worker/session/session_events.h"
 
 namespace ringmaster::worker {
-
-// A thread that does what it is told, in order.
-class TaskThread {
- public:
-  TaskThread();
-  // Does everything that was added, then ends.
-  ~TaskThread();
-  TaskThread(const TaskThread&) = delete;
-  TaskThread& operator=(const TaskThread&) = delete;
-
-  void Add(std::function<void()> task);
-
- private:
-  void Loop();
-
-  absl::Mutex mutex_;
-  std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
-};
 
 // Does the session core's ring and file actions, each off the control thread: rings on the
 // trainer's thread, shards on the writer's, manifests and deletions on a third. Answers by

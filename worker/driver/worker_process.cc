@@ -33,6 +33,8 @@ namespace {
 
 constexpr absl::Duration kReportDeadline = absl::Seconds(2);
 constexpr absl::Duration kReportPause = absl::Milliseconds(50);
+// What the job's log may take for its last lines: a file system that hangs never takes them.
+constexpr absl::Duration kLogPatience = absl::Milliseconds(500);
 
 // Everything that lives as long as the process. Never destroyed: the process ends while threads use
 // it.
@@ -40,11 +42,13 @@ struct Process {
   EventQueue queue;
   WorkerMetrics metrics;
   std::unique_ptr<HttpEndpoint> http;
+  std::shared_ptr<JobLog> job_log;
   std::unique_ptr<SessionLoop> loop;
 };
 
 // Ends the process at once, whatever its threads do.
-[[noreturn]] void Leave(int code) {
+[[noreturn]] void Leave(Process* process, int code) {
+  process->job_log->Drain(kLogPatience);
   spdlog::default_logger()->flush();
   std::fflush(nullptr);
   _exit(code);
@@ -141,14 +145,14 @@ absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
   loop.ring.device_index = choice.index;
   loop.ring.shared_directory = options.shared_directory;
   loop.ring.open_communicator = OpenCommunicator;
-  loop.ring.die = [](const std::string& reason) {
+  loop.ring.die = [process](const std::string& reason) {
     SPDLOG_CRITICAL("{}; this process must be replaced", reason);
-    Leave(kExitRestart);
+    Leave(process, kExitRestart);
   };
   loop.ring.metrics = &process->metrics;
-  auto job_log = std::make_shared<JobLog>(loop.identity.worker);
-  loop.ring.job_log = job_log.get();
-  spdlog::default_logger()->sinks().push_back(std::move(job_log));
+  process->job_log = std::make_shared<JobLog>(loop.identity.worker);
+  loop.ring.job_log = process->job_log.get();
+  spdlog::default_logger()->sinks().push_back(process->job_log);
   return loop;
 }
 
@@ -179,7 +183,7 @@ int RunWorker(const WorkerOptions& options, const std::string& incarnation) {
   }
   const SessionEnd end = process->loop->Run();
   SPDLOG_INFO("leaving with exit code {}: {}", end.code, end.reason);
-  Leave(end.code);
+  Leave(process, end.code);
 }
 
 void ReportExit(const WorkerOptions& options, const ChildExit& exit, absl::Duration patience) {

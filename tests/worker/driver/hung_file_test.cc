@@ -3,6 +3,9 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -11,8 +14,11 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "spdlog/sinks/dist_sink.h"
+#include "spdlog/spdlog.h"
 #include "tests/worker/driver/ring_scene.h"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/session/exit_codes.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -100,6 +106,45 @@ TEST(HungFileTest, ASlowSweepHoldsNoStepUp) {
       "the sweep");
   close(writer);
   EXPECT_TRUE(fs::exists(left)) << "it is nobody's shard";
+}
+
+// For its life, what this process logs goes to a job's log too, as in a worker's.
+class LogAlsoTo {
+ public:
+  LogAlsoTo() { spdlog::set_default_logger(std::make_shared<spdlog::logger>("test", sinks_)); }
+  ~LogAlsoTo() { spdlog::set_default_logger(before_); }
+  void Add(spdlog::sink_ptr sink) { sinks_->add_sink(std::move(sink)); }
+
+ private:
+  const std::shared_ptr<spdlog::logger> before_ = spdlog::default_logger();
+  const std::shared_ptr<spdlog::sinks::dist_sink_mt> sinks_ =
+      std::make_shared<spdlog::sinks::dist_sink_mt>();
+};
+
+// The control thread logs, too: heartbeats must go on.
+TEST(HungFileTest, AJobLogThatHangsHoldsNeitherStepsNorHeartbeatsUp) {
+  LogAlsoTo log;
+  RingScene scene(3);
+  const std::string path = scene.directory() + "/logs/rank-0.log";
+  fs::create_directories(scene.directory() + "/logs");
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  scene.StartWorker("a");
+  scene.StartWorker("b");
+  log.Add(scene.job_log("a"));
+  scene.FormRing(1, {"a", "b"});
+  scene.StartSteps();
+  scene.PumpUntilFinished();
+  ASSERT_TRUE(scene.faults().empty()) << scene.faults()[0].message();
+  scene.Release();
+  scene.Drain("a");
+  scene.PumpUntil([&] { return !scene.goodbyes().empty(); }, "Goodbye");
+  EXPECT_EQ(scene.JoinWorker("a").code, kExitOk);
+  EXPECT_FALSE(scene.job_log("a")->Drain(absl::ZeroDuration())) << "the disk did not hang";
+  // It answers again, and nothing is lost.
+  std::ifstream file(path);
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  EXPECT_THAT(text, HasSubstr("g1 ring generation 1"));
+  EXPECT_THAT(text, HasSubstr("g1 forgetting the state of job"));
 }
 
 }  // namespace

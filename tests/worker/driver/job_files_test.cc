@@ -1,4 +1,5 @@
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -179,12 +180,14 @@ TEST_F(JobFilesTest, JobLogWritesOnlyWhileARingIsOpenAndRotates) {
   logger.info("before");
   sink->Open(directory_, 1, 7);
   logger.warn("two\nlines");
+  ASSERT_TRUE(sink->Drain(absl::Seconds(10)));
   const std::string first = Read("logs/rank-1.log");
   EXPECT_THAT(first,
               ::testing::MatchesRegex("....-..-..T..:..:......Z W workers/a g7 two lines\n"));
   for (int i = 0; i < 30; ++i) {
     logger.info("line {}", i);
   }
+  ASSERT_TRUE(sink->Drain(absl::Seconds(10)));
   EXPECT_LE(fs::file_size(directory_ + "/logs/rank-1.log"), 400);
   EXPECT_LE(fs::file_size(directory_ + "/logs/rank-1.1.log"), 400);
   EXPECT_TRUE(fs::exists(directory_ + "/logs/rank-1.2.log"));
@@ -194,7 +197,38 @@ TEST_F(JobFilesTest, JobLogWritesOnlyWhileARingIsOpenAndRotates) {
   logger.info("as rank 0");
   sink->Close();
   logger.info("after");
+  ASSERT_TRUE(sink->Drain(absl::Seconds(10)));
   EXPECT_THAT(Read("logs/rank-0.log"), ::testing::EndsWith("I workers/a g8 as rank 0\n"));
+}
+
+TEST_F(JobFilesTest, AJobLogWhoseDiskHangsKeepsWhatItCanAndTellsWhatItLost) {
+  const std::string path = directory_ + "/logs/rank-0.log";
+  fs::create_directories(directory_ + "/logs");
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const auto sink = std::make_shared<JobLog>("workers/a", 1 << 20, /*waiting_bytes_max=*/400);
+  spdlog::logger logger("test", sink);
+  sink->Open(directory_, 0, 7);
+  for (int i = 0; i < 100; ++i) {
+    logger.info("line {}", i);
+  }
+  EXPECT_FALSE(sink->Drain(absl::ZeroDuration()));
+  sink->Close();
+  // The disk answers again.
+  std::ifstream file(path);
+  const std::vector<std::string> lines = absl::StrSplit(
+      std::string(std::istreambuf_iterator<char>(file), {}), '\n', absl::SkipEmpty());
+  const size_t kept = lines.size() - 1;
+  EXPECT_GT(kept, 400 / 60);
+  EXPECT_LE(kept, 400 / 40);
+  for (size_t i = 0; i < kept; ++i) {
+    EXPECT_THAT(lines[i], ::testing::EndsWith(absl::StrCat(" line ", i)));
+  }
+  EXPECT_THAT(lines.back(), ::testing::MatchesRegex(
+                                absl::StrCat(".* W workers/a g7 lines missing .*: ", 100 - kept)));
+  sink->Open(directory_, 1, 8);
+  logger.info("again");
+  ASSERT_TRUE(sink->Drain(absl::Seconds(10)));
+  EXPECT_THAT(Read("logs/rank-1.log"), ::testing::EndsWith("I workers/a g8 again\n"));
 }
 
 v1::FormRing Form(const std::string& directory, int64_t generation, int rank) {

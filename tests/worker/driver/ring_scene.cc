@@ -15,7 +15,7 @@ namespace ringmaster::worker {
 
 struct RingScene::Worker {
   Worker(RingScene& scene, const std::string& name, std::string id, const std::string& fault)
-      : incarnation(std::move(id)), job_log("workers/" + name) {
+      : incarnation(std::move(id)), job_log(std::make_shared<JobLog>("workers/" + name)) {
     SessionLoopOptions options;
     options.identity = {.worker = "workers/" + name, .incarnation = incarnation};
     options.ring.incarnation = incarnation;
@@ -25,7 +25,7 @@ struct RingScene::Worker {
     };
     options.ring.die = [](const std::string& reason) { ADD_FAILURE() << reason; };
     options.ring.metrics = &metrics;
-    options.ring.job_log = &job_log;
+    options.ring.job_log = job_log.get();
     options.ring.shared_directory = scene.shared_directory_;
     loop = std::make_unique<SessionLoop>(
         ChannelFactory::Create({.target = scene.coordinator_.address()}).value(), &queue,
@@ -45,7 +45,7 @@ struct RingScene::Worker {
   const std::string incarnation;
   EventQueue queue;
   WorkerMetrics metrics;
-  JobLog job_log;
+  const std::shared_ptr<JobLog> job_log;
   std::unique_ptr<SessionLoop> loop;
   SessionEnd end;
   std::thread thread;
@@ -88,6 +88,10 @@ void RingScene::StopWorker(const std::string& name) {
 SessionEnd RingScene::JoinWorker(const std::string& name) {
   workers_.at(name)->thread.join();
   return workers_.at(name)->end;
+}
+
+std::shared_ptr<JobLog> RingScene::job_log(const std::string& name) {
+  return workers_.at(name)->job_log;
 }
 
 v1::RestorePlan RingScene::FormRing(int64_t generation, const std::vector<std::string>& members,

@@ -38,6 +38,8 @@ class RingScene {
   void KillWorker(const std::string& name);
   void StopWorker(const std::string& name);
   SessionEnd JoinWorker(const std::string& name);
+  // Of that worker. What the process logs goes there only if the test says so.
+  std::shared_ptr<JobLog> job_log(const std::string& name);
 
   // Forms generation `generation` of these workers up to RingReady of all; `checkpoint` is restored
   // when no one holds a state. Returns the plan that was given.
