@@ -134,6 +134,10 @@ absl::StatusOr<DeviceChoice> ForName(const HardwareOptions& options) {
       choice->reason = "a CUDA device is there";
       return choice;
     }
+    if (!absl::IsFailedPrecondition(choice.status())) {
+      // It is there and fails: the CPU would be this worker's for the rest of its life.
+      return choice;
+    }
     DeviceChoice cpu = CpuChoice(options);
     cpu.reason = absl::StrCat("no CUDA device: ", choice.status().message());
     return cpu;

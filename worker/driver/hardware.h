@@ -31,8 +31,10 @@ struct DeviceChoice {
 
 std::string HostName();
 
-// Looks at the machine. InvalidArgument for an unknown device, FailedPrecondition when "cuda" was
-// asked for and cannot be used, with the reason.
+// Looks at the machine. "auto" is the CPU where there is no device, no driver, or no
+// usable libringmaster_cuda.so. InvalidArgument for an unknown device, FailedPrecondition when
+// "cuda" was asked for and is not there, with the reason; any other error is the driver's, and may
+// pass.
 absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options);
 
 // The numeric address of the interface that leads to `coordinator` ("host:port"), where peers reach

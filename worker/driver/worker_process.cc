@@ -179,7 +179,8 @@ int RunWorker(const WorkerOptions& options, const std::string& incarnation) {
   setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
   if (absl::Status status = Start(options, incarnation, process); !status.ok()) {
     SPDLOG_ERROR("cannot start: {}", status.ToString());
-    return kExitUsage;
+    const bool for_good = absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status);
+    return for_good ? kExitUsage : kExitRestart;
   }
   const SessionEnd end = process->loop->Run();
   SPDLOG_INFO("leaving with exit code {}: {}", end.code, end.reason);

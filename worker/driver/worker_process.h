@@ -28,7 +28,8 @@ struct WorkerOptions {
 };
 
 // The worker: looks at the machine, dials the coordinator, works until told to leave. Returns only
-// when it cannot start, with kExitUsage and a log line; else the process ends in here.
+// when it cannot start, with a log line: kExitUsage, or kExitRestart when the reason may pass. Else
+// the process ends in here.
 int RunWorker(const WorkerOptions& options, const std::string& incarnation);
 
 // For the supervisor: tells the coordinator how the worker ended, trying for up to `patience`.

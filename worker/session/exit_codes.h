@@ -7,12 +7,13 @@ namespace ringmaster::worker {
 // Left on purpose: SIGTERM or Drain, after Goodbye.
 inline constexpr int kExitOk = 0;
 
-// Flags, TLS files or the device are wrong: starting again must fail the same way, the supervisor
-// gives up.
+// The flags are wrong, or name a TLS file or a device that is not there: starting again must fail
+// the same way, the supervisor gives up.
 inline constexpr int kExitUsage = 64;
 
 // "Restart me": this process must not go on (a ring could not be abandoned in time, the device is
-// in an error that only a process exit clears, the coordinator said Die), and a fresh one may.
+// in an error that only a process exit clears, the coordinator said Die, it could not start for a
+// reason that may pass), and a fresh one may.
 inline constexpr int kExitRestart = 85;
 
 }  // namespace ringmaster::worker
