@@ -235,7 +235,21 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   snapshot.epoch = state.epoch;
   snapshot.draining = state.draining;
   snapshot.store_full = state.store_full;
-  for (const auto& [age, job] : state.jobs_by_age) ++snapshot.jobs[job->status().state()];
+  const auto list = [&](const Job& job, std::vector<v1::TrainingJob>& jobs) {
+    jobs.push_back(job.record.job());
+    const auto newest = state.checkpoints.find(job.status().last_checkpoint());
+    if (newest != state.checkpoints.end()) {
+      snapshot.checkpoint_times[job.name()] = FromProto(newest->second.checkpoint().create_time());
+    }
+  };
+  for (const auto& [age, job] : state.jobs_by_age) {
+    ++snapshot.jobs[job->status().state()];
+    // Unset is 1970.
+    const absl::Time end = FromProto(job->record.job().end_time());
+    if (job->generation() > 0 && now - end < CoreSnapshot::kShownAfterEnd) {
+      list(*job, snapshot.ended_jobs);
+    }
+  }
   for (const auto& [name, worker] : state.workers) {
     ++snapshot.workers[StateOf(state, worker)];
     if (!worker.lost && !worker.unseen) {
@@ -249,12 +263,7 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   snapshot.unfinished_jobs = static_cast<int64_t>(state.unfinished.size());
   for (const auto& [age, job] : state.unfinished) {
     const bool listed = snapshot.active_jobs.size() < CoreSnapshot::kListedJobs;
-    if (!listed && job->generation() == 0) continue;
-    snapshot.active_jobs.push_back(job->record.job());
-    const auto newest = state.checkpoints.find(job->status().last_checkpoint());
-    if (newest != state.checkpoints.end()) {
-      snapshot.checkpoint_times[job->name()] = FromProto(newest->second.checkpoint().create_time());
-    }
+    if (listed || job->generation() > 0) list(*job, snapshot.active_jobs);
   }
   snapshot.counters = state.counters;
   return snapshot;

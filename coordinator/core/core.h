@@ -47,7 +47,10 @@ struct CoreSnapshot {
   // again and again.
   static constexpr size_t kListedJobs = 100;
   std::vector<v1::TrainingJob> active_jobs;
-  // When the newest checkpoint of each of them was committed, by the job's name.
+  // Those that ended within this time after having had a ring: their last values are still shown.
+  static constexpr absl::Duration kShownAfterEnd = absl::Minutes(5);
+  std::vector<v1::TrainingJob> ended_jobs;
+  // When the newest checkpoint of each of these jobs was committed, by the job's name.
   std::map<std::string, absl::Time> checkpoint_times;
   CoreCounters counters;
 };

@@ -39,24 +39,38 @@ int64_t Before(const Map& map, const typename Map::key_type& key) {
   return it == map.end() ? 0 : it->second;
 }
 
+// Since when there is no new step; before the first one, since the ring forms, starts or recovers.
+double LastStepTime(const v1::TrainingJob& job) {
+  const TrainingJobStatus& status = job.status();
+  if (status.progress().has_step_time()) return Seconds(status.progress().step_time());
+  // A recovery lasts until there is a step, however often the state changes meanwhile.
+  return Seconds(status.episodes().empty() ? job.update_time() : status.episodes(0).detect_time());
+}
+
 void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
   Series step, steps, loss, tokens, speed, step_time, generation, ring_size, episodes, checkpoint;
-  for (const v1::TrainingJob& job : snapshot.active_jobs) {
-    // Queued jobs have nothing to show yet, and there may be many of them.
-    if (job.status().generation() == 0) continue;
+  const auto add = [&](const v1::TrainingJob& job) {
     const LabelValues name = {job.name()};
     const v1::Progress& progress = job.status().progress();
     step.push_back({name, static_cast<double>(progress.step())});
     steps.push_back({name, static_cast<double>(job.spec().steps())});
     generation.push_back({name, static_cast<double>(job.status().generation())});
-    ring_size.push_back({name, static_cast<double>(job.status().ranks_size())});
     episodes.push_back({name, static_cast<double>(job.status().episodes_count())});
-    if (!progress.has_step_time()) continue;
+    if (!progress.has_step_time()) return;
     loss.push_back({name, progress.loss()});
     tokens.push_back({name, static_cast<double>(progress.tokens_processed())});
-    speed.push_back({name, progress.tokens_per_second()});
-    step_time.push_back({name, Seconds(progress.step_time())});
+  };
+  for (const v1::TrainingJob& job : snapshot.active_jobs) {
+    // Queued jobs have nothing to show yet, and there may be many of them.
+    if (job.status().generation() == 0) continue;
+    add(job);
+    const LabelValues name = {job.name()};
+    ring_size.push_back({name, static_cast<double>(job.status().ranks_size())});
+    step_time.push_back({name, LastStepTime(job)});
+    if (!job.status().progress().has_step_time()) continue;
+    speed.push_back({name, job.status().progress().tokens_per_second()});
   }
+  for (const v1::TrainingJob& job : snapshot.ended_jobs) add(job);
   for (const auto& [name, time] : snapshot.checkpoint_times) {
     checkpoint.push_back({{name}, absl::ToDoubleSeconds(time - absl::UnixEpoch())});
   }

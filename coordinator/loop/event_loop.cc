@@ -343,7 +343,8 @@ void EventLoop::Publish(absl::Time now) {
   core_metrics_.Publish(*snapshot, *metrics_);
   metrics_->Set(Metric::kWatchers, static_cast<double>(hub_.size()));
   metrics_->Set(Metric::kStoreBytes, static_cast<double>(store_->SizeBytes()));
-  next_publish_ = absl::InfiniteFuture();
+  // Ages grow though nothing happens.
+  next_publish_ = now + kIdleTurn;
   std::lock_guard lock(mutex_);
   snapshot_ = std::move(snapshot);
 }

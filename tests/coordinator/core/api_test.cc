@@ -352,6 +352,26 @@ TEST(SnapshotTest, DoesNotCopyALongQueue) {
   EXPECT_EQ(queued.active_jobs.size(), 100);
 }
 
+TEST(SnapshotTest, AnEndedJobStaysForAWhile) {
+  CoreDriver d;
+  d.RunningPair("job-a");
+  d.Step("job-a", 3);
+  EXPECT_TRUE(d.Core().Snapshot(d.now()).ended_jobs.empty());
+  d.Fail("job-a", 0, v1::Fault::EXCEPTION, /*deterministic=*/true);
+  // It never had a ring.
+  v1::CancelTrainingJobRequest cancel;
+  cancel.set_name(d.Create("job-b", 3));
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+  const absl::Time almost = d.now() + CoreSnapshot::kShownAfterEnd - absl::Milliseconds(1);
+  for (const absl::Time now : {d.now(), almost}) {
+    const CoreSnapshot snapshot = d.Core().Snapshot(now);
+    EXPECT_TRUE(snapshot.active_jobs.empty());
+    ASSERT_EQ(snapshot.ended_jobs.size(), 1);
+    EXPECT_EQ(snapshot.ended_jobs[0].status().progress().step(), 3);
+  }
+  EXPECT_TRUE(d.Core().Snapshot(almost + absl::Milliseconds(1)).ended_jobs.empty());
+}
+
 TEST(CancelTest, EtagAndTerminalJobs) {
   CoreDriver d;
   const std::string name = d.Create("job-a");

@@ -377,6 +377,16 @@ TEST_F(EventLoopTest, PublishesASnapshotAndMetrics) {
   EXPECT_THAT(text, HasSubstr("ringmaster_loop_events_total{kind=\"call\"} 1"));
 }
 
+TEST_F(EventLoopTest, AgesGrowThoughNothingHappens) {
+  Create("aaaa");
+  loop_->RunOnce();
+  now_ += absl::Seconds(1);
+  loop_->RunOnce();
+  now_ += absl::Seconds(59);
+  loop_->RunOnce();
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_queue_longest_wait_seconds 60"));
+}
+
 TEST_F(EventLoopTest, ThreadAnswersAndWaitersAreRefusedAtTheEnd) {
   loop_.reset();
   CoreOptions core_options;

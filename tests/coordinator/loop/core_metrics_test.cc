@@ -1,0 +1,78 @@
+#include "coordinator/loop/core_metrics.h"
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kJob[] = "{training_job=\"projects/default/trainingJobs/a\"}";
+
+v1::TrainingJob Started() {
+  v1::TrainingJob job;
+  job.set_name("projects/default/trainingJobs/a");
+  job.mutable_update_time()->set_seconds(100);
+  job.mutable_spec()->set_steps(10);
+  job.mutable_status()->set_generation(1);
+  job.mutable_status()->add_ranks();
+  return job;
+}
+
+v1::TrainingJob Stepped() {
+  v1::TrainingJob job = Started();
+  v1::Progress* progress = job.mutable_status()->mutable_progress();
+  progress->set_step(7);
+  progress->set_loss(2.5);
+  progress->set_tokens_per_second(5000);
+  progress->mutable_step_time()->set_seconds(900);
+  return job;
+}
+
+class CoreMetricsTest : public ::testing::Test {
+ protected:
+  std::string Publish(const CoreSnapshot& snapshot) {
+    core_metrics_.Publish(snapshot, metrics_);
+    return metrics_.Text();
+  }
+
+  Metrics metrics_;
+  CoreMetrics core_metrics_;
+};
+
+// The alert on jobs that make no step would not see one that never made any.
+TEST_F(CoreMetricsTest, AJobWithoutAStepShowsSinceWhenItTries) {
+  CoreSnapshot snapshot;
+  v1::TrainingJob& job = snapshot.active_jobs.emplace_back(Started());
+  const std::string since = absl::StrCat("ringmaster_job_last_step_timestamp_seconds", kJob, " ");
+  EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(since, "100\n")));
+  EXPECT_THAT(metrics_.Text(), HasSubstr(absl::StrCat("ringmaster_job_step", kJob, " 0\n")));
+  // It forms again and again: each time the state changes.
+  job.mutable_status()->add_episodes()->mutable_detect_time()->set_seconds(150);
+  job.mutable_update_time()->set_seconds(800);
+  EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(since, "150\n")));
+  job = Stepped();
+  EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(since, "900\n")));
+}
+
+TEST_F(CoreMetricsTest, AnEndedJobShowsItsLastValuesButNoRing) {
+  CoreSnapshot snapshot;
+  snapshot.ended_jobs.push_back(Stepped());
+  const std::string text = Publish(snapshot);
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("ringmaster_job_step", kJob, " 7\n")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("ringmaster_job_loss", kJob, " 2.5\n")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("ringmaster_job_recovery_episodes", kJob, " 0\n")));
+  EXPECT_THAT(text, Not(HasSubstr(absl::StrCat("ringmaster_ring_size", kJob))));
+  EXPECT_THAT(text, Not(HasSubstr(absl::StrCat("ringmaster_job_tokens_per_second", kJob))));
+  // It would seem to hang.
+  EXPECT_THAT(text, Not(HasSubstr("ringmaster_job_last_step_timestamp_seconds{")));
+  EXPECT_THAT(Publish({}), Not(HasSubstr(kJob)));
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
