@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""deploy/local/demo, shortened, without and with --chaos; and that it fails when it should."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import harness
+
+import demo
+
+STEPS = 30
+
+
+def packaged_text(folder):
+    """PATH with a `bible` program: the package's, or one that prints other text in its form."""
+    if shutil.which('bible'):
+        return os.environ['PATH']
+    with open(harness.text_file(folder, 400000), encoding='ascii') as file:
+        verses = ''.join(f'Gen1:{number} {line}' for number, line in enumerate(file, 1))
+    program = os.path.join(folder, 'bible')
+    with open(program, 'w', encoding='ascii') as file:
+        file.write(f'#!/bin/sh\ncat <<END\n{verses}END\n')
+    os.chmod(program, 0o755)
+    return f'{folder}:{os.environ["PATH"]}'
+
+
+class DemoTest(unittest.TestCase):
+    def run_demo(self, *words):
+        with tempfile.TemporaryDirectory(prefix='ringmaster-demo-') as folder:
+            done = subprocess.run(
+                [sys.executable, demo.__file__, '--bin', harness.binaries(), '--dir', f'{folder}/state', *words],
+                env={**os.environ, 'PATH': packaged_text(folder)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, errors='replace', check=False)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+    def test_it_trains(self):
+        said = self.run_demo('--steps', '12')
+        for promise in ('two branches span both ranks', 'the bytes exchanged are those planned', 'training loss falls'):
+            self.assertRegex(said, f'(?m)^Kept +{promise}')
+        self.assertIn('succeeded step 12/12', said)
+        self.assertRegex(said, r'(?s)Sample, 200 bytes\n---\nAnd God said.{50}')
+
+    def test_killed_workers_and_coordinators_change_no_loss(self):
+        said = self.run_demo('--chaos', '--steps', str(STEPS), '--kill-steps', '5')
+        self.assertRegex(said, f'(?m)^Kept +all {STEPS} losses equal')
+        workers, coordinators = map(int, re.search('coordinators killed: (.*) and ([0-9]+)', said).groups())
+        self.assertGreaterEqual(workers, 2, said)
+        self.assertGreaterEqual(coordinators, 1, said)
+
+
+class PromisesTest(unittest.TestCase):
+    def ends_with(self, whole, kept, of_whole_run):
+        promises = demo.Promises(whole)
+        with contextlib.redirect_stdout(io.StringIO()):
+            promises.check(kept, 'it holds', of_whole_run)
+        try:
+            promises.require()
+        except SystemExit as end:
+            return end.code
+        return None
+
+    def test_a_missed_promise_ends_the_demo(self):
+        missed = 'demo: missed: it holds'
+        self.assertEqual(self.ends_with(whole=True, kept=False, of_whole_run=True), missed)
+        self.assertEqual(self.ends_with(whole=False, kept=False, of_whole_run=False), missed)
+        self.assertIsNone(self.ends_with(whole=False, kept=False, of_whole_run=True))
+        self.assertIsNone(self.ends_with(whole=True, kept=True, of_whole_run=True))
+
+    def test_one_other_loss_is_seen(self):
+        run = {1: {'loss': '5.5'}, 2: {'loss': '5.25', 'validation_loss': '5.125'}}
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertTrue(demo.compare(run, run))
+            for step, change in ((1, {'loss': '5.50000000001'}), (2, {'validation_loss': '5.126'})):
+                self.assertFalse(demo.compare(run, {**run, step: {**run[step], **change}}))
+            self.assertFalse(demo.compare(run, {1: run[1]}))
+
+
+if __name__ == '__main__':
+    harness.main()
