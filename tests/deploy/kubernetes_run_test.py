@@ -5,6 +5,7 @@ kubernetes_run_test.py CHECKOUT BUILD TORCH"""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,13 +27,16 @@ steps: 20
 '''
 
 
-def make_certificate(folder, name):
-    """The keys of the Secret: a self-signed certificate is its own authority."""
-    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
-                    '-days', '2', '-subj', f'/CN={name}', '-addext', f'subjectAltName=DNS:{name}',
-                    '-keyout', f'{folder}/tls.key', '-out', f'{folder}/tls.crt'], check=True, capture_output=True)
-    with open(f'{folder}/tls.crt', encoding='ascii') as source, open(f'{folder}/ca.crt', 'w', encoding='ascii') as copy:
-        copy.write(source.read())
+# In the coordinator's namespace, in others, and in full.
+NAMES = ['ringmaster-coordinator' + suffix for suffix in ('', '.ringmaster', '.ringmaster.svc.cluster.local')]
+
+
+def make_certificate(folder):
+    """The keys of the Secret, made as the README says: a self-signed certificate is its own authority."""
+    with open(os.path.join(CHECKOUT, 'deploy', 'kubernetes', 'README.md'), encoding='utf-8') as file:
+        command = re.search(r'^ +(coordinator=.*?-out tls\.crt)$', file.read(), re.M | re.S).group(1)
+    subprocess.run(['sh', '-ec', command], cwd=folder, check=True, capture_output=True)
+    shutil.copy(f'{folder}/tls.crt', f'{folder}/ca.crt')
 
 
 class KubernetesRunTest(unittest.TestCase):
@@ -47,13 +51,13 @@ class KubernetesRunTest(unittest.TestCase):
         self.templates = {resource['metadata']['name']: resource['spec']['template']['spec']
                           for resource in manifests.render(os.path.join(CHECKOUT, 'deploy', 'kubernetes', 'base'))
                           if manifests.pod_templates(resource)}
-        self.root = BareRoot(self.folder, f'{self.folder}/tree', TORCH, hosts='127.0.0.1 ringmaster-coordinator\n')
+        self.root = BareRoot(self.folder, f'{self.folder}/tree', TORCH, hosts=f'127.0.0.1 {" ".join(NAMES)}\n')
         self.addCleanup(self.root.close)
         self.volumes = {}
         for template in self.templates.values():
             for mount in template['containers'][0]['volumeMounts']:
                 self.add_volume(template, mount)
-        make_certificate(self.volumes['/etc/ringmaster/tls'], 'ringmaster-coordinator')
+        make_certificate(self.volumes['/etc/ringmaster/tls'])
         for name in os.listdir(self.volumes['/etc/ringmaster/tls']):
             self.give_away(os.path.join(self.volumes['/etc/ringmaster/tls'], name), 0o440)
         with open(os.path.join(self.volumes['/shared'], 'text.txt'), 'w', encoding='ascii') as file:
@@ -121,9 +125,9 @@ class KubernetesRunTest(unittest.TestCase):
                     text += f'---- {name}\n{file.read()[-3000:]}'
         return text
 
-    def ringctl(self, *words, **options):
+    def ringctl(self, *words, host=NAMES[-1], **options):
         done = subprocess.run(
-            self.root.command('/opt/ringmaster/bin/ringctl', '--address=ringmaster-coordinator:7077',
+            self.root.command('/opt/ringmaster/bin/ringctl', f'--address={host}:7077',
                               '--tls-ca=/etc/ringmaster/tls/ca.crt', *words),
             capture_output=True, text=True, check=False, timeout=SECONDS, **options)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr + self.logs())
@@ -142,9 +146,10 @@ class KubernetesRunTest(unittest.TestCase):
         self.assertRegex(directory, '^pods-[0-9a-f]{8}$')
         self.assertEqual(os.listdir(os.path.join(self.volumes['/shared'], 'default', directory, 'checkpoints')),
                          ['step-00000020'])
-        listed = self.ringctl('workers')
-        self.assertIn('ringmaster-worker-0', listed)
-        self.assertIn('ringmaster-worker-1', listed)
+        for host in NAMES:
+            listed = self.ringctl('workers', host=host)
+            self.assertIn('ringmaster-worker-0', listed)
+            self.assertIn('ringmaster-worker-1', listed)
         for process in (worker, peer, coordinator):
             process.terminate()
             self.assertEqual(process.wait(30), 0, self.logs())
