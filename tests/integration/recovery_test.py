@@ -118,22 +118,26 @@ class RecoveryTest(harness.ClusterTest):
 
 
 class InjectedFaultTest(harness.ClusterTest):
-    """Exceptions and exhausted memory inside a step: the step is done again, no peer waits beyond the hop deadline."""
+    """Exceptions, exhausted memory and kills inside a step: the step is done again. No peer is released by a deadline: all
+    are longer than a test waits for the job's end."""
 
     workers = 0
+    places = ('data', 'embedding', 'forward,layer=0', 'forward,layer=1', 'loss', 'backward,layer=1', 'backward,layer=0',
+              'reduce', 'vote', 'update')
+    settings = ('recovery.hop_deadline=1h', 'recovery.abort_deadline=1h')
 
     def tearDown(self):
         super().tearDown()
         self.stop_workers()
 
-    def run_with(self, fault):
-        """Starts two workers with this fault and a job; those of the last run are stopped first."""
+    def run_with(self, *faults):
+        """Starts two workers, each with one of these faults, and a job; those of the last run are stopped first."""
         self.stop_workers()
-        for index in range(2):
-            self.cluster.start_worker(f'worker-{index}', env={'RINGMASTER_FAULT': fault} if fault else None)
+        for index, fault in enumerate(faults):
+            self.cluster.start_worker(f'worker-{index}', env={'RINGMASTER_FAULT': fault})
         self.cluster.wait_for_workers(2)
         name = f'job-{len(self.cluster.ringctl("list", "-o", "name").splitlines())}'
-        self.submit(name, steps=40)
+        self.submit(name, 40, self.settings)
         return name
 
     def stop_workers(self):
@@ -142,19 +146,29 @@ class InjectedFaultTest(harness.ClusterTest):
 
     def expected(self):
         if not hasattr(type(self), '_expected'):
-            name = self.run_with('')
+            name = self.run_with('', '')
             self.wait_for_end(name)
             type(self)._expected = self.losses(name)
         return self._expected
 
     def check(self, kind, cause):
+        """At every place of a step first rank 1 fails, and later rank 0."""
         expected = self.expected()
-        for phase in ('embedding', 'forward', 'loss', 'backward', 'reduce', 'vote', 'update'):
-            with self.subTest(phase=phase):
-                name = self.run_with(f'rank=1,step=13,phase={phase},layer=0,kind={kind},generation=1')
-                job = self.wait_for_end(name)
+        for place in self.places:
+            with self.subTest(place=place):
+                name = self.run_with(f'rank=0,step=23,phase={place},kind={kind},generation=2',
+                                     f'rank=1,step=13,phase={place},kind={kind},generation=1')
+                episodes = self.wait_for_end(name)['status'].get('episodes', [])
                 self.assertEqual(self.losses(name), expected)
-                self.assertEqual([episode['cause'] for episode in job['status']['episodes']], [cause])
+                self.assertEqual([episode['cause'] for episode in episodes], [cause, cause])
+                for rank, episode in zip((1, 0), episodes):
+                    # It is blamed, and no other process was replaced.
+                    blamed = f'workers/worker-{rank}'
+                    if kind == 'kill':
+                        self.assertEqual(episode['lost_workers'], [blamed])
+                    else:
+                        self.assertRegex(episode['message'], rf'^{blamed} \(rank {rank}\): .*injected')
+                        self.assertNotIn('lost_workers', episode)
 
     def test_an_exception_in_a_step(self):
         self.check('throw', 'STEP_EXCEPTION')
@@ -166,7 +180,7 @@ class InjectedFaultTest(harness.ClusterTest):
         self.check('kill', 'WORKER_EXIT')
 
     def test_a_fault_that_comes_again_and_again_ends_the_job(self):
-        name = self.run_with('rank=1,step=13,phase=forward,kind=oom')
+        name = self.run_with('', 'rank=1,step=13,phase=forward,kind=oom')
         job = self.wait_for_end(name, 'FAILED')
         self.assertEqual(job['status']['failure_class'], 'OUT_OF_MEMORY')
         self.assertIn('13', job['status']['state_reason'])
