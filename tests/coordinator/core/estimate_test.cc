@@ -1,0 +1,61 @@
+#include "coordinator/core/estimate.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+TEST(EstimateTest, AddsUpAndWarns) {
+  v1::EstimateTrainingJobRequest request;
+  *request.mutable_spec() = CoreDriver::Spec(2);
+  request.mutable_spec()->mutable_model()->set_preset("longnet-12x768");
+  request.mutable_spec()->mutable_data()->set_sequence_length(32768);
+  const auto estimate = EstimateJob(request);
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  EXPECT_NEAR(static_cast<double>(estimate->parameters()), 85.5e6, 0.5e6);
+  const v1::MemoryEstimate& memory = estimate->memory();
+  EXPECT_EQ(memory.total_bytes(), memory.parameter_bytes() + memory.gradient_bytes() +
+                                      memory.optimizer_bytes() + memory.activation_bytes() +
+                                      memory.exchange_bytes());
+  EXPECT_GT(memory.exchange_bytes(), 0);
+  EXPECT_GT(estimate->exchanged_bytes_per_step(), 0);
+  ASSERT_EQ(estimate->shard_tokens_size(), 2);
+  EXPECT_EQ(estimate->shard_tokens(0), 16384);
+  // More than 6 operations per parameter and token, and less than dense attention would add.
+  EXPECT_GT(estimate->step_flops(), 6.0 * 85e6 * 32768);
+  EXPECT_LT(estimate->step_flops(), 12.0 * 85e6 * 32768);
+
+  request.mutable_spec()->mutable_data()->set_sequence_length(3);
+  request.mutable_spec()->mutable_parallel()->set_ring_size(8);
+  const auto tiny = EstimateJob(request);
+  ASSERT_TRUE(tiny.ok());
+  ASSERT_FALSE(tiny->warnings().empty());
+  EXPECT_NE(tiny->warnings(0).find("hold no token"), std::string::npos);
+}
+
+// Of ring_size x branches x heads, the plan of which would take minutes.
+TEST(EstimateTest, LeavesOutWhatWouldTakeTooLong) {
+  v1::EstimateTrainingJobRequest request;
+  v1::TrainingJobSpec& spec = *request.mutable_spec();
+  spec = CoreDriver::Spec(1024);
+  spec.mutable_model()->set_dim(4096);
+  spec.mutable_model()->set_heads(1024);
+  spec.mutable_data()->set_sequence_length(int64_t{1} << 40);
+  spec.clear_attention();
+  for (int i = 0; i < 32; ++i) {
+    spec.mutable_attention()->add_segment_lengths((int64_t{1} << 30) + i);
+    spec.mutable_attention()->add_dilation_rates(2 + i);
+  }
+  const auto estimate = EstimateJob(request);
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  EXPECT_EQ(estimate->shard_tokens_size(), 1024);
+  EXPECT_GT(estimate->memory().activation_bytes(), 0);
+  EXPECT_EQ(estimate->exchanged_bytes_per_step(), 0);
+  ASSERT_FALSE(estimate->warnings().empty());
+  EXPECT_NE(estimate->warnings(0).find("too large to plan"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,197 @@
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using Episode = v1::RecoveryEpisode;
+
+struct FaultRow {
+  const char* name;
+  v1::Fault::Kind kind;
+  bool deterministic;
+  std::string state;
+  v1::FailureClass failure_class;
+};
+
+TEST(FaultTest, DeterministicOnesEndTheJobAndOthersDoNot) {
+  const std::vector<FaultRow> rows = {
+      {"oom", v1::Fault::OUT_OF_MEMORY_ERROR, false, "RECOVERING", v1::FAILURE_CLASS_UNSPECIFIED},
+      {"exception", v1::Fault::EXCEPTION, false, "RECOVERING", v1::FAILURE_CLASS_UNSPECIFIED},
+      {"communication", v1::Fault::COMMUNICATION_ERROR, false, "RECOVERING",
+       v1::FAILURE_CLASS_UNSPECIFIED},
+      {"data", v1::Fault::DATA_ERROR, true, "FAILED", v1::DATA},
+      {"nan", v1::Fault::NOT_FINITE, true, "FAILED", v1::NUMERIC},
+      {"form", v1::Fault::FORM_ERROR, true, "FAILED", v1::USER_ERROR},
+      {"oom_again", v1::Fault::OUT_OF_MEMORY_ERROR, true, "FAILED", v1::OUT_OF_MEMORY},
+  };
+  for (const FaultRow& row : rows) {
+    SCOPED_TRACE(row.name);
+    CoreDriver d;
+    d.RunningPair();
+    d.Fail("job-a", 1, row.kind, row.deterministic);
+    EXPECT_EQ(d.StateOf("job-a"), row.state);
+    EXPECT_EQ(d.Job("job-a").status().failure_class(), row.failure_class);
+  }
+}
+
+// The coordinator forgets the plan of a generation when it starts again; a rank that tells once
+// more that it could not restore says nothing of the other checkpoints.
+TEST(FaultTest, ADamagedCheckpointEndsNoJobAfterARestart) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  for (const int rank : {0, 1}) d.Shard("job-a", rank, 4);
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'c');
+  d.Hello("b", 'd');
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  d.Heard("a");
+  ASSERT_EQ(d.Last("a", v1::Directive::kConnectRing).connect_ring().restore().source(),
+            Episode::CHECKPOINT);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'c', v1::PHASE_ABORTING, a);
+  d.Hello("b", 'd', v1::PHASE_ABORTING, b);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+}
+
+// Lets a pause before the next attempt end. Returns how long it was.
+absl::Duration AwaitRetry(CoreDriver& d) {
+  const absl::Time begin = d.now();
+  while (d.Job("job-a").status().pending_reason().code() == "PAUSE_BEFORE_RETRY") {
+    d.Advance(absl::Milliseconds(250));
+  }
+  EXPECT_FALSE(d.Job("job-a").status().has_pending_reason());
+  return d.now() - begin;
+}
+
+// Fails `count` times without a step in between; every attempt forms a new generation.
+void FailInARow(CoreDriver& d, v1::Fault::Kind kind, int count) {
+  for (int i = 0; i < count; ++i) {
+    d.Fail("job-a", 1, kind);
+    if (d.StateOf("job-a") == "FAILED") return;
+    d.Aborted("job-a", 0, CoreDriver::Held(0));
+    d.Aborted("job-a", 1, CoreDriver::Held(0));
+    AwaitRetry(d);
+    d.Form("job-a", CoreDriver::Held(0));
+  }
+}
+
+TEST(FaultTest, TheSameExceptionAgainAndAgainIsNoAccident) {
+  CoreDriver d;
+  d.RunningPair();
+  FailInARow(d, v1::Fault::EXCEPTION, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  FailInARow(d, v1::Fault::EXCEPTION, 1);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::INTERNAL);
+}
+
+// The peer's loss of the failing rank may be told first, and both ranks may fail alike: each
+// generation counts once.
+TEST(FaultTest, AFaultThatIsToldSecondCountsAsWell) {
+  CoreDriver d;
+  d.RunningPair();
+  for (int i = 1; i <= 5; ++i) {
+    ASSERT_EQ(d.StateOf("job-a"), "RUNNING") << i;
+    d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+    d.Fail("job-a", 0, v1::Fault::OUT_OF_MEMORY_ERROR);
+    if (i == 5) break;
+    // A coordinator that starts again is told again.
+    const v1::RingRef a = d.Ring("job-a", 0);
+    const v1::RingRef b = d.Ring("job-a", 1);
+    d.DropStreams();
+    d.Start();
+    d.Hello("a", 'a', v1::PHASE_ABORTING, a);
+    d.Hello("b", 'b', v1::PHASE_ABORTING, b);
+    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+    d.Aborted("job-a", 0, CoreDriver::Held(0));
+    d.Aborted("job-a", 1, CoreDriver::Held(0));
+    AwaitRetry(d);
+    d.Form("job-a", CoreDriver::Held(0));
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::OUT_OF_MEMORY);
+}
+
+TEST(FaultTest, TheBudgetEndsIt) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  request.mutable_training_job()->mutable_spec()->mutable_recovery()->set_episodes_max(2);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  d.Form("job-a");
+  FailInARow(d, v1::Fault::COMMUNICATION_ERROR, 3);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::BUDGET_EXHAUSTED);
+}
+
+// How long the job pauses before the next generation, after one that failed at once.
+absl::Duration PauseAfterFailure(CoreDriver& d) {
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1, CoreDriver::Held(4));
+  return AwaitRetry(d);
+}
+
+TEST(RetryTest, PausesDoubleWhileNoAttemptBringsAStep) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  EXPECT_EQ(PauseAfterFailure(d), absl::ZeroDuration());
+  EXPECT_EQ(PauseAfterFailure(d), absl::Milliseconds(250));
+  EXPECT_EQ(PauseAfterFailure(d), absl::Milliseconds(500));
+  for (int i = 0; i < 5; ++i) PauseAfterFailure(d);
+  EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
+  EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
+  // A restarted coordinator knows it too.
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'a', v1::PHASE_JOINING, a);
+  d.Hello("b", 'b', v1::PHASE_JOINING, b);
+  EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
+  // One step, and a fault is answered at once again.
+  d.Form("job-a", CoreDriver::Held(4));
+  d.Step("job-a", 5);
+  d.Hello("c", 'c');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(5));
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "");
+  d.Form("job-a", CoreDriver::Held(5));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+TEST(RetryTest, AWorkerThatWaitsForTheRetryIsNotGivenAway) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR);
+  d.Aborted("job-a", 0);
+  d.Aborted("job-a", 1);
+  d.Exit("b", 9);
+  d.Hello("b", 'B');
+  d.Aborted("job-a", 0);
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "PAUSE_BEFORE_RETRY");
+  d.Create("other", 1);
+  EXPECT_EQ(d.StateOf("other"), "QUEUED");
+  d.Advance(absl::Milliseconds(250));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 3);
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
