@@ -10,4 +10,8 @@ namespace ringmaster::worker {
 // is told.
 std::vector<Scenario> ConformanceScenarios();
 
+// Its parts beside the messages of a ring that works: who may be in a ring, and what ends one.
+std::vector<Scenario> FormingScenarios();
+std::vector<Scenario> BreakingScenarios();
+
 }  // namespace ringmaster::worker
