@@ -128,30 +128,65 @@ struct MetricsOptions {
   int64_t start_step = 0;
 };
 
-absl::StatusOr<std::unique_ptr<RecordSink>> OpenSink(const MetricsOptions& options,
-                                                     std::ostream& out) {
-  if (options.format == "csv") return std::make_unique<CsvSink>(out);
-  if (options.format == "jsonl") return std::make_unique<JsonLinesSink>(out);
-  if (options.format == "tensorboard") return std::make_unique<TensorboardSink>(out, absl::Now());
-  return absl::InvalidArgumentError(
-      absl::StrCat("output \"", options.format, "\" is not one of csv, jsonl, tensorboard"));
-}
-
-absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
-                            const MetricsOptions& options) {
-  std::ofstream file;
-  if (!options.file.empty()) {
-    file.open(options.file, std::ios::binary | std::ios::trunc);
-    if (!file) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(options.file, ": cannot be opened for writing"));
-    }
-  } else if (options.format == "tensorboard" && context.terminal) {
+absl::Status CheckOutput(const MetricsOptions& options, bool terminal) {
+  if (options.format != "csv" && options.format != "jsonl" && options.format != "tensorboard") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("output \"", options.format, "\" is not one of csv, jsonl, tensorboard"));
+  }
+  if (options.format == "tensorboard" && options.file.empty() && terminal) {
     return absl::InvalidArgumentError(
         "a TensorBoard event file is binary: give --file events.out.tfevents.NAME");
   }
-  std::ostream& out = options.file.empty() ? *context.out : file;
-  ASSIGN_OR_RETURN(const std::unique_ptr<RecordSink> sink, OpenSink(options, out));
+  return absl::OkStatus();
+}
+
+// Where records go. A file is opened, and loses what it held, only once there is an answer: the job
+// may not exist.
+class RecordOutput {
+ public:
+  RecordOutput(const MetricsOptions& options, std::ostream& standard_output)
+      : options_(options), out_(&standard_output) {}
+
+  absl::Status Open() {
+    if (sink_ != nullptr) return absl::OkStatus();
+    if (!options_.file.empty()) {
+      file_.open(options_.file, std::ios::binary | std::ios::trunc);
+      if (!file_) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(options_.file, ": cannot be opened for writing"));
+      }
+      out_ = &file_;
+    }
+    if (options_.format == "csv") {
+      sink_ = std::make_unique<CsvSink>(*out_);
+    } else if (options_.format == "jsonl") {
+      sink_ = std::make_unique<JsonLinesSink>(*out_);
+    } else {
+      sink_ = std::make_unique<TensorboardSink>(*out_, absl::Now());
+    }
+    return absl::OkStatus();
+  }
+
+  template <typename Records>
+  absl::Status Write(const Records& records) {
+    RETURN_IF_ERROR(Open());
+    for (const StepRecord& record : records) sink_->Write(record);
+    if (out_->flush()) return absl::OkStatus();
+    return absl::DataLossError(absl::StrCat(
+        "writing ", options_.file.empty() ? "standard output" : options_.file, " failed"));
+  }
+
+ private:
+  const MetricsOptions& options_;
+  std::ofstream file_;
+  std::ostream* out_;
+  std::unique_ptr<RecordSink> sink_;
+};
+
+absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
+                            const MetricsOptions& options) {
+  RETURN_IF_ERROR(CheckOutput(options, context.terminal));
+  RecordOutput output(options, *context.out);
   v1::StreamTrainingJobMetricsRequest request;
   request.set_name(client.JobName(options.job));
   request.set_follow(options.follow);
@@ -160,14 +195,14 @@ absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
   auto reader = client.jobs().StreamTrainingJobMetrics(&call, request);
   v1::StreamTrainingJobMetricsResponse response;
   while (reader->Read(&response)) {
-    for (const StepRecord& record : response.records()) {
-      sink->Write(record);
+    if (absl::Status written = output.Write(response.records()); !written.ok()) {
+      call.TryCancel();
+      return written;
     }
-    out.flush();
   }
   RETURN_IF_ERROR(client.Translate(reader->Finish()));
-  return out ? absl::StatusOr<int>(kExitOk)
-             : absl::DataLossError(absl::StrCat("writing ", options.file, " failed"));
+  RETURN_IF_ERROR(output.Write(std::vector<StepRecord>()));  // There may have been none.
+  return kExitOk;
 }
 
 void AddLogs(CLI::App& app, CommandContext& context) {

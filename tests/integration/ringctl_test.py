@@ -61,6 +61,22 @@ class RingctlTest(harness.ClusterTest):
         self.assertEqual(json.loads(self.cluster.ringctl('describe', 'described', '-o', 'json')),
                          self.cluster.job('described'))
 
+    def test_metrics_open_the_file_once_there_is_an_answer(self):
+        path = f'{self.folder}/kept.csv'
+        with open(path, 'w', encoding='ascii') as file:
+            file.write('what was measured before')
+        self.expect(2, 'csv, jsonl, tensorboard', 'metrics', 'absent', '-o', 'xml', '--file', path)
+        self.expect(3, 'there is no training job', 'metrics', 'absent', '--file', path)
+        self.expect(4, 'no coordinator answers', 'metrics', 'absent', '--file', path, address='127.0.0.1:1')
+        with open(path, encoding='ascii') as file:
+            self.assertEqual(file.read(), 'what was measured before')
+        # A job without a step yet.
+        self.cluster.ringctl('submit', self.job_file(), '--set', 'name=measured')
+        self.expect(2, 'cannot be opened', 'metrics', 'measured', '--file', self.folder)
+        self.cluster.ringctl('metrics', 'measured', '--file', path)
+        with open(path, encoding='ascii') as file:
+            self.assertRegex(file.read(), r'^step,generation,.*\n$')
+
     def test_generate_hands_its_options_to_the_worker_program(self):
         beside = f'{self.folder}/bin'
         os.makedirs(beside)
