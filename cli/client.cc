@@ -84,6 +84,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& opti
   // A watch must notice that the coordinator's host is gone.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  // Who follows a job pauses by itself, and must notice that the coordinator is back.
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   auto channel = grpc::CreateCustomChannel(options.address, credentials, arguments);
   return std::unique_ptr<Client>(new Client(options, std::move(channel)));
 }

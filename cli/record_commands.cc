@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
+#include "cli/log_cursor.h"
 #include "cli/output.h"
 #include "cli/tensorboard_writer.h"
 
@@ -24,23 +25,34 @@ struct LogOptions {
   std::vector<int> ranks;
 };
 
+absl::Status ReadLogs(Client& client, CommandContext& context,
+                      v1::StreamTrainingJobLogsRequest request, LogCursor& cursor, bool& answered) {
+  if (cursor.Rewind()) request.clear_tail_lines();
+  grpc::ClientContext call;
+  auto reader = client.jobs().StreamTrainingJobLogs(&call, request);
+  v1::StreamTrainingJobLogsResponse response;
+  while (reader->Read(&response)) {
+    answered = true;
+    for (const auto& line : response.lines()) {
+      if (!cursor.Admit(line)) continue;
+      *context.out << "rank " << line.rank() << " " << ShortName(line.worker()) << " | "
+                   << line.text() << "\n";
+    }
+    context.out->flush();
+  }
+  return client.Translate(reader->Finish());
+}
+
 absl::StatusOr<int> Logs(Client& client, CommandContext& context, const LogOptions& options) {
   v1::StreamTrainingJobLogsRequest request;
   request.set_name(client.JobName(options.job));
   request.set_follow(options.follow);
   request.set_tail_lines(options.tail);
   request.mutable_ranks()->Add(options.ranks.begin(), options.ranks.end());
-  grpc::ClientContext call;
-  auto reader = client.jobs().StreamTrainingJobLogs(&call, request);
-  v1::StreamTrainingJobLogsResponse response;
-  while (reader->Read(&response)) {
-    for (const auto& line : response.lines()) {
-      *context.out << "rank " << line.rank() << " " << ShortName(line.worker()) << " | "
-                   << line.text() << "\n";
-    }
-    context.out->flush();
-  }
-  RETURN_IF_ERROR(client.Translate(reader->Finish()));
+  LogCursor cursor;
+  RETURN_IF_ERROR(ReadStream(context, options.follow, [&](bool& answered) {
+    return ReadLogs(client, context, request, cursor, answered);
+  }));
   return kExitOk;
 }
 
@@ -183,6 +195,26 @@ class RecordOutput {
   std::unique_ptr<RecordSink> sink_;
 };
 
+// Leaves in `request` where the next stream is to go on.
+absl::Status ReadMetrics(Client& client, v1::StreamTrainingJobMetricsRequest& request,
+                         RecordOutput& output, bool& answered) {
+  grpc::ClientContext call;
+  auto reader = client.jobs().StreamTrainingJobMetrics(&call, request);
+  v1::StreamTrainingJobMetricsResponse response;
+  while (reader->Read(&response)) {
+    answered = true;
+    if (absl::Status written = output.Write(response.records()); !written.ok()) {
+      call.TryCancel();
+      return written;
+    }
+    if (!response.records().empty()) {
+      request.set_start_step(response.records().rbegin()->step() + 1);
+    }
+  }
+  RETURN_IF_ERROR(client.Translate(reader->Finish()));
+  return output.Write(std::vector<StepRecord>());  // There may have been none.
+}
+
 absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
                             const MetricsOptions& options) {
   RETURN_IF_ERROR(CheckOutput(options, context.terminal));
@@ -191,17 +223,9 @@ absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
   request.set_name(client.JobName(options.job));
   request.set_follow(options.follow);
   request.set_start_step(options.start_step);
-  grpc::ClientContext call;
-  auto reader = client.jobs().StreamTrainingJobMetrics(&call, request);
-  v1::StreamTrainingJobMetricsResponse response;
-  while (reader->Read(&response)) {
-    if (absl::Status written = output.Write(response.records()); !written.ok()) {
-      call.TryCancel();
-      return written;
-    }
-  }
-  RETURN_IF_ERROR(client.Translate(reader->Finish()));
-  RETURN_IF_ERROR(output.Write(std::vector<StepRecord>()));  // There may have been none.
+  RETURN_IF_ERROR(ReadStream(context, options.follow, [&](bool& answered) {
+    return ReadMetrics(client, request, output, answered);
+  }));
   return kExitOk;
 }
 

@@ -1,8 +1,6 @@
-#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -17,11 +15,6 @@ using v1::TrainingJob;
 using v1::TrainingJobStatus;
 
 constexpr int kBarWidth = 24;
-// Attempts in a row; a coordinator that is being restarted is back well within this time.
-constexpr int kReconnectsMax = 60;
-constexpr auto kReconnectPause = std::chrono::seconds(1);
-// A shorter gap is not worth a word.
-constexpr int kToldAfter = 3;
 
 bool Terminal(const TrainingJob& job) {
   const auto state = job.status().state();
@@ -88,17 +81,16 @@ class ProgressPrinter {
   std::string last_key_;
 };
 
-// One stream: returns the terminal job, or the error that ended the stream. `reconnects` counts
-// from 0 again once the coordinator answers.
+// One stream, until it shows the terminal job.
 absl::StatusOr<TrainingJob> WatchOnce(Client& client, const std::string& name,
-                                      ProgressPrinter& printer, int& reconnects) {
+                                      ProgressPrinter& printer, bool& answered) {
   grpc::ClientContext context;
   v1::WatchTrainingJobsRequest request;
   request.set_name(name);
   auto reader = client.jobs().WatchTrainingJobs(&context, request);
   v1::WatchTrainingJobsResponse response;
   while (reader->Read(&response)) {
-    reconnects = 0;
+    answered = true;
     if (response.has_deleted_name()) {
       context.TryCancel();
       return absl::NotFoundError(absl::StrCat(name, " was deleted"));
@@ -122,25 +114,15 @@ absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std:
   // What other formats print is for programs: progress must not be mixed with it.
   const bool table = context.options.output == OutputFormat::kTable;
   ProgressPrinter printer(table ? *context.out : *context.err, table && context.terminal);
-  for (int reconnects = 0;;) {
-    absl::StatusOr<TrainingJob> job = WatchOnce(client, name, printer, reconnects);
-    if (job.ok()) {
-      const bool succeeded = job->status().state() == TrainingJobStatus::SUCCEEDED;
-      if (!succeeded) {
-        *context.err << job->name() << " " << StateName(*job) << ": "
-                     << job->status().state_reason() << "\n";
-      }
-      return succeeded ? kExitOk : kExitJobFailed;
-    }
-    const bool again = absl::IsUnavailable(job.status()) || absl::IsAborted(job.status());
-    if (!again || ++reconnects > kReconnectsMax) {
-      return job.status();
-    }
-    if (reconnects == kToldAfter) {
-      *context.err << job.status().message() << "; trying again\n" << std::flush;
-    }
-    std::this_thread::sleep_for(kReconnectPause);
-  }
+  TrainingJob job;
+  RETURN_IF_ERROR(ReadStream(context, /*follow=*/true, [&](bool& answered) -> absl::Status {
+    ASSIGN_OR_RETURN(job, WatchOnce(client, name, printer, answered));
+    return absl::OkStatus();
+  }));
+  if (job.status().state() == TrainingJobStatus::SUCCEEDED) return kExitOk;
+  *context.err << job.name() << " " << StateName(job) << ": " << job.status().state_reason()
+               << "\n";
+  return kExitJobFailed;
 }
 
 void AddWatchCommand(CLI::App& app, CommandContext& context) {

@@ -77,6 +77,35 @@ class RecoveryTest(harness.ClusterTest):
         records = self.cluster.step_records('coordinator-killed')
         self.assertEqual({record['generation'] for record in records.values()}, {'1'})
 
+    def test_who_follows_a_job_misses_nothing_of_it_when_the_coordinator_is_killed(self):
+        self.start('followed')
+        followers = {}
+        for command in ('logs', 'metrics'):
+            out = open(f'{self.folder}/followed-{command}', 'w+', encoding='utf-8')
+            self.addCleanup(out.close)
+            followers[command] = out, subprocess.Popen(
+                [f'{self.cluster.bin}/ringctl', f'--address={self.cluster.address}', command, '-f', 'followed'],
+                stdout=out, stderr=subprocess.PIPE, text=True)
+        for out, _ in followers.values():
+            harness.wait_until(lambda out=out: os.path.getsize(out.name), f'{out.name} begins')
+        self.cluster.coordinator.kill()
+        self.cluster.start_coordinator()
+        self.check('followed', episodes_min=0)
+        printed = {}
+        for command, (out, process) in followers.items():
+            _, errors = process.communicate(timeout=harness.SECONDS)
+            self.assertEqual(process.returncode, 0, errors)
+            out.seek(0)
+            printed[command] = out.read().splitlines()
+        self.assertEqual(printed['metrics'], self.cluster.ringctl('metrics', 'followed').splitlines())
+        everything = self.cluster.ringctl('logs', 'followed').splitlines()
+        for rank in ('rank 0 ', 'rank 1 '):
+            of_rank = lambda lines, rank=rank: [line for line in lines if line.startswith(rank)]
+            # A worker may say something still after the job's end.
+            seen = of_rank(printed['logs'])
+            self.assertEqual(seen, of_rank(everything)[:len(seen)])
+            self.assertTrue(any('attached' in line for line in seen), seen)
+
     def test_a_coordinator_that_lost_its_data_gets_its_workers_back(self):
         # Each start raises the epoch that workers have heard of; the empty directory begins with 1 again.
         self.cluster.coordinator.kill()
