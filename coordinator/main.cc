@@ -6,12 +6,10 @@
 #include <cstdlib>
 #include <iostream>
 #include <string>
-#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
-#include "base/command_line.h"
-#include "base/logging.h"
+#include "base/daemon_main.h"
 #include "base/version.h"
 #include "coordinator/metrics/metric_table.h"
 #include "coordinator/services/server.h"
@@ -20,16 +18,6 @@
 namespace ringmaster::coordinator {
 namespace {
 
-// The flags are wrong; as the worker's.
-constexpr int kExitUsage = 64;
-
-struct Flags {
-  ServerOptions server;
-  LoggingOptions logging;
-  std::string log_format = "text";
-  bool print_metrics = false;
-};
-
 // A container may run as a user without a home.
 std::string DefaultDataDirectory() {
   const char* const home = std::getenv("HOME");
@@ -37,8 +25,7 @@ std::string DefaultDataDirectory() {
                       "/.local/share/ringmaster");
 }
 
-void AddFlags(CLI::App& app, Flags& flags) {
-  ServerOptions& server = flags.server;
+void AddFlags(CLI::App& app, ServerOptions& server) {
   server.data_directory = DefaultDataDirectory();
   app.add_option("--data-dir", server.data_directory, "Database; one coordinator at a time")
       ->capture_default_str();
@@ -59,20 +46,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_flag(
       "--insecure-i-understand", server.insecure_i_understand,
       "Listen beyond loopback without TLS: everyone who reaches the port may use the service");
-  app.add_option("--log-level", flags.logging.level, "trace, debug, info, warning, error or off")
-      ->capture_default_str();
-  app.add_option("--log-format", flags.log_format, "text, or json: one object a line")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-  app.add_option("--log-file", flags.logging.file,
-                 "Log file, rotated at 16 MiB; empty: standard error");
-  app.add_flag("--print-metrics", flags.print_metrics,
-               "Print the table of all metrics as Markdown, and end");
-  app.set_version_flag("--version",
-                       absl::StrCat("ringmaster-coordinator ", Version(), " (", Commit(), ")"));
 }
 
-int Serve(const Flags& flags) {
+int Serve(const ServerOptions& options) {
   // Blocked before any thread exists, so that only sigwait() below gets them.
   sigset_t ends;
   sigemptyset(&ends);
@@ -81,7 +57,7 @@ int Serve(const Flags& flags) {
   pthread_sigmask(SIG_BLOCK, &ends, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
-  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(flags.server);
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
   if (!server.ok()) {
     std::cerr << "ringmaster-coordinator: " << server.status().message() << "\n";
     return EXIT_FAILURE;
@@ -97,25 +73,15 @@ int Serve(const Flags& flags) {
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Ringmaster's coordinator: jobs, rings, recovery");
-  Flags flags;
-  AddFlags(app, flags);
-  try {
-    const std::vector<const char*> arguments = SplitEmptyValues(argc, argv);
-    app.parse(static_cast<int>(arguments.size()), arguments.data());
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? EXIT_SUCCESS : kExitUsage;
+  CLI::App app("Ringmaster's coordinator: jobs, rings, recovery", "ringmaster-coordinator");
+  DaemonFlags daemon;
+  ServerOptions server;
+  AddDaemonFlags(app, daemon);
+  AddFlags(app, server);
+  if (const auto code = ReadCommandLine(app, daemon, argc, argv, MetricTableMarkdown)) {
+    return *code;
   }
-  if (flags.print_metrics) {
-    std::cout << MetricTableMarkdown();
-    return EXIT_SUCCESS;
-  }
-  flags.logging.json = flags.log_format == "json";
-  if (absl::Status status = SetUpLogging("ringmaster-coordinator", flags.logging); !status.ok()) {
-    std::cerr << "ringmaster-coordinator: " << status.message() << "\n";
-    return EXIT_FAILURE;
-  }
-  return Serve(flags);
+  return Serve(server);
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ struct MetricDescription {
 absl::Span<const MetricDescription> MetricTable();
 const MetricDescription& Describe(Metric metric);
 
-// The table as a Markdown table, for `--print_metrics` and docs/metrics.md.
+// The table as a Markdown table, for `--print-metrics` and docs/metrics.md.
 std::string MetricTableMarkdown();
 
 }  // namespace ringmaster::coordinator

@@ -2,13 +2,9 @@
 // flags.
 #include <iostream>
 #include <string>
-#include <vector>
 
 #include "CLI/CLI.hpp"
-#include "absl/strings/str_cat.h"
-#include "base/command_line.h"
-#include "base/logging.h"
-#include "base/version.h"
+#include "base/daemon_main.h"
 #include "worker/driver/generate.h"
 #include "worker/driver/printable_text.h"
 #include "worker/driver/worker_metrics.h"
@@ -21,10 +17,8 @@ namespace {
 
 struct Flags {
   WorkerOptions worker;
-  LoggingOptions logging;
-  std::string log_format = "text";
+  DaemonFlags daemon;
   bool supervise = false;
-  bool print_metrics = false;
   GenerateOptions generate;
 };
 
@@ -66,17 +60,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "PEM file: connect by TLS, trusting this authority");
   app.add_option("--tls-cert", worker.coordinator.tls_cert, "PEM file: own certificate");
   app.add_option("--tls-key", worker.coordinator.tls_key, "PEM file: key of --tls-cert");
-  app.add_option("--log-level", flags.logging.level, "trace, debug, info, warning, error or off")
-      ->capture_default_str();
-  app.add_option("--log-format", flags.log_format, "text, or json: one object a line")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-  app.add_option("--log-file", flags.logging.file,
-                 "Log file, rotated at 16 MiB; empty: standard error");
-  app.add_flag("--print-metrics", flags.print_metrics,
-               "Print the table of all metrics as Markdown, and end");
-  app.set_version_flag("--version",
-                       absl::StrCat("ringmaster-worker ", Version(), " (", Commit(), ")"));
 }
 
 CLI::App* AddGenerate(CLI::App& app, GenerateOptions& generate) {
@@ -117,28 +100,15 @@ int RunGenerate(const GenerateOptions& options) {
 int Main(int argc, char** argv) {
   CLI::App app("Ringmaster's worker: trains on one device, as the coordinator says",
                "ringmaster-worker");
-  // A later flag overrides an earlier one, so that scripts can add to a command line.
-  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   Flags flags;
+  AddDaemonFlags(app, flags.daemon);
   AddFlags(app, flags);
   const CLI::App* generate = AddGenerate(app, flags.generate);
-  try {
-    const std::vector<const char*> arguments = SplitEmptyValues(argc, argv);
-    app.parse(static_cast<int>(arguments.size()), arguments.data());
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
-  }
-  if (flags.print_metrics) {
-    std::cout << WorkerMetrics::Markdown();
-    return kExitOk;
+  if (const auto code = ReadCommandLine(app, flags.daemon, argc, argv, WorkerMetrics::Markdown)) {
+    return *code;
   }
   if (generate->parsed()) {
     return RunGenerate(flags.generate);
-  }
-  flags.logging.json = flags.log_format == "json";
-  if (absl::Status status = SetUpLogging("ringmaster-worker", flags.logging); !status.ok()) {
-    std::cerr << "ringmaster-worker: " << status.message() << "\n";
-    return kExitUsage;
   }
   const WorkerOptions& worker = flags.worker;
   if (!flags.supervise) {

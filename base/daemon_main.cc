@@ -1,0 +1,72 @@
+#include "base/daemon_main.h"
+
+#include <sysexits.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "base/version.h"
+
+namespace ringmaster {
+
+std::vector<const char*> SplitEmptyValues(int argc, char** argv) {
+  std::vector<const char*> arguments;
+  for (int i = 0; i < argc; ++i) {
+    arguments.push_back(argv[i]);
+    const absl::string_view text = argv[i];
+    if (text == "--") {
+      // What follows are no flags.
+      arguments.insert(arguments.end(), argv + i + 1, argv + argc);
+      break;
+    }
+    if (text.size() > 3 && text.substr(0, 2) == "--" && text.find('=') == text.size() - 1) {
+      argv[i][text.size() - 1] = '\0';
+      arguments.push_back("");
+    }
+  }
+  return arguments;
+}
+
+void AddDaemonFlags(CLI::App& app, DaemonFlags& flags) {
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.set_version_flag("--version",
+                       absl::StrCat(app.get_name(), " ", Version(), " (", Commit(), ")"));
+  app.add_flag("--print-metrics", flags.print_metrics,
+               "Print the table of all metrics as Markdown, and end");
+  constexpr char kGroup[] = "Logging";
+  app.add_option("--log-level", flags.logging.level, "trace, debug, info, warning, error or off")
+      ->capture_default_str()
+      ->group(kGroup);
+  app.add_option("--log-format", flags.log_format, "text, or json: one object a line")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str()
+      ->group(kGroup);
+  app.add_option("--log-file", flags.logging.file,
+                 "Log file, rotated at 16 MiB; empty: standard error")
+      ->group(kGroup);
+}
+
+std::optional<int> ReadCommandLine(CLI::App& app, DaemonFlags& flags, int argc, char** argv,
+                                   const std::function<std::string()>& metrics) {
+  try {
+    const std::vector<const char*> arguments = SplitEmptyValues(argc, argv);
+    app.parse(static_cast<int>(arguments.size()), arguments.data());
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? EXIT_SUCCESS : EX_USAGE;
+  }
+  if (flags.print_metrics) {
+    std::cout << metrics();
+    return EXIT_SUCCESS;
+  }
+  flags.logging.json = flags.log_format == "json";
+  if (absl::Status status = SetUpLogging(app.get_name(), flags.logging); !status.ok()) {
+    std::cerr << app.get_name() << ": " << status.message() << "\n";
+    return EX_USAGE;
+  }
+  return std::nullopt;
+}
+
+}  // namespace ringmaster
