@@ -8,10 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "proto/client_credentials.h"
 #include "proto/rpc_status.h"
 
 namespace ringmaster::cli {
@@ -28,30 +27,6 @@ constexpr char kServiceConfig[] = R"({"methodConfig": [{
            {"service": "ringmaster.v1.CheckpointService", "method": "GetCheckpoint"}],
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s",
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
-
-absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  if (path.empty()) return std::string();
-  return ReadFile(path);
-}
-
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(
-    const GlobalOptions& options) {
-  if (options.tls_cert.empty() != options.tls_key.empty()) {
-    return absl::InvalidArgumentError("--tls-cert and --tls-key need each other");
-  }
-  if (options.tls_ca.empty()) {
-    // Whoever gives a certificate does not expect plain text.
-    if (!options.tls_cert.empty()) {
-      return absl::InvalidArgumentError("--tls-cert needs --tls-ca, the authority to trust");
-    }
-    return grpc::InsecureChannelCredentials();
-  }
-  grpc::SslCredentialsOptions ssl;
-  ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPem(options.tls_ca));
-  ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadPem(options.tls_cert));
-  ASSIGN_OR_RETURN(ssl.pem_private_key, ReadPem(options.tls_key));
-  return grpc::SslCredentials(ssl);
-}
 
 }  // namespace
 
@@ -78,7 +53,9 @@ int ExitCodeFor(absl::StatusCode code) {
 }
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& options) {
-  ASSIGN_OR_RETURN(auto credentials, Credentials(options));
+  ASSIGN_OR_RETURN(auto credentials, ClientCredentials({.ca = options.tls_ca,
+                                                        .certificate = options.tls_cert,
+                                                        .key = options.tls_key}));
   grpc::ChannelArguments arguments;
   arguments.SetServiceConfigJSON(kServiceConfig);
   // A watch must notice that the coordinator's host is gone.

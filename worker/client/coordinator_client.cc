@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "grpcpp/create_channel.h"
+#include "proto/client_credentials.h"
 #include "proto/rpc_status.h"
 
 namespace ringmaster::worker {
@@ -22,30 +22,16 @@ constexpr absl::Duration kFirstPause = absl::Milliseconds(20);
 // A stream that ended sooner was refused: it counts as an attempt that failed.
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
 
-absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  return path.empty() ? std::string() : ReadFile(path);
-}
-
 }  // namespace
 
 absl::StatusOr<ChannelFactory> ChannelFactory::Create(const CoordinatorAddress& address) {
   if (address.target.empty()) {
     return absl::InvalidArgumentError("the coordinator's address is empty; give host:port");
   }
-  if (address.tls_cert.empty() != address.tls_key.empty()) {
-    return absl::InvalidArgumentError("--tls-cert and --tls-key need each other");
-  }
-  if (address.tls_ca.empty()) {
-    if (!address.tls_cert.empty()) {
-      return absl::InvalidArgumentError("--tls-cert needs --tls-ca, the authority to trust");
-    }
-    return ChannelFactory(address.target, grpc::InsecureChannelCredentials());
-  }
-  grpc::SslCredentialsOptions ssl;
-  ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPem(address.tls_ca));
-  ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadPem(address.tls_cert));
-  ASSIGN_OR_RETURN(ssl.pem_private_key, ReadPem(address.tls_key));
-  return ChannelFactory(address.target, grpc::SslCredentials(ssl));
+  ASSIGN_OR_RETURN(auto credentials, ClientCredentials({.ca = address.tls_ca,
+                                                        .certificate = address.tls_cert,
+                                                        .key = address.tls_key}));
+  return ChannelFactory(address.target, std::move(credentials));
 }
 
 std::shared_ptr<grpc::Channel> ChannelFactory::NewChannel() const {
