@@ -7,7 +7,8 @@
 
 namespace ringmaster::coordinator {
 
-// JobService: answers come from the core, but for estimates, which need none of it; logs and metrics come from the job's directory.
+// JobService: answers come from the core, but for estimates, which need none of it; logs and
+// metrics come from the job's directory.
 class JobService : public v1::JobService::CallbackService {
  public:
   explicit JobService(const ServiceContext& services) : services_(services) {}
