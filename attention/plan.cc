@@ -169,22 +169,6 @@ uint64_t AttentionPlan::SentBytesBackward(int rank, const MessageShape& shape) c
   return bytes;
 }
 
-int AttentionPlan::MessagesForward(int rank) const {
-  int messages = 0;
-  for (int peer = 0; peer < map_.ranks(); ++peer) {
-    messages += peer != rank && Rows(rank, peer) > 0 ? 1 : 0;
-  }
-  return messages;
-}
-
-int AttentionPlan::MessagesBackward(int rank) const {
-  int messages = 0;
-  for (int peer = 0; peer < map_.ranks(); ++peer) {
-    messages += peer != rank && Rows(peer, rank) > 0 ? 1 : 0;
-  }
-  return messages;
-}
-
 namespace {
 
 // Pairs of a selected query in [part.begin, part.end) and a selected key it sees in its segment.

@@ -73,8 +73,6 @@ class AttentionPlan {
   // What `rank` sends in one call of the operator.
   uint64_t SentBytesForward(int rank, const MessageShape& shape) const;
   uint64_t SentBytesBackward(int rank, const MessageShape& shape) const;
-  int MessagesForward(int rank) const;
-  int MessagesBackward(int rank) const;
 
   // Multiplications and additions of the two forward products for `rank`'s queries: 4 * head_dim
   // for each pair of a query and a key it sees. The backward pass costs 2.5 times as much.

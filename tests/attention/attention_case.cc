@@ -238,7 +238,10 @@ AttentionResult PlannedTraffic(const AttentionCase& problem) {
   for (int rank = 0; rank < problem.map.ranks(); ++rank) {
     planned.sent_bytes +=
         plan->SentBytesForward(rank, shape) + plan->SentBytesBackward(rank, shape);
-    planned.sent_messages += plan->MessagesForward(rank) + plan->MessagesBackward(rank);
+    for (int peer = 0; peer < problem.map.ranks(); ++peer) {
+      // The rows, and their gradients back.
+      planned.sent_messages += peer != rank && plan->Rows(rank, peer) > 0 ? 2 : 0;
+    }
   }
   return planned;
 }
