@@ -94,6 +94,16 @@ absl::StatusOr<T> Member(const json& object, const char* key, const std::string&
   return found->template get<T>();
 }
 
+// An object with an array "shards", whatever else it is.
+absl::StatusOr<json> ParseManifest(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string content, ReadFile(path));
+  json text = json::parse(content, nullptr, /*allow_exceptions=*/false);
+  if (!text.is_object() || !text.contains("shards") || !text["shards"].is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a checkpoint manifest"));
+  }
+  return text;
+}
+
 absl::StatusOr<v1::CheckpointShard> ShardFromJson(const json& entry, const fs::path& folder,
                                                   const std::string& where) {
   if (!entry.is_object()) {
@@ -250,11 +260,7 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
     file /= kManifestName;
   }
   const std::string where = file.string();
-  ASSIGN_OR_RETURN(const std::string content, ReadFile(where));
-  const json text = json::parse(content, nullptr, /*allow_exceptions=*/false);
-  if (!text.is_object() || !text.contains("shards") || !text["shards"].is_array()) {
-    return absl::InvalidArgumentError(absl::StrCat(where, " is not a checkpoint manifest"));
-  }
+  ASSIGN_OR_RETURN(const json text, ParseManifest(where));
   ASSIGN_OR_RETURN(const std::string format, Member<std::string>(text, "format", where));
   if (format != kCheckpointFormat) {
     return absl::InvalidArgumentError(
@@ -289,19 +295,28 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
 
 namespace {
 
-// The manifest.json beside it names it: whatever the coordinator knows, somebody may read it. One
-// that cannot be read now, or names a shard that is not as it says, may name it.
-bool IsInManifest(const fs::path& shard) {
+// The names of the shards in the manifest.json of `folder`, whatever its format is and whether or
+// not they are there; none without one. An error when it does not tell.
+absl::StatusOr<std::set<std::string>> NamedShards(const fs::path& folder) {
+  std::set<std::string> names;
+  const fs::path path = folder / kManifestName;
   std::error_code error;
-  if (!fs::exists(shard.parent_path() / kManifestName, error) && !error) {
-    return false;
+  if (!fs::exists(path, error) && !error) {
+    return names;
   }
-  const auto manifest = ReadManifestFile(shard.parent_path().string());
-  return !manifest.ok() ||
-         std::any_of(manifest->checkpoint.shards().begin(), manifest->checkpoint.shards().end(),
-                     [&shard](const v1::CheckpointShard& one) {
-                       return fs::path(one.path()).filename() == shard.filename();
-                     });
+  ASSIGN_OR_RETURN(const json text, ParseManifest(path.string()));
+  for (const json& entry : text["shards"]) {
+    ASSIGN_OR_RETURN(std::string name, Member<std::string>(entry, "file", path.string()));
+    names.insert(std::move(name));
+  }
+  return names;
+}
+
+// The manifest.json beside it names it, or may: whatever the coordinator knows, somebody may read
+// it.
+bool IsInManifest(const fs::path& shard) {
+  const auto names = NamedShards(shard.parent_path());
+  return !names.ok() || names->contains(shard.filename().string());
 }
 
 }  // namespace
@@ -320,19 +335,15 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
     doomed.insert(*resolved);
     parents.insert(fs::path(*resolved).parent_path());
   }
-  // The manifest first: it must not name a shard that is gone.
+  // The manifest first: it must not name a shard that is gone. Shards' names are unique: one that
+  // names none of these belongs to the step as it was done again, or to somebody else.
   for (const fs::path& parent : parents) {
-    const auto manifest = ReadManifestFile(parent.string());
-    bool names_one = absl::IsDataLoss(manifest.status());
-    for (const auto& shard : manifest.ok() ? manifest->checkpoint.shards()
-                                           : v1::Checkpoint::default_instance().shards()) {
-      names_one = names_one || doomed.contains(fs::path(shard.path()).lexically_normal().string());
-    }
-    if (names_one) {
+    doomed.erase((parent / kManifestName).string());
+    const auto names = NamedShards(parent);
+    if (names.ok() && std::any_of(names->begin(), names->end(), [&](const std::string& name) {
+          return doomed.contains((parent / name).string());
+        })) {
       unlink((parent / kManifestName).c_str());
-    } else if (manifest.ok()) {
-      // The step was done again: the manifest that was meant has been replaced since.
-      doomed.erase((parent / kManifestName).string());
     }
   }
   absl::Status first;

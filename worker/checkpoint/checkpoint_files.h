@@ -50,8 +50,8 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 
 // Deletes files below the job's checkpoints folder, before them a manifest.json that names one of
 // them, and then directories left empty. A path that is gone is no error. Left alone, with a
-// warning: a path that is not below that folder, links followed. Left alone: a manifest whose
-// shards all stay.
+// warning: a path that is not below that folder, links followed. Left alone, even when it is among
+// `paths`: any other manifest.json.
 absl::Status DeleteCheckpointFiles(const std::string& job_directory,
                                    absl::Span<const std::string> paths);
 

@@ -250,9 +250,33 @@ TEST_F(CheckpointFilesTest, AManifestThatNamesNoDeletedShardStays) {
   EXPECT_TRUE(DeleteCheckpointFiles(directory_, {old->path(), folder + "/manifest.json"}).ok());
   EXPECT_FALSE(fs::exists(old->path()));
   EXPECT_TRUE(ReadManifestFile(folder).ok());
-  fs::remove(manifest.checkpoint.shards(0).path());
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {folder + "/manifest.json"}).ok());
+  const std::string gone = manifest.checkpoint.shards(0).path();
+  fs::remove(gone);
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {gone}).ok());
   EXPECT_FALSE(fs::exists(folder + "/manifest.json")) << "it named a shard that is gone";
+}
+
+// Another job may have had the directory, and a newer worker may write another format.
+TEST_F(CheckpointFilesTest, AManifestOfSomebodyElseStays) {
+  const Manifest theirs = WriteCheckpoint();
+  const std::string path = theirs.checkpoint.directory() + "/manifest.json";
+  const std::string good = ReadAll(path);
+  auto newer = nlohmann::json::parse(good);
+  newer["format"] = "ringmaster-checkpoint-2";
+  const std::string torn = theirs.checkpoint.shards(0).path();
+  fs::resize_file(torn, fs::file_size(torn) - 1);
+  for (const std::string& text : {good, newer.dump(), std::string("not a manifest")}) {
+    WriteAll(path, text);
+    const auto ours = WriteShard(Identity(0, 2, 5, 2), {Bytes("t", "ours")});
+    ASSERT_TRUE(ours.ok());
+    EXPECT_TRUE(DeleteCheckpointFiles(directory_, {ours->path(), path}).ok());
+    EXPECT_FALSE(fs::exists(ours->path()));
+    EXPECT_EQ(ReadAll(path), text);
+  }
+  // A newer worker's manifest of our own shards.
+  WriteAll(path, newer.dump());
+  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {torn}).ok());
+  EXPECT_FALSE(fs::exists(path));
 }
 
 TEST_F(CheckpointFilesTest, DeletesNothingOutsideTheCheckpointsFolder) {
