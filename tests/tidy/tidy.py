@@ -24,6 +24,9 @@ BANNED = [
     (r'\bgrpc::StatusCode\b', r'.', rf'{TRANSLATORS}|{FREE}', 'use proto/rpc_status'),
     (r'\b(absl::Now|\w+_clock::now|time\(nullptr\)|std::random_device)\b', r'^(coordinator/core|worker/session)/',
      None, 'take it as an argument: a pure core has no clock and no random source'),
+    # What tells when something was, and gRPC's deadlines, are the wall clock's.
+    (r'(?<!ToUnixNanos\()(?<!ToChronoTime\()\babsl::Now\b|\b(Await|Wait|LockWhen)\w*With(Timeout|Deadline)\b',
+     r'^worker/(?!session/)', None, 'take SteadyNow and WaitFor: setting the clock must not move a deadline'),
 ]
 # A library that reports by exception only is turned into a Status where it is called, once. Every line has its reason.
 EXCEPTIONS = {

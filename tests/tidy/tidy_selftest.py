@@ -104,6 +104,15 @@ class TidyTest(unittest.TestCase):
         self.tree.write('coordinator/core/core.cc', 'auto t = std::chrono::steady_clock::now();\n')
         self.assertIn('pure core', self.complaints()[0])
 
+    def test_a_worker_waits_by_the_steady_clock(self):
+        for line in ('auto end = absl::Now() + patience;', 'mutex.AwaitWithTimeout(condition, patience);',
+                     'mutex.LockWhenWithDeadline(condition, end);', 'done.WaitForNotificationWithTimeout(patience);'):
+            with self.subTest(line):
+                self.expect('worker/a.h', f'{HEADER}{line}\n', ':2:', 'WaitFor')
+        self.tree.write('worker/a.h', f'{HEADER}call.set_deadline(absl::ToChronoTime(absl::Now() + patience));\n'
+                                      'record.set_time(absl::ToUnixNanos(absl::Now()));\n')
+        self.assertEqual(self.complaints(), [])
+
     def test_catch_outside_the_translators(self):
         self.expect('base/a.h', HEADER + 'try {} catch (...) {}\n', 'translators')
 

@@ -4,8 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
+#include "base/wait_for.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/shard_plan.h"
 #include "worker/torch_status.h"
@@ -26,8 +27,9 @@ CheckpointWriter::CheckpointWriter(std::function<void(v1::ShardWritten, absl::Du
 
 CheckpointWriter::~CheckpointWriter() {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     stopping_ = true;
+    changed_.notify_all();
   }
   thread_.join();
 }
@@ -43,7 +45,7 @@ absl::Status CheckpointWriter::Begin(const ShardIdentity& identity,
   }
   const std::vector<int> ranks = PlanShards(sizes, identity.world_size);
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (job_.has_value()) {
       return absl::FailedPreconditionError(
           absl::StrCat("the checkpoint of step ", job_->identity.step, " is still being written"));
@@ -60,18 +62,18 @@ absl::Status CheckpointWriter::Begin(const ShardIdentity& identity,
     }
     return absl::OkStatus();
   }));
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   job_ = std::move(job);
+  changed_.notify_all();
   return absl::OkStatus();
 }
 
 bool CheckpointWriter::AwaitIdle(absl::Duration patience, const std::function<bool()>& cancelled) {
-  const absl::Time deadline = absl::Now() + patience;
-  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !job_.has_value(); };
-  absl::MutexLock lock(&mutex_);
-  while (!cancelled() && absl::Now() < deadline) {
-    const absl::Time until = std::min(deadline, absl::Now() + kAskInterval);
-    if (mutex_.AwaitWithDeadline(absl::Condition(&idle), until)) {
+  const absl::Time deadline = SteadyNow() + patience;
+  const auto idle = [this] { return !job_.has_value(); };
+  std::unique_lock lock(mutex_);
+  while (!cancelled() && SteadyNow() < deadline) {
+    if (WaitFor(changed_, lock, std::min(deadline - SteadyNow(), kAskInterval), idle)) {
       return true;
     }
   }
@@ -79,25 +81,23 @@ bool CheckpointWriter::AwaitIdle(absl::Duration patience, const std::function<bo
 }
 
 void CheckpointWriter::Loop() {
-  const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || job_.has_value();
-  };
   while (true) {
     const Job* job = nullptr;
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(&work));
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stopping_ || job_.has_value(); });
       if (!job_.has_value()) {
         return;
       }
       // Nobody else changes it until it is reset below.
       job = &*job_;
     }
-    const absl::Time start = absl::Now();
+    const absl::Time start = SteadyNow();
     v1::ShardWritten report = Write(*job);
-    done_(std::move(report), absl::Now() - start);
-    absl::MutexLock lock(&mutex_);
+    done_(std::move(report), SteadyNow() - start);
+    const std::lock_guard lock(mutex_);
     job_.reset();
+    changed_.notify_all();
   }
 }
 

@@ -2,7 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <condition_variable>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -10,7 +12,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "ringmaster/v1/worker_service.pb.h"
 #include "worker/checkpoint/shard_file.h"
@@ -50,7 +51,8 @@ class CheckpointWriter {
   static v1::ShardWritten Write(const Job& job);
 
   const std::function<void(v1::ShardWritten, absl::Duration)> done_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
   // Set from Begin until `done_` returned.
   std::optional<Job> job_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

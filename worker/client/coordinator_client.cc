@@ -1,13 +1,14 @@
 #include "worker/client/coordinator_client.h"
 
 #include <algorithm>
-#include <chrono>
 #include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
+#include "base/wait_for.h"
 #include "grpcpp/create_channel.h"
 #include "proto/client_credentials.h"
 #include "proto/rpc_status.h"
@@ -54,8 +55,9 @@ CoordinatorClient::CoordinatorClient(ChannelFactory channels, Events events)
 
 CoordinatorClient::~CoordinatorClient() {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     stopping_ = true;
+    changed_.notify_all();
     if (context_ != nullptr) {
       context_->TryCancel();
     }
@@ -65,24 +67,25 @@ CoordinatorClient::~CoordinatorClient() {
 }
 
 void CoordinatorClient::Send(int64_t stream, v1::WorkerReport report) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   if (stream == stream_number_ && stream_ != nullptr) {
     queue_.push_back(std::move(report));
+    changed_.notify_all();
   }
 }
 
 void CoordinatorClient::Finish(absl::Duration patience) {
-  const absl::Time deadline = absl::Now() + patience;
-  absl::MutexLock lock(&mutex_);
+  std::unique_lock lock(mutex_);
   finishing_ = true;
-  const auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stream_ == nullptr; };
-  mutex_.AwaitWithDeadline(absl::Condition(&ended), deadline);
+  changed_.notify_all();
+  WaitFor(changed_, lock, patience, [this] { return stream_ == nullptr; });
   stopping_ = true;
+  changed_.notify_all();
 }
 
 void CoordinatorClient::Pause(absl::Duration duration) {
-  absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(&stopping_), duration);
+  std::unique_lock lock(mutex_);
+  WaitFor(changed_, lock, duration, [this] { return stopping_; });
 }
 
 void CoordinatorClient::ReadLoop() {
@@ -99,7 +102,7 @@ void CoordinatorClient::ReadLoop() {
       pause = absl::ZeroDuration();
     }
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       if (stopping_ || finishing_) {
         return;
       }
@@ -110,7 +113,7 @@ void CoordinatorClient::ReadLoop() {
 }
 
 absl::Status CoordinatorClient::Connect(grpc::Channel& channel) {
-  const absl::Time deadline = absl::Now() + kConnectPatience;
+  const absl::Time deadline = SteadyNow() + kConnectPatience;
   grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
   while (state != GRPC_CHANNEL_READY) {
     if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || state == GRPC_CHANNEL_SHUTDOWN) {
@@ -118,8 +121,8 @@ absl::Status CoordinatorClient::Connect(grpc::Channel& channel) {
     }
     channel.WaitForStateChange(state, absl::ToChronoTime(absl::Now() + kSlice));
     state = channel.GetState(true);
-    absl::MutexLock lock(&mutex_);
-    if (stopping_ || absl::Now() >= deadline) {
+    const std::lock_guard lock(mutex_);
+    if (stopping_ || SteadyNow() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat("connecting to ", channels_.target(),
                                                       " took longer than ",
                                                       absl::FormatDuration(kConnectPatience)));
@@ -134,7 +137,7 @@ absl::Status CoordinatorClient::RunStream(absl::Duration* up) {
   const auto stub = v1::WorkerService::NewStub(channel);
   grpc::ClientContext context;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (stopping_) {
       return absl::CancelledError("stopping");
     }
@@ -143,12 +146,13 @@ absl::Status CoordinatorClient::RunStream(absl::Duration* up) {
   const std::unique_ptr<Stream> stream = stub->Session(&context);
   int64_t number = 0;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     stream_ = stream.get();
     number = ++stream_number_;
     queue_.clear();
+    changed_.notify_all();
   }
-  const auto start = std::chrono::steady_clock::now();
+  const absl::Time start = SteadyNow();
   events_.up(number);
   v1::Directive directive;
   while (stream->Read(&directive)) {
@@ -157,31 +161,30 @@ absl::Status CoordinatorClient::RunStream(absl::Duration* up) {
   }
   // Before the call is cancelled, which would hide why the coordinator ended it.
   const absl::Status reason = FromGrpc(stream->Finish());
-  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
   {
-    absl::MutexLock lock(&mutex_);
+    std::unique_lock lock(mutex_);
     // A write that the transport does not take must not outlive the stream.
     context.TryCancel();
-    mutex_.Await(absl::Condition(&idle));
+    changed_.wait(lock, [this] { return !writing_; });
     stream_ = nullptr;
     context_ = nullptr;
+    changed_.notify_all();
   }
-  *up = absl::FromChrono(std::chrono::steady_clock::now() - start);
+  *up = SteadyNow() - start;
   return reason;
 }
 
 void CoordinatorClient::WriteLoop() {
-  const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || (stream_ != nullptr && (!queue_.empty() || finishing_));
-  };
   while (true) {
     Stream* stream = nullptr;
     int64_t number = 0;
     bool last = false;
     std::deque<v1::WorkerReport> batch;
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(&work));
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] {
+        return stopping_ || (stream_ != nullptr && (!queue_.empty() || finishing_));
+      });
       if (stopping_) {
         return;
       }
@@ -192,17 +195,17 @@ void CoordinatorClient::WriteLoop() {
       writing_ = true;
     }
     const bool written = WriteBatch(*stream, batch, last);
-    const auto ended = [this, number]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return stopping_ || stream_ == nullptr || stream_number_ != number;
-    };
-    absl::MutexLock lock(&mutex_);
+    std::unique_lock lock(mutex_);
     writing_ = false;
+    changed_.notify_all();
     if (last) {
       return;
     }
     if (!written) {
       // The reader notices and ends the stream; nothing more goes out on it.
-      mutex_.Await(absl::Condition(&ended));
+      changed_.wait(lock, [this, number] {
+        return stopping_ || stream_ == nullptr || stream_number_ != number;
+      });
     }
   }
 }

@@ -1,16 +1,17 @@
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
@@ -94,7 +95,9 @@ class CoordinatorClient {
   const ChannelFactory channels_;
   const Events events_;
 
-  absl::Mutex mutex_;
+  std::mutex mutex_;
+  // Of anything that the mutex guards.
+  std::condition_variable changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t stream_number_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/wait_for.h"
 #include "worker/comm/accused_rank.h"
-#include "worker/comm/wait_for.h"
 
 namespace ringmaster::worker {
 

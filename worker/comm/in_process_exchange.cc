@@ -13,11 +13,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/wait_for.h"
 #include "spdlog/spdlog.h"
 #include "worker/comm/accused_rank.h"
 #include "worker/comm/group_ledger.h"
 #include "worker/comm/prove_ring.h"
-#include "worker/comm/wait_for.h"
 
 namespace ringmaster::worker {
 

@@ -11,8 +11,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "worker/comm/nccl_status.h"
 #include "worker/comm/ring_hash.h"
 
@@ -139,7 +139,7 @@ absl::StatusOr<ncclUniqueId> NcclRing::CheckAddresses(
 }
 
 absl::Status NcclRing::Connect(const std::vector<std::string>& addresses, absl::Duration deadline) {
-  const absl::Time end = absl::Now() + deadline;
+  const absl::Time end = SteadyNow() + deadline;
   const absl::StatusOr<ncclUniqueId> id = CheckAddresses(addresses);
   if (!id.ok()) {
     return Fail(id.status());
@@ -269,7 +269,7 @@ absl::Status NcclRing::Poll(absl::Time deadline, const std::string& what,
     if (finished) {
       return absl::OkStatus();
     }
-    if (absl::Now() > deadline) {
+    if (SteadyNow() > deadline) {
       return Fail(absl::DeadlineExceededError(
           Say(absl::StrCat(what, " took too long; aborting, a new ring will form"))));
     }
@@ -290,7 +290,7 @@ absl::StatusOr<uint64_t> NcclRing::Start(absl::Span<const RingmasterNcclMessage>
       return Fail(ordered);
     }
   }
-  RETURN_IF_ERROR(Launch(sends, receives, absl::Now() + hop_deadline_));
+  RETURN_IF_ERROR(Launch(sends, receives, SteadyNow() + hop_deadline_));
   const std::lock_guard lock(calls_);
   RETURN_IF_ERROR(error());
   const uint64_t ticket = ++last_ticket_;
@@ -313,24 +313,24 @@ absl::Status NcclRing::Wait(uint64_t ticket, cudaStream_t consumer) {
 
 absl::Status NcclRing::Settle() {
   RETURN_IF_ERROR(error());
-  return Poll(absl::Now() + hop_deadline_, "an exchange", [this] {
+  return Poll(SteadyNow() + hop_deadline_, "an exchange", [this] {
     return last_ticket_ == 0 ? cudaSuccess : cudaEventQuery(done_[last_ticket_ % kEvents]);
   });
 }
 
 absl::Status NcclRing::Close() {
   RETURN_IF_ERROR(Settle());
-  RETURN_IF_ERROR(Greet(/*ring_hash=*/0, absl::Now() + hop_deadline_));
+  RETURN_IF_ERROR(Greet(/*ring_hash=*/0, SteadyNow() + hop_deadline_));
   // Everyone is here. What follows flushes the last sends; a peer that goes first is no failure any
   // more.
   ncclResult_t state = ncclInProgress;
-  const absl::Time deadline = absl::Now() + kFinalizeDeadline;
+  const absl::Time deadline = SteadyNow() + kFinalizeDeadline;
   {
     const std::lock_guard lock(calls_);
     RETURN_IF_ERROR(error());
     state = ncclCommFinalize(comm_);
   }
-  while (state == ncclInProgress && absl::Now() < deadline && error().ok()) {
+  while (state == ncclInProgress && SteadyNow() < deadline && error().ok()) {
     std::this_thread::sleep_for(kPollInterval);
     const std::lock_guard lock(calls_);
     if (comm_ == nullptr || ncclCommGetAsyncError(comm_, &state) != ncclSuccess) {

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "spdlog/spdlog.h"
 #include "worker/comm/accused_rank.h"
 #include "worker/comm/ucx_status.h"
@@ -276,7 +276,7 @@ void UcxEndpoints::TearDown() {
     return;
   }
   closing_ = true;
-  give_up_ = absl::Now() + kCancelDeadline;
+  give_up_ = SteadyNow() + kCancelDeadline;
   StopListening();
   const bool orderly = std::all_of(peers_.begin(), peers_.end(), [this](const Peer& peer) {
     return peer.rank == options_.rank || peer.said_farewell;
@@ -325,7 +325,7 @@ bool UcxEndpoints::TornDown() const {
   if (closed_ && requests_.empty() && closes_ == 0) {
     return true;
   }
-  if (absl::Now() < give_up_) {
+  if (SteadyNow() < give_up_) {
     return false;
   }
   SPDLOG_WARN("{}: {} requests and {} endpoints of UCX did not end within {}", ledger_.who(),

@@ -1,13 +1,15 @@
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/wait_for.h"
 #include "worker/session/session_events.h"
 
 namespace ringmaster::worker {
@@ -22,15 +24,15 @@ class EventQueue {
   };
 
   void Push(Event event, int64_t stream = 0) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     entries_.push_back({std::move(event), stream});
+    came_.notify_one();
   }
 
   // The oldest entry; nothing when none came within `patience`.
   std::optional<Entry> Pop(absl::Duration patience) {
-    const auto any = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !entries_.empty(); };
-    absl::MutexLock lock(&mutex_);
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&any), patience)) {
+    std::unique_lock lock(mutex_);
+    if (!WaitFor(came_, lock, patience, [this] { return !entries_.empty(); })) {
       return std::nullopt;
     }
     Entry entry = std::move(entries_.front());
@@ -39,7 +41,8 @@ class EventQueue {
   }
 
  private:
-  absl::Mutex mutex_;
+  std::mutex mutex_;
+  std::condition_variable came_;
   std::deque<Entry> entries_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/restore.h"
@@ -25,7 +25,7 @@ absl::Status HeldJob::WarmUp() const {
   if (device_ != "cuda") {
     return absl::OkStatus();
   }
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   RETURN_IF_ERROR(CatchTorch(absl::StrCat("warming up ", device_), [this] {
     constexpr int64_t kSize = 64;
     const at::NoGradGuard no_grad;
@@ -40,7 +40,7 @@ absl::Status HeldJob::WarmUp() const {
     }
     return absl::OkStatus();
   }));
-  SPDLOG_INFO("{} is warm after {}", device_, absl::FormatDuration(absl::Now() - start));
+  SPDLOG_INFO("{} is warm after {}", device_, absl::FormatDuration(SteadyNow() - start));
   return absl::OkStatus();
 }
 
@@ -86,10 +86,10 @@ absl::Status HeldJob::Build() {
   if (state_ != nullptr) {
     return absl::OkStatus();
   }
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   ASSIGN_OR_RETURN(state_, TrainingState::Allocate(config_, device_));
   SPDLOG_INFO("built the model on {} in {}: {} parameters", device_,
-              absl::FormatDuration(absl::Now() - start), state_->layout().parameters());
+              absl::FormatDuration(SteadyNow() - start), state_->layout().parameters());
   return absl::OkStatus();
 }
 

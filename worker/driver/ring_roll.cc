@@ -14,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "worker/checkpoint/checkpoint_files.h"
 
 namespace ringmaster::worker {
@@ -57,7 +58,7 @@ absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnati
 
 absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience,
                            absl::FunctionRef<bool()> cancelled) {
-  const absl::Time deadline = absl::Now() + patience;
+  const absl::Time deadline = SteadyNow() + patience;
   while (true) {
     const std::set<std::string> names = Names(Folder(form));
     std::vector<std::string> missing;
@@ -72,7 +73,7 @@ absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience,
     if (cancelled()) {
       return absl::CancelledError(absl::StrCat("waiting for files in ", Folder(form)));
     }
-    if (absl::Now() >= deadline) {
+    if (SteadyNow() >= deadline) {
       return absl::FailedPreconditionError(absl::StrCat(
           "the files of ", absl::StrJoin(missing, ", "), " are not in ", Folder(form),
           " as this worker sees it: all workers must share one file system at this path"));

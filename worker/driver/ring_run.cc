@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/job_directory.h"
@@ -121,7 +122,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
   if (Over()) {
     return;
   }
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   const auto is_cancelled = [this] { return cancelled(); };
   const std::vector<std::string> addresses(connect.transport_addresses().begin(),
                                            connect.transport_addresses().end());
@@ -133,7 +134,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
   if (absl::Status status = CheckRingRoll(form_, kRollPatience, is_cancelled); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
-  const absl::Time connected = absl::Now();
+  const absl::Time connected = SteadyNow();
   if (absl::Status status =
           held_->Restore(connect.restore(), form_.spec(), rank(), *communicator_, is_cancelled);
       !status.ok()) {
@@ -158,7 +159,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
       trainer_->RequestStop();
     }
   }
-  const absl::Time restored = absl::Now();
+  const absl::Time restored = SteadyNow();
   context_->metrics->OnRestore(restored - connected);
   SPDLOG_INFO(
       "ring generation {} formed: rank {} of {} over {}, step {} from {}; connected in {}, "

@@ -1,7 +1,6 @@
 #include "worker/driver/session_loop.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -9,7 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/steady_now.h"
 #include "spdlog/spdlog.h"
 #include "worker/driver/ring_runner.h"
 #include "worker/session/exit_codes.h"
@@ -20,18 +19,6 @@ namespace {
 // Goodbye must have left before the process does.
 constexpr absl::Duration kGoodbyePatience = absl::Seconds(1);
 constexpr absl::Duration kLongestWait = absl::Seconds(60);
-
-// Wall-clock time that never steps back.
-class SteadyClock {
- public:
-  absl::Time Now() const {
-    return start_ + absl::FromChrono(std::chrono::steady_clock::now() - steady_start_);
-  }
-
- private:
-  const absl::Time start_ = absl::Now();
-  const std::chrono::steady_clock::time_point steady_start_ = std::chrono::steady_clock::now();
-};
 
 RingContext WithPost(RingContext context, EventQueue* queue) {
   context.post = [queue](Event event) { queue->Push(std::move(event)); };
@@ -69,7 +56,7 @@ struct SessionLoop::Implementation {
   }
 
   void Handle(const Event& event) {
-    for (const Action& action : core.Handle(clock.Now(), event)) {
+    for (const Action& action : core.Handle(SteadyNow(), event)) {
       std::visit([this](const auto& one) { Do(one); }, action);
     }
   }
@@ -99,7 +86,6 @@ struct SessionLoop::Implementation {
   }
 
   EventQueue* const queue;
-  const SteadyClock clock;
   SessionCore core;
   WorkerMetrics* const metrics;
   int64_t stream = 0;
@@ -118,13 +104,13 @@ SessionLoop::~SessionLoop() = default;
 SessionEnd SessionLoop::Run() {
   Implementation& self = *implementation_;
   while (!self.end.has_value()) {
-    const absl::Duration wait = self.core.NextTimer() - self.clock.Now();
+    const absl::Duration wait = self.core.NextTimer() - SteadyNow();
     const auto entry = self.queue->Pop(std::clamp(wait, absl::ZeroDuration(), kLongestWait));
     if (entry.has_value()) {
       self.Observe(*entry);
       self.Handle(entry->event);
     }
-    if (!self.end.has_value() && self.clock.Now() >= self.core.NextTimer()) {
+    if (!self.end.has_value() && SteadyNow() >= self.core.NextTimer()) {
       self.Handle(TimerTick{});
     }
   }

@@ -20,6 +20,7 @@
 #include "absl/time/clock.h"
 #include "base/http/http_endpoint.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "base/version.h"
 #include "grpcpp/client_context.h"
 #include "proto/rpc_status.h"
@@ -201,7 +202,7 @@ void ReportExit(const WorkerOptions& options, const ChildExit& exit, absl::Durat
     request.set_exit_code(exit.exit_code);
   }
   while (true) {
-    const absl::Duration age = absl::Now() - exit.time;
+    const absl::Duration age = SteadyNow() - exit.time;
     request.mutable_age()->set_seconds(absl::ToInt64Seconds(age));
     request.mutable_age()->set_nanos(
         static_cast<int32_t>(absl::ToInt64Nanoseconds(age % absl::Seconds(1))));

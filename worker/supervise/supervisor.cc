@@ -14,7 +14,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "base/steady_now.h"
 #include "spdlog/spdlog.h"
 #include "worker/session/exit_codes.h"
 
@@ -67,7 +67,7 @@ class Supervisor {
     Start();
     while (true) {
       const bool paused = child_ == 0;
-      const int signal = inbox_.Next(paused ? StartTime() - absl::Now() : absl::InfiniteDuration());
+      const int signal = inbox_.Next(paused ? StartTime() - SteadyNow() : absl::InfiniteDuration());
       if (signal == SIGCHLD) {
         Reap();
       } else if (signal != 0) {
@@ -82,7 +82,7 @@ class Supervisor {
       if (ended_for_good_ || stopping_) {
         return code_;
       }
-      if (absl::Now() >= StartTime()) {
+      if (SteadyNow() >= StartTime()) {
         Start();
       }
     }
@@ -106,7 +106,7 @@ class Supervisor {
 
   void Start() {
     incarnation_ = NewIncarnation();
-    started_ = absl::Now();
+    started_ = SteadyNow();
     const pid_t self = getpid();
     child_ = Fork([this, self] {
       // A worker that nobody watches must not go on.
@@ -134,7 +134,7 @@ class Supervisor {
   }
 
   void OnChildExit(int status) {
-    ChildExit exit{.incarnation = incarnation_, .time = absl::Now()};
+    ChildExit exit{.incarnation = incarnation_, .time = SteadyNow()};
     if (WIFSIGNALED(status)) {
       exit.signal = WTERMSIG(status);
       code_ = 128 + exit.signal;
@@ -179,7 +179,7 @@ class Supervisor {
       SPDLOG_WARN("{} rapid failures in a row: the next start is in {}", rapid_failures_,
                   absl::FormatDuration(pause));
     }
-    start_again_ = absl::Now() + pause;
+    start_again_ = SteadyNow() + pause;
   }
 
   const SupervisorOptions& options_;

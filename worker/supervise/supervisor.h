@@ -16,6 +16,7 @@ struct ChildExit {
   // Exactly one is meant: `signal` when it is not 0, else `exit_code`.
   int signal = 0;
   int exit_code = 0;
+  // SteadyNow.
   absl::Time time;
 };
 

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "base/steady_now.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "worker/session/exit_codes.h"
@@ -48,7 +48,7 @@ class SupervisedProcess {
       return life(start, say);
     };
     options.report = [say](const ChildExit& exit) {
-      const bool late = absl::Now() - exit.time > absl::Milliseconds(100);
+      const bool late = SteadyNow() - exit.time > absl::Milliseconds(100);
       Say(say, absl::StrFormat("exit %s signal %d code %d late %d", exit.incarnation, exit.signal,
                                exit.exit_code, late));
     };
