@@ -18,7 +18,8 @@ struct CommunicatorOptions {
   int world_size = 1;
   // How long one group, or Settle, or Close may take before the ring counts as broken.
   absl::Duration hop_deadline = absl::Seconds(30);
-  // The numeric address at which the other ranks reach this one (UCX). On one host, loopback.
+  // The numeric address at which the other ranks reach this one, over its interface only (UCX).
+  // When all are on one host, loopback.
   std::string host = "127.0.0.1";
   // CUDA device of an "nccl" communicator. Must be the device of the tensors that travel.
   int device_index = 0;

@@ -31,5 +31,9 @@ struct UcxAddress {
 // `host` must be a numeric IPv4 or IPv6 address.
 absl::StatusOr<sockaddr_storage> SocketAddress(const std::string& host, int port);
 int SocketPort(const sockaddr_storage& socket);
+// Whether the numeric address is this host's to itself only.
+bool IsLoopback(const std::string& host);
+// The network interface that has the numeric address; empty when none has.
+std::string InterfaceOf(const std::string& host);
 
 }  // namespace ringmaster::worker

@@ -146,6 +146,11 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
                                                           rank, " is that of rank ", address.rank,
                                                           " of generation ", address.generation));
       }
+      if (IsLoopback(address.host) != IsLoopback(options_.host)) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            ledger_.who(), ": rank ", rank, " is reached at ", address.host, " and this one at ",
+            options_.host, ", but loopback leads to no other; give --advertise-host"));
+      }
       addresses.push_back(std::move(address));
     }
     return addresses;
@@ -170,7 +175,7 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
 absl::StatusOr<std::unique_ptr<Communicator>> OpenUcxCommunicator(
     const CommunicatorOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<UcxWorker> worker,
-                   UcxWorker::Create(UcxEndpoints::ClientId(options, options.rank)));
+                   UcxWorker::Create(UcxEndpoints::ClientId(options, options.rank), options.host));
   auto communicator = std::make_unique<UcxCommunicator>(options, std::move(worker));
   RETURN_IF_ERROR(communicator->Listen());
   return communicator;

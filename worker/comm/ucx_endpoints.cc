@@ -64,6 +64,8 @@ void UcxEndpoints::Connect(const std::vector<UcxAddress>& addresses) {
   if (closing_) {
     return;
   }
+  // By the one interface that UCX may use, wherever the routes lead.
+  const auto own = SocketAddress(options_.host, 0);
   for (int rank = 0; rank < options_.rank; ++rank) {
     const auto socket = SocketAddress(addresses[rank].host, addresses[rank].port);
     if (!socket.ok()) {
@@ -71,9 +73,11 @@ void UcxEndpoints::Connect(const std::vector<UcxAddress>& addresses) {
       return;
     }
     ucp_ep_params_t params = {};
-    params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
+    params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR |
+                        UCP_EP_PARAM_FIELD_LOCAL_SOCK_ADDR;
     params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER | UCP_EP_PARAMS_FLAGS_SEND_CLIENT_ID;
     params.sockaddr = {.addr = SocketAddressOf(*socket), .addrlen = sizeof(*socket)};
+    params.local_sockaddr = {.addr = SocketAddressOf(*own), .addrlen = sizeof(*own)};
     Open(peers_[rank], params);
   }
 }

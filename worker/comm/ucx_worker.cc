@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "worker/comm/ucx_address.h"
 #include "worker/comm/ucx_status.h"
 
 namespace ringmaster::worker {
@@ -30,12 +31,17 @@ constexpr int kClosingPollMilliseconds = 2;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(uint64_t client_id) {
+absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(uint64_t client_id,
+                                                             const std::string& host) {
   auto result = std::unique_ptr<UcxWorker>(new UcxWorker());
   ucp_config_t* config = nullptr;
   RETURN_IF_ERROR(UcxStatus(ucp_config_read(nullptr, nullptr, &config), "reading UCX settings"));
   if (std::getenv("UCX_TLS") == nullptr) {
     ucp_config_modify(config, "TLS", "tcp");
+    const std::string interface = InterfaceOf(host);
+    if (std::getenv("UCX_NET_DEVICES") == nullptr && !interface.empty()) {
+      ucp_config_modify(config, "NET_DEVICES", interface.c_str());
+    }
   }
   const ucp_params_t context_params = {
       .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED,

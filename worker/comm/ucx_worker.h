@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -18,8 +19,10 @@ namespace ringmaster::worker {
 // Run; others only Post.
 class UcxWorker {
  public:
-  // `client_id` is told to every listener that this worker connects to.
-  static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(uint64_t client_id);
+  // `client_id` is told to every listener that this worker connects to. Listens and talks on the
+  // interface that has `host`, and on no other, unless UCX_TLS or UCX_NET_DEVICES says otherwise.
+  static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(uint64_t client_id,
+                                                           const std::string& host);
   ~UcxWorker();
   UcxWorker(const UcxWorker&) = delete;
   UcxWorker& operator=(const UcxWorker&) = delete;

@@ -33,9 +33,10 @@ void AddPlaceFlags(CLI::App& app, WorkerOptions& worker) {
   app.add_option("--zone", worker.hardware.zone, "Name of the network it is in");
   app.add_option("--link-group", worker.hardware.link_group,
                  "Name of the NVLink or PCIe group it is in; empty: the machine");
-  app.add_option("--advertise-host", worker.advertise_host,
-                 "Numeric address at which other workers reach this one; empty: the one of the "
-                 "interface that leads to the coordinator");
+  app.add_option(
+      "--advertise-host", worker.advertise_host,
+      "Numeric address at which other workers reach this one, over its interface only; empty: "
+      "the one of the interface that leads to the coordinator");
 }
 
 void AddFlags(CLI::App& app, Flags& flags) {

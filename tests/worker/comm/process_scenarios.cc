@@ -9,9 +9,12 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "attention/exchange.h"
 #include "base/status_macros.h"
 
@@ -83,6 +86,47 @@ absl::Status Stranger(Rank& rank) {
   return ring->Close();
 }
 
+// At how many ports this process listens: of loopback, and others.
+std::pair<int, int> Listeners() {
+  std::pair<int, int> count;
+  for (int fd = 0; fd < 4096; ++fd) {
+    int listens = 0;
+    socklen_t size = sizeof(listens);
+    sockaddr_storage own = {};
+    socklen_t length = sizeof(own);
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens != 0 &&
+        getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
+        own.ss_family != AF_UNIX) {
+      const auto* v4 = reinterpret_cast<const sockaddr_in*>(&own);
+      const bool loopback =
+          own.ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) == INADDR_LOOPBACK;
+      ++(loopback ? count.first : count.second);
+    }
+  }
+  return count;
+}
+
+// A ring on loopback takes connections from nowhere else: not at UCX's own ports either.
+absl::Status LoopbackOnly(Rank& rank) {
+  ASSIGN_OR_RETURN(auto ring, rank.Form(1, absl::Seconds(40)));
+  RETURN_IF_ERROR(Exchange(rank, *ring, rank.next(), rank.previous(), 70000));
+  const auto [loopback, others] = Listeners();
+  CHECK_OR_RETURN(loopback > 0 && others == 0, loopback, " of loopback and ", others, " others");
+  rank.Swap("looked", "x");
+  return ring->Close();
+}
+
+absl::Status LoopbackBesideAnotherHost(Rank& rank) {
+  ASSIGN_OR_RETURN(auto ring,
+                   rank.Open({.generation = 1, .rank = rank.rank(), .world_size = rank.size()}));
+  std::vector<std::string> addresses = rank.Swap("address", ring->address());
+  std::string& next = addresses[rank.next()];
+  next = absl::StrReplaceAll(next, {{"127.0.0.1", "192.0.2.1"}});
+  const absl::Status status = ring->Connect(addresses, absl::Seconds(20));
+  CHECK_OR_RETURN(absl::StrContains(status.message(), "--advertise-host"), status.ToString());
+  return ExpectEnd(status, absl::StatusCode::kFailedPrecondition, *ring);
+}
+
 // Open files and threads of this process.
 absl::StatusOr<std::pair<int, int>> Holdings() {
   std::error_code error;
@@ -134,6 +178,8 @@ absl::Status ManyGenerations(Rank& rank) {
 std::vector<Scenario> ProcessScenarios() {
   return {
       {"Stranger", 3, Stranger, {"ucx"}},
+      {"LoopbackOnly", 3, LoopbackOnly, {"ucx"}},
+      {"LoopbackBesideAnotherHost", 2, LoopbackBesideAnotherHost, {"ucx"}},
       {"StoppedPeer", 2, StoppedPeer, {"ucx"}},
       {"ManyGenerations", 3, ManyGenerations, {"ucx"}},
   };
