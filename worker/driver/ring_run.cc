@@ -5,14 +5,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "base/steady_now.h"
+#include "google/protobuf/util/time_util.h"
 #include "spdlog/spdlog.h"
-#include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/job_directory.h"
-#include "worker/comm/accused_rank.h"
 #include "worker/driver/ring_roll.h"
 
 namespace ringmaster::worker {
@@ -21,36 +19,11 @@ namespace {
 // A rank may still be building its model or reading a corpus when the others connect.
 constexpr absl::Duration kConnectPatience = absl::Seconds(120);
 constexpr absl::Duration kRollPatience = absl::Seconds(5);
-// A slow disk may hold the trainer up for so long before a checkpoint is given up.
-constexpr absl::Duration kWriterPatienceMax = absl::Seconds(10);
-constexpr absl::Duration kLastShardPatience = absl::Minutes(10);
 
 absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
   const absl::Duration value =
       absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
   return value > absl::ZeroDuration() ? value : otherwise;
-}
-
-v1::Fault::Kind KindOf(StepFault::Kind kind) {
-  switch (kind) {
-    case StepFault::Kind::kOutOfMemory:
-      return v1::Fault::OUT_OF_MEMORY_ERROR;
-    case StepFault::Kind::kException:
-      return v1::Fault::EXCEPTION;
-    case StepFault::Kind::kCommunication:
-      return v1::Fault::COMMUNICATION_ERROR;
-    case StepFault::Kind::kNotFinite:
-      return v1::Fault::NOT_FINITE;
-    case StepFault::Kind::kData:
-      return v1::Fault::DATA_ERROR;
-  }
-  return v1::Fault::EXCEPTION;
-}
-
-void Accuse(const absl::Status& status, v1::Fault* fault) {
-  if (const auto rank = AccusedRank(status); rank.has_value()) {
-    fault->set_accused_rank(*rank);
-  }
 }
 
 v1::StepRecord RecordOf(const StepResult& result, int64_t generation) {
@@ -63,16 +36,27 @@ v1::StepRecord RecordOf(const StepResult& result, int64_t generation) {
   record.set_learning_rate(result.learning_rate);
   record.set_tokens(result.tokens);
   record.set_seconds(result.seconds);
-  const int64_t nanos = absl::ToUnixNanos(absl::Now());
-  record.mutable_time()->set_seconds(nanos / 1'000'000'000);
-  record.mutable_time()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  *record.mutable_time() =
+      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(absl::Now()));
   return record;
 }
 
 }  // namespace
 
 RingRun::RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer)
-    : form_(std::move(form)), context_(context), held_(held), writer_(writer) {}
+    : form_(std::move(form)),
+      context_(context),
+      held_(held),
+      checkpoints_({.form = &form_,
+                    .held = held,
+                    .writer = writer,
+                    .incarnation = context->incarnation,
+                    .hop_deadline = HopDeadline(),
+                    .cancelled = [this] { return cancelled(); },
+                    .failed =
+                        [context](v1::ShardWritten report) {
+                          context->post(ShardDone{std::move(report)});
+                        }}) {}
 
 // ---- forming
 
@@ -257,13 +241,11 @@ bool RingRun::OneStep() {
                           .held_step = held_->state().step(),
                           .exchanged_bytes = exchanged,
                           .planned_bytes = planned});
-  const int64_t step = held_->state().step();
-  const bool last = step >= held_->config().steps;
-  const int64_t interval = form_.spec().checkpoint().interval_steps();
-  if (!last && interval > 0 && step % interval == 0) {
-    BeginCheckpoint(WriterPatience());
+  if (held_->state().step() >= held_->config().steps) {
+    return true;
   }
-  if (!last && result->stop_agreed) {
+  checkpoints_.AfterStep();
+  if (result->stop_agreed) {
     StopInOrder();
     return false;
   }
@@ -284,38 +266,8 @@ void RingRun::AppendRecord() {
   step_log_failing_ = !status.ok();
 }
 
-void RingRun::BeginCheckpoint(absl::Duration patience) {
-  const ShardIdentity identity{.ring = form_.ring(),
-                               .world_size = held_->config().world_size(),
-                               .incarnation = context_->incarnation,
-                               .step = held_->state().step(),
-                               .job_directory = form_.directory()};
-  writer_->AwaitIdle(patience, [this] { return cancelled(); });
-  if (Over()) {
-    return;
-  }
-  const absl::Status begun = writer_->Begin(identity, held_->state().NamedTensors());
-  if (begun.ok()) {
-    return;
-  }
-  v1::ShardWritten report;
-  *report.mutable_ring() = form_.ring();
-  report.set_step(identity.step);
-  report.set_error(std::string(begun.message()));
-  SPDLOG_ERROR("checkpoint of step {} failed: {}", identity.step, begun.ToString());
-  OnShard(report);
-  context_->post(ShardDone{report});
-}
-
-void RingRun::OnShard(const v1::ShardWritten& report) {
-  absl::MutexLock lock(&mutex_);
-  checkpoint_error_ = report.error();
-}
-
 void RingRun::FinishSteps() {
-  // No peer waits for this rank any more, and the last checkpoint decides whether the job succeeds.
-  BeginCheckpoint(kLastShardPatience);
-  const bool idle = writer_->AwaitIdle(kLastShardPatience, [this] { return cancelled(); });
+  std::string checkpoint_error = checkpoints_.AfterLastStep();
   if (Over()) {
     return;
   }
@@ -326,20 +278,15 @@ void RingRun::FinishSteps() {
   if (absl::Status status = held_->Examine(); !status.ok()) {
     context_->die(absl::StrCat("the device is lost: ", status.message()));
   }
-  AllStepsDone done{.ring = form_.ring(), .held = held_->Report()};
-  {
-    absl::MutexLock lock(&mutex_);
-    done.checkpoint_error = idle ? checkpoint_error_
-                                 : absl::StrCat("the last shard is not written after ",
-                                                absl::FormatDuration(kLastShardPatience));
-  }
   SPDLOG_INFO("all {} steps are done", held_->state().step());
-  context_->post(std::move(done));
+  context_->post(AllStepsDone{.ring = form_.ring(),
+                              .held = held_->Report(),
+                              .checkpoint_error = std::move(checkpoint_error)});
 }
 
 void RingRun::StopInOrder() {
   SPDLOG_INFO("stopping after step {}, as agreed by all ranks", held_->state().step());
-  writer_->AwaitIdle(WriterPatience(), [this] { return cancelled(); });
+  checkpoints_.Settle();
   if (Over()) {
     return;
   }
@@ -390,51 +337,7 @@ void RingRun::FailForm(FormStage stage, const absl::Status& status) {
     // Finish answers.
     return;
   }
-  static constexpr const char* kWhere[] = {"spec",    "directory", "open",   "build",
-                                           "connect", "restore",   "restore"};
-  const char* where = kWhere[static_cast<int>(stage)];
-  v1::Fault fault;
-  fault.set_kind(v1::Fault::FORM_ERROR);
-  fault.set_where(where);
-  Accuse(status, &fault);
-  fault.set_message(absl::StrFormat("ring generation %d rank %d: %s: %s", form_.ring().generation(),
-                                    rank(), where, status.message()));
-  const bool missing = absl::IsNotFound(status) || absl::IsDataLoss(status);
-  const bool invalid = absl::IsInvalidArgument(status);
-  const bool impossible = absl::IsFailedPrecondition(status);
-  if (absl::IsResourceExhausted(status) && stage != FormStage::kDirectory) {
-    fault.set_kind(v1::Fault::OUT_OF_MEMORY_ERROR);
-  } else if (stage == FormStage::kBuild) {
-    fault.set_kind(missing ? v1::Fault::DATA_ERROR : v1::Fault::FORM_ERROR);
-    fault.set_deterministic(invalid || absl::IsNotFound(status));
-  } else if (stage == FormStage::kLoad && absl::IsInternal(status)) {
-    // LibTorch failed, not the files.
-    fault.set_kind(v1::Fault::EXCEPTION);
-  } else if (stage == FormStage::kLoad) {
-    fault.set_kind(v1::Fault::CHECKPOINT_ERROR);
-    // An error of reading may pass; when it does not, an older checkpoint is taken.
-    fault.set_deterministic(missing || invalid);
-  } else if (stage == FormStage::kConnect || stage == FormStage::kRestore) {
-    fault.set_kind(v1::Fault::COMMUNICATION_ERROR);
-  } else {
-    // The spec, the directory, the transport: they are what they are.
-    fault.set_deterministic(invalid || impossible);
-  }
-  Fail(std::move(fault));
-}
-
-void RingRun::FailStep() {
-  const StepFault& step_fault = trainer_->fault();
-  v1::Fault fault;
-  fault.set_kind(KindOf(step_fault.kind));
-  fault.set_where(step_fault.where);
-  fault.set_step(step_fault.step);
-  Accuse(step_fault.status, &fault);
-  fault.set_deterministic(step_fault.deterministic);
-  fault.set_message(absl::StrFormat("ring generation %d rank %d: %s of step %d: %s",
-                                    form_.ring().generation(), rank(), step_fault.where,
-                                    step_fault.step, step_fault.status.message()));
-  Fail(std::move(fault));
+  Fail(FormFault(form_.ring(), stage, status));
 }
 
 void RingRun::Fail(v1::Fault fault) {
@@ -492,12 +395,6 @@ absl::Duration RingRun::AbortDeadline() const {
 
 absl::Duration RingRun::HopDeadline() const {
   return FromProto(form_.spec().recovery().hop_deadline(), absl::Seconds(30));
-}
-
-// The peers wait in their next exchange meanwhile: a checkpoint that is given up costs less than a
-// ring that breaks.
-absl::Duration RingRun::WriterPatience() const {
-  return std::min(kWriterPatienceMax, HopDeadline() / 2);
 }
 
 }  // namespace ringmaster::worker

@@ -14,6 +14,8 @@
 #include "worker/comm/communicator.h"
 #include "worker/driver/held_job.h"
 #include "worker/driver/job_log.h"
+#include "worker/driver/ring_checkpoints.h"
+#include "worker/driver/ring_faults.h"
 #include "worker/driver/step_log.h"
 #include "worker/driver/worker_metrics.h"
 #include "worker/session/session_events.h"
@@ -69,7 +71,7 @@ class RingRun {
   bool cancelled() const { return cancelled_.load(); }
   const v1::FormRing& form() const { return form_; }
   // A shard of this run was written, or not: AllStepsDone tells how the last one went. Any thread.
-  void OnShard(const v1::ShardWritten& report);
+  void OnShard(const v1::ShardWritten& report) { checkpoints_.OnShard(report); }
 
  private:
   bool Over() const { return stopped_ || cancelled(); }
@@ -79,27 +81,21 @@ class RingRun {
   absl::Status RunValidation(v1::StepRecord& record);
   void RepeatLastStep();
   void AppendRecord();
-  // After the shard under way, for which it waits at most for `patience`.
-  void BeginCheckpoint(absl::Duration patience);
   void FinishSteps();
   void StopInOrder();
 
-  // kLoad: restoring from files; kRestore: from ranks.
-  enum class FormStage { kSpec, kDirectory, kOpen, kBuild, kConnect, kRestore, kLoad };
   void FailForm(FormStage stage, const absl::Status& status);
-  void FailStep();
+  void FailStep() { Fail(FaultOf(form_.ring(), trainer_->fault())); }
   void Fail(v1::Fault fault);
   // The generation is over on this rank: nothing of its communicator is left.
   void LetGo();
   absl::Duration AbortDeadline() const;
   absl::Duration HopDeadline() const;
-  absl::Duration WriterPatience() const;
   int rank() const { return form_.ring().rank(); }
 
   const v1::FormRing form_;
   RingContext* const context_;
   HeldJob* const held_;
-  CheckpointWriter* const writer_;
 
   std::atomic<bool> cancelled_{false};
   absl::Mutex mutex_;
@@ -108,7 +104,8 @@ class RingRun {
   // Set and cleared by the trainer's thread only, which may read it without the lock.
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<Trainer> trainer_;
-  std::string checkpoint_error_ ABSL_GUARDED_BY(mutex_);
+
+  RingCheckpoints checkpoints_;
 
   // The trainer's thread only.
   bool stopped_ = false;
