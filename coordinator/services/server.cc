@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/http/http_endpoint.h"
 #include "base/status_macros.h"
+#include "base/steady_now.h"
 #include "base/version.h"
 #include "coordinator/services/credentials.h"
 #include "coordinator/services/job_service.h"
@@ -32,14 +33,6 @@ constexpr int kDiskThreads = 4;
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
 // The loop turns once a second: after this long it hangs.
 constexpr absl::Duration kLoopHangs = absl::Seconds(15);
-
-// Wall-clock time at the start of the process, carried on by the steady clock: it never steps back,
-// and a change of the machine's clock ends no lease.
-std::function<absl::Time()> SteadyTime() {
-  return [wall = absl::Now(), steady = std::chrono::steady_clock::now()] {
-    return wall + absl::FromChrono(std::chrono::steady_clock::now() - steady);
-  };
-}
 
 void DieWithoutStore(const absl::Status& status) {
   SPDLOG_CRITICAL("the store failed and nothing more may be promised, the process ends: {}",
@@ -123,7 +116,7 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
   core_options.shared_directory = options_.shared_directory.empty()
                                       ? store_->directory().File("jobs")
                                       : options_.shared_directory;
-  EventLoopOptions loop_options = {.now = options_.now ? options_.now : SteadyTime(),
+  EventLoopOptions loop_options = {.now = options_.now ? options_.now : SteadyNow,
                                    .on_fatal = DieWithoutStore};
   std::random_device entropy;
   const uint64_t seed = (static_cast<uint64_t>(entropy()) << 32) | entropy();
