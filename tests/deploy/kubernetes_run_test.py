@@ -20,8 +20,8 @@ SECONDS = 120
 JOB = '''
 name: pods
 model: {layers: 1, dim: 32, heads: 4}
-attention: {segment_lengths: [32, 128], dilation_rates: [1, 2]}
-data: {paths: [/shared/text.txt], sequence_length: 128}
+attention: {segment_lengths: [32, 512], dilation_rates: [1, 2]}
+data: {paths: [/shared/text.txt], sequence_length: 512}
 parallel: {ring_size: 2}
 steps: 20
 '''

@@ -179,7 +179,7 @@ class EndedJobTest(harness.ClusterTest):
 
     def test_estimate(self):
         estimate = json.loads(self.expect(0, 'estimate', self.job_file(), '--set', 'parallel.ring_size=4', '-o', 'json'))
-        self.assertEqual(sum(map(int, estimate['shard_tokens'])), 128)
+        self.assertEqual(sum(map(int, estimate['shard_tokens'])), 512)
         self.assertEqual(len(estimate['shard_tokens']), 4)
         self.expect(0, 'estimate', self.job_file(), says=r'(?s)^QUANTITY.*parameters.*tokens a rank')
         # The formula counts what is trained.

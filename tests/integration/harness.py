@@ -90,10 +90,11 @@ def text_file(folder, size=40000):
     return path
 
 
+# Longer than the sequences that attention sums in fp64 whatever the precision.
 JOB = '''
 model: {{layers: 2, dim: 32, heads: 4, vocab_size: 256}}
-attention: {{segment_lengths: [32, 128, 128], dilation_rates: [1, 2, 4]}}
-data: {{paths: ["{text}"], sequence_length: 128}}
+attention: {{segment_lengths: [32, 512, 512], dilation_rates: [1, 2, 4]}}
+data: {{paths: ["{text}"], sequence_length: 512}}
 parallel: {{ring_size: 2}}
 optimizer: {{lr: 0.003}}
 schedule: {{warmup_steps: 10}}

@@ -178,17 +178,19 @@ TEST(LongNetTest, Bf16FollowsTheExactGradients) {
   const at::Tensor accumulated = at::zeros({exact.layout.size()}, at::kFloat);
   const std::vector<at::Tensor> gradients = exact.layout.Views(accumulated);
   const std::vector<at::Tensor> parameters = exact.layout.Views(compute);
-  const at::Tensor tokens = RandomTokens(1, 64, 256, 8);
-  const SequenceShard shard =
-      exact.model.Place(attention::ShardMap::Contiguous(64, 1, 1), 0, nullptr, compute.options());
+  // Longer than what attention sums in fp64 whatever the precision.
+  constexpr int64_t kTokens = 320;
+  const at::Tensor tokens = RandomTokens(1, kTokens, 256, 8);
+  const SequenceShard shard = exact.model.Place(attention::ShardMap::Contiguous(kTokens, 1, 1), 0,
+                                                nullptr, compute.options());
   const double loss =
       exact.model.ForwardBackward(parameters, shard, tokens, tokens, 1, gradients, {})
           .item<double>();
   // The same rounded parameters in fp64.
   exact.flat.copy_(compute);
   const double expected = exact.model
-                              .ForwardBackward(exact.parameters, WholeSequence(exact, 64), tokens,
-                                               tokens, 1, exact.gradients, {})
+                              .ForwardBackward(exact.parameters, WholeSequence(exact, kTokens),
+                                               tokens, tokens, 1, exact.gradients, {})
                               .item<double>();
   EXPECT_NEAR(loss, expected, 0.02 * expected);
   const double error = accumulated.to(at::kDouble).sub(exact.flat_gradients).norm().item<double>();

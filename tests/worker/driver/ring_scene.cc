@@ -55,13 +55,13 @@ struct RingScene::Worker {
 RingScene::RingScene(int64_t steps) {
   {
     std::ofstream text(folder_ + "/text");
-    for (int i = 0; i < 4000; ++i) {
+    for (int i = 0; i < 12000; ++i) {
       text << i * i % 997 << ' ';
     }
   }
   spec_ = ResolvedSpec();
   spec_.mutable_data()->set_paths(0, folder_ + "/text");
-  spec_.mutable_data()->set_sequence_length(96);
+  spec_.mutable_data()->set_sequence_length(288);
   spec_.mutable_batch()->set_global_sequences(1);
   spec_.mutable_parallel()->set_ring_size(2);
   spec_.mutable_parallel()->set_replicas(1);

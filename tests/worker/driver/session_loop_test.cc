@@ -87,7 +87,7 @@ TEST(SessionLoopTest, RunsAJobFromTheFirstStepToTheManifest) {
   for (const auto& [step, record] : in_file) {
     EXPECT_EQ(record.loss(), scene.records().at(step).loss());
     EXPECT_EQ(record.has_validation_loss(), step % 3 == 0 || step == kSteps) << step;
-    EXPECT_EQ(record.tokens(), 96);
+    EXPECT_EQ(record.tokens(), 288);
   }
   EXPECT_LT(in_file.at(kSteps).loss(), in_file.at(1).loss());
 

@@ -19,7 +19,8 @@ class FaultTest : public testing::Test {
     JobConfig config = SmallJob();
     config.ring_size = 3;
     config.global_sequences = 1;
-    config.sequence_length = 60;
+    config.sequence_length = 288;
+    config.precision = Precision::kFp32;
     std::vector<RankRun> runs;
     const absl::StatusOr<FaultInjection> parsed = FaultInjection::Parse(fault);
     EXPECT_TRUE(parsed.ok()) << parsed.status();

@@ -20,10 +20,10 @@ TEST(JobConfigTest, ReadsAResolvedSpec) {
   EXPECT_EQ(config->model.kv_heads, 2);
   EXPECT_EQ(config->model.positions, models::Positions::kRotary);
   ASSERT_EQ(config->model.attention.branches.size(), 3u);
-  EXPECT_EQ(config->model.attention.branches[2], (attention::Branch{256, 4}));
+  EXPECT_EQ(config->model.attention.branches[2], (attention::Branch{512, 4}));
   EXPECT_TRUE(config->model.attention.causal);
   EXPECT_EQ(config->world_size(), 4);
-  EXPECT_EQ(config->tokens_per_step(), 512);
+  EXPECT_EQ(config->tokens_per_step(), 4 * 320);
   EXPECT_EQ(config->optimizer.beta2, 0.98);
   EXPECT_EQ(config->schedule.decay, Decay::kCosine);
   EXPECT_EQ(config->data_seed, 3u);

@@ -48,7 +48,8 @@ class MemoryFaultTest : public testing::Test {
     JobConfig config = SmallJob();
     config.ring_size = 3;
     config.global_sequences = 1;
-    config.sequence_length = 60;
+    config.sequence_length = 288;
+    config.precision = Precision::kFp32;
     config.activation_checkpointing = recompute;
     std::vector<RankRun> runs;
     RunRanks(config, path_,

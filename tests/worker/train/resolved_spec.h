@@ -23,12 +23,12 @@ inline v1::TrainingJobSpec ResolvedSpec() {
           sub_ln: true
         }
         attention {
-          segment_lengths: [ 16, 64, 256 ]
+          segment_lengths: [ 16, 192, 512 ]
           dilation_rates: [ 1, 2, 4 ]
           offset_mode: PAPER
           mix_gradient: EXACT
         }
-        data { paths: "/data/*.txt" sequence_length: 128 validation_fraction: 0.1 seed: 3 }
+        data { paths: "/data/*.txt" sequence_length: 320 validation_fraction: 0.1 seed: 3 }
         optimizer {
           lr: 0.001
           beta1: 0.9
