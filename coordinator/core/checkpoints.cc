@@ -314,6 +314,25 @@ absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
   return response;
 }
 
+namespace {
+
+// A worker may have been told already to delete its files.
+absl::Status CheckNotDoomed(const State& state, const v1::Checkpoint& checkpoint) {
+  std::set<absl::string_view> paths;
+  for (const v1::CheckpointShard& shard : checkpoint.shards()) paths.insert(shard.path());
+  for (const auto& [name, job] : state.jobs) {
+    for (const std::string& path : job->record.garbage()) {
+      if (paths.count(path) == 0) continue;
+      return FailedPrecondition(
+          "CHECKPOINT_BEING_DELETED", name,
+          absl::StrCat(name, " has given this checkpoint up, and ", path, " is to be deleted"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<v1::Checkpoint> ImportCheckpoint(
     State& state, const v1::ImportCheckpointRequest& request,
     const std::optional<absl::StatusOr<ManifestFile>>& manifest) {
@@ -339,6 +358,7 @@ absl::StatusOr<v1::Checkpoint> ImportCheckpoint(
                            absl::StrCat(file.directory(), " is known already as ", name));
     }
   }
+  RETURN_IF_ERROR(CheckNotDoomed(state, file));
   store::CheckpointRecord record;
   v1::Checkpoint* checkpoint = record.mutable_checkpoint();
   *checkpoint = file;

@@ -252,6 +252,29 @@ TEST(CheckpointTest, ADeletionIsToldUntilAWorkerSaysThatItIsDone) {
   EXPECT_EQ(d.Heard(d.WorkerAt("job-a", 0)).find("DeleteFiles"), std::string::npos);
 }
 
+TEST(CheckpointTest, WhatIsToBeDeletedIsNotImported) {
+  CoreDriver d;
+  d.RunningPair();
+  for (int64_t step = 1; step <= 4; ++step) {
+    d.Shard("job-a", 0, step);
+    d.Shard("job-a", 1, step);
+  }
+  const std::string shard = d.ShardPath("job-a", 1, 1);
+  ManifestFile file;
+  file.checkpoint.set_step(1);
+  file.checkpoint.set_directory(shard.substr(0, shard.rfind('/')));
+  file.checkpoint.add_shards()->set_path(shard);
+  v1::ImportCheckpointRequest request;
+  request.set_directory(file.checkpoint.directory());
+  const auto refused = d.Call<v1::Checkpoint>(request, file);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Details(refused.status()).reason, "CHECKPOINT_BEING_DELETED");
+  // A copy of it is another matter.
+  file.checkpoint.set_directory("/copy");
+  file.checkpoint.mutable_shards(0)->set_path("/copy/shard");
+  EXPECT_TRUE(d.Call<v1::Checkpoint>(request, file).ok());
+}
+
 TEST(CheckpointTest, AFailedShardLeavesNoCheckpoint) {
   CoreDriver d;
   d.RunningPair();
