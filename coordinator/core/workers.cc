@@ -40,6 +40,16 @@ bool IsDead(const Worker& worker, const std::string& incarnation) {
          worker.dead_incarnations.end();
 }
 
+// Another process asks for the name of a ring's member that may well be alive: a pod that a
+// partition hid, or a --worker-id given twice. That proves no death; a supervisor's report, a
+// broken stream or the lease does. Of a member that was not heard of since the coordinator started,
+// a fresh process is the successor, and one that has heard of an epoch is not: the member joined
+// after it, or it would have lost its rank to it.
+bool IsTaken(const Worker& worker, const v1::WorkerReport& hello) {
+  const bool alive = worker.attached() || (worker.unseen && hello.epoch() > 0);
+  return alive && !worker.job.empty() && worker.incarnation != hello.incarnation();
+}
+
 // This process is dead, or must be. Its ring is given up.
 void Lose(State& state, Worker& worker, RingLoss loss, bool tell_die) {
   if (worker.lost) return;
@@ -126,6 +136,13 @@ void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report) {
   const Worker* known = state.FindWorker(hello.worker());
   if (known != nullptr && IsDead(*known, report.incarnation())) {
     TellDie(state, stream, kReplaced, "this process was given up or replaced");
+    return;
+  }
+  if (known != nullptr && IsTaken(*known, report)) {
+    EndStream(state, stream,
+              Unavailable("WORKER_NAME_TAKEN",
+                          absl::StrCat("another process of ", known->name, " trains ", known->job),
+                          state.options.heartbeat_interval));
     return;
   }
   Worker& worker = Register(state, report);

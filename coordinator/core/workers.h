@@ -11,7 +11,8 @@
 // coordinator hears it all again.
 namespace ringmaster::coordinator {
 
-// The first report of a stream: attaches the worker, or turns a dead incarnation away.
+// The first report of a stream: attaches the worker, or turns away a dead incarnation and one whose
+// name a live member of a ring has.
 void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report);
 void OnHeartbeat(State& state, Worker& worker, const v1::Heartbeat& heartbeat);
 void OnGoodbye(State& state, Worker& worker);

@@ -100,7 +100,8 @@ void CoreDriver::Hello(const std::string& worker, char incarnation, const v1::Ha
 
 void CoreDriver::Report(const std::string& worker, v1::WorkerReport report) {
   report.set_incarnation(incarnations_[worker]);
-  report.set_epoch(epoch_);
+  // Of no epoch in the process's first words.
+  report.set_epoch(began_.insert(report.incarnation()).second ? 0 : epoch_);
   Do(WorkerReported{streams_.at(worker), report});
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -110,6 +111,8 @@ class CoreDriver {
   std::map<std::pair<int, std::string>, std::string> rows_;
   std::map<std::string, uint64_t> streams_;
   std::map<std::string, std::string> incarnations_;
+  // Processes that have said something.
+  std::set<std::string> began_;
   std::map<uint64_t, std::vector<v1::Directive>> directives_;
   std::map<std::string, std::map<int, v1::Directive>> last_;
   Output output_;

@@ -37,6 +37,39 @@ TEST(RestartTest, AMemberThatDoesNotComeBackIsLostAfterTheWindow) {
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
 }
 
+// A pod that a partition hid comes back under the name of its successor.
+TEST(RestartTest, AnOlderProcessOfAMemberTakesNoRingApart) {
+  CoreDriver d;
+  d.Hello("b", 'd');
+  d.RunningPair();
+  const v1::RingRef a = d.Ring("job-a", 0);
+  const v1::RingRef b = d.Ring("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'a', v1::PHASE_RUNNING, a);
+  const auto turned_away = [&](char incarnation) {
+    d.Hello("b", incarnation);
+    EXPECT_EQ(d.Heard("b"), "");
+    ASSERT_EQ(d.last().directives.size(), 1);
+    EXPECT_EQ(Details(d.last().directives[0].close_status).reason, "WORKER_NAME_TAKEN");
+    d.Break("b");
+    EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  };
+  turned_away('d');
+  d.Hello("b", 'b', v1::PHASE_RUNNING, b);
+  EXPECT_EQ(d.Heard("b"), "Welcome");
+  const uint64_t stream = d.stream("b");
+  turned_away('d');
+  // Nor does the fresh process that its supervisor starts.
+  turned_away('e');
+  EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
+  // Until the member is gone.
+  d.Do(StreamClosed{stream});
+  d.Hello("b", 'e');
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(d.Heard("b"), "Welcome");
+}
+
 TEST(RestartTest, ReplacesAGenerationThatWasForming) {
   CoreDriver d;
   d.Hello("a", 'a');
