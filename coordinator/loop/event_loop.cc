@@ -60,6 +60,7 @@ EventLoop::EventLoop(std::unique_ptr<Core> core, Store* store, Metrics* metrics,
                      EventLoopOptions options)
     : options_(std::move(options)), store_(store), metrics_(metrics), core_(std::move(core)) {
   last_turn_ = options_.now();
+  CheckReserve(last_turn_);
   Publish(last_turn_);
 }
 
@@ -240,7 +241,10 @@ void EventLoop::RunOnce() {
   }
   if (now >= next_store_trial_) TryStoreAgain(now);
   metrics_->Count(Metric::kWatchEvictions, {}, hub_.Tick(now, *core_));
-  if (now >= next_publish_) Publish(now);
+  if (now >= next_publish_) {
+    CheckReserve(now);
+    Publish(now);
+  }
   if (!batch.empty()) next_publish_ = std::min(next_publish_, now + options_.publish_interval);
   metrics_->Observe(Metric::kTickSeconds, absl::ToDoubleSeconds(options_.now() - now));
 }
@@ -323,6 +327,17 @@ void EventLoop::Recover(absl::Time now, const absl::Status& why) {
   if (!output.ok()) options_.on_fatal(output.status());
   calls_.clear();
   Release(*output);
+}
+
+void EventLoop::CheckReserve(absl::Time now) {
+  if (store_full_ || store_->HasReserve()) return;
+  SPDLOG_ERROR("store: its reserve is gone: submissions are refused until there is room");
+  store_full_ = true;
+  next_store_trial_ = now + options_.retry_delay;
+  calls_.clear();
+  if (absl::Status status = CommitAndRelease(now, core_->SetStoreFull(now, true)); !status.ok()) {
+    Recover(now, status);
+  }
 }
 
 void EventLoop::TryStoreAgain(absl::Time now) {

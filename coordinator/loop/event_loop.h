@@ -114,6 +114,7 @@ class EventLoop {
   void Release(const Output& output);
   // The commit failed: the core's memory becomes what is stored.
   void Recover(absl::Time now, const absl::Status& why);
+  void CheckReserve(absl::Time now);  // Without it the store counts as full.
   void TryStoreAgain(absl::Time now);
   void Refuse(Item& item, const absl::Status& status);
   void Publish(absl::Time now);

@@ -79,6 +79,8 @@ absl::Status DataDirectory::Reserve(int64_t bytes, int64_t spare) {
   return SystemError("set space aside in", path, error);
 }
 
+bool DataDirectory::HasReserve() const { return access(File("reserve").c_str(), F_OK) == 0; }
+
 bool DataDirectory::ReleaseReserve() { return unlink(File("reserve").c_str()) == 0; }
 
 absl::Status WriteFileAtomically(const std::string& path, const std::string& text) {

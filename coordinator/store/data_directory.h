@@ -34,6 +34,8 @@ class DataDirectory {
   // for `spare` more. ResourceExhausted when there is not.
   absl::Status Reserve(int64_t bytes, int64_t spare);
 
+  bool HasReserve() const;
+
   // Gives the reserve back to the file system; false when there was none.
   bool ReleaseReserve();
 

@@ -35,6 +35,7 @@ class SqliteStore : public Store {
   absl::StatusOr<StoredState> Load() override;
   absl::Status Commit(absl::Span<const RowChange> rows) override;
   bool ReleaseReserve() override { return directory_->ReleaseReserve(); }
+  bool HasReserve() const override { return directory_->HasReserve(); }
   // The reserve's own room is not enough: the next commit would find the disk full again.
   bool RestoreReserve() override {
     return directory_->Reserve(reserve_bytes_, reserve_bytes_).ok();

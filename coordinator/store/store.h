@@ -26,6 +26,9 @@ class Store {
   // on a full disk. Returns false when it was released already.
   virtual bool ReleaseReserve() = 0;
 
+  // Whether it is set aside: not after a start on a full disk.
+  virtual bool HasReserve() const = 0;
+
   // Sets the space aside again; false when there is no room beside it. True means that the disk has
   // room again.
   virtual bool RestoreReserve() = 0;

@@ -264,6 +264,30 @@ TEST_F(EventLoopTest, CancellationWorksOnAFullDiskWithTheReserve) {
   EXPECT_EQ(std::get<v1::TrainingJob>(***get).status().state(), v1::TrainingJobStatus::CANCELLED);
 }
 
+// What a start on a full disk makes room for is not for new jobs.
+TEST_F(EventLoopTest, AStartWithoutTheReserveIsAStartWithAFullStore) {
+  Create("kept");
+  loop_->RunOnce();
+  store_.next = absl::ResourceExhaustedError("no space");
+  store_.reserve_helps = true;
+  store_.reserved = false;
+  Restart();
+  EXPECT_TRUE(loop_->snapshot()->store_full);
+  const Result create = Create("other");
+  const Result cancel = Cancel("kept");
+  loop_->RunOnce();
+  EXPECT_EQ(CodeOf(create), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(CodeOf(cancel), absl::StatusCode::kOk);
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_store_full 1"));
+  store_.next = absl::OkStatus();
+  now_ += absl::Seconds(2);
+  loop_->RunOnce();
+  EXPECT_TRUE(store_.reserved);
+  const Result accepted = Create("other");
+  loop_->RunOnce();
+  EXPECT_EQ(CodeOf(accepted), absl::StatusCode::kOk);
+}
+
 TEST_F(EventLoopTest, LockedStoreRefusesOnlyUntilItIsFree) {
   store_.next = absl::UnavailableError("locked");
   const Result refused = Create("aaaa");

@@ -41,6 +41,7 @@ class FakeStore : public Store {
   }
 
   bool ReleaseReserve() override { return std::exchange(reserved, false); }
+  bool HasReserve() const override { return reserved; }
   bool RestoreReserve() override {
     if (next.ok()) reserved = true;
     return next.ok();

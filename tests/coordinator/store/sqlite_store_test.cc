@@ -177,7 +177,7 @@ TEST_F(SqliteStoreTest, StartsOnAFullDiskWithTheReserve) {
   auto store = MustOpen();
   ASSERT_NE(store, nullptr);
   EXPECT_EQ(store->epoch(), 2);
-  EXPECT_FALSE(store->ReleaseReserve());
+  EXPECT_FALSE(store->HasReserve());
   EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1")));
   // Without a reserve there is nothing to be done.
   store.reset();
