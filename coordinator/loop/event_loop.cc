@@ -327,6 +327,7 @@ void EventLoop::Recover(absl::Time now, const absl::Status& why) {
   if (!output.ok()) options_.on_fatal(output.status());
   calls_.clear();
   Release(*output);
+  metrics_->Count(Metric::kWatchEvictions, {}, hub_.Publish(now, *core_, output->changes));
 }
 
 void EventLoop::CheckReserve(absl::Time now) {

@@ -22,6 +22,13 @@ WatchMessage JobMessage(const v1::TrainingJob& job, int64_t resource_version) {
 
 }  // namespace
 
+WatchMessage WatchHub::Show(const v1::TrainingJob& job, int64_t resource_version) {
+  std::weak_ptr<const v1::WatchTrainingJobsResponse>& shown = shown_[job.name()];
+  WatchMessage message = shown.lock();
+  if (message == nullptr) shown = message = JobMessage(job, resource_version);
+  return message;
+}
+
 void WatchHub::Add(absl::Time now, const Core& core, const v1::WatchTrainingJobsRequest& request,
                    std::shared_ptr<WatchSink> sink) {
   Watcher watcher = {.sink = sink, .name = request.name(), .last_message = now};
@@ -33,12 +40,12 @@ void WatchHub::Add(absl::Time now, const Core& core, const v1::WatchTrainingJobs
       sink->Close(NotFound("training job", request.name()));
       return;
     }
-    snapshot.push_back(JobMessage(*job, version));
+    snapshot.push_back(Show(*job, version));
   } else {
     const std::string parent = request.parent().empty() ? kDefaultProject : request.parent();
     watcher.prefix = parent == kAllProjects ? "projects/" : absl::StrCat(parent, "/");
     for (const v1::TrainingJob* job : core.Jobs(parent)) {
-      snapshot.push_back(JobMessage(*job, version));
+      snapshot.push_back(Show(*job, version));
     }
   }
   auto synced = std::make_shared<v1::WatchTrainingJobsResponse>();
@@ -55,7 +62,8 @@ void WatchHub::Remove(const WatchSink* sink) { watchers_.erase(sink); }
 int WatchHub::Publish(absl::Time now, const Core& core, const std::vector<JobChange>& changes) {
   int evicted = 0;
   for (const JobChange& change : changes) {
-    if (watchers_.empty()) return evicted;
+    shown_.erase(change.name);
+    if (watchers_.empty()) continue;
     WatchMessage message;
     if (change.deleted) {
       auto deleted = std::make_shared<v1::WatchTrainingJobsResponse>();
@@ -63,7 +71,7 @@ int WatchHub::Publish(absl::Time now, const Core& core, const std::vector<JobCha
       deleted->set_resource_version(change.resource_version);
       message = std::move(deleted);
     } else if (const v1::TrainingJob* job = core.FindJob(change.name); job != nullptr) {
-      message = JobMessage(*job, change.resource_version);
+      message = Show(*job, change.resource_version);
     } else {
       continue;  // Deleted later in the same batch.
     }

@@ -54,6 +54,10 @@ class WatchHub {
   size_t size() const { return watchers_.size(); }
 
  private:
+  // The message that shows a job as it was last told, while somebody holds it: many snapshots that
+  // nobody reads cost no copies.
+  WatchMessage Show(const v1::TrainingJob& job, int64_t resource_version);
+
   struct Watcher {
     std::shared_ptr<WatchSink> sink;
     // One of these is empty: the job, or the prefix of the names ("projects/x/").
@@ -67,6 +71,8 @@ class WatchHub {
             const std::function<bool(const Watcher&)>& concerned);
 
   std::map<const WatchSink*, Watcher> watchers_;
+  // By the job's name; a change ends it.
+  std::map<std::string, std::weak_ptr<const v1::WatchTrainingJobsResponse>> shown_;
 };
 
 }  // namespace ringmaster::coordinator

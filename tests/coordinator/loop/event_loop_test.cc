@@ -343,6 +343,38 @@ TEST_F(EventLoopTest, WatchIsASnapshotThenChanges) {
   EXPECT_GT(all->messages.back()->resource_version(), version);
 }
 
+TEST_F(EventLoopTest, WatchersShareTheMessageOfAJobThatDidNotChange) {
+  Create("aaaa");
+  loop_->RunOnce();
+  now_ += absl::Seconds(1);
+  Create("bbbb");
+  const auto first = Watch();
+  loop_->RunOnce();
+  Cancel("bbbb");
+  loop_->RunOnce();
+  const auto second = Watch();
+  const auto one = Watch("bbbb");
+  loop_->RunOnce();
+  EXPECT_EQ(second->Events(),
+            (std::vector<std::string>{"job aaaa QUEUED", "job bbbb CANCELLED", "synced"}));
+  EXPECT_EQ(second->messages[0], first->messages[0]);
+  EXPECT_EQ(second->messages[1], first->messages.back());
+  EXPECT_EQ(one->messages[0], first->messages.back());
+  for (const WatchMessage& message : second->messages) {
+    EXPECT_LE(message->resource_version(), second->messages.back()->resource_version());
+  }
+  // What a batch that was undone has changed is shown again.
+  const size_t told = second->messages.size();
+  store_.next = absl::ResourceExhaustedError("no space");
+  Cancel("aaaa");
+  loop_->RunOnce();
+  ASSERT_GT(second->messages.size(), told);
+  EXPECT_EQ(second->Events().back(), "job aaaa QUEUED");
+  const auto third = Watch();
+  loop_->RunOnce();
+  EXPECT_EQ(third->messages[0], second->messages.back());
+}
+
 TEST_F(EventLoopTest, SilentWatchGetsHeartbeatsAndASlowOneIsDropped) {
   const auto watcher = Watch();
   const auto slow = Watch();
