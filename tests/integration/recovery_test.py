@@ -166,7 +166,7 @@ class InjectedFaultTest(harness.ClusterTest):
             self.cluster.start_worker(f'worker-{index}', env={'RINGMASTER_FAULT': fault})
         self.cluster.wait_for_workers(2)
         name = f'job-{len(self.cluster.ringctl("list", "-o", "name").splitlines())}'
-        self.submit(name, 40, self.settings)
+        self.submit(name, 60, self.settings)
         return name
 
     def stop_workers(self):
@@ -181,11 +181,11 @@ class InjectedFaultTest(harness.ClusterTest):
         return self._expected
 
     def check(self, kind, cause):
-        """At every place of a step first rank 1 fails, and later rank 0."""
+        """At every place of a step first rank 1 fails, and rank 0 when several reports of steps have ended that episode."""
         expected = self.expected()
         for place in self.places:
             with self.subTest(place=place):
-                name = self.run_with(f'rank=0,step=23,phase={place},kind={kind},generation=2',
+                name = self.run_with(f'rank=0,step=55,phase={place},kind={kind},generation=2',
                                      f'rank=1,step=13,phase={place},kind={kind},generation=1')
                 episodes = self.wait_for_end(name)['status'].get('episodes', [])
                 self.assertEqual(self.losses(name), expected)
