@@ -321,9 +321,11 @@ bool IsInManifest(const fs::path& shard) {
 
 }  // namespace
 
-absl::Status DeleteCheckpointFiles(const std::string& job_directory,
-                                   absl::Span<const std::string> paths) {
+std::vector<std::string> DeleteCheckpointFiles(const std::string& job_directory,
+                                               absl::Span<const std::string> paths) {
   const std::string folder = CheckpointsFolder(job_directory);
+  // As it was told, and where it is.
+  std::vector<std::pair<std::string, std::string>> told;
   std::set<std::string> doomed;
   std::set<fs::path> parents;
   for (const std::string& path : paths) {
@@ -332,6 +334,7 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
       SPDLOG_WARN("told to delete {}: left alone: {}", path, resolved.status().ToString());
       continue;
     }
+    told.emplace_back(path, *resolved);
     doomed.insert(*resolved);
     parents.insert(fs::path(*resolved).parent_path());
   }
@@ -346,10 +349,12 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
       unlink((parent / kManifestName).c_str());
     }
   }
-  absl::Status first;
-  for (const std::string& path : doomed) {
-    if (unlink(path.c_str()) != 0 && errno != ENOENT) {
-      first.Update(Failed("cannot delete", path, errno));
+  std::vector<std::string> done;
+  for (const auto& [path, resolved] : told) {
+    if (!doomed.contains(resolved) || unlink(resolved.c_str()) == 0 || errno == ENOENT) {
+      done.push_back(path);
+    } else {
+      SPDLOG_ERROR("{}", Failed("cannot delete", resolved, errno).ToString());
     }
   }
   for (const fs::path& parent : parents) {
@@ -358,7 +363,7 @@ absl::Status DeleteCheckpointFiles(const std::string& job_directory,
       rmdir(parent.c_str());
     }
   }
-  return first;
+  return done;
 }
 
 void SweepTemporaryFiles(const std::string& job_directory, int64_t generation) {

@@ -49,11 +49,11 @@ absl::Status WriteManifestFile(const std::string& job_directory, int64_t generat
 absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 
 // Deletes files below the job's checkpoints folder, before them a manifest.json that names one of
-// them, and then directories left empty. A path that is gone is no error. Left alone, with a
-// warning: a path that is not below that folder, links followed. Left alone, even when it is among
-// `paths`: any other manifest.json.
-absl::Status DeleteCheckpointFiles(const std::string& job_directory,
-                                   absl::Span<const std::string> paths);
+// them, and then directories left empty. Left alone, with a warning: a path that is not below that
+// folder, links followed. Left alone, even when it is among `paths`: any other manifest.json.
+// Returns which of `paths` need not be told again: those that are gone, and such a manifest.
+std::vector<std::string> DeleteCheckpointFiles(const std::string& job_directory,
+                                               absl::Span<const std::string> paths);
 
 // Removes temporary files of shards and manifests that earlier generations left behind.
 void SweepTemporaryFiles(const std::string& job_directory, int64_t generation);

@@ -122,13 +122,13 @@ void RingRunner::Do(const DeletePaths& action) {
       return;
     }
     const std::vector<std::string> paths(action.files.paths().begin(), action.files.paths().end());
-    if (absl::Status status = DeleteCheckpointFiles(action.job_directory, paths); !status.ok()) {
-      SPDLOG_ERROR("deleting checkpoint files: {}", status.ToString());
+    const std::vector<std::string> done = DeleteCheckpointFiles(action.job_directory, paths);
+    if (done.empty()) {
       return;
     }
     PathsDeleted deleted;
     *deleted.report.mutable_ring() = action.files.ring();
-    *deleted.report.mutable_paths() = action.files.paths();
+    *deleted.report.mutable_paths() = {done.begin(), done.end()};
     context_.post(std::move(deleted));
   });
 }

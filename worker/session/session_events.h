@@ -49,7 +49,7 @@ struct StepDone {
 struct ShardDone {
   v1::ShardWritten report;
 };
-// DeletePaths is done; nothing is told when it could not be.
+// DeletePaths is done; the paths that could not be deleted are left out.
 struct PathsDeleted {
   v1::FilesDeleted report;
 };
@@ -113,7 +113,7 @@ struct WriteManifest {
   std::string job_directory;
   v1::Checkpoint checkpoint;
 };
-// Only paths inside the job directory may be deleted. Answered by PathsDeleted when all are gone.
+// Only paths inside the job directory may be deleted. Answered by PathsDeleted, if any is gone.
 struct DeletePaths {
   std::string job_directory;
   v1::DeleteFiles files;

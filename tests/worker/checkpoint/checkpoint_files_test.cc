@@ -23,7 +23,10 @@ namespace ringmaster::worker {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 class CheckpointFilesTest : public ::testing::Test {
  protected:
@@ -229,14 +232,14 @@ TEST_F(CheckpointFilesTest, DeletesExactlyWhatItIsTold) {
   for (const auto& shard : older.checkpoint.shards()) {
     paths.push_back(shard.path());
   }
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, paths).ok());
+  EXPECT_EQ(DeleteCheckpointFiles(directory_, paths), paths);
   EXPECT_FALSE(fs::exists(older.checkpoint.directory())) << "the manifest went too";
   EXPECT_TRUE(ReadManifestFile(newer.checkpoint.directory()).ok());
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, paths).ok()) << "again is no error";
+  EXPECT_EQ(DeleteCheckpointFiles(directory_, paths), paths) << "again is no error";
   // A shard of an attempt that no manifest names goes alone.
   const auto stray = WriteShard(Identity(0, 2, 6, 2), {Bytes("t", "stray")});
   ASSERT_TRUE(stray.ok());
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {stray->path()}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {stray->path()}), ElementsAre(stray->path()));
   EXPECT_FALSE(fs::exists(stray->path()));
   EXPECT_TRUE(ReadManifestFile(newer.checkpoint.directory()).ok());
 }
@@ -247,12 +250,13 @@ TEST_F(CheckpointFilesTest, AManifestThatNamesNoDeletedShardStays) {
   const std::string folder = manifest.checkpoint.directory();
   const auto old = WriteShard(Identity(0, 2, 5, 2), {Bytes("t", "earlier attempt")});
   ASSERT_TRUE(old.ok());
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {old->path(), folder + "/manifest.json"}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {old->path(), folder + "/manifest.json"}),
+              SizeIs(2));
   EXPECT_FALSE(fs::exists(old->path()));
   EXPECT_TRUE(ReadManifestFile(folder).ok());
   const std::string gone = manifest.checkpoint.shards(0).path();
   fs::remove(gone);
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {gone}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {gone}), ElementsAre(gone));
   EXPECT_FALSE(fs::exists(folder + "/manifest.json")) << "it named a shard that is gone";
 }
 
@@ -269,13 +273,13 @@ TEST_F(CheckpointFilesTest, AManifestOfSomebodyElseStays) {
     WriteAll(path, text);
     const auto ours = WriteShard(Identity(0, 2, 5, 2), {Bytes("t", "ours")});
     ASSERT_TRUE(ours.ok());
-    EXPECT_TRUE(DeleteCheckpointFiles(directory_, {ours->path(), path}).ok());
+    EXPECT_THAT(DeleteCheckpointFiles(directory_, {ours->path(), path}), SizeIs(2));
     EXPECT_FALSE(fs::exists(ours->path()));
     EXPECT_EQ(ReadAll(path), text);
   }
   // A newer worker's manifest of our own shards.
   WriteAll(path, newer.dump());
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {torn}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {torn}), SizeIs(1));
   EXPECT_FALSE(fs::exists(path));
 }
 
@@ -287,11 +291,11 @@ TEST_F(CheckpointFilesTest, DeletesNothingOutsideTheCheckpointsFolder) {
   for (const std::string& path :
        {steps, directory_ + "/checkpoints/../steps.jsonl", directory_ + "/checkpoints",
         std::string("/etc/hostname"), directory_ + "2/checkpoints/x", std::string()}) {
-    EXPECT_TRUE(DeleteCheckpointFiles(directory_, {path}).ok());
+    EXPECT_THAT(DeleteCheckpointFiles(directory_, {path}), IsEmpty()) << path;
     EXPECT_TRUE(fs::exists(steps)) << path;
   }
   EXPECT_TRUE(fs::exists(inside));
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {steps, inside}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {steps, inside}), ElementsAre(inside));
   EXPECT_FALSE(fs::exists(inside)) << "one bad path must not keep the others";
   EXPECT_TRUE(fs::exists(steps));
 }
@@ -312,7 +316,7 @@ TEST_F(CheckpointFilesTest, ASymbolicLinkLeadsNeitherAWriteNorADeletionOutside) 
   linked.checkpoint.clear_shards();
   EXPECT_EQ(WriteManifestFile(directory_, 3, std::string(32, 'a'), linked).code(),
             absl::StatusCode::kPermissionDenied);
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {step + "/precious"}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {step + "/precious"}), IsEmpty());
   EXPECT_EQ(ReadAll(outside + "/precious"), "x");
   EXPECT_EQ(std::distance(fs::directory_iterator(outside), {}), 1) << "nothing was written";
 
@@ -323,7 +327,7 @@ TEST_F(CheckpointFilesTest, ASymbolicLinkLeadsNeitherAWriteNorADeletionOutside) 
   fs::create_symlink(outside + "/precious", shard + ".tmp");
   EXPECT_FALSE(WriteShard(Identity(0, 1, 7), {Bytes("a", "alpha")}).ok());
   fs::create_symlink(outside + "/precious", shard);
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, {shard}).ok());
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {shard}), ElementsAre(shard));
   EXPECT_FALSE(fs::is_symlink(shard)) << "the link itself may go";
   EXPECT_EQ(ReadAll(outside + "/precious"), "x");
 }
@@ -337,7 +341,7 @@ TEST_F(CheckpointFilesTest, TheCheckpointsFolderItselfMayBeALink) {
   for (const auto& shard : manifest.checkpoint.shards()) {
     paths.push_back(shard.path());
   }
-  EXPECT_TRUE(DeleteCheckpointFiles(directory_, paths).ok());
+  EXPECT_EQ(DeleteCheckpointFiles(directory_, paths), paths);
   EXPECT_TRUE(fs::is_empty(directory_ + "/disk"));
 }
 

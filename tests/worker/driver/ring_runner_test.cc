@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <thread>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/synchronization/notification.h"
@@ -78,6 +80,9 @@ class RingRunnerTest : public ::testing::Test {
       if (std::holds_alternative<TransportOpened>(event)) {
         opened_.Notify();
       }
+      if (const auto* deleted = std::get_if<PathsDeleted>(&event)) {
+        deleted_.emplace_back(deleted->report.paths().begin(), deleted->report.paths().end());
+      }
     };
     context.die = [](const std::string& reason) { ADD_FAILURE() << reason; };
     context.metrics = &metrics_;
@@ -89,6 +94,8 @@ class RingRunnerTest : public ::testing::Test {
   v1::FormRing form_;
   std::atomic<bool> aborted_{false};
   absl::Notification opened_;
+  // What each PathsDeleted named; to be read when the runner is gone.
+  std::vector<std::vector<std::string>> deleted_;
   WorkerMetrics metrics_;
 };
 
@@ -110,6 +117,27 @@ TEST_F(RingRunnerTest, ARingIsAbortedBeforeTheLogHearsOfIt) {
   }
   sinks.pop_back();
   EXPECT_TRUE(aborted_before);
+}
+
+// Else the coordinator forgets a file that is still there.
+TEST_F(RingRunnerTest, OnlyWhatIsGoneIsConfirmed) {
+  const std::string checkpoints = form_.directory() + "/checkpoints";
+  std::filesystem::create_directories(checkpoints + "/step-00000001");
+  std::filesystem::create_directory_symlink(directory_, checkpoints + "/link");
+  const std::string gone = checkpoints + "/step-00000001/shard";
+  std::ofstream(gone) << "x";
+  const auto files = [](const std::vector<std::string>& paths) {
+    v1::DeleteFiles files;
+    *files.mutable_paths() = {paths.begin(), paths.end()};
+    return files;
+  };
+  {
+    RingRunner runner("cpu", Context());
+    runner.Do(DeletePaths{form_.directory(), files({checkpoints + "/link/text", gone})});
+    runner.Do(DeletePaths{form_.directory(), files({checkpoints + "/link/text"})});
+  }
+  EXPECT_EQ(deleted_, (std::vector<std::vector<std::string>>{{gone}}));
+  EXPECT_TRUE(std::filesystem::exists(directory_ + "/text"));
 }
 
 // The control thread is the caller of Do.
