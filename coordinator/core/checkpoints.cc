@@ -92,13 +92,12 @@ void ApplyRetention(State& state, Job& job) {
   for (size_t i = 0; i + keep < checkpoints.size(); ++i) Retire(state, job, *checkpoints[i]);
 }
 
-void TellCommitted(State& state, const Job& job, const v1::Checkpoint& checkpoint) {
-  const Worker* worker = state.Member(job, 0);
-  if (worker == nullptr) return;
+void TellCommitted(State& state, const Job& job, const Worker& worker,
+                   const v1::Checkpoint& checkpoint) {
   v1::Directive directive;
-  *directive.mutable_checkpoint_committed()->mutable_ring() = RefOf(job, 0);
+  *directive.mutable_checkpoint_committed()->mutable_ring() = RefOf(job, worker.rank);
   *directive.mutable_checkpoint_committed()->mutable_checkpoint() = checkpoint;
-  Tell(state, *worker, std::move(directive));
+  Tell(state, worker, std::move(directive));
 }
 
 void Commit(State& state, Job& job, int64_t step,
@@ -119,7 +118,9 @@ void Commit(State& state, Job& job, int64_t step,
   *checkpoint->mutable_create_time() = ToProto(state.now);
   Put(state, Table::kCheckpoints, checkpoint->name(), record);
   job.mutable_status()->set_last_checkpoint(checkpoint->name());
-  TellCommitted(state, job, *checkpoint);
+  if (const Worker* rank_0 = state.Member(job, 0); rank_0 != nullptr) {
+    TellCommitted(state, job, *rank_0, *checkpoint);
+  }
   state.checkpoints[checkpoint->name()] = std::move(record);
   ++state.counters.checkpoints_committed;
   ApplyRetention(state, job);
@@ -163,7 +164,7 @@ void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& wr
     // Reported again after a re-attach, perhaps of a checkpoint that retention has deleted since,
     // or the step was done again: the first manifest stands.
     AddGarbage(state, job, written.shard().path());
-    if (rank == 0) TellCommitted(state, job, *committed.back());
+    if (rank == 0) TellCommitted(state, job, *state.Member(job, 0), *committed.back());
     return;
   }
   v1::CheckpointShard shard = written.shard();
@@ -208,6 +209,12 @@ void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written) 
 
 void DiscardShards(State& state, Job& job) {
   for (const auto& [step, shards] : std::exchange(job.shards, {})) Discard(state, job, shards);
+}
+
+void TellCheckpoints(State& state, const Job& job, const Worker& worker) {
+  for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
+    TellCommitted(state, job, worker, *checkpoint);
+  }
 }
 
 void TellGarbage(State& state, Job& job) {

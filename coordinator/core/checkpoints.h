@@ -19,6 +19,9 @@ void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written);
 
 // Shards of checkpoints that will never be complete become garbage.
 void DiscardShards(State& state, Job& job);
+// Tells a member which checkpoints the job has, so that their manifest.json is written where it is
+// missing: who was told before may not have lived to do it.
+void TellCheckpoints(State& state, const Job& job, const Worker& worker);
 // Tells rank 0, if there, to delete the garbage that this process was not told of yet.
 void TellGarbage(State& state, Job& job);
 // Any worker's report, whatever the generation: a fact about the disk.

@@ -52,6 +52,7 @@ void TellStart(State& state, const Job& job, int rank, const Worker& worker) {
     }
   }
   Tell(state, worker, std::move(directive));
+  if (rank == 0) TellCheckpoints(state, job, worker);
 }
 
 // Sends one directive to every member.

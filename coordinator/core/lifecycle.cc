@@ -124,9 +124,24 @@ void TellRelease(State& state, const Worker& worker, const std::string& job, con
   Tell(state, worker, std::move(directive));
 }
 
+namespace {
+
+// Without rank 0, what it may have left undone is the next member's: perhaps no ring forms again.
+void TellSuccessorOfRank0(State& state, const Job& job) {
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    const Worker* worker = state.Member(job, rank);
+    if (worker == nullptr || !worker->attached()) continue;
+    if (rank > 0) TellCheckpoints(state, job, *worker);
+    return;
+  }
+}
+
+}  // namespace
+
 void ReleaseMembers(State& state, Job& job, const std::string& reason) {
   DiscardShards(state, job);
   TellGarbage(state, job);
+  TellSuccessorOfRank0(state, job);
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     Worker* worker = state.Member(job, rank);
     if (worker == nullptr) continue;

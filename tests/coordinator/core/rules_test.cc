@@ -238,7 +238,7 @@ TEST(CheckpointTest, ADeletionIsToldUntilAWorkerSaysThatItIsDone) {
   d.Aborted("job-a", 1, CoreDriver::Held(5));
   d.Form("job-a", CoreDriver::Held(5));
   const std::string rank_0 = d.WorkerAt("job-a", 0);
-  EXPECT_THAT(d.Heard(rank_0), HasSubstr("StartSteps DeleteFiles"));
+  EXPECT_THAT(d.Heard(rank_0), HasSubstr("DeleteFiles"));
   const auto& told = d.Last(rank_0, v1::Directive::kDeleteFiles).delete_files().paths();
   EXPECT_EQ(std::vector<std::string>(told.begin(), told.end()), left);
   // The answer counts whatever has become of the ring.
@@ -250,6 +250,39 @@ TEST(CheckpointTest, ADeletionIsToldUntilAWorkerSaysThatItIsDone) {
   d.Advance(absl::Seconds(1));
   d.Form("job-a", CoreDriver::Held(5));
   EXPECT_EQ(d.Heard(d.WorkerAt("job-a", 0)).find("DeleteFiles"), std::string::npos);
+}
+
+// Rank 0 may die before it has written manifest.json.
+TEST(CheckpointTest, RankZeroOfTheNextGenerationIsToldOfTheCheckpointsToo) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int64_t step : {3, 5}) {
+    d.Shard("job-a", 0, step);
+    d.Shard("job-a", 1, step);
+  }
+  d.Hello("c", 'c');
+  d.Exit(d.WorkerAt("job-a", 0), 9);
+  d.Aborted("job-a", 1, CoreDriver::Held(5));
+  d.Form("job-a", CoreDriver::Held(5));
+  const std::string rank_0 = d.WorkerAt("job-a", 0);
+  EXPECT_THAT(d.Heard(rank_0), HasSubstr("StartSteps CheckpointCommitted CheckpointCommitted"));
+  const v1::CheckpointCommitted& last =
+      d.Last(rank_0, v1::Directive::kCheckpointCommitted).checkpoint_committed();
+  EXPECT_EQ(last.checkpoint().step(), 5);
+  EXPECT_EQ(last.checkpoint().generation(), 1);
+  EXPECT_EQ(last.ring().generation(), 2);
+  EXPECT_EQ(d.Heard(d.WorkerAt("job-a", 1)).find("CheckpointCommitted"), std::string::npos);
+}
+
+TEST(CheckpointTest, AtTheEndWithoutRankZeroAnotherMemberIsTold) {
+  CoreDriver d;
+  d.RunningPair();
+  const std::string other = d.WorkerAt("job-a", 1);
+  for (const int rank : {0, 1}) d.Shard("job-a", rank, 10);
+  d.Heard(other);
+  d.Exit(d.WorkerAt("job-a", 0), 9);
+  EXPECT_EQ(d.StateOf("job-a"), "SUCCEEDED");
+  EXPECT_EQ(d.Heard(other), "CheckpointCommitted ReleaseJob");
 }
 
 TEST(CheckpointTest, WhatIsToBeDeletedIsNotImported) {

@@ -21,6 +21,7 @@
 #include "spdlog/spdlog.h"
 #include "tests/testing/temporary_directory.h"
 #include "tests/worker/train/resolved_spec.h"
+#include "worker/checkpoint/checkpoint_files.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -77,7 +78,7 @@ class RingRunnerTest : public ::testing::Test {
       return std::make_unique<LoneCommunicator>(&aborted_);
     };
     context.post = [this](const Event& event) {
-      if (std::holds_alternative<TransportOpened>(event)) {
+      if (std::holds_alternative<TransportOpened>(event) && !opened_.HasBeenNotified()) {
         opened_.Notify();
       }
       if (const auto* deleted = std::get_if<PathsDeleted>(&event)) {
@@ -138,6 +139,35 @@ TEST_F(RingRunnerTest, OnlyWhatIsGoneIsConfirmed) {
   }
   EXPECT_EQ(deleted_, (std::vector<std::vector<std::string>>{{gone}}));
   EXPECT_TRUE(std::filesystem::exists(directory_ + "/text"));
+}
+
+TEST_F(RingRunnerTest, AManifestIsWrittenOnce) {
+  v1::Checkpoint checkpoint;
+  checkpoint.set_directory(form_.directory() + "/checkpoints/step-00000001");
+  checkpoint.set_step(1);
+  checkpoint.set_generation(1);
+  checkpoint.add_shards()->set_path(checkpoint.directory() + "/shard");
+  checkpoint.mutable_shards(0)->set_bytes(1);
+  std::filesystem::create_directories(checkpoint.directory());
+  std::ofstream(checkpoint.shards(0).path()) << "x";
+  const auto told = [&] {
+    {
+      RingRunner runner("cpu", Context());
+      runner.Do(OpenTransport{form_});
+      runner.Do(WriteManifest{form_.directory(), checkpoint});
+    }
+    const auto manifest = ReadManifestFile(checkpoint.directory());
+    return manifest.ok() ? manifest->checkpoint.generation() : -1;
+  };
+  const std::string file = checkpoint.directory() + "/manifest.json";
+  EXPECT_EQ(told(), 1);
+  std::ofstream(file, std::ios::app) << "\n\n";
+  const auto size = std::filesystem::file_size(file);
+  EXPECT_EQ(told(), 1);
+  EXPECT_EQ(std::filesystem::file_size(file), size) << "told again, it was written again";
+  // The step was done again: this is another checkpoint.
+  checkpoint.set_generation(2);
+  EXPECT_EQ(told(), 2);
 }
 
 // The control thread is the caller of Do.
