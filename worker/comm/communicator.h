@@ -16,7 +16,9 @@ struct CommunicatorOptions {
   int64_t generation = 0;
   int rank = 0;
   int world_size = 1;
-  // How long one group, or Settle, or Close may take before the ring counts as broken.
+  // How long one group, or Close, may take before the ring counts as broken, from when this rank
+  // has done its part. It runs whether or not the host asks: memory of a device is waited for in
+  // calls that know no deadline.
   absl::Duration hop_deadline = absl::Seconds(30);
   // The numeric address at which the other ranks reach this one, over its interface only (UCX).
   // When all are on one host, loopback.
@@ -55,8 +57,8 @@ class Communicator {
   virtual int cuda_device() const = 0;
 
   // OK only when the host has seen that all started groups are done, that no asynchronous error is
-  // known and that nobody aborted; at most for the hop deadline. A step may be voted for only after
-  // that: an aborted device kernel "completes".
+  // known and that nobody aborted. A step may be voted for only after that: an aborted device
+  // kernel "completes".
   virtual absl::Status Settle() = 0;
 
   // The orderly end, called by all ranks after their last group; returns when all have called it.

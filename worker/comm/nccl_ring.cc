@@ -20,7 +20,6 @@ namespace ringmaster::worker {
 
 namespace {
 
-constexpr absl::Duration kDiscardDeadline = absl::Seconds(20);
 // Flushing after everyone's farewell; only politeness.
 constexpr absl::Duration kFinalizeDeadline = absl::Seconds(5);
 constexpr auto kPollInterval = std::chrono::microseconds(20);
@@ -66,6 +65,9 @@ NcclRing::NcclRing(const RingmasterNcclOptions& options)
       hop_deadline_(absl::Seconds(options.hop_deadline_seconds)) {}
 
 NcclRing::~NcclRing() {
+  if (watch_.joinable()) {
+    watch_.join();
+  }
   if (release_.joinable()) {
     release_.join();
   }
@@ -98,9 +100,10 @@ absl::Status NcclRing::PrepareDevice() {
   RETURN_IF_ERROR(CudaStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest), what));
   RETURN_IF_ERROR(
       CudaStatus(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), what));
-  RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&produced_, cudaEventDisableTiming), what));
-  for (cudaEvent_t& event : done_) {
-    RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), what));
+  for (auto* events : {&produced_, &done_}) {
+    for (cudaEvent_t& event : *events) {
+      RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), what));
+    }
   }
   const size_t bytes = sizeof(int64_t) * kGreetingWords * options_.world_size;
   RETURN_IF_ERROR(CudaStatus(cudaMallocHost(reinterpret_cast<void**>(&greetings_), bytes), what));
@@ -161,7 +164,9 @@ absl::Status NcclRing::Connect(const std::vector<std::string>& addresses, absl::
   }
   RETURN_IF_ERROR(Poll(end, "connecting to all ranks", [] { return cudaSuccess; }));
   // Connections are made at first use: now, within this deadline, not in the first step.
-  return Greet(RingHash(addresses), end);
+  RETURN_IF_ERROR(Greet(RingHash(addresses), end));
+  watch_ = std::thread([this] { Watch(); });
+  return absl::OkStatus();
 }
 
 absl::Status NcclRing::Greet(uint64_t ring_hash, absl::Time deadline) {
@@ -196,13 +201,13 @@ absl::Status NcclRing::Greet(uint64_t ring_hash, absl::Time deadline) {
         CudaStatus(cudaMemcpyAsync(greetings_, device_greetings_, sizeof(own) * options_.world_size,
                                    cudaMemcpyDefault, stream_),
                    Say("greeting"));
-    copied.Update(CudaStatus(cudaEventRecord(produced_, stream_), Say("greeting")));
+    copied.Update(CudaStatus(cudaEventRecord(produced_[0], stream_), Say("greeting")));
     if (!copied.ok()) {
       return Fail(copied);
     }
   }
   RETURN_IF_ERROR(
-      Poll(deadline, "the greeting of all ranks", [this] { return cudaEventQuery(produced_); }));
+      Poll(deadline, "the greeting of all ranks", [this] { return cudaEventQuery(produced_[0]); }));
   for (int peer = 0; peer < options_.world_size; ++peer) {
     const int64_t* heard = slot(greetings_, peer);
     if (heard[0] != own[0] || heard[1] != peer || heard[2] != own[2]) {
@@ -283,9 +288,10 @@ absl::StatusOr<uint64_t> NcclRing::Start(absl::Span<const RingmasterNcclMessage>
   {
     const std::lock_guard lock(calls_);
     RETURN_IF_ERROR(error());
+    const cudaEvent_t produced = produced_[(last_ticket_ + 1) % kEvents];
     absl::Status ordered = CudaStatus(cudaSetDevice(options_.device), Say("choosing the device"));
-    ordered.Update(CudaStatus(cudaEventRecord(produced_, producer), Say("starting a group")));
-    ordered.Update(CudaStatus(cudaStreamWaitEvent(stream_, produced_, 0), Say("starting a group")));
+    ordered.Update(CudaStatus(cudaEventRecord(produced, producer), Say("starting a group")));
+    ordered.Update(CudaStatus(cudaStreamWaitEvent(stream_, produced, 0), Say("starting a group")));
     if (!ordered.ok()) {
       return Fail(ordered);
     }
@@ -313,7 +319,8 @@ absl::Status NcclRing::Wait(uint64_t ticket, cudaStream_t consumer) {
 
 absl::Status NcclRing::Settle() {
   RETURN_IF_ERROR(error());
-  return Poll(SteadyNow() + hop_deadline_, "an exchange", [this] {
+  // The watch counts the hop deadline: what the groups still wait for may be a long computation.
+  return Poll(absl::InfiniteFuture(), "an exchange", [this] {
     return last_ticket_ == 0 ? cudaSuccess : cudaEventQuery(done_[last_ticket_ % kEvents]);
   });
 }
@@ -343,86 +350,6 @@ absl::Status NcclRing::Close() {
   }
   static_cast<void>(Fail(absl::FailedPreconditionError(Say("the ring is closed"))));
   return absl::OkStatus();
-}
-
-void NcclRing::Abort(const std::string& reason) {
-  static_cast<void>(Fail(absl::AbortedError(Say(reason))));
-}
-
-absl::Status NcclRing::Fail(const absl::Status& status) {
-  const std::lock_guard lock(state_);
-  if (error_.ok()) {
-    error_ = status;
-    release_ = std::thread([this] { ReleaseOnThread(); });
-  }
-  return error_;
-}
-
-void NcclRing::ReleaseOnThread() {
-  ncclComm_t comm = nullptr;
-  cudaStream_t stream = nullptr;
-  bool finalized = false;
-  {
-    // Whoever comes after this finds the error before it calls NCCL. What follows may take any
-    // time, and nobody must wait for it but AwaitReleased.
-    const std::lock_guard lock(calls_);
-    comm = std::exchange(comm_, nullptr);
-    stream = std::exchange(stream_, nullptr);
-    finalized = finalized_;
-  }
-  static_cast<void>(cudaSetDevice(options_.device));
-  if (comm != nullptr) {
-    // Destroy is right only when every rank has finalised; all else ends by Abort, whose result
-    // says nothing that could be acted on.
-    static_cast<void>(finalized ? ncclCommDestroy(comm) : ncclCommAbort(comm));
-  }
-  absl::Status device;
-  if (stream != nullptr) {
-    device = CudaStatus(cudaStreamSynchronize(stream),
-                        Say("the device is in an error that only a new process clears"));
-    static_cast<void>(cudaStreamDestroy(stream));
-  }
-  {
-    const std::lock_guard lock(calls_);
-    for (cudaEvent_t event : done_) {
-      if (event != nullptr) {
-        static_cast<void>(cudaEventDestroy(event));
-      }
-    }
-    if (produced_ != nullptr) {
-      static_cast<void>(cudaEventDestroy(produced_));
-    }
-  }
-  static_cast<void>(cudaFree(device_greetings_));
-  const std::lock_guard lock(state_);
-  device_ = device;
-  released_ = true;
-  changed_.notify_all();
-}
-
-absl::Status NcclRing::AwaitReleased(absl::Duration deadline) {
-  std::unique_lock lock(state_);
-  if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(std::min(deadline, absl::Hours(24))),
-                         [this] { return released_; })) {
-    return absl::DeadlineExceededError(
-        Say(absl::StrCat("NCCL did not let go within ", absl::FormatDuration(deadline),
-                         "; the process must be restarted")));
-  }
-  return device_;
-}
-
-void NcclRing::Discard(std::unique_ptr<NcclRing> ring) {
-  ring->Abort("the communicator was destroyed");
-  if (absl::IsDeadlineExceeded(ring->AwaitReleased(kDiscardDeadline))) {
-    static_cast<void>(ring.release());  // its thread may still come back
-  }
-}
-
-std::string NcclRing::Say(const std::string& what) const { return absl::StrCat(who_, ": ", what); }
-
-absl::Status NcclRing::error() const {
-  const std::lock_guard lock(state_);
-  return error_;
 }
 
 }  // namespace ringmaster::worker

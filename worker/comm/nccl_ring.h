@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -37,7 +38,9 @@ absl::StatusOr<LoadedNccl> FindNccl();
 // NCCL is called by one thread at a time. The first failure (Abort is one) is noted, and then the
 // communicator is aborted on a thread of its own, since that call may block; nothing is finalised
 // or destroyed after a failure. Peers over a network see Unavailable at once; over NVLink NCCL
-// tells nothing, and the hop deadline or the coordinator does.
+// tells nothing, and the hop deadline or the coordinator does. A thread watches the groups under
+// way, because the host may wait for the device in calls that know no deadline: a copy, an item().
+// The abort lets those return as if all had gone well; Settle then tells.
 class NcclRing {
  public:
   static absl::StatusOr<std::unique_ptr<NcclRing>> Open(const RingmasterNcclOptions& options);
@@ -84,6 +87,11 @@ class NcclRing {
   absl::Status Poll(absl::Time deadline, const std::string& what,
                     const std::function<cudaError_t()>& done);
 
+  // The watching thread: fails the ring when NCCL reports an error, or when the oldest group has
+  // taken the hop deadline since its turn came and its producer was done.
+  void Watch();
+  absl::Status Inspect();
+
   const RingmasterNcclOptions options_;
   const std::string who_;
   const absl::Duration hop_deadline_;
@@ -98,9 +106,14 @@ class NcclRing {
   std::mutex calls_;
   ncclComm_t comm_ ABSL_GUARDED_BY(calls_) = nullptr;
   cudaStream_t stream_ ABSL_GUARDED_BY(calls_) = nullptr;
-  cudaEvent_t produced_ ABSL_GUARDED_BY(calls_) = nullptr;
+  std::array<cudaEvent_t, kEvents> produced_ ABSL_GUARDED_BY(calls_) = {};
   std::array<cudaEvent_t, kEvents> done_ ABSL_GUARDED_BY(calls_) = {};
   uint64_t last_ticket_ ABSL_GUARDED_BY(calls_) = 0;
+  // All groups up to here have been seen to be done.
+  uint64_t done_ticket_ ABSL_GUARDED_BY(calls_) = 0;
+  // Since when nothing but its peers can hold up the group after that; none while it waits for its
+  // producer.
+  std::optional<absl::Time> due_since_ ABSL_GUARDED_BY(calls_);
   bool finalized_ ABSL_GUARDED_BY(calls_) = false;
 
   mutable std::mutex state_;
@@ -109,6 +122,7 @@ class NcclRing {
   bool released_ ABSL_GUARDED_BY(state_) = false;
   absl::Status device_ ABSL_GUARDED_BY(state_);
   std::thread release_ ABSL_GUARDED_BY(state_);
+  std::thread watch_;
 };
 
 }  // namespace ringmaster::worker

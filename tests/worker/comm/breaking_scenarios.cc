@@ -81,6 +81,9 @@ absl::Status StalledPeer(Rank& rank) {
   group.Receive(rank.size() - 1, 0, 1 << 20);
   RETURN_IF_ERROR(group.Start(*ring));
   absl::Status status = group.Wait(*ring);
+  if (rank.memory().copy != nullptr) {
+    group.AwaitDevice();
+  }
   status.Update(ring->Settle());
   rank.Put(absl::StrCat("told/", rank.rank()));
   if (rank.size() > 2 && absl::IsUnavailable(status)) {

@@ -23,6 +23,8 @@ class Group {
   void Receive(int peer, int sequence, size_t bytes);
   absl::Status Start(Communicator& ring);
   absl::Status Wait(Communicator& ring) { return ring.world().Wait(ticket_, nullptr); }
+  // Blocks the host as a copy from the device does that is queued behind the group.
+  void AwaitDevice() const { static_cast<void>(expected_[0].buffer.Read()); }
   // Whether what came is what was sent.
   absl::Status Check() const;
   // All of it; a device transport knows the outcome only after Settle.
