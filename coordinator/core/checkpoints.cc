@@ -86,6 +86,12 @@ void Retire(State& state, Job& job, v1::Checkpoint old) {
   for (const v1::CheckpointShard& shard : old.shards()) AddGarbage(state, job, shard.path());
 }
 
+void RetireSetAside(State& state, Job& job) {
+  for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
+    if (state.checkpoints.at(checkpoint->name()).set_aside()) Retire(state, job, *checkpoint);
+  }
+}
+
 void ApplyRetention(State& state, Job& job) {
   const std::vector<const v1::Checkpoint*> checkpoints = CheckpointsOf(state, job);
   const auto keep = static_cast<size_t>(job.spec().checkpoint().keep_last());
@@ -116,6 +122,8 @@ void Commit(State& state, Job& job, int64_t step,
   }
   checkpoint->set_bytes(bytes);
   *checkpoint->mutable_create_time() = ToProto(state.now);
+  // First: one of them may have the new one's name.
+  RetireSetAside(state, job);
   Put(state, Table::kCheckpoints, checkpoint->name(), record);
   job.mutable_status()->set_last_checkpoint(checkpoint->name());
   if (const Worker* rank_0 = state.Member(job, 0); rank_0 != nullptr) {
@@ -159,12 +167,12 @@ void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& wr
     NoteFailure(state, job, rank, written, objection);
     return;
   }
-  const std::vector<const v1::Checkpoint*> committed = CheckpointsOf(state, job);
-  if (!committed.empty() && written.step() <= committed.back()->step()) {
+  const v1::Checkpoint* newest = NewestOf(state, job);
+  if (newest != nullptr && written.step() <= newest->step()) {
     // Reported again after a re-attach, perhaps of a checkpoint that retention has deleted since,
     // or the step was done again: the first manifest stands.
     AddGarbage(state, job, written.shard().path());
-    if (rank == 0) TellCommitted(state, job, *state.Member(job, 0), *committed.back());
+    if (rank == 0) TellCommitted(state, job, *state.Member(job, 0), *newest);
     return;
   }
   v1::CheckpointShard shard = written.shard();
@@ -195,12 +203,16 @@ void CommitComplete(State& state, Job& job) {
   }
 }
 
-void RetireAfter(State& state, Job& job, int64_t step) {
+void SetAsideAfter(State& state, Job& job, int64_t step) {
   for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
-    if (checkpoint->step() > step) Retire(state, job, *checkpoint);
+    store::CheckpointRecord& record = state.checkpoints.at(checkpoint->name());
+    const bool aside = checkpoint->step() > step;
+    if (record.set_aside() == aside) continue;
+    record.set_set_aside(aside);
+    Put(state, Table::kCheckpoints, checkpoint->name(), record);
   }
-  const std::vector<const v1::Checkpoint*> left = CheckpointsOf(state, job);
-  job.mutable_status()->set_last_checkpoint(left.empty() ? "" : left.back()->name());
+  const v1::Checkpoint* newest = NewestOf(state, job);
+  job.mutable_status()->set_last_checkpoint(newest == nullptr ? "" : newest->name());
 }
 
 void DiscardStaleShard(State& state, Job& job, const v1::ShardWritten& written) {
@@ -268,8 +280,17 @@ std::vector<const v1::Checkpoint*> CheckpointsOf(const State& state, const Job& 
   return CheckpointsBelow(state, Prefix(job.name()));
 }
 
+const v1::Checkpoint* NewestOf(const State& state, const Job& job) {
+  const std::vector<const v1::Checkpoint*> all = CheckpointsOf(state, job);
+  const auto newest = std::find_if(all.rbegin(), all.rend(), [&](const v1::Checkpoint* one) {
+    return !state.checkpoints.at(one->name()).set_aside();
+  });
+  return newest == all.rend() ? nullptr : *newest;
+}
+
 bool IsCommitted(const State& state, const Job& job, int64_t step) {
-  return state.checkpoints.count(NameOf(job, step)) > 0;
+  const auto found = state.checkpoints.find(NameOf(job, step));
+  return found != state.checkpoints.end() && !found->second.set_aside();
 }
 
 void EraseCheckpoints(State& state, const Job& job) {

@@ -26,14 +26,17 @@ void TellCheckpoints(State& state, const Job& job, const Worker& worker);
 void TellGarbage(State& state, Job& job);
 // Any worker's report, whatever the generation: a fact about the disk.
 void OnFilesDeleted(State& state, Job& job, const v1::FilesDeleted& deleted);
-// The job goes on from `step`: checkpoints of later steps, which could not be restored, are given
-// up.
-void RetireAfter(State& state, Job& job, int64_t step);
+// The job goes on from `step`: checkpoints of later steps, which could not be read, count no more
+// until they can. Their files go when a newer one is committed.
+void SetAsideAfter(State& state, Job& job, int64_t step);
 // Commits what waited while the store was full.
 void CommitComplete(State& state, Job& job);
 
-// Of this job, oldest first.
+// Of this job, oldest first, those set aside too.
 std::vector<const v1::Checkpoint*> CheckpointsOf(const State& state, const Job& job);
+// The newest that was not set aside, or null.
+const v1::Checkpoint* NewestOf(const State& state, const Job& job);
+// Not when it was set aside.
 bool IsCommitted(const State& state, const Job& job, int64_t step);
 void EraseCheckpoints(State& state, const Job& job);
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/blame.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/jobs.h"
@@ -88,6 +89,9 @@ void OnTimer(State& state, const Timers::Key& timer) {
       return;
     case TimerKind::kRetry:
       state.placement_due = true;
+      return;
+    case TimerKind::kForgive:
+      if (job != nullptr) OnForgiveTimer(state, *job);
       return;
     case TimerKind::kForgetRequest:
       if (state.store_full) {

@@ -33,7 +33,6 @@ int64_t FailedAttempts(Job& job) {
 
 void BeginEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
                   const std::string& message, std::optional<absl::Time> fault_time) {
-  ++state.counters.recoveries[cause];
   v1::RecoveryEpisode* episode = OpenEpisodeOf(job);
   if (episode != nullptr) {
     if (episode->message().size() < kMessageMax) {
@@ -59,16 +58,14 @@ void BeginEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
   job.phase_end = state.now;
 }
 
-void ExplainEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
-                    const std::string& message, std::optional<absl::Time> fault_time) {
+void ExplainEpisode(Job& job, v1::RecoveryEpisode::Cause cause, const std::string& message,
+                    std::optional<absl::Time> fault_time) {
   v1::RecoveryEpisode* episode = OpenEpisodeOf(job);
   const bool vague =
       episode != nullptr && (episode->cause() == v1::RecoveryEpisode::COMMUNICATION ||
                              episode->cause() == v1::RecoveryEpisode::FORM_FAILED);
   // An echo explains nothing; without end they would make the message grow without end.
   if (!vague || cause == episode->cause() || cause == v1::RecoveryEpisode::COMMUNICATION) return;
-  --state.counters.recoveries[episode->cause()];
-  ++state.counters.recoveries[cause];
   episode->set_cause(cause);
   episode->set_message(absl::StrCat(message, "; seen first as: ", episode->message()));
   if (fault_time.has_value()) {
@@ -115,6 +112,7 @@ void MarkFirstStep(State& state, Job& job) {
   v1::RecoveryEpisode* episode = OpenEpisodeOf(job);
   if (episode == nullptr) return;
   episode->set_first_step_ms(EndPhase(state, job));
+  ++state.counters.recoveries[episode->cause()];
   CloseEpisode(state, job);
 }
 

@@ -19,8 +19,8 @@ int64_t FailedAttempts(Job& job);
 void BeginEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
                   const std::string& message, std::optional<absl::Time> fault_time);
 // Something better is known about the fault: a peer's broken connection was a process's end.
-void ExplainEpisode(State& state, Job& job, v1::RecoveryEpisode::Cause cause,
-                    const std::string& message, std::optional<absl::Time> fault_time);
+void ExplainEpisode(Job& job, v1::RecoveryEpisode::Cause cause, const std::string& message,
+                    std::optional<absl::Time> fault_time);
 void AddLostWorker(Job& job, const std::string& worker);
 void AddJoinedWorker(Job& job, const std::string& worker);
 

@@ -7,8 +7,9 @@ namespace ringmaster::coordinator {
 namespace {
 
 constexpr size_t kTextMax = 2000;
-// A checkpoint that failed this often is passed over.
-constexpr int kRestoreAttemptsMax = 2;
+// A checkpoint that could not be read this often is not tried again. The pauses between the
+// attempts grow: what is wrong with a file system for a moment costs no checkpoint.
+constexpr int kRestoreAttemptsMax = 8;
 // The same kind of fault, this often, without a step in between.
 constexpr int64_t kRepeatedFaultMax = 5;
 

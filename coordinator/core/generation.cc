@@ -128,6 +128,7 @@ void StartIfReady(State& state, Job& job) {
   }
   int64_t restore_ms = 0;
   for (const RankState& rank : job.ranks) restore_ms = std::max(restore_ms, rank.restore_ms);
+  ++state.counters.rings_formed;
   MarkFormed(state, job, job.plan.step(), restore_ms);
   v1::Progress* progress = job.mutable_status()->mutable_progress();
   progress->set_step(job.plan.step());
@@ -138,7 +139,7 @@ void StartIfReady(State& state, Job& job) {
   job.pace.clear();
   job.garbage_told = 0;
   job.last_step = state.now;
-  RetireAfter(state, job, job.plan.step());
+  SetAsideAfter(state, job, job.plan.step());
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
   SetState(state, job, v1::TrainingJobStatus::RUNNING, "");
@@ -223,7 +224,6 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
     rank->set_host(worker.hardware.host());
     if (before.count(worker.name) == 0) AddJoinedWorker(job, worker.name);
   }
-  ++state.counters.rings_formed;
   state.timers.Cancel(TimerKind::kRejoin, job.name());
   state.timers.Set(TimerKind::kStage, job.name(), state.now + state.options.join_timeout);
   status->clear_pending_reason();

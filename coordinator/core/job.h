@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,13 @@ struct RankState {
   v1::HeldState held;
   int64_t restore_ms = 0;
   std::string checkpoint_error;
+};
+
+// A process that failed a job which others had run.
+struct Unfit {
+  std::string incarnation;
+  absl::Time until;
+  std::string reason;
 };
 
 struct Job {
@@ -52,6 +60,11 @@ struct Job {
   int garbage_told = 0;
   // How often restoring from a checkpoint failed, by directory.
   std::map<std::string, int> damaged;
+  // The processes that did the newest step, and the generation they did it in. See blame.h.
+  std::set<std::string> proven;
+  int64_t proven_in = 0;
+  // By worker: whom the placer passes over for this job, and until when.
+  std::map<std::string, Unfit> unfit;
   absl::Time progress_stored = absl::InfinitePast();
 
   const std::string& name() const { return record.job().name(); }

@@ -108,6 +108,7 @@ void SetState(State& state, Job& job, JobState to, const std::string& reason) {
     job.record.set_stage(store::RING_STAGE_NONE);
     state.timers.Cancel(TimerKind::kStage, job.name());
     state.timers.Cancel(TimerKind::kRejoin, job.name());
+    state.timers.Cancel(TimerKind::kForgive, job.name());
     CloseEpisode(state, job);
     ++state.counters.jobs_finished[{to, status->failure_class()}];
   }

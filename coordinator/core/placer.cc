@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/core/blame.h"
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
@@ -30,6 +31,23 @@ Place PlaceOf(const Worker& worker, int previous_rank) {
           .link_group = worker.hardware.link_group(),
           .previous_rank = previous_rank,
           .since = worker.register_time};
+}
+
+// What a job asks for, less the workers that it passes over.
+Requirement WishesOf(const State& state, const Job& job) {
+  Requirement requirement = RequirementOf(job.record);
+  for (const auto& [name, unfit] : job.unfit) {
+    const auto worker = state.workers.find(name);
+    if (worker != state.workers.end() && !UnfitReason(state, job, worker->second).empty()) {
+      requirement.unfit.insert(name);
+    }
+  }
+  return requirement;
+}
+
+std::string MisfitOf(const Requirement& requirement, const Worker& worker) {
+  return requirement.unfit.count(worker.name) > 0 ? "a failed attempt at this job"
+                                                  : Misfit(requirement, worker.hardware);
 }
 
 struct Choice {
@@ -111,7 +129,7 @@ void Placing::SetReason(Job& job, v1::PendingReason reason) {
 }
 
 void Placing::Recover(Job& job) {
-  const Requirement requirement = RequirementOf(job.record);
+  const Requirement requirement = WishesOf(state_, job);
   std::vector<Place> members;
   std::string kind;
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
@@ -123,7 +141,7 @@ void Placing::Recover(Job& job) {
   std::vector<Place> candidates;
   std::vector<Worker*> fitting;
   for (Worker* worker : idle_) {
-    if (!Misfit(requirement, worker->hardware).empty() ||
+    if (!MisfitOf(requirement, *worker).empty() ||
         (!kind.empty() && KindOf(worker->hardware) != kind)) {
       continue;
     }
@@ -134,8 +152,12 @@ void Placing::Recover(Job& job) {
   if (wanted > static_cast<int>(candidates.size())) {
     v1::PendingReason reason;
     reason.set_code("WAITING_FOR_REPLACEMENT");
-    reason.set_message(absl::StrFormat("needs %d more of %d workers; %d suitable ones are idle",
-                                       wanted, requirement.workers, candidates.size()));
+    std::string message = absl::StrFormat("needs %d more of %d workers; %d suitable ones are idle",
+                                          wanted, requirement.workers, candidates.size());
+    for (const std::string& name : requirement.unfit) {
+      absl::StrAppend(&message, "; passed over: ", job.unfit.at(name).reason);
+    }
+    reason.set_message(std::move(message));
     SetReason(job, std::move(reason));
     Take(fitting);
     return;
@@ -162,12 +184,12 @@ Choice Placing::Choose(const Requirement& requirement) const {
   };
   std::map<std::string, Group> groups;
   for (const auto& [name, worker] : state_.workers) {
-    if (worker.attached() && Misfit(requirement, worker.hardware).empty()) {
+    if (worker.attached() && MisfitOf(requirement, worker).empty()) {
       ++groups[KindOf(worker.hardware)].fitting;
     }
   }
   for (Worker* worker : idle_) {
-    if (Misfit(requirement, worker->hardware).empty()) {
+    if (MisfitOf(requirement, *worker).empty()) {
       groups[KindOf(worker->hardware)].idle.push_back(worker);
     }
   }
@@ -205,7 +227,7 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
     std::map<std::string, int> misfits;
     for (const auto& [name, worker] : state_.workers) {
       if (!worker.attached()) continue;
-      const std::string misfit = Misfit(requirement, worker.hardware);
+      const std::string misfit = MisfitOf(requirement, worker);
       if (!misfit.empty()) ++misfits[misfit];
     }
     std::vector<std::string> parts;
@@ -220,7 +242,7 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
 }
 
 void Placing::Queue(Job& job, int position) {
-  const Requirement requirement = RequirementOf(job.record);
+  const Requirement requirement = WishesOf(state_, job);
   auto known = known_.find(requirement);
   if (known == known_.end()) known = known_.emplace(requirement, Choose(requirement)).first;
   const Choice choice = known->second;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "coordinator/core/blame.h"
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
@@ -52,6 +53,7 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
     if (job.pace.size() > kPaceSteps) job.pace.pop_front();
   }
   if (!advanced) return;
+  if (started) NoteProven(job);
   progress->set_tokens_processed(progress->step() * job.spec().batch().global_sequences() *
                                  job.spec().data().sequence_length());
   progress->set_exchanged_bytes_per_step(done.exchanged_bytes());

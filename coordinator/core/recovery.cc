@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "coordinator/core/blame.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/faults.h"
@@ -90,7 +91,7 @@ void DropMember(Job& job, Worker& worker) {
 void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
     if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
-    ExplainEpisode(state, job, loss.cause, loss.message, loss.fault_time);
+    ExplainEpisode(job, loss.cause, loss.message, loss.fault_time);
     Store(state, job);
     CheckAborted(state, job);
     return;
@@ -126,10 +127,17 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
+  if (const std::vector<int> blamed = Blamed(state, job, rank, fault); !blamed.empty()) {
+    std::vector<std::string> passed_over;
+    for (const int one : blamed) passed_over.push_back(PassOver(state, job, one, message));
+    GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
+    for (const std::string& worker : passed_over) AddLostWorker(job, worker);
+    return;
+  }
   // In an ABORTING ring most faults are echoes of the first one. That of the work itself may be
   // overtaken by its peers' loss of the rank, and counts all the same.
   const bool echo = job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic();
-  if (echo) ExplainEpisode(state, job, CauseOf(fault.kind()), message, std::nullopt);
+  if (echo) ExplainEpisode(job, CauseOf(fault.kind()), message, std::nullopt);
   if (!echo || MayRepeat(fault.kind())) {
     const FaultVerdict verdict = Judge(job, fault);
     if (verdict.ends_job) {

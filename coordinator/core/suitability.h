@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "ringmaster/store/records.pb.h"
@@ -18,6 +19,8 @@ struct Requirement {
   std::string cpu_capability;
   int workers = 1;
   int ring_size = 1;
+  // Names of workers that the job passes over at present.
+  std::set<std::string> unfit;
 
   auto operator<=>(const Requirement&) const = default;
 };

@@ -19,6 +19,7 @@ enum class TimerKind {
   kStage,
   kRejoin,
   kRetry,
+  kForgive,
   // Subject: a request id.
   kForgetRequest,
 };

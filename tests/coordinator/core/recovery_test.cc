@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 
 #include "absl/time/time.h"
@@ -55,6 +56,25 @@ TEST(RecoveryTest, ASpareTakesTheKilledWorkersPlace) {
   EXPECT_EQ(episode.to_generation(), 2);
   ASSERT_EQ(episode.joined_workers_size(), 1);
   EXPECT_EQ(episode.joined_workers(0), "workers/c (spare)");
+}
+
+// By the cause that was found in the end; not before it is over.
+TEST(RecoveryTest, IsCountedWhenItHasEndedWithAStep) {
+  CoreDriver d;
+  const auto recoveries = [&d] { return d.Core().Snapshot(d.now()).counters.recoveries; };
+  d.RunningPair();
+  EXPECT_EQ(d.Core().Snapshot(d.now()).counters.rings_formed, 1);
+  d.Step("job-a", 4);
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Exit("b", 9);
+  d.Hello("b", 'B');
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  EXPECT_EQ(d.Core().Snapshot(d.now()).counters.rings_formed, 1) << "nobody is ready";
+  d.Form("job-a", CoreDriver::Held(4));
+  EXPECT_EQ(d.Core().Snapshot(d.now()).counters.rings_formed, 2);
+  EXPECT_TRUE(recoveries().empty());
+  d.Step("job-a", 5);
+  EXPECT_EQ(recoveries(), (std::map<Episode::Cause, int64_t>{{Episode::WORKER_EXIT, 1}}));
 }
 
 TEST(RecoveryTest, StepsThatTheAbortOvertookAreHeardOf) {

@@ -1,0 +1,84 @@
+#include "coordinator/core/blame.h"
+
+#include <algorithm>
+
+#include "coordinator/core/lifecycle.h"
+#include "coordinator/core/recovery.h"
+#include "coordinator/core/suitability.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+// A worker that lacked something may have it later; a new process of it is looked at anew at once.
+constexpr absl::Duration kPassedOverFor = absl::Minutes(10);
+
+bool IsProven(const Job& job, int rank) {
+  return job.proven.count(job.status().ranks(rank).incarnation()) > 0;
+}
+
+// An idle worker that could take a member's place.
+bool HasReplacement(const State& state, const Job& job) {
+  const Requirement requirement = RequirementOf(job.record);
+  return std::any_of(state.workers.begin(), state.workers.end(), [&](const auto& entry) {
+    const Worker& worker = entry.second;
+    return worker.attached() && worker.job.empty() && !worker.unresponsive &&
+           Misfit(requirement, worker.hardware).empty() && UnfitReason(state, job, worker).empty();
+  });
+}
+
+}  // namespace
+
+void NoteProven(Job& job) {
+  if (job.proven_in == job.generation()) return;
+  job.proven_in = job.generation();
+  job.proven.clear();
+  for (const v1::RankAssignment& rank : job.status().ranks()) {
+    job.proven.insert(rank.incarnation());
+  }
+}
+
+std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault& fault) {
+  const bool has_run = !job.proven.empty() || job.status().progress().step() > 0;
+  if (!has_run || job.proven_in == job.generation() ||
+      fault.kind() == v1::Fault::COMMUNICATION_ERROR || fault.kind() == v1::Fault::NOT_FINITE) {
+    return {};
+  }
+  // Without anybody else an older checkpoint is the better way on.
+  if (fault.kind() == v1::Fault::CHECKPOINT_ERROR && !HasReplacement(state, job)) return {};
+  if (!IsProven(job, rank)) return {rank};
+  std::vector<int> blamed;
+  // What all ranks find out together, that their files differ, each of them tells.
+  if (fault.kind() == v1::Fault::DATA_ERROR && fault.deterministic()) {
+    for (int other = 0; other < job.status().ranks_size(); ++other) {
+      if (!IsProven(job, other)) blamed.push_back(other);
+    }
+  }
+  return blamed;
+}
+
+std::string PassOver(State& state, Job& job, int rank, const std::string& reason) {
+  Worker* worker = state.Member(job, rank);
+  if (worker == nullptr) return "";
+  job.unfit[worker->name] = {worker->incarnation, state.now + kPassedOverFor, reason};
+  OnForgiveTimer(state, job);
+  TellRelease(state, *worker, job.name(), job.uid(), job.generation(), reason);
+  DropMember(job, *worker);
+  return worker->name;
+}
+
+std::string UnfitReason(const State& state, const Job& job, const Worker& worker) {
+  const auto found = job.unfit.find(worker.name);
+  const bool unfit = found != job.unfit.end() && found->second.until > state.now &&
+                     found->second.incarnation == worker.incarnation;
+  return unfit ? found->second.reason : "";
+}
+
+void OnForgiveTimer(State& state, Job& job) {
+  absl::Time next = absl::InfiniteFuture();
+  std::erase_if(job.unfit, [&](const auto& entry) { return entry.second.until <= state.now; });
+  for (const auto& [name, unfit] : job.unfit) next = std::min(next, unfit.until);
+  if (!job.unfit.empty()) state.timers.Set(TimerKind::kForgive, job.name(), next);
+  state.placement_due = true;
+}
+
+}  // namespace ringmaster::coordinator

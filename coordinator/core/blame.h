@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "coordinator/core/state.h"
+
+// Whose fault is it, the job's or the worker's? A worker that joins a job which others have run
+// before, and fails ere the ring's first step, lacks something that they had: a mount, memory, the
+// same files. The job goes on without it and passes it over for a while.
+namespace ringmaster::coordinator {
+
+// The ring has done a step: its members are proven.
+void NoteProven(Job& job);
+
+// The ranks that a fault speaks against; empty when it speaks against the job, or nobody.
+std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault& fault);
+// Lets the worker of a rank go, if it is there, and marks it unfit for this job. Returns its name.
+std::string PassOver(State& state, Job& job, int rank, const std::string& reason);
+
+// Why `worker` is not chosen for the job at present; empty when it may be.
+std::string UnfitReason(const State& state, const Job& job, const Worker& worker);
+
+// Some time is over: forgives whom it can, and comes again for the others.
+void OnForgiveTimer(State& state, Job& job);
+
+}  // namespace ringmaster::coordinator

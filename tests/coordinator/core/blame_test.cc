@@ -1,0 +1,223 @@
+// Who is to blame for a failed attempt: the job, or a worker that took a place in it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using testing::HasSubstr;
+
+// Of workers a and b, b is killed after step 4; the idle worker c takes its place as rank 1.
+void ReplaceBByC(CoreDriver& d) {
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  ASSERT_EQ(d.Job("job-a").status().generation(), 2);
+  ASSERT_EQ(d.WorkerAt("job-a", 1), "c");
+}
+
+TEST(BlameTest, ASpareThatLacksSomethingIsPassedOver) {
+  for (const auto& [kind, deterministic] :
+       {std::pair(v1::Fault::FORM_ERROR, true), std::pair(v1::Fault::DATA_ERROR, true),
+        std::pair(v1::Fault::DATA_ERROR, false), std::pair(v1::Fault::OUT_OF_MEMORY_ERROR, false),
+        std::pair(v1::Fault::EXCEPTION, false), std::pair(v1::Fault::CHECKPOINT_ERROR, true)}) {
+    SCOPED_TRACE(v1::Fault::Kind_Name(kind));
+    CoreDriver d;
+    ReplaceBByC(d);
+    d.Hello("e", 'e');
+    d.Join("job-a", 0, CoreDriver::Held(4));
+    d.Heard("c");
+    d.Fail("job-a", 1, kind, deterministic);
+    EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+    EXPECT_EQ(d.Heard("c"), "ReleaseJob");
+    d.Aborted("job-a", 0, CoreDriver::Held(4));
+    d.Advance(absl::Seconds(1));
+    ASSERT_EQ(d.Job("job-a").status().generation(), 3);
+    EXPECT_EQ(d.WorkerAt("job-a", 0), "a");
+    EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+    d.Form("job-a", CoreDriver::Held(4));
+    EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+    EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
+  }
+}
+
+TEST(BlameTest, WithoutAnotherSpareTheJobWaitsAndSaysWhy) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "WAITING_FOR_REPLACEMENT");
+  EXPECT_THAT(d.Job("job-a").status().pending_reason().message(), HasSubstr("workers/c (rank 1)"));
+  // Its mount is mended, and it was restarted.
+  d.Hello("c", 'C');
+  EXPECT_EQ(d.Job("job-a").status().generation(), 3);
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+}
+
+TEST(BlameTest, AfterAWhileItIsTriedAgain) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  request.mutable_training_job()
+      ->mutable_spec()
+      ->mutable_recovery()
+      ->mutable_rejoin_timeout()
+      ->set_seconds(3600);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  d.Form("job-a");
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Minutes(10) - absl::Seconds(1));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+  d.Advance(absl::Seconds(2));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 3);
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+}
+
+// Other jobs may use it.
+TEST(BlameTest, IsOfOneJob) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Create("job-b", 1);
+  EXPECT_EQ(d.Job("job-b").status().generation(), 1);
+  EXPECT_EQ(d.WorkerAt("job-b", 0), "c");
+}
+
+// The files differ, say all ranks; those that have run the job saw the right ones.
+TEST(BlameTest, WhatAllRanksTellSpeaksAgainstTheNewcomer) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Hello("e", 'e');
+  d.Form("job-a", CoreDriver::Held(4));
+  d.Heard("c");
+  for (const int rank : {0, 1}) {
+    d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+}
+
+// Told after the peer has noticed.
+TEST(BlameTest, AnEchoIsABlameAllTheSame) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Hello("e", 'e');
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Fail("job-a", 1, v1::Fault::EXCEPTION);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+}
+
+TEST(BlameTest, AWorkerThatHasRunTheJobSpeaksForTheJob) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Fail("job-a", 0, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  // So does anybody in a ring that has done a step.
+  CoreDriver e;
+  ReplaceBByC(e);
+  e.Form("job-a", CoreDriver::Held(4));
+  e.Step("job-a", 5);
+  e.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(e.StateOf("job-a"), "FAILED");
+}
+
+// Lets the pause before the next generation pass.
+void AwaitGeneration(CoreDriver& d, int64_t generation) {
+  for (int i = 0; i < 200 && d.Job("job-a").status().generation() < generation; ++i) {
+    d.Advance(absl::Milliseconds(250));
+  }
+  ASSERT_EQ(d.Job("job-a").status().generation(), generation);
+}
+
+// All of memory is lost; of two checkpoints the newer one cannot be read for a while.
+TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+  }
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  int attempts = 0;
+  for (;; ++attempts) {
+    ASSERT_LT(attempts, 20);
+    ASSERT_NE(d.StateOf("job-a"), "FAILED");
+    for (const int rank : {0, 1}) d.Join("job-a", rank);
+    d.Heard("a");
+    const v1::RestorePlan& plan = d.Last("a", v1::Directive::kConnectRing).connect_ring().restore();
+    if (plan.step() == 3) break;
+    ASSERT_EQ(plan.step(), 5);
+    d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR);
+    for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+    AwaitGeneration(d, 3 + attempts);
+  }
+  EXPECT_GE(attempts, 5) << "it may pass";
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_THAT(d.Heard("a"), testing::Not(HasSubstr("DeleteFiles"))) << "nobody found them damaged";
+  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
+  // A new life of the coordinator tries again, and may find that they can be read now.
+  d.DropStreams();
+  d.Start();
+  d.Hello("a", 'E');
+  d.Hello("b", 'F');
+  AwaitGeneration(d, 3 + attempts);
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  d.Heard("a");
+  ASSERT_EQ(d.Last("a", v1::Directive::kConnectRing).connect_ring().restore().step(), 5);
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(5));
+  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
+}
+
+TEST(CheckpointBlameTest, ANewerCheckpointReplacesWhatWasSetAside) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+  }
+  const std::string damaged = d.ShardPath("job-a", 5, 0);
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+  AwaitGeneration(d, 3);
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  const std::string first = d.WorkerAt("job-a", 0);
+  EXPECT_THAT(d.Heard(first), testing::Not(HasSubstr("DeleteFiles")));
+  // The same step again, by another generation.
+  d.Step("job-a", 5);
+  for (const int rank : {0, 1}) d.Shard("job-a", rank, 5);
+  EXPECT_THAT(d.Heard(first), HasSubstr("CheckpointCommitted"));
+  const v1::DeleteFiles gone = d.Last(first, v1::Directive::kDeleteFiles).delete_files();
+  EXPECT_THAT(gone.paths(), testing::Contains(damaged));
+  EXPECT_THAT(gone.paths(), testing::Not(testing::Contains(d.ShardPath("job-a", 5, 0))));
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
