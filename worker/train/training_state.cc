@@ -3,30 +3,15 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "worker/torch_status.h"
+#include "worker/train/state_digest.h"
 
 namespace ringmaster::worker {
-namespace {
-
-constexpr int64_t kDigestChunk = int64_t{1} << 22;
-
-void Hash(XXH3_state_t* state, const at::Tensor& flat) {
-  for (int64_t begin = 0; begin < flat.numel(); begin += kDigestChunk) {
-    const at::Tensor chunk =
-        flat.narrow(0, begin, std::min(kDigestChunk, flat.numel() - begin)).to(at::kCPU);
-    XXH3_64bits_update(state, chunk.const_data_ptr(), chunk.nbytes());
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Allocate(const JobConfig& config,
                                                                        const std::string& device) {
@@ -77,15 +62,7 @@ uint64_t TrainingState::Digest() const {
   if (!clean()) {
     return 0;
   }
-  XXH3_state_t* hash = XXH3_createState();
-  const absl::Cleanup free_hash = [hash] { XXH3_freeState(hash); };
-  XXH3_64bits_reset(hash);
-  Hash(hash, parameters_);
-  Hash(hash, exp_avg_);
-  Hash(hash, exp_avg_sq_);
-  const int64_t step = this->step();
-  XXH3_64bits_update(hash, &step, sizeof(step));
-  return XXH3_64bits_digest(hash);
+  return StateDigest({parameters_, exp_avg_, exp_avg_sq_}, step());
 }
 
 std::vector<TrainingState::NamedTensor> TrainingState::Weights() const {

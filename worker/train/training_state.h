@@ -39,8 +39,7 @@ class TrainingState {
   int64_t step() const { return step_.load(std::memory_order_acquire); }
   bool clean() const { return clean_.load(std::memory_order_acquire); }
 
-  // XXH3-64 over parameters, moments and step; 0 when dirty. Reads all state once (from the device
-  // too); the same bits give the same digest on any device.
+  // StateDigest of parameters, moments and step; 0 when dirty. Reads all state once.
   uint64_t Digest() const;
 
   struct NamedTensor {
