@@ -267,13 +267,19 @@ absl::Status Trainer::Implementation::Step(bool stop, StepResult* result) {
 
 absl::Status Trainer::Implementation::Validation(double* loss) {
   at::Tensor total = at::zeros_like(gradients.narrow(0, 0, 1), at::kDouble);
-  for (int64_t i = replica; i < config.validation_sequences; i += config.replicas) {
+  const int64_t last = config.validation_sequences - 1;
+  for (int64_t i = replica; i - replica <= last; i += config.replicas) {
     where = "validation.data";
-    const int64_t offsets[] = {source.ValidationOffset(i, config.validation_sequences)};
+    // A replica that is one short does the last one too, for nothing: the others would wait for it
+    // beyond the hop deadline.
+    const int64_t offsets[] = {source.ValidationOffset(std::min(i, last), last + 1)};
     ASSIGN_OR_RETURN(const TokenBatch batch, ReadBatch(offsets));
     where = "validation.forward";
-    total.add_(state.model().NegativeLogLikelihood(state.compute_parameters(), shard, batch.tokens,
-                                                   batch.labels));
+    const at::Tensor sum = state.model().NegativeLogLikelihood(state.compute_parameters(), shard,
+                                                               batch.tokens, batch.labels);
+    if (i <= last) {
+      total.add_(sum);
+    }
   }
   where = "validation.reduce";
   ASSIGN_OR_RETURN(const std::vector<double> sums, AllGather(communicator, total.item<double>()));
