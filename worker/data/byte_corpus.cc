@@ -28,12 +28,8 @@ absl::Status Unreadable(const std::string& path, const std::string& why) {
   return absl::DataLossError(absl::StrCat("cannot read ", path, ": ", why));
 }
 
-absl::Status ReadFile(const std::string& path, int64_t begin, absl::Span<uint8_t> out) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) {
-    return Unreadable(path, std::strerror(errno));
-  }
-  const absl::Cleanup close_file = [file] { close(file); };
+// `file` is open at `path`.
+absl::Status ReadAt(int file, const std::string& path, int64_t begin, absl::Span<uint8_t> out) {
   while (!out.empty()) {
     const ssize_t count = pread(file, out.data(), out.size(), begin);
     if (count < 0 && errno == EINTR) {
@@ -48,6 +44,15 @@ absl::Status ReadFile(const std::string& path, int64_t begin, absl::Span<uint8_t
     out.remove_prefix(count);
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadFile(const std::string& path, int64_t begin, absl::Span<uint8_t> out) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    return Unreadable(path, std::strerror(errno));
+  }
+  const absl::Cleanup close_file = [file] { close(file); };
+  return ReadAt(file, path, begin, out);
 }
 
 bool Hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
@@ -91,31 +96,45 @@ absl::Status AppendMatches(const std::string& pattern, std::vector<std::string>*
 
 }  // namespace
 
-absl::StatusOr<ByteCorpus> ByteCorpus::Open(absl::Span<const std::string> patterns) {
+absl::Status ByteCorpus::Append(const std::string& path) {
+  // Neither waits at a FIFO nor follows what became of the path meanwhile.
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) {
+    return Unreadable(path, std::strerror(errno));
+  }
+  const absl::Cleanup close_file = [file] { close(file); };
+  struct stat info = {};
+  if (fstat(file, &info) != 0) {
+    return Unreadable(path, std::strerror(errno));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return Unreadable(path, "it is no regular file");
+  }
+  const int64_t size = info.st_size;
+  const int64_t head = std::min(size, kFingerprintBytes);
+  std::vector<uint8_t> sample(2 * head);
+  RETURN_IF_ERROR(ReadAt(file, path, 0, absl::MakeSpan(sample).first(head)));
+  RETURN_IF_ERROR(ReadAt(file, path, size - head, absl::MakeSpan(sample).last(head)));
+  const std::string name = absl::StrCat(fs::path(path).filename().string(), "\n", size, "\n");
+  fingerprint_ = XXH3_64bits_withSeed(name.data(), name.size(), fingerprint_);
+  fingerprint_ = XXH3_64bits_withSeed(sample.data(), sample.size(), fingerprint_);
+  ends_.push_back(this->size() + size);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ByteCorpus> ByteCorpus::Open(absl::Span<const std::string> patterns,
+                                            absl::FunctionRef<bool()> cancelled) {
   ByteCorpus corpus;
   for (const std::string& pattern : patterns) {
     RETURN_IF_ERROR(AppendMatches(pattern, &corpus.paths_));
   }
   std::sort(corpus.paths_.begin(), corpus.paths_.end());
   corpus.paths_.erase(std::unique(corpus.paths_.begin(), corpus.paths_.end()), corpus.paths_.end());
-  std::vector<uint8_t> sample;
   for (const std::string& path : corpus.paths_) {
-    struct stat info = {};
-    if (stat(path.c_str(), &info) != 0) {
-      return Unreadable(path, std::strerror(errno));
+    if (cancelled()) {
+      return absl::CancelledError("opening the corpus was cancelled");
     }
-    if (!S_ISREG(info.st_mode)) {
-      return Unreadable(path, "it is no regular file");
-    }
-    const int64_t size = info.st_size;
-    const int64_t head = std::min(size, kFingerprintBytes);
-    sample.resize(2 * head);
-    RETURN_IF_ERROR(ReadFile(path, 0, absl::MakeSpan(sample).first(head)));
-    RETURN_IF_ERROR(ReadFile(path, size - head, absl::MakeSpan(sample).last(head)));
-    const std::string name = absl::StrCat(fs::path(path).filename().string(), "\n", size, "\n");
-    corpus.fingerprint_ = XXH3_64bits_withSeed(name.data(), name.size(), corpus.fingerprint_);
-    corpus.fingerprint_ = XXH3_64bits_withSeed(sample.data(), sample.size(), corpus.fingerprint_);
-    corpus.ends_.push_back(corpus.size() + size);
+    RETURN_IF_ERROR(corpus.Append(path));
   }
   if (corpus.size() == 0) {
     return absl::InvalidArgumentError(

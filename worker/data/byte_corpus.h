@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -18,8 +19,11 @@ class ByteCorpus {
   // `patterns` are files, globs or directories (all regular files below, names starting with '.'
   // left out). The files are ordered by path and each counts once. NotFound naming the pattern that
   // matches nothing, DataLoss naming a path that cannot be read, InvalidArgument when there is no
-  // byte at all.
-  static absl::StatusOr<ByteCorpus> Open(absl::Span<const std::string> patterns);
+  // byte at all. `cancelled` is asked between files, of which there may be many on a slow file
+  // system; then Cancelled.
+  static absl::StatusOr<ByteCorpus> Open(
+      absl::Span<const std::string> patterns,
+      absl::FunctionRef<bool()> cancelled = [] { return false; });
 
   int64_t size() const { return ends_.empty() ? 0 : ends_.back(); }
   const std::vector<std::string>& paths() const { return paths_; }
@@ -32,6 +36,9 @@ class ByteCorpus {
   absl::Status Read(int64_t begin, absl::Span<uint8_t> out) const;
 
  private:
+  // The next file.
+  absl::Status Append(const std::string& path);
+
   std::vector<std::string> paths_;
   // ends_[i]: bytes of files 0..i together.
   std::vector<int64_t> ends_;

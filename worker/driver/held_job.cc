@@ -72,9 +72,9 @@ void HeldJob::Drop() {
   digest_.reset();
 }
 
-absl::Status HeldJob::Build() {
+absl::Status HeldJob::Build(absl::FunctionRef<bool()> cancelled) {
   if (!source_.has_value()) {
-    ASSIGN_OR_RETURN(ByteCorpus corpus, ByteCorpus::Open(config_.data_paths));
+    ASSIGN_OR_RETURN(ByteCorpus corpus, ByteCorpus::Open(config_.data_paths, cancelled));
     ASSIGN_OR_RETURN(SequenceSource source,
                      SequenceSource::Create(std::make_shared<const ByteCorpus>(std::move(corpus)),
                                             {.sequence_length = config_.sequence_length,

@@ -30,8 +30,8 @@ class HeldJob {
   // Reads the spec; forgets another job first. InvalidArgument for a spec that cannot be trained.
   absl::Status Adopt(const v1::FormRing& form);
   // Opens the data and allocates a state, when they are not there yet; it says nothing until
-  // Restore. Errors of ByteCorpus, SequenceSource and TrainingState.
-  absl::Status Build();
+  // Restore. Errors of ByteCorpus, SequenceSource and TrainingState; Cancelled.
+  absl::Status Build(absl::FunctionRef<bool()> cancelled);
   void Drop();
 
   // Reads the state once, for its digest, when that is not known. An error means that the device is

@@ -55,8 +55,9 @@ v1::Fault FormFault(const v1::RingRef& ring, FormStage stage, const absl::Status
     fault.set_kind(v1::Fault::EXCEPTION);
   } else if (stage == FormStage::kLoad) {
     fault.set_kind(v1::Fault::CHECKPOINT_ERROR);
-    // An error of reading may pass; when it does not, an older checkpoint is taken.
-    fault.set_deterministic(missing || invalid);
+    // An error of reading may pass, and a file that this host does not see may be there for others;
+    // when it does not pass, an older checkpoint is taken.
+    fault.set_deterministic(absl::IsDataLoss(status) || invalid);
   } else if (stage == FormStage::kConnect || stage == FormStage::kRestore) {
     fault.set_kind(v1::Fault::COMMUNICATION_ERROR);
   } else {

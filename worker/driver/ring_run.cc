@@ -16,8 +16,10 @@
 namespace ringmaster::worker {
 namespace {
 
-// A rank may still be building its model or reading a corpus when the others connect.
-constexpr absl::Duration kConnectPatience = absl::Seconds(120);
+// A rank may still be opening a large corpus when the others connect: whoever joins later than they
+// did has it to do alone. How long that may take is the coordinator's to say, and it tells all when
+// it gives the ring up.
+constexpr absl::Duration kConnectPatience = absl::Hours(1);
 constexpr absl::Duration kRollPatience = absl::Seconds(5);
 
 absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
@@ -97,7 +99,7 @@ void RingRun::Open() {
   }
   context_->post(TransportOpened{form_.ring(), communicator_->address(), held_->Report()});
   // Meanwhile the coordinator gathers the others.
-  if (absl::Status status = held_->Build(); !status.ok()) {
+  if (absl::Status status = held_->Build([this] { return cancelled(); }); !status.ok()) {
     FailForm(FormStage::kBuild, status);
   }
 }

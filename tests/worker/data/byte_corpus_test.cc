@@ -51,6 +51,16 @@ TEST(ByteCorpusTest, RefusesReadsBeyondTheEnd) {
   EXPECT_EQ(corpus.Read(-1, absl::MakeSpan(bytes)).code(), absl::StatusCode::kOutOfRange);
 }
 
+TEST(ByteCorpusTest, GivesUpBetweenFiles) {
+  const CorpusFiles files;
+  files.Write("a", "AA");
+  files.Write("b", "BB");
+  int asked = 0;
+  const auto corpus = ByteCorpus::Open({{files.root()}}, [&asked] { return ++asked == 2; });
+  EXPECT_EQ(corpus.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(asked, 2);
+}
+
 TEST(ByteCorpusTest, NamesWhatCannotBeRead) {
   const CorpusFiles files;
   EXPECT_EQ(ByteCorpus::Open({{files.root() + "/*.md"}}).status().code(),
