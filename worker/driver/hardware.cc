@@ -153,6 +153,19 @@ absl::StatusOr<DeviceChoice> ForName(const HardwareOptions& options) {
       absl::StrCat("device \"", options.device, "\" is not auto, cpu, cuda or cuda:N"));
 }
 
+// What decides how floating-point numbers are summed: LibTorch's code path, and MKL's, which it
+// chooses by vendor, too, unless MKL_CBWR says otherwise.
+std::string CpuCapability() {
+  std::string capability = at::get_cpu_capability();
+  if (const std::string vendor = LineOf("/proc/cpuinfo", "vendor_id"); !vendor.empty()) {
+    absl::StrAppend(&capability, " ", vendor);
+  }
+  if (const char* mkl = std::getenv("MKL_CBWR"); mkl != nullptr) {
+    absl::StrAppend(&capability, " MKL_CBWR=", mkl);
+  }
+  return capability;
+}
+
 }  // namespace
 
 std::string HostName() {
@@ -168,7 +181,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options) {
     hardware.set_link_group(hardware.host());
   }
   hardware.set_zone(options.zone);
-  hardware.set_cpu_capability(at::get_cpu_capability());
+  hardware.set_cpu_capability(CpuCapability());
   hardware.set_threads(options.threads > 0 ? options.threads : AllowedCpus());
   return choice;
 }
