@@ -21,7 +21,6 @@ struct CoreCounters {
   int64_t submissions_deduplicated = 0;
   // By final state and failure class.
   std::map<std::pair<v1::TrainingJobStatus::State, v1::FailureClass>, int64_t> jobs_finished;
-  std::map<v1::RecoveryEpisode::Cause, int64_t> recoveries;
   int64_t lost_steps = 0;
   int64_t lease_expirations = 0;
   // Reports of an old generation or incarnation, by kind ("ring_join", "shard_written"...).

@@ -112,7 +112,6 @@ void MarkFirstStep(State& state, Job& job) {
   v1::RecoveryEpisode* episode = OpenEpisodeOf(job);
   if (episode == nullptr) return;
   episode->set_first_step_ms(EndPhase(state, job));
-  ++state.counters.recoveries[episode->cause()];
   CloseEpisode(state, job);
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "google/protobuf/empty.pb.h"
 #include "ringmaster/v1/checkpoint_service.pb.h"
 #include "ringmaster/v1/cluster_service.pb.h"
@@ -128,6 +129,8 @@ struct Output {
   std::vector<DirectiveTo> directives;
   std::vector<JobChange> changes;
   std::vector<EpisodeEnded> episodes;
+  // From submission to placement, of the jobs placed for the first time.
+  std::vector<absl::Duration> queue_waits;
 };
 
 }  // namespace ringmaster::coordinator

@@ -15,6 +15,7 @@
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/restore_plan.h"
+#include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -207,6 +208,9 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
     worker->job.clear();
   }
   v1::TrainingJobStatus* status = job.mutable_status();
+  if (status->generation() == 0) {
+    state.out.queue_waits.push_back(state.now - FromProto(job.record.job().create_time()));
+  }
   status->set_generation(status->generation() + 1);
   status->clear_ranks();
   job.ranks.assign(members.size(), {});

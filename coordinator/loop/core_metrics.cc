@@ -94,7 +94,7 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
   metrics.Set(Metric::kStoreFull, snapshot.store_full);
   metrics.Set(Metric::kHeartbeatAgeSeconds, absl::ToDoubleSeconds(snapshot.oldest_heartbeat));
   metrics.Set(Metric::kQueuePending, static_cast<double>(snapshot.queue_length));
-  metrics.Set(Metric::kQueueWaitSeconds, absl::ToDoubleSeconds(snapshot.longest_queue_wait));
+  metrics.Set(Metric::kQueueLongestWait, absl::ToDoubleSeconds(snapshot.longest_queue_wait));
   metrics.Replace(Metric::kJobs, PerState(snapshot.jobs, StateLabel));
   metrics.Replace(Metric::kWorkers, PerState(snapshot.workers, [](v1::Worker::State state) {
                     return absl::AsciiStrToLower(v1::Worker::State_Name(state));
@@ -120,19 +120,21 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
                                   ? "none"
                                   : absl::AsciiStrToLower(v1::FailureClass_Name(failure))});
   }
-  for (const auto& [cause, count] : now.recoveries) {
-    Raise(metrics, Metric::kRecoveryEpisodes, count, Before(before.recoveries, cause),
-          {absl::AsciiStrToLower(v1::RecoveryEpisode::Cause_Name(cause))});
-  }
   for (const auto& [kind, count] : now.stale_reports) {
     Raise(metrics, Metric::kStaleReports, count, Before(before.stale_reports, kind), {kind});
   }
   published_ = now;
 }
 
-void CoreMetrics::CountEpisodes(const std::vector<EpisodeEnded>& episodes, Metrics& metrics) const {
-  for (const EpisodeEnded& ended : episodes) {
+void CoreMetrics::Observe(const Output& output, Metrics& metrics) {
+  for (const absl::Duration wait : output.queue_waits) {
+    metrics.Observe(Metric::kQueueWaitSeconds, absl::ToDoubleSeconds(wait));
+  }
+  for (const EpisodeEnded& ended : output.episodes) {
     const v1::RecoveryEpisode& episode = ended.episode;
+    metrics.Count(Metric::kRecoveryEpisodes,
+                  {absl::AsciiStrToLower(v1::RecoveryEpisode::Cause_Name(episode.cause())),
+                   episode.has_first_step_ms() ? "recovered" : "given_up"});
     const auto observe = [&](bool known, int64_t ms, const char* phase) {
       if (known)
         metrics.Observe(Metric::kRecoveryPhaseSeconds, static_cast<double>(ms) / 1000, {phase});

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <vector>
-
 #include "coordinator/core/core.h"
 #include "coordinator/metrics/metrics.h"
 
@@ -13,7 +11,8 @@ class CoreMetrics {
   // Gauges are set, counters raised by what was added since the last call.
   void Publish(const CoreSnapshot& snapshot, Metrics& metrics);
 
-  void CountEpisodes(const std::vector<EpisodeEnded>& episodes, Metrics& metrics) const;
+  // What a committed output says has just ended.
+  static void Observe(const Output& output, Metrics& metrics);
 
  private:
   CoreCounters published_;

@@ -40,6 +40,7 @@ void Append(Output& target, Output&& source) {
   MoveInto(target.directives, std::move(source.directives));
   MoveInto(target.changes, std::move(source.changes));
   MoveInto(target.episodes, std::move(source.episodes));
+  MoveInto(target.queue_waits, std::move(source.queue_waits));
 }
 
 // The streams that sent it are closed when the core is reloaded, and workers say everything again.
@@ -305,7 +306,7 @@ void EventLoop::Release(const Output& output) {
     if (to.directive.has_value()) sink->Send(*to.directive);
     if (to.close) sink->Close(to.close_status);
   }
-  core_metrics_.CountEpisodes(output.episodes, *metrics_);
+  CoreMetrics::Observe(output, *metrics_);
 }
 
 void EventLoop::Refuse(Item& item, const absl::Status& status) {

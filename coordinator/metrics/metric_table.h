@@ -31,6 +31,7 @@ enum class Metric {
   kJobsFinished,
   kSubmissionsDeduplicated,
   kQueuePending,
+  kQueueLongestWait,
   kQueueWaitSeconds,
   kWorkers,
   kHeartbeatAgeSeconds,

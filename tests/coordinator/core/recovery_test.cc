@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <map>
 #include <string>
 
 #include "absl/time/time.h"
@@ -61,7 +60,6 @@ TEST(RecoveryTest, ASpareTakesTheKilledWorkersPlace) {
 // By the cause that was found in the end; not before it is over.
 TEST(RecoveryTest, IsCountedWhenItHasEndedWithAStep) {
   CoreDriver d;
-  const auto recoveries = [&d] { return d.Core().Snapshot(d.now()).counters.recoveries; };
   d.RunningPair();
   EXPECT_EQ(d.Core().Snapshot(d.now()).counters.rings_formed, 1);
   d.Step("job-a", 4);
@@ -72,9 +70,11 @@ TEST(RecoveryTest, IsCountedWhenItHasEndedWithAStep) {
   EXPECT_EQ(d.Core().Snapshot(d.now()).counters.rings_formed, 1) << "nobody is ready";
   d.Form("job-a", CoreDriver::Held(4));
   EXPECT_EQ(d.Core().Snapshot(d.now()).counters.rings_formed, 2);
-  EXPECT_TRUE(recoveries().empty());
+  EXPECT_TRUE(d.last().episodes.empty());
   d.Step("job-a", 5);
-  EXPECT_EQ(recoveries(), (std::map<Episode::Cause, int64_t>{{Episode::WORKER_EXIT, 1}}));
+  ASSERT_EQ(d.last().episodes.size(), 1u);
+  EXPECT_EQ(d.last().episodes[0].episode.cause(), Episode::WORKER_EXIT);
+  EXPECT_TRUE(d.last().episodes[0].episode.has_first_step_ms());
 }
 
 TEST(RecoveryTest, StepsThatTheAbortOvertookAreHeardOf) {

@@ -60,6 +60,24 @@ TEST_F(CoreMetricsTest, AJobWithoutAStepShowsSinceWhenItTries) {
   EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(since, "900\n")));
 }
 
+TEST_F(CoreMetricsTest, RecoveriesAndWaitsCountWhenTheyHaveEnded) {
+  Output output;
+  EpisodeEnded& recovered = output.episodes.emplace_back();
+  recovered.episode.set_cause(v1::RecoveryEpisode::WORKER_EXIT);
+  recovered.episode.set_first_step_ms(400);
+  EpisodeEnded& given_up = output.episodes.emplace_back();
+  given_up.episode.set_cause(v1::RecoveryEpisode::WORKER_EXIT);
+  given_up.episode.set_abort_ms(5);
+  output.queue_waits = {absl::Seconds(40)};
+  CoreMetrics::Observe(output, metrics_);
+  const std::string text = metrics_.Text();
+  constexpr char kEpisodes[] = "ringmaster_recovery_episodes_total{cause=\"worker_exit\",result=";
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(kEpisodes, "\"recovered\"} 1\n")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(kEpisodes, "\"given_up\"} 1\n")));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_wait_seconds_bucket{le=\"15\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_wait_seconds_bucket{le=\"60\"} 1\n"));
+}
+
 TEST_F(CoreMetricsTest, AnEndedJobShowsItsLastValuesButNoRing) {
   CoreSnapshot snapshot;
   snapshot.ended_jobs.push_back(Stepped());
