@@ -268,6 +268,17 @@ void RingRun::AppendRecord() {
   step_log_failing_ = !status.ok();
 }
 
+// A step that rank 0 did not live to record was agreed on all the same.
+void RingRun::AppendOrphan() {
+  if (step_log_ == nullptr || !last_record_.has_value()) {
+    return;
+  }
+  const auto found = step_log_->Find(last_record_->step(), last_record_->generation());
+  if (!found.has_value() || found->generation() != last_record_->generation()) {
+    AppendRecord();
+  }
+}
+
 void RingRun::FinishSteps() {
   std::string checkpoint_error = checkpoints_.AfterLastStep();
   if (Over()) {
@@ -364,8 +375,7 @@ void RingRun::Fail(v1::Fault fault) {
 }
 
 void RingRun::LetGo() {
-  // A step that rank 0 did not live to record was agreed on all the same.
-  AppendRecord();
+  AppendOrphan();
   step_log_.reset();
   context_->metrics->LeaveRing();
   std::unique_ptr<Communicator> communicator;

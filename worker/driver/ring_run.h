@@ -81,6 +81,7 @@ class RingRun {
   absl::Status RunValidation(v1::StepRecord& record);
   void RepeatLastStep();
   void AppendRecord();
+  void AppendOrphan();
   void FinishSteps();
   void StopInOrder();
 

@@ -1,7 +1,9 @@
 #include "worker/driver/session_loop.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>
@@ -111,6 +113,12 @@ TEST(SessionLoopTest, RunsAJobFromTheFirstStepToTheManifest) {
   ASSERT_TRUE(manifest.ok()) << manifest.status();
   EXPECT_EQ(manifest->spec.SerializeAsString(), scene.spec().SerializeAsString());
   EXPECT_TRUE(fs::is_empty(scene.directory() + "/ring"));
+  scene.Drain("b");
+  scene.JoinWorker("b");
+  scene.KillWorker("b");
+  std::ifstream file(scene.directory() + "/steps.jsonl");
+  EXPECT_EQ(std::count(std::istreambuf_iterator<char>(file), {}, '\n'), kSteps)
+      << "rank 1 says nothing that rank 0 has said";
 }
 
 TEST(SessionLoopTest, AFaultIsToldAndTheSameProcessesGoOnFromMemory) {
