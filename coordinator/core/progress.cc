@@ -54,6 +54,10 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
   }
   if (!advanced) return;
   if (started) NoteProven(job);
+  if (progress->step() > job.record.furthest_step()) {
+    job.record.set_furthest_step(progress->step());
+    if (started) job.record.clear_recoveries_counted();
+  }
   progress->set_tokens_processed(progress->step() * job.spec().batch().global_sequences() *
                                  job.spec().data().sequence_length());
   progress->set_exchanged_bytes_per_step(done.exchanged_bytes());

@@ -106,8 +106,9 @@ void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
     const int64_t budget = job.spec().recovery().episodes_max();
     if (counted > budget) {
       Fail(state, job, v1::BUDGET_EXHAUSTED,
-           absl::StrFormat("recovery.episodes_max (%d) is used up; the last fault: %s", budget,
-                           loss.message));
+           absl::StrFormat("recovery.episodes_max (%d) recoveries in a row brought the job no "
+                           "further; the last fault: %s",
+                           budget, loss.message));
       return;
     }
     job.record.set_recoveries_counted(counted);

@@ -140,6 +140,37 @@ TEST(FaultTest, TheBudgetEndsIt) {
   EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::BUDGET_EXHAUSTED);
 }
 
+// A job may recover for as long as it gets on.
+TEST(FaultTest, OnlyRecoveriesInARowThatBringNoNewStepCountAgainstTheBudget) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  request.mutable_training_job()->mutable_spec()->mutable_recovery()->set_episodes_max(2);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  d.Form("job-a");
+  for (int64_t step = 1; step <= 6; ++step) {
+    d.Step("job-a", step);
+    d.Fail("job-a", 1, v1::Fault::COMMUNICATION_ERROR);
+    for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(step));
+    d.Form("job-a", CoreDriver::Held(step));
+    ASSERT_EQ(d.StateOf("job-a"), "RUNNING") << "after step " << step;
+  }
+  // Steps that were done before, the state being lost again and again, are no progress.
+  const auto lose_the_state = [&d](char processes) {
+    for (const char* worker : {"a", "b"}) d.Exit(worker, 9);
+    for (const char* worker : {"a", "b"}) d.Hello(worker, processes);
+  };
+  lose_the_state('c');
+  AwaitRetry(d);
+  d.Form("job-a");
+  d.Step("job-a", 1);
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  lose_the_state('d');
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::BUDGET_EXHAUSTED);
+}
+
 // How long the job pauses before the next generation, after one that failed at once.
 absl::Duration PauseAfterFailure(CoreDriver& d) {
   d.Fail("job-a", 1, v1::Fault::FORM_ERROR);
