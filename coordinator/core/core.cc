@@ -53,13 +53,16 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
 }
 
 // A process that stood still (suspended, starved) heard nobody meanwhile: that is no silence of the
-// workers.
+// workers, and what they have said since waits behind the timers.
 void ForgiveLateness(State& state, absl::Time now) {
   const absl::Duration late = now - state.promised;
   if (late < state.options.suspect_grace) return;
   for (auto& [name, worker] : state.workers) {
-    if (!worker.lost) worker.last_contact = now;
+    if (!worker.lost) worker.last_contact = worker.detached = now;
   }
+  // The others wait for nobody's word.
+  state.timers.Postpone({TimerKind::kSuspect, TimerKind::kStage, TimerKind::kRejoin}, late,
+                        now + state.options.suspect_grace);
 }
 
 void OnTimer(State& state, const Timers::Key& timer) {

@@ -31,7 +31,7 @@ struct Worker {
 
   // 0: none.
   uint64_t stream = 0;
-  // When `stream` broke.
+  // When `stream` broke; where the coordinator stood still since, when it went on.
   absl::Time detached;
   absl::Time last_contact;
   // Known from a stored ring only; it has not re-attached since the coordinator started.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <set>
@@ -55,9 +57,12 @@ class Timers {
     Cancel(key.kind, key.subject);
     return key;
   }
-  void Clear() {
-    at_.clear();
-    queue_.clear();
+  // Every timer of these kinds comes `by` later, and not before `earliest`.
+  void Postpone(std::initializer_list<TimerKind> kinds, absl::Duration by, absl::Time earliest) {
+    for (const auto& [key, when] : std::map(at_)) {
+      const bool meant = std::find(kinds.begin(), kinds.end(), key.kind) != kinds.end();
+      if (meant) Set(key.kind, key.subject, std::max(when + by, earliest));
+    }
   }
 
  private:

@@ -329,5 +329,37 @@ TEST(LatenessTest, AStalledCoordinatorDoesNotBlameTheWorkers) {
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
 }
 
+// Timers come before what waits in the queue.
+TEST(LatenessTest, AStalledCoordinatorHearsWhatItWaitsForBeforeItGivesUp) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  const auto stall = [&d] {
+    d.Sleep(absl::Minutes(11));
+    d.Tick();
+  };
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Heard("a");
+  stall();
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  EXPECT_EQ(d.Heard("a"), "FormRing") << "aborted in time";
+  stall();
+  d.Form("job-a", CoreDriver::Held(4));
+  EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps") << "joined in time";
+  d.Step("job-a", 5);
+  d.Break("b");
+  stall();
+  d.Hello("b", 'b', v1::PHASE_RUNNING, d.Ring("job-a", 1));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING") << "came back in time";
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(5));
+  stall();
+  d.Hello("b", 'c');
+  EXPECT_EQ(d.Job("job-a").status().generation(), 3) << "replaced in time";
+  // Nobody who is silent from then on is waited for any longer.
+  d.Advance(CoreDriver::Options().join_timeout + absl::Seconds(1));
+  EXPECT_NE(LastEpisode(d).message().find("did not join within 30s"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace ringmaster::coordinator
