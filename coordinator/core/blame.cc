@@ -16,12 +16,16 @@ bool IsProven(const Job& job, int rank) {
   return job.proven.count(job.status().ranks(rank).incarnation()) > 0;
 }
 
-// An idle worker that could take a member's place.
-bool HasReplacement(const State& state, const Job& job) {
+// An idle worker could take the rank's place.
+bool HasReplacement(State& state, const Job& job, int rank) {
+  const Worker* member = state.Member(job, rank);
+  if (member == nullptr) return false;
+  const std::string kind = KindOf(member->hardware, member->version);
   const Requirement requirement = RequirementOf(job.record);
   return std::any_of(state.workers.begin(), state.workers.end(), [&](const auto& entry) {
     const Worker& worker = entry.second;
     return worker.attached() && worker.job.empty() && !worker.unresponsive &&
+           KindOf(worker.hardware, worker.version) == kind &&
            Misfit(requirement, worker.hardware).empty() && UnfitReason(state, job, worker).empty();
   });
 }
@@ -44,7 +48,7 @@ std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault&
     return {};
   }
   // Without anybody else an older checkpoint is the better way on.
-  if (fault.kind() == v1::Fault::CHECKPOINT_ERROR && !HasReplacement(state, job)) return {};
+  if (fault.kind() == v1::Fault::CHECKPOINT_ERROR && !HasReplacement(state, job, rank)) return {};
   if (!IsProven(job, rank)) return {rank};
   std::vector<int> blamed;
   // What all ranks find out together, that their files differ, each of them tells.

@@ -50,6 +50,14 @@ std::string MisfitOf(const Requirement& requirement, const Worker& worker) {
                                                   : Misfit(requirement, worker.hardware);
 }
 
+// The kind that most are of.
+std::string MostOf(const std::map<std::string, std::vector<Worker*>>& by_kind) {
+  const auto most = std::max_element(
+      by_kind.begin(), by_kind.end(),
+      [](const auto& one, const auto& other) { return one.second.size() < other.second.size(); });
+  return most == by_kind.end() ? "" : most->first;
+}
+
 struct Choice {
   // Empty when the job must wait.
   std::vector<Worker*> members;
@@ -136,30 +144,35 @@ void Placing::Recover(Job& job) {
     const Worker* worker = state_.Member(job, rank);
     if (worker == nullptr || !worker->attached()) continue;
     members.push_back(PlaceOf(*worker, rank));
-    kind = KindOf(worker->hardware);
+    kind = KindOf(worker->hardware, worker->version);
   }
-  std::vector<Place> candidates;
-  std::vector<Worker*> fitting;
+  std::map<std::string, std::vector<Worker*>> fitting;
   for (Worker* worker : idle_) {
-    if (!MisfitOf(requirement, *worker).empty() ||
-        (!kind.empty() && KindOf(worker->hardware) != kind)) {
-      continue;
+    if (MisfitOf(requirement, *worker).empty()) {
+      fitting[KindOf(worker->hardware, worker->version)].push_back(worker);
     }
-    candidates.push_back(PlaceOf(*worker, -1));
-    fitting.push_back(worker);
   }
+  if (members.empty()) kind = MostOf(fitting);
+  const std::vector<Worker*> alike = std::move(fitting[kind]);
+  fitting.erase(kind);
+  std::vector<Place> candidates;
+  for (const Worker* worker : alike) candidates.push_back(PlaceOf(*worker, -1));
   const int wanted = requirement.workers - static_cast<int>(members.size());
   if (wanted > static_cast<int>(candidates.size())) {
     v1::PendingReason reason;
     reason.set_code("WAITING_FOR_REPLACEMENT");
     std::string message = absl::StrFormat("needs %d more of %d workers; %d suitable ones are idle",
                                           wanted, requirement.workers, candidates.size());
+    for (const auto& [other, workers] : fitting) {
+      absl::StrAppendFormat(&message, "; %d of another transport or build (%s)", workers.size(),
+                            workers.front()->version);
+    }
     for (const std::string& name : requirement.unfit) {
       absl::StrAppend(&message, "; passed over: ", job.unfit.at(name).reason);
     }
     reason.set_message(std::move(message));
     SetReason(job, std::move(reason));
-    Take(fitting);
+    Take(alike);
     return;
   }
   std::vector<Place> places = ChoosePlaces(candidates, members, wanted, requirement.ring_size);
@@ -185,12 +198,12 @@ Choice Placing::Choose(const Requirement& requirement) const {
   std::map<std::string, Group> groups;
   for (const auto& [name, worker] : state_.workers) {
     if (worker.attached() && MisfitOf(requirement, worker).empty()) {
-      ++groups[KindOf(worker.hardware)].fitting;
+      ++groups[KindOf(worker.hardware, worker.version)].fitting;
     }
   }
   for (Worker* worker : idle_) {
     if (MisfitOf(requirement, *worker).empty()) {
-      groups[KindOf(worker->hardware)].idle.push_back(worker);
+      groups[KindOf(worker->hardware, worker->version)].idle.push_back(worker);
     }
   }
   Choice choice;
@@ -224,17 +237,23 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
     reason.set_message(absl::StrFormat("%s; %d are there", needs, attached_));
   } else {
     reason.set_code("WORKERS_UNSUITABLE");
+    int differing = attached_ - fitting;
     std::map<std::string, int> misfits;
     for (const auto& [name, worker] : state_.workers) {
       if (!worker.attached()) continue;
       const std::string misfit = MisfitOf(requirement, worker);
-      if (!misfit.empty()) ++misfits[misfit];
+      if (misfit.empty()) continue;
+      ++misfits[misfit];
+      --differing;
     }
     std::vector<std::string> parts;
     for (const auto& [misfit, count] : misfits) {
       parts.push_back(absl::StrFormat("%d with %s", count, misfit));
     }
-    if (parts.empty()) parts.push_back("they differ in device, CPU code path or transport");
+    if (differing > 0) {
+      parts.push_back(absl::StrFormat(
+          "%d with another device, CPU code path, transport or build than those", differing));
+    }
     reason.set_message(absl::StrFormat("%s that are alike; of %d at most %d are suitable: %s",
                                        needs, attached_, fitting, absl::StrJoin(parts, ", ")));
   }

@@ -53,9 +53,9 @@ std::string Misfit(const Requirement& requirement, const v1::Hardware& hardware)
   return "";
 }
 
-std::string KindOf(const v1::Hardware& hardware) {
+std::string KindOf(const v1::Hardware& hardware, const std::string& build) {
   return absl::StrCat(hardware.device() == v1::CUDA ? 0 : 1, "\n", hardware.cpu_capability(), "\n",
-                      TransportVersion(hardware, TransportOf(hardware.device())));
+                      TransportVersion(hardware, TransportOf(hardware.device())), "\n", build);
 }
 
 }  // namespace ringmaster::coordinator

@@ -58,6 +58,8 @@ class CoreDriver {
   void Hello(const std::string& worker, char incarnation, const v1::Hardware& hardware,
              v1::Phase phase = v1::PHASE_IDLE, const v1::RingRef& ring = {},
              const v1::HeldState& held = {});
+  // Of the processes that attach from now on.
+  void set_version(const std::string& version) { version_ = version; }
   void Report(const std::string& worker, v1::WorkerReport report);
   void Heartbeat(const std::string& worker);
   void Break(const std::string& worker);
@@ -111,6 +113,7 @@ class CoreDriver {
   std::map<std::pair<int, std::string>, std::string> rows_;
   std::map<std::string, uint64_t> streams_;
   std::map<std::string, std::string> incarnations_;
+  std::string version_ = "1.0.0 (c0ffee)";
   // Processes that have said something.
   std::set<std::string> began_;
   std::map<uint64_t, std::vector<v1::Directive>> directives_;

@@ -196,6 +196,36 @@ TEST(PlacerTest, RanksAreAlike) {
   EXPECT_EQ(d.WorkerAt("pair", 0), "b");
 }
 
+TEST(PlacerTest, RanksOfOneRingRunOneBuild) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Hello("c", 'c');
+  d.Create("queued", 2);
+  // Workers are updated one by one; c still is as it was.
+  d.set_version("2.0.0 (facade)");
+  d.Exit("b", 15);
+  d.Hello("b", 'B');
+  d.Exit("c", 15);
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  const v1::PendingReason& reason = d.Job("job-a").status().pending_reason();
+  EXPECT_EQ(reason.code(), "WAITING_FOR_REPLACEMENT");
+  EXPECT_THAT(reason.message(), HasSubstr("1 of another transport or build (2.0.0 (facade))"));
+  const v1::PendingReason& queued = d.Job("queued").status().pending_reason();
+  EXPECT_EQ(queued.code(), "WORKERS_UNSUITABLE");
+  EXPECT_THAT(queued.message(), HasSubstr("1 with another device, CPU code path, transport or "
+                                          "build than those"));
+  // No member is left, and one idle worker is not as the other.
+  d.Exit("a", 15);
+  d.set_version("1.0.0 (c0ffee)");
+  d.Hello("c", 'C');
+  EXPECT_EQ(d.Job("job-a").status().generation(), 1);
+  d.set_version("2.0.0 (facade)");
+  d.Hello("a", 'A');
+  ASSERT_EQ(d.Job("job-a").status().generation(), 2);
+  EXPECT_EQ(d.WorkerAt("job-a", 0), "a");
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "b");
+}
+
 TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
   CoreDriver d;
   d.RunningPair();
