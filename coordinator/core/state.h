@@ -27,6 +27,8 @@ struct Worker {
   v1::Hardware hardware;
   std::string version;
   std::string metrics_address;
+  // Empty: none that is known.
+  std::string supervisor;
   absl::Time register_time;
 
   // 0: none.

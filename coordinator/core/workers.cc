@@ -40,14 +40,16 @@ bool IsDead(const Worker& worker, const std::string& incarnation) {
          worker.dead_incarnations.end();
 }
 
-// Another process asks for the name of a ring's member that may well be alive: a pod that a
-// partition hid, or a --worker-id given twice. That proves no death; a supervisor's report, a
-// broken stream or the lease does. Of a member that was not heard of since the coordinator started,
-// a fresh process is the successor, and one that has heard of an epoch is not: the member joined
-// after it, or it would have lost its rank to it.
-bool IsTaken(const Worker& worker, const v1::WorkerReport& hello) {
-  const bool alive = worker.attached() || (worker.unseen && hello.epoch() > 0);
-  return alive && !worker.job.empty() && worker.incarnation != hello.incarnation();
+// Another process asks for the name of one that may well be alive: a --worker-id given twice, or a
+// pod that a partition hid. That proves no death; the next child of its supervisor does, or the
+// supervisor's report, and a broken stream or the lease are taken for it. Of a member that was not
+// heard of since the coordinator started, a fresh process is the successor, and one that has heard
+// of an epoch is not: the member joined after it, or it would have lost its rank to it.
+bool IsTaken(const Worker& worker, const v1::WorkerReport& report) {
+  if (worker.incarnation == report.incarnation()) return false;
+  const std::string& supervisor = report.hello().supervisor();
+  if (!supervisor.empty() && supervisor == worker.supervisor) return false;
+  return worker.attached() || (worker.unseen && report.epoch() > 0);
 }
 
 // This process is dead, or must be. Its ring is given up.
@@ -109,6 +111,7 @@ Worker& Register(State& state, const v1::WorkerReport& report) {
   worker.hardware = hello.hardware();
   worker.version = hello.version();
   worker.metrics_address = hello.metrics_address();
+  worker.supervisor = hello.supervisor();
   return worker;
 }
 
@@ -139,10 +142,12 @@ void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report) {
     return;
   }
   if (known != nullptr && IsTaken(*known, report)) {
-    EndStream(state, stream,
-              Unavailable("WORKER_NAME_TAKEN",
-                          absl::StrCat("another process of ", known->name, " trains ", known->job),
-                          state.options.heartbeat_interval));
+    EndStream(
+        state, stream,
+        Unavailable("WORKER_NAME_TAKEN",
+                    absl::StrFormat("another process has the name %s and is alive, on host %s",
+                                    known->name, known->hardware.host()),
+                    state.options.heartbeat_interval));
     return;
   }
   Worker& worker = Register(state, report);

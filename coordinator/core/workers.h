@@ -12,7 +12,7 @@
 namespace ringmaster::coordinator {
 
 // The first report of a stream: attaches the worker, or turns away a dead incarnation and one whose
-// name a live member of a ring has.
+// name another process has that is alive.
 void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report);
 void OnHeartbeat(State& state, Worker& worker, const v1::Heartbeat& heartbeat);
 void OnGoodbye(State& state, Worker& worker);

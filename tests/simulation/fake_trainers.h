@@ -20,6 +20,7 @@ namespace ringmaster::simulation {
 struct Process {
   std::string name;
   std::string incarnation;
+  std::string supervisor;
   std::unique_ptr<worker::SessionCore> core;
   bool alive = true;
   // SIGSTOP: until then everything that arrives waits here.

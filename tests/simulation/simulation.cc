@@ -135,11 +135,14 @@ void Simulation::PlanTick() {
 
 // ---- workers
 
-void Simulation::StartProcess(const std::string& name) {
+void Simulation::StartProcess(const std::string& name, const std::string& supervisor) {
   auto process = std::make_unique<Process>();
   process->name = name;
   process->incarnation = absl::StrFormat("%016x%016x", scheduler_.Bits(), scheduler_.Bits());
-  worker::SessionIdentity identity{.worker = name, .incarnation = process->incarnation};
+  // The first child has its supervisor's id.
+  process->supervisor = supervisor.empty() ? process->incarnation : supervisor;
+  worker::SessionIdentity identity{
+      .worker = name, .incarnation = process->incarnation, .supervisor = process->supervisor};
   identity.hardware.set_device(v1::CPU);
   identity.hardware.set_host(absl::StrCat("host", name.back() % 2));
   identity.hardware.set_cpu_capability("avx2");
@@ -232,9 +235,11 @@ void Simulation::EndProcess(Process& process, int signal, int exit_code, absl::D
     scheduler_.At(flushed + absl::Microseconds(1), [this, id] { BreakStream(id); });
   }
   // A machine that goes takes its supervisor along.
-  if (scheduler_.Chance(0.8)) ReportExit(process, signal, exit_code, scheduler_.now(), 0);
+  const bool supervised = scheduler_.Chance(0.8);
+  if (supervised) ReportExit(process, signal, exit_code, scheduler_.now(), 0);
   const std::string name = process.name;
-  scheduler_.After(restart, [this, name] { StartProcess(name); });
+  const std::string supervisor = supervised ? process.supervisor : "";
+  scheduler_.After(restart, [this, name, supervisor] { StartProcess(name, supervisor); });
 }
 
 // The whole machine goes without a word: the stream looks alive, only the lease tells.

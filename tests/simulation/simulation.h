@@ -54,7 +54,8 @@ class Simulation {
   void PlanTick();
 
   // ---- workers
-  void StartProcess(const std::string& name);
+  // A supervisor's next child; an empty `supervisor`: the first one of another.
+  void StartProcess(const std::string& name, const std::string& supervisor = "");
   void Deliver(Process& process, const worker::Event& event);
   void Act(Process& process, const worker::Action& action);
   void PlanTimer(Process& process);

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/steady_now.h"
+#include "proto/rpc_status.h"
 #include "spdlog/spdlog.h"
 #include "worker/driver/ring_runner.h"
 #include "worker/session/exit_codes.h"
@@ -42,7 +43,9 @@ struct SessionLoop::Implementation {
                 .down =
                     [queue_in](const absl::Status& reason) {
                       SPDLOG_WARN("the stream to the coordinator broke: {}", reason.ToString());
-                      queue_in->Push(StreamDown{});
+                      const bool taken = Details(reason).reason == "WORKER_NAME_TAKEN";
+                      queue_in->Push(StreamDown{.name_taken = taken ? std::string(reason.message())
+                                                                    : std::string()});
                     }}) {}
 
   void Observe(const EventQueue::Entry& entry) {

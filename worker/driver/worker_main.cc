@@ -115,6 +115,7 @@ int Main(int argc, char** argv) {
   if (!flags.supervise) {
     return RunWorker(worker, NewIncarnation());
   }
+  flags.worker.supervisor = NewIncarnation();
   return Supervise(
       {.run = [&worker](const std::string& incarnation) { return RunWorker(worker, incarnation); },
        .report =

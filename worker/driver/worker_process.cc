@@ -134,6 +134,7 @@ absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
   loop.identity = {
       .worker = WorkerName(options),
       .incarnation = incarnation,
+      .supervisor = options.supervisor,
       .hardware = choice.hardware,
       .version = absl::StrCat(Version(), " (", Commit(), ")"),
       .metrics_address = process->http == nullptr ? std::string() : process->http->address()};

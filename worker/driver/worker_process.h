@@ -15,6 +15,8 @@ struct WorkerOptions {
   // Empty: the host's name, followed by the device when the flag names a GPU: "host-cuda:1" becomes
   // "host-cuda1".
   std::string worker_id;
+  // No flag: random id of the supervisor whose children run; empty: none.
+  std::string supervisor;
   HardwareOptions hardware;
   // Numeric address at which other workers reach this one; empty: the one that leads to the
   // coordinator.

@@ -7,8 +7,8 @@ namespace ringmaster::worker {
 // Left on purpose: SIGTERM or Drain, after Goodbye.
 inline constexpr int kExitOk = 0;
 
-// The flags are wrong, or name a TLS file or a device that is not there: starting again must fail
-// the same way, the supervisor gives up.
+// The flags are wrong, or name a TLS file or a device that is not there, or another process has the
+// worker's name: starting again must fail the same way, the supervisor gives up.
 inline constexpr int kExitUsage = 64;
 
 // "Restart me": this process must not go on (a ring could not be abandoned in time, the device is

@@ -22,7 +22,7 @@ std::vector<Action> SessionCore::Handle(absl::Time now, const Event& event) {
   struct Visitor {
     SessionCore& core;
     void operator()(const StreamUp&) { core.OnStreamUp(); }
-    void operator()(const StreamDown&) { core.OnStreamDown(); }
+    void operator()(const StreamDown& down) { core.OnStreamDown(down); }
     void operator()(const TimerTick&) { core.OnTick(); }
     void operator()(const DirectiveArrived& arrived) { core.OnDirective(arrived.directive); }
     void operator()(const TransportOpened& opened) { core.OnTransportOpened(opened); }
@@ -71,11 +71,20 @@ void SessionCore::OnStreamUp() {
   SendHello();
 }
 
-void SessionCore::OnStreamDown() {
+void SessionCore::OnStreamDown(const StreamDown& down) {
   attached_ = false;
   fault_told_ = false;
   lease_.Suspend();
   unconfirmed_.MarkAllUnsent();
+  if (down.name_taken.empty()) {
+    refused_since_ = absl::InfiniteFuture();
+    return;
+  }
+  refused_since_ = std::min(refused_since_, now_);
+  if (now_ - refused_since_ >= limits_.name_patience) {
+    Exit(kExitUsage,
+         absl::StrCat(down.name_taken, "; every worker needs a name of its own (--worker-id)"));
+  }
 }
 
 void SessionCore::OnTick() {

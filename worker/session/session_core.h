@@ -26,7 +26,7 @@ namespace ringmaster::worker {
 //     ABORTING
 //   ABORTING -- RingStopped --> IDLE (-> JOINING at once when a FormRing waited)
 //   any of JOINING .. FINISHED -- RingStopped with a fault --> IDLE
-//   ABORTING -- abort deadline --> exit kExitRestart;   any -- Die --> exit kExitRestart
+//   ABORTING -- abort deadline | any -- Die --> exit kExitRestart; any -- name taken --> kExitUsage
 //   any -- SIGTERM, Drain --> (ABORTING or the step's end) --> Goodbye, exit kExitOk
 //
 // Fencing. Directives of a lower epoch, or of a lower generation of the same job, are not obeyed. A
@@ -54,7 +54,7 @@ class SessionCore {
 
  private:
   void OnStreamUp();
-  void OnStreamDown();
+  void OnStreamDown(const StreamDown& down);
   void OnTick();
   void OnDirective(const v1::Directive& directive);
   void OnStaleCoordinator(int64_t epoch);
@@ -105,8 +105,9 @@ class SessionCore {
   std::vector<Action> actions_;
 
   int64_t epoch_ = 0;
-  // Set while only a coordinator of a lower epoch is heard.
+  // Set while only a coordinator of a lower epoch is heard; while another process has the name.
   absl::Time stale_deadline_ = absl::InfiniteFuture();
+  absl::Time refused_since_ = absl::InfiniteFuture();
   // A stream is open and Welcome came on it; only then reports go out.
   bool attached_ = false;
   HeartbeatLease lease_;

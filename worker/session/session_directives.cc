@@ -224,6 +224,7 @@ void SessionCore::SendHello() {
   hello->set_worker(identity_.worker);
   *hello->mutable_hardware() = identity_.hardware;
   hello->set_version(identity_.version);
+  hello->set_supervisor(identity_.supervisor);
   hello->set_metrics_address(identity_.metrics_address);
   hello->set_phase(phase_);
   if (!ring().training_job_uid().empty()) {

@@ -18,7 +18,10 @@ namespace ringmaster::worker {
 // A new stream to the coordinator is open; nothing was sent on it yet.
 struct StreamUp {};
 // The stream broke. Reports that were sent on it may be lost.
-struct StreamDown {};
+struct StreamDown {
+  // Not empty: it was refused, in these words, because another process has this worker's name.
+  std::string name_taken;
+};
 // Time passed; due when now >= SessionCore::NextTimer().
 struct TimerTick {};
 struct DirectiveArrived {

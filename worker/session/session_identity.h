@@ -13,6 +13,8 @@ struct SessionIdentity {
   std::string worker;
   // 32 hexadecimal digits.
   std::string incarnation;
+  // Random id of the supervisor whose child this is, empty when there is none.
+  std::string supervisor;
   v1::Hardware hardware;
   std::string version;
   // "host:port", empty when off.

@@ -14,6 +14,9 @@ struct SessionLimits {
   absl::Duration drain_deadline = absl::Seconds(20);
   // How long a ring goes on though the only coordinator that answers has forgotten it.
   absl::Duration stale_coordinator_patience = absl::Seconds(30);
+  // How long a process asks for a name that another one has. Longer than a lease, so that it
+  // outlasts a predecessor whose end nobody could tell.
+  absl::Duration name_patience = absl::Seconds(15);
   // Step records and shard reports kept for sending again after a re-attach.
   int unconfirmed_records_max = 1024;
   int unconfirmed_shards_max = 8;

@@ -55,6 +55,7 @@ TEST(BlameTest, WithoutAnotherSpareTheJobWaitsAndSaysWhy) {
   EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "WAITING_FOR_REPLACEMENT");
   EXPECT_THAT(d.Job("job-a").status().pending_reason().message(), HasSubstr("workers/c (rank 1)"));
   // Its mount is mended, and it was restarted.
+  d.Exit("c", 15);
   d.Hello("c", 'C');
   EXPECT_EQ(d.Job("job-a").status().generation(), 3);
   EXPECT_EQ(d.WorkerAt("job-a", 1), "c");

@@ -91,6 +91,7 @@ void CoreDriver::Hello(const std::string& worker, char incarnation, const v1::Ha
   report.mutable_hello()->set_worker(absl::StrCat("workers/", worker));
   *report.mutable_hello()->mutable_hardware() = hardware;
   report.mutable_hello()->set_version(version_);
+  report.mutable_hello()->set_supervisor(supervisor_);
   report.mutable_hello()->set_phase(phase);
   if (!ring.training_job_uid().empty()) {
     *report.mutable_hello()->mutable_ring() = ring;

@@ -60,6 +60,7 @@ class CoreDriver {
              const v1::HeldState& held = {});
   // Of the processes that attach from now on.
   void set_version(const std::string& version) { version_ = version; }
+  void set_supervisor(const std::string& supervisor) { supervisor_ = supervisor; }
   void Report(const std::string& worker, v1::WorkerReport report);
   void Heartbeat(const std::string& worker);
   void Break(const std::string& worker);
@@ -114,6 +115,7 @@ class CoreDriver {
   std::map<std::string, uint64_t> streams_;
   std::map<std::string, std::string> incarnations_;
   std::string version_ = "1.0.0 (c0ffee)";
+  std::string supervisor_;
   // Processes that have said something.
   std::set<std::string> began_;
   std::map<uint64_t, std::vector<v1::Directive>> directives_;

@@ -41,6 +41,7 @@ TEST(RestartTest, AMemberThatDoesNotComeBackIsLostAfterTheWindow) {
 TEST(RestartTest, AnOlderProcessOfAMemberTakesNoRingApart) {
   CoreDriver d;
   d.Hello("b", 'd');
+  d.Break("b");
   d.RunningPair();
   const v1::RingRef a = d.Ring("job-a", 0);
   const v1::RingRef b = d.Ring("job-a", 1);

@@ -18,6 +18,7 @@ struct RingScene::Worker {
       : incarnation(std::move(id)), job_log(std::make_shared<JobLog>("workers/" + name)) {
     SessionLoopOptions options;
     options.identity = {.worker = "workers/" + name, .incarnation = incarnation};
+    options.limits = scene.limits_;
     options.ring.incarnation = incarnation;
     options.ring.fault = FaultInjection::Parse(fault).value();
     options.ring.open_communicator = [&scene](const std::string&, const CommunicatorOptions& open) {

@@ -30,6 +30,7 @@ class RingScene {
   std::string directory() const { return folder_ + "/job"; }
   // Of workers started from now on.
   void set_shared_directory(std::string path) { shared_directory_ = std::move(path); }
+  SessionLimits& limits() { return limits_; }
   FakeCoordinator& coordinator() { return coordinator_; }
 
   // Starts (or starts again, as another process) a worker and waits for its Hello.
@@ -83,6 +84,7 @@ class RingScene {
   const TemporaryDirectory temporary_;
   const std::string folder_ = temporary_.path();
   std::string shared_directory_;
+  SessionLimits limits_;
   v1::TrainingJobSpec spec_;
   InProcessHub hub_;
   FakeCoordinator coordinator_;

@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "google/protobuf/util/json_util.h"
 #include "gtest/gtest.h"
+#include "proto/rpc_status.h"
 #include "tests/worker/driver/ring_scene.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/driver/ring_runner.h"
@@ -317,6 +318,18 @@ TEST(SessionLoopTest, TrainingGoesOnWithoutACoordinator) {
   scene.PumpUntilFinished();
   EXPECT_TRUE(scene.faults().empty());
   EXPECT_EQ(CurveOf(scene), Undisturbed());
+}
+
+TEST(SessionLoopTest, GivesUpANameThatAnotherProcessHas) {
+  RingScene scene(kSteps);
+  scene.limits().name_patience = absl::ZeroDuration();
+  scene.StartWorker("a");
+  scene.coordinator().Refuse(ToGrpc(
+      Unavailable("WORKER_NAME_TAKEN", "another process has the name", absl::ZeroDuration())));
+  scene.coordinator().BreakStreams();
+  const SessionEnd end = scene.JoinWorker("a");
+  EXPECT_EQ(end.code, kExitUsage);
+  EXPECT_THAT(end.reason, HasSubstr("another process has the name"));
 }
 
 TEST(SessionLoopTest, MissingDataIsAFaultOfItsKind) {

@@ -315,6 +315,23 @@ TEST(SessionCoreTest, ARingOutlivesAStaleCoordinatorForAWhile) {
   EXPECT_EQ(s.Do(TimerTick{}), "Exit(85)");
 }
 
+TEST(SessionCoreTest, ANameThatAnotherProcessKeepsEndsThisOneForGood) {
+  SessionDriver s;
+  const auto ask = [&s](const std::string& refusal) {
+    EXPECT_EQ(s.Do(StreamUp{}), "Hello");
+    return s.Do(StreamDown{.name_taken = refusal});
+  };
+  EXPECT_EQ(ask("taken"), "");
+  s.Advance(absl::Seconds(14));
+  EXPECT_EQ(ask("taken"), "");
+  // Another coordinator may not know the other process yet.
+  EXPECT_EQ(ask(""), "");
+  s.Advance(absl::Seconds(14));
+  EXPECT_EQ(ask("taken"), "");
+  s.Advance(absl::Seconds(15));
+  EXPECT_EQ(ask("taken"), "Exit(64)");
+}
+
 TEST(SessionCoreTest, SigtermLetsTheStepEndThenLeaves) {
   SessionDriver s;
   s.Reach(v1::PHASE_RUNNING, 1);
