@@ -10,7 +10,8 @@ namespace ringmaster::coordinator {
 namespace {
 
 // A worker that lacked something may have it later; a new process of it is looked at anew at once.
-constexpr absl::Duration kPassedOverFor = absl::Minutes(10);
+// Shorter than a job waits for workers before its survivors forget its state.
+constexpr absl::Duration kPassedOverFor = absl::Minutes(5);
 
 bool IsProven(const Job& job, int rank) {
   return job.proven.count(job.status().ranks(rank).incarnation()) > 0;
@@ -42,27 +43,36 @@ void NoteProven(Job& job) {
 }
 
 std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault& fault) {
-  const bool has_run = !job.proven.empty() || job.status().progress().step() > 0;
-  if (!has_run || job.proven_in == job.generation() ||
-      fault.kind() == v1::Fault::COMMUNICATION_ERROR || fault.kind() == v1::Fault::NOT_FINITE) {
-    return {};
+  std::vector<int> newcomers;
+  bool witness = false;
+  for (int other = 0; other < job.status().ranks_size(); ++other) {
+    witness = witness || IsProven(job, other);
+    if (!IsProven(job, other) && state.Member(job, other) != nullptr) newcomers.push_back(other);
   }
-  // Without anybody else an older checkpoint is the better way on.
-  if (fault.kind() == v1::Fault::CHECKPOINT_ERROR && !HasReplacement(state, job, rank)) return {};
-  if (!IsProven(job, rank)) return {rank};
-  std::vector<int> blamed;
-  // What all ranks find out together, that their files differ, each of them tells.
-  if (fault.kind() == v1::Fault::DATA_ERROR && fault.deterministic()) {
-    for (int other = 0; other < job.status().ranks_size(); ++other) {
-      if (!IsProven(job, other)) blamed.push_back(other);
-    }
+  if (!witness || job.proven_in == job.generation()) return {};
+  switch (fault.kind()) {
+    case v1::Fault::COMMUNICATION_ERROR:
+    case v1::Fault::NOT_FINITE:
+      return {};
+    case v1::Fault::CHECKPOINT_ERROR:
+      // A checksum is no worker's lack.
+      if (fault.deterministic()) return {};
+      break;
+    case v1::Fault::DATA_ERROR:
+      // What all ranks find out together, that their files differ, each of them tells.
+      if (fault.deterministic() && IsProven(job, rank)) return newcomers;
+      break;
+    default:
+      break;
   }
-  return blamed;
+  const bool of_newcomer = std::find(newcomers.begin(), newcomers.end(), rank) != newcomers.end();
+  // What may pass is tried again with the same worker when there is no other.
+  const bool passes_over = fault.deterministic() || HasReplacement(state, job, rank);
+  return of_newcomer && passes_over ? std::vector<int>{rank} : std::vector<int>{};
 }
 
 std::string PassOver(State& state, Job& job, int rank, const std::string& reason) {
   Worker* worker = state.Member(job, rank);
-  if (worker == nullptr) return "";
   job.unfit[worker->name] = {worker->incarnation, state.now + kPassedOverFor, reason};
   OnForgiveTimer(state, job);
   TellRelease(state, *worker, job.name(), job.uid(), job.generation(), reason);

@@ -5,17 +5,18 @@
 
 #include "coordinator/core/state.h"
 
-// Whose fault is it, the job's or the worker's? A worker that joins a job which others have run
-// before, and fails ere the ring's first step, lacks something that they had: a mount, memory, the
-// same files. The job goes on without it and passes it over for a while.
+// Whose fault is it, the job's or the worker's? A worker that joins others who have run the job,
+// and fails ere their first step together, lacks something that they have: a mount, memory, the
+// same files. The job goes on without it and passes it over for a while. Where all are new nobody
+// is blamed: then it may as well be the job.
 namespace ringmaster::coordinator {
 
 // The ring has done a step: its members are proven.
 void NoteProven(Job& job);
 
-// The ranks that a fault speaks against; empty when it speaks against the job, or nobody.
+// The members that a fault speaks against; empty when it speaks against the job, or nobody.
 std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault& fault);
-// Lets the worker of a rank go, if it is there, and marks it unfit for this job. Returns its name.
+// Lets a member go and marks it unfit for this job. Returns its name. REQUIRES: the rank has one.
 std::string PassOver(State& state, Job& job, int rank, const std::string& reason);
 
 // Why `worker` is not chosen for the job at present; empty when it may be.

@@ -203,10 +203,13 @@ void CommitComplete(State& state, Job& job) {
   }
 }
 
-void SetAsideAfter(State& state, Job& job, int64_t step) {
+void SetAsideAfter(State& state, Job& job, const v1::RestorePlan& plan) {
   for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
     store::CheckpointRecord& record = state.checkpoints.at(checkpoint->name());
-    const bool aside = checkpoint->step() > step;
+    // Only who has read it knows that it can be read again.
+    const bool read = plan.source() == v1::RecoveryEpisode::CHECKPOINT &&
+                      plan.checkpoint().name() == checkpoint->name();
+    const bool aside = checkpoint->step() > plan.step() || (record.set_aside() && !read);
     if (record.set_aside() == aside) continue;
     record.set_set_aside(aside);
     Put(state, Table::kCheckpoints, checkpoint->name(), record);

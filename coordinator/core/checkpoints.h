@@ -26,9 +26,9 @@ void TellCheckpoints(State& state, const Job& job, const Worker& worker);
 void TellGarbage(State& state, Job& job);
 // Any worker's report, whatever the generation: a fact about the disk.
 void OnFilesDeleted(State& state, Job& job, const v1::FilesDeleted& deleted);
-// The job goes on from `step`: checkpoints of later steps, which could not be read, count no more
-// until they can. Their files go when a newer one is committed.
-void SetAsideAfter(State& state, Job& job, int64_t step);
+// The job goes on as planned: checkpoints of later steps, which could not be read, count no more
+// until one is restored from. Their files go when a newer one is committed.
+void SetAsideAfter(State& state, Job& job, const v1::RestorePlan& plan);
 // Commits what waited while the store was full.
 void CommitComplete(State& state, Job& job);
 

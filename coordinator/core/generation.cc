@@ -73,10 +73,15 @@ bool All(const Job& job, bool RankState::*flag) {
 // Every rank has joined: decides what each restores, and lets them connect.
 void Connect(State& state, Job& job) {
   RestoreSources sources;
-  for (const RankState& rank : job.ranks) sources.held.push_back(rank.held);
+  bool in_memory = false;
+  for (const RankState& rank : job.ranks) {
+    sources.held.push_back(rank.held);
+    in_memory = in_memory || (rank.held.present() && rank.held.clean());
+  }
   bool lost = false;
   for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
-    if (IsTrusted(job, *checkpoint)) {
+    const bool set_aside = state.checkpoints.at(checkpoint->name()).set_aside();
+    if (IsTrusted(job, *checkpoint) && !(set_aside && in_memory)) {
       sources.checkpoints.push_back(*checkpoint);
     } else {
       lost = true;
@@ -140,7 +145,7 @@ void StartIfReady(State& state, Job& job) {
   job.pace.clear();
   job.garbage_told = 0;
   job.last_step = state.now;
-  SetAsideAfter(state, job, job.plan.step());
+  SetAsideAfter(state, job, job.plan);
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
   SetState(state, job, v1::TrainingJobStatus::RUNNING, "");

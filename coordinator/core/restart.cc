@@ -53,8 +53,7 @@ void Adopt(State& state, Job& job) {
   job.phase_end = state.now;
   job.last_step = state.now;
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) AddUnseenWorker(state, job, rank);
-  // Whether a step was done is not known; nobody is blamed without proof.
-  NoteProven(job);
+  if (job.record.stage() == store::RING_STAGE_STARTED) NoteProven(job);
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
     state.timers.Set(TimerKind::kStage, job.name(),
                      state.now + std::max(state.options.adoption_window,

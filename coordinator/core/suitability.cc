@@ -45,7 +45,7 @@ std::string Misfit(const Requirement& requirement, const v1::Hardware& hardware)
   if (TransportVersion(hardware, TransportOf(hardware.device())).empty()) {
     return absl::StrCat("no ", TransportOf(hardware.device()), " transport");
   }
-  if (!requirement.cpu_capability.empty() &&
+  if (hardware.device() == v1::CPU && !requirement.cpu_capability.empty() &&
       hardware.cpu_capability() != requirement.cpu_capability) {
     return absl::StrCat("CPU code path ", hardware.cpu_capability(), ", not ",
                         requirement.cpu_capability);
@@ -54,7 +54,8 @@ std::string Misfit(const Requirement& requirement, const v1::Hardware& hardware)
 }
 
 std::string KindOf(const v1::Hardware& hardware, const std::string& build) {
-  return absl::StrCat(hardware.device() == v1::CUDA ? 0 : 1, "\n", hardware.cpu_capability(), "\n",
+  const bool cuda = hardware.device() == v1::CUDA;
+  return absl::StrCat(cuda ? 0 : 1, "\n", cuda ? "" : hardware.cpu_capability(), "\n",
                       TransportVersion(hardware, TransportOf(hardware.device())), "\n", build);
 }
 

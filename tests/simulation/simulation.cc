@@ -10,9 +10,9 @@ namespace ringmaster::simulation {
 namespace {
 
 constexpr absl::Duration kFaultPhase = absl::Seconds(60);
-// A rejoin timeout, a lease, an adoption window, and the steps themselves fit many times, and the
-// ten minutes for which a job passes over a worker that failed it.
-constexpr absl::Duration kQuietPhase = absl::Seconds(1500);
+// A rejoin timeout, a lease, an adoption window, the minutes for which a job passes over a worker
+// that failed it, and the steps themselves fit several times.
+constexpr absl::Duration kQuietPhase = absl::Seconds(1200);
 
 }  // namespace
 

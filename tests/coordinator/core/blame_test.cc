@@ -24,7 +24,7 @@ TEST(BlameTest, ASpareThatLacksSomethingIsPassedOver) {
   for (const auto& [kind, deterministic] :
        {std::pair(v1::Fault::FORM_ERROR, true), std::pair(v1::Fault::DATA_ERROR, true),
         std::pair(v1::Fault::DATA_ERROR, false), std::pair(v1::Fault::OUT_OF_MEMORY_ERROR, false),
-        std::pair(v1::Fault::EXCEPTION, false), std::pair(v1::Fault::CHECKPOINT_ERROR, true)}) {
+        std::pair(v1::Fault::EXCEPTION, false), std::pair(v1::Fault::CHECKPOINT_ERROR, false)}) {
     SCOPED_TRACE(v1::Fault::Kind_Name(kind));
     CoreDriver d;
     ReplaceBByC(d);
@@ -79,11 +79,45 @@ TEST(BlameTest, AfterAWhileItIsTriedAgain) {
   d.Aborted("job-a", 0, CoreDriver::Held(4));
   d.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
   d.Aborted("job-a", 0, CoreDriver::Held(4));
-  d.Advance(absl::Minutes(10) - absl::Seconds(1));
+  d.Advance(absl::Minutes(5) - absl::Seconds(1));
   EXPECT_EQ(d.Job("job-a").status().generation(), 2);
   d.Advance(absl::Seconds(2));
   EXPECT_EQ(d.Job("job-a").status().generation(), 3);
   EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+}
+
+// The driver may still hold a dead process's memory when its successor comes.
+TEST(BlameTest, WhatMayPassIsTriedAgainWhenThereIsNobodyElse) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Hello("b", 'B');
+  ASSERT_EQ(d.Job("job-a").status().generation(), 2);
+  d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1);
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(d.Job("job-a").status().generation(), 3);
+  d.Form("job-a", CoreDriver::Held(4));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+// Both members are killed, and their successors find that the data is gone: nobody can say that it
+// is theirs alone.
+TEST(BlameTest, WhereAllAreNewItIsTheJob) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  d.Fail("job-a", 1, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+  EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::DATA);
 }
 
 // Other jobs may use it.
@@ -108,6 +142,8 @@ TEST(BlameTest, WhatAllRanksTellSpeaksAgainstTheNewcomer) {
     d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true);
   }
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_THAT(d.Job("job-a").status().episodes().rbegin()->lost_workers(),
+              testing::Each(testing::StartsWith("workers/")));
   d.Aborted("job-a", 0, CoreDriver::Held(4));
   d.Advance(absl::Seconds(1));
   EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
@@ -188,6 +224,90 @@ TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
   ASSERT_EQ(d.Last("a", v1::Directive::kConnectRing).connect_ring().restore().step(), 5);
   for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(5));
   EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
+}
+
+// Whoever is idle could do no better with a damaged file.
+TEST(CheckpointBlameTest, ADamagedOneIsNobodysLack) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+  }
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  for (const char* name : {"a", "b", "c"}) d.Hello(name, 'E');
+  const int64_t generation = d.Job("job-a").status().generation();
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  for (const int rank : {0, 1}) {
+    d.Fail("job-a", rank, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  }
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+  AwaitGeneration(d, generation + 1);
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  const std::string first = d.WorkerAt("job-a", 0);
+  d.Heard(first);
+  EXPECT_EQ(d.Last(first, v1::Directive::kConnectRing).connect_ring().restore().step(), 3);
+}
+
+// The ring does the damaged checkpoint's step again and goes on from memory: nobody has read it.
+TEST(CheckpointBlameTest, OnlyWhoHasReadItTakesItBack) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+  }
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+  AwaitGeneration(d, 3);
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+  d.Step("job-a", 6);
+  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(6));
+  AwaitGeneration(d, 4);
+  d.Form("job-a", CoreDriver::Held(6));
+  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
+}
+
+// After a restart of the coordinator nobody remembers that it could not be read, but its mark does.
+TEST(CheckpointBlameTest, MemoryGoesBeforeWhatWasSetAside) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+  }
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+  AwaitGeneration(d, 3);
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+  const v1::RingRef first = d.Ring("job-a", 0);
+  const v1::RingRef second = d.Ring("job-a", 1);
+  const std::string name = d.WorkerAt("job-a", 0), other = d.WorkerAt("job-a", 1);
+  d.DropStreams();
+  d.Start();
+  d.Hello(name, name == "a" ? 'A' : 'B', v1::PHASE_RUNNING, first, CoreDriver::Held(4));
+  d.Hello(other, name == "a" ? 'B' : 'A', v1::PHASE_RUNNING, second, CoreDriver::Held(4));
+  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  AwaitGeneration(d, 4);
+  for (const int rank : {0, 1}) d.Join("job-a", rank, CoreDriver::Held(4));
+  const std::string now = d.WorkerAt("job-a", 0);
+  d.Heard(now);
+  EXPECT_EQ(d.Last(now, v1::Directive::kConnectRing).connect_ring().restore().step(), 4);
 }
 
 TEST(CheckpointBlameTest, ANewerCheckpointReplacesWhatWasSetAside) {

@@ -196,6 +196,19 @@ TEST(PlacerTest, RanksAreAlike) {
   EXPECT_EQ(d.WorkerAt("pair", 0), "b");
 }
 
+// A GPU sums on its own.
+TEST(PlacerTest, TheCpuOfAGpuWorkerDoesNotMatter) {
+  CoreDriver d;
+  v1::Hardware gpu = CoreDriver::Cpu();
+  gpu.set_device(v1::CUDA);
+  gpu.add_transports("nccl/2.28.9");
+  d.Hello("a", 'a', gpu);
+  gpu.set_cpu_capability("avx512 of another vendor");
+  d.Hello("b", 'b', gpu);
+  d.Create("pair", 2);
+  EXPECT_EQ(d.StateOf("pair"), "STARTING");
+}
+
 TEST(PlacerTest, RanksOfOneRingRunOneBuild) {
   CoreDriver d;
   d.RunningPair();
