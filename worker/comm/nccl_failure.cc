@@ -49,8 +49,10 @@ absl::Status NcclRing::Inspect() {
   if (state != ncclInProgress) {
     RETURN_IF_ERROR(NcclStatus(state, Say("watching the ring"), comm_));
   }
-  if (last_ticket_ > kEvents) {
-    done_ticket_ = std::max(done_ticket_, last_ticket_ - kEvents);
+  // Their events serve later groups by now.
+  if (last_ticket_ > kEvents && done_ticket_ < last_ticket_ - kEvents) {
+    done_ticket_ = last_ticket_ - kEvents;
+    due_since_.reset();
   }
   for (; done_ticket_ < last_ticket_; ++done_ticket_, due_since_.reset()) {
     const cudaError_t done = cudaEventQuery(done_[(done_ticket_ + 1) % kEvents]);
