@@ -33,7 +33,8 @@ struct CommunicatorOptions {
 // Whatever fails, the first error stays: every later call returns it, and a new generation gets a
 // new communicator. Errors: Unavailable (a peer is gone), DeadlineExceeded (hop or connect
 // deadline; a peer is stuck), Aborted (Abort was called here), FailedPrecondition (a peer of
-// another generation, or ranks that disagree about the messages).
+// another generation, or ranks that disagree about the messages), InvalidArgument (addresses that do
+// not fit together).
 //
 // Connect, world(), Settle and Close belong to one thread at a time; Abort and AwaitReleased to
 // any. The destructor aborts, waits for the release for a bounded time and never hangs.

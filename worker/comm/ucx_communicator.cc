@@ -147,7 +147,7 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
                                                           " of generation ", address.generation));
       }
       if (IsLoopback(address.host) != IsLoopback(options_.host)) {
-        return absl::FailedPreconditionError(absl::StrCat(
+        return absl::InvalidArgumentError(absl::StrCat(
             ledger_.who(), ": rank ", rank, " is reached at ", address.host, " and this one at ",
             options_.host, ", but loopback leads to no other; give --advertise-host"));
       }

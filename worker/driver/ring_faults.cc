@@ -58,7 +58,8 @@ v1::Fault FormFault(const v1::RingRef& ring, FormStage stage, const absl::Status
     // An error of reading may pass, and a file that this host does not see may be there for others;
     // when it does not pass, an older checkpoint is taken.
     fault.set_deterministic(absl::IsDataLoss(status) || invalid);
-  } else if (stage == FormStage::kConnect || stage == FormStage::kRestore) {
+  } else if ((stage == FormStage::kConnect && !invalid) || stage == FormStage::kRestore) {
+    // Addresses that do not fit together are none of a peer's failings.
     fault.set_kind(v1::Fault::COMMUNICATION_ERROR);
   } else {
     // The spec, the directory, the transport: they are what they are.

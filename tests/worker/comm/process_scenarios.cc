@@ -124,7 +124,7 @@ absl::Status LoopbackBesideAnotherHost(Rank& rank) {
   next = absl::StrReplaceAll(next, {{"127.0.0.1", "192.0.2.1"}});
   const absl::Status status = ring->Connect(addresses, absl::Seconds(20));
   CHECK_OR_RETURN(absl::StrContains(status.message(), "--advertise-host"), status.ToString());
-  return ExpectEnd(status, absl::StatusCode::kFailedPrecondition, *ring);
+  return ExpectEnd(status, absl::StatusCode::kInvalidArgument, *ring);
 }
 
 // Open files and threads of this process.
