@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention/kernels/tile_list.h"
+
+// Attention over lists of tiles, on raw pointers and a stream: bf16, sums in fp32, head dimensions
+// 64 and 128, Hopper. Calls are asynchronous; errors are the texts of CUDA. Thread-compatible. No
+// torch.
+namespace ringmaster::attention::kernels {
+
+// Where results go, strides in elements.
+struct Results {
+  void* out = nullptr;  // bf16, head_dim contiguous
+  int64_t out_batch_stride = 0;
+  int64_t out_row_stride = 0;
+  int64_t out_head_stride = 0;
+  float* lse = nullptr;  // natural logarithm of the denominator, -inf for a query without keys
+  int64_t lse_batch_stride = 0;
+  int64_t lse_row_stride = 0;
+  int64_t lse_head_stride = 0;
+};
+
+struct ForwardProblem {
+  int head_dim = 0;  // 64 or 128
+  float scale = 1;   // > 0
+  std::vector<View> query_views;
+  // Pairs: rows of keys under view i have their values under the same view of `value_views`.
+  std::vector<View> key_views;
+  std::vector<View> value_views;
+  // On the device.
+  const Tile* tiles = nullptr;
+  int tile_count = 0;
+  const TileKeys* keys = nullptr;
+  Results results;
+};
+
+// One number for each query head and token: [batch, tokens, heads], strides in elements.
+struct PerQuery {
+  const float* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t token_stride = 0;
+  int64_t head_stride = 0;
+};
+
+// fp32 sums that rows are added to, laid out as an operand is.
+struct Gradient {
+  float* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t token_stride = 0;
+  int64_t head_stride = 0;
+};
+
+// The gradient of one softmax of which these keys may be only some: `lse` is of all keys, and
+// delta = sum over the head's dimension of dout * out with the output of all keys. The products are
+// those of FlashAttention-2, section 3.1.2 (arXiv 2307.08691).
+struct BackwardProblem {
+  int head_dim = 0;
+  float scale = 1;
+  // Pairs, as keys and values are.
+  std::vector<View> query_views;
+  std::vector<View> dout_views;
+  std::vector<View> key_views;
+  std::vector<View> value_views;
+  PerQuery lse;  // natural logarithm; +-inf takes a query out
+  PerQuery delta;
+  // On the device. Queries, for dq, with the keys they see:
+  const Tile* tiles = nullptr;
+  int tile_count = 0;
+  const TileKeys* keys = nullptr;
+  // Keys, for dk and dv, with the queries that see them:
+  const KeyTile* key_tiles = nullptr;
+  int key_tile_count = 0;
+  const TileKeys* queries = nullptr;
+  // By view: where the rows of each view's operand have their gradients. No row lies in two tiles
+  // of one call.
+  std::vector<Gradient> dq;
+  std::vector<Gradient> dk;
+  std::vector<Gradient> dv;
+};
+
+// Most views of each kind in one call.
+constexpr int kMaxViews = 16;
+
+// Empty, or why this device or problem is not for these kernels.
+std::string WhyNot(const ForwardProblem& problem);
+std::string WhyNot(const BackwardProblem& problem);
+
+// Starts the forward pass on `stream`; the lists and tensors stay until it has run. Tiles start in
+// the order of the list: heavy ones first. Empty, or what CUDA said. REQUIRES: WhyNot() is empty.
+std::string TileForward(const ForwardProblem& problem, cudaStream_t stream);
+
+// Starts the backward pass: adds to the gradients. The sums of a row are made in the order of its
+// list, so that the same lists give the same bits. REQUIRES: WhyNot() is empty.
+std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream);
+
+}  // namespace ringmaster::attention::kernels

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+
+// What the kernels over tiles work on: rows of tensors where they lie, and lists of which rows meet
+// which. Dilated, block-sparse, ring and document attention are such lists.
+namespace ringmaster::attention::kernels {
+
+// Rows of q, or of k and v: [batch, tokens, heads, head_dim] bf16, strides in elements, head_dim
+// contiguous, pointers and strides multiples of 16 bytes.
+struct Operand {
+  const void* data = nullptr;
+  int64_t batch = 1;
+  int64_t tokens = 0;
+  int64_t heads = 1;
+  int64_t batch_stride = 0;
+  int64_t token_stride = 0;
+  int64_t head_stride = 0;
+};
+
+// Consecutive rows of one head among the tokens that are congruent to `residue` modulo the step of
+// a view: row i is token residue + (first + i) * step.
+struct TileRows {
+  int32_t view = 0;
+  int32_t head = 0;
+  int32_t residue = 0;
+  int32_t first = 0;
+};
+
+// Keys that a tile of queries sees: key i < count is visible to query j of the tile when
+// i <= j + diagonal.
+struct TileKeys {
+  TileRows rows;
+  int32_t count = 0;
+  int32_t diagonal = 0;
+};
+// A diagonal that hides nothing.
+constexpr int32_t kAllVisible = int32_t{1} << 30;
+
+// Up to TileRowsOf(head_dim) queries and the keys that they see, keys[keys_begin .. keys_end) of
+// the list. Their outputs are rows out_row, out_row + 1, ... of head out_head.
+struct Tile {
+  TileRows rows;
+  int32_t count = 0;
+  int32_t keys_begin = 0;
+  int32_t keys_end = 0;
+  int32_t out_head = 0;
+  int64_t out_row = 0;
+};
+
+// Most queries of a tile, and keys of a step of its loop.
+constexpr int TileRowsOf(int head_dim) { return head_dim == 64 ? 192 : 128; }
+constexpr int kTileKeys = 128;
+
+// A way to read an operand: tokens that are `step` apart are neighbours.
+struct View {
+  Operand operand;
+  int64_t step = 1;
+};
+
+// A tile of keys and the spans of queries that see them, queries[begin .. end) of the list: query
+// i < count sees key j of the tile when j <= i + diagonal.
+struct KeyTile {
+  TileRows rows;
+  int32_t count = 0;
+  int32_t queries_begin = 0;
+  int32_t queries_end = 0;
+};
+
+}  // namespace ringmaster::attention::kernels

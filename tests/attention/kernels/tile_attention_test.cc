@@ -1,0 +1,479 @@
+// Lists of tiles, drawn at random, on the GPU against fp64 sums on the host.
+#include "attention/kernels/tile_attention.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+namespace ringmaster::attention::kernels {
+namespace {
+
+uint16_t ToBf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  bits += 0x7FFF + (bits >> 16 & 1);
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+float FromBf16(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+template <typename T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(const std::vector<T>& host) : size_(host.size()) {
+    EXPECT_EQ(cudaMalloc(&data_, std::max<size_t>(1, size_) * sizeof(T)), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice),
+              cudaSuccess);
+  }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  T* data() const { return static_cast<T*>(data_); }
+  std::vector<T> Host() const {
+    std::vector<T> host(size_);
+    EXPECT_EQ(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return host;
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_;
+};
+
+// A tensor [batch, tokens, heads, dim] on both sides, with room around each token's heads.
+struct Tensor {
+  Tensor(int64_t batch, int64_t tokens, int64_t heads, int64_t dim, std::mt19937_64* random)
+      : token_stride((heads + 1) * dim),
+        host(Filled(batch * tokens * token_stride, random)),
+        device(host),
+        operand{device.data(), batch, tokens, heads, tokens * token_stride, token_stride, dim} {}
+
+  static std::vector<uint16_t> Filled(int64_t count, std::mt19937_64* random) {
+    std::normal_distribution<float> normal;
+    std::vector<uint16_t> values(count);
+    for (uint16_t& value : values) {
+      value = ToBf16(normal(*random));
+    }
+    return values;
+  }
+
+  float At(int64_t batch, int64_t token, int64_t head, int64_t i) const {
+    return FromBf16(
+        host[batch * operand.batch_stride + token * token_stride + head * operand.head_stride + i]);
+  }
+
+  int64_t token_stride;
+  std::vector<uint16_t> host;
+  DeviceArray<uint16_t> device;
+  Operand operand;
+};
+
+int64_t Draw(std::mt19937_64* random, int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(*random);
+}
+
+// Rows that exist: of a random view, head and residue, at most `most` of them.
+std::pair<TileRows, int32_t> DrawRows(const std::vector<View>& views, int64_t most,
+                                      std::mt19937_64* random) {
+  const auto view = static_cast<int32_t>(Draw(random, 0, static_cast<int64_t>(views.size()) - 1));
+  const Operand& operand = views[view].operand;
+  const int64_t step = views[view].step;
+  const int64_t residue = Draw(random, 0, std::min(step, operand.tokens) - 1);
+  const int64_t rows = (operand.tokens - residue - 1) / step + 1;
+  const int64_t first = Draw(random, 0, rows - 1);
+  return {{view, static_cast<int32_t>(Draw(random, 0, operand.heads - 1)),
+           static_cast<int32_t>(residue), static_cast<int32_t>(first)},
+          static_cast<int32_t>(Draw(random, 1, std::min(most, rows - first)))};
+}
+
+int64_t TokenOf(const View& view, const TileRows& rows, int64_t i) {
+  return rows.residue + (rows.first + i) * view.step;
+}
+
+class TileAttentionTest : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+      GTEST_SKIP() << "no CUDA device";
+    }
+  }
+};
+
+struct Lists {
+  std::vector<Tile> tiles;
+  std::vector<TileKeys> keys;
+};
+
+Lists DrawLists(const ForwardProblem& problem, int tiles, std::mt19937_64* random) {
+  Lists lists;
+  int64_t out_row = 0;
+  for (int i = 0; i < tiles; ++i) {
+    const auto [rows, count] = DrawRows(problem.query_views, TileRowsOf(problem.head_dim), random);
+    Tile tile = {rows, count, static_cast<int32_t>(lists.keys.size()), 0, 0, out_row};
+    for (int64_t spans = Draw(random, 0, 4); spans > 0; --spans) {
+      const auto [keys, key_count] = DrawRows(problem.key_views, 600, random);
+      lists.keys.push_back({keys, key_count,
+                            Draw(random, 0, 1) == 0
+                                ? kAllVisible
+                                : static_cast<int32_t>(Draw(random, -140, key_count))});
+    }
+    tile.keys_end = static_cast<int32_t>(lists.keys.size());
+    lists.tiles.push_back(tile);
+    out_row += count;
+  }
+  return lists;
+}
+
+// The errors of design: difference over the value plus the size of the whole; `model` is a dense
+// sum that rounds what the kernels round and nothing else.
+class Errors {
+ public:
+  void Add(double got, double model, double want) {
+    got_.push_back(got - want);
+    model_.push_back(model - want);
+    want_.push_back(want);
+  }
+  void ExpectWithinTwiceTheModel(const char* what) const {
+    double squares = 0, got = 0, model = 0;
+    for (const double value : want_) squares += value * value;
+    const double size = std::sqrt(squares / static_cast<double>(want_.size()));
+    for (size_t i = 0; i < want_.size(); ++i) {
+      const double of = std::abs(want_[i]) + size + 1e-30;
+      got = std::isnan(got_[i]) ? got_[i] : std::max(got, std::abs(got_[i]) / of);
+      model = std::max(model, std::abs(model_[i]) / of);
+    }
+    EXPECT_LE(got, 2 * model + 1e-5) << what;
+  }
+
+ private:
+  std::vector<double> got_, model_, want_;
+};
+
+double Rounded(double value) { return FromBf16(ToBf16(static_cast<float>(value))); }
+
+struct Expected {
+  std::vector<double> out;
+  std::vector<double> model;
+  double lse = -std::numeric_limits<double>::infinity();
+};
+
+Expected Reference(const Tile& tile, int64_t row, int64_t batch, const ForwardProblem& problem,
+                   const Lists& lists, const Tensor& q, const std::vector<const Tensor*>& keys,
+                   const std::vector<const Tensor*>& values) {
+  const int dim = problem.head_dim;
+  const int64_t token = TokenOf(problem.query_views[tile.rows.view], tile.rows, row);
+  struct Pair {
+    double score;
+    const Tensor* value;
+    int64_t key;
+    int32_t head;
+  };
+  std::vector<Pair> pairs;
+  double most = -std::numeric_limits<double>::infinity();
+  for (int32_t at = tile.keys_begin; at < tile.keys_end; ++at) {
+    const TileKeys& span = lists.keys[at];
+    for (int64_t i = 0; i < span.count && i <= row + span.diagonal; ++i) {
+      const int64_t key = TokenOf(problem.key_views[span.rows.view], span.rows, i);
+      double score = 0;
+      for (int d = 0; d < dim; ++d) {
+        score += double{q.At(batch, token, tile.rows.head, d)} *
+                 keys[span.rows.view]->At(batch, key, span.rows.head, d);
+      }
+      pairs.push_back({score * problem.scale, values[span.rows.view], key, span.rows.head});
+      most = std::max(most, pairs.back().score);
+    }
+  }
+  Expected expected{std::vector<double>(dim), std::vector<double>(dim)};
+  double sum = 0;
+  for (const Pair& pair : pairs) {
+    const double p = std::exp(pair.score - most);
+    sum += p;
+    for (int d = 0; d < dim; ++d) {
+      const double value = pair.value->At(batch, pair.key, pair.head, d);
+      expected.out[d] += p * value;
+      expected.model[d] += Rounded(p) * value;
+    }
+  }
+  for (int d = 0; d < dim && sum > 0; ++d) {
+    expected.out[d] /= sum;
+    expected.model[d] = Rounded(expected.model[d] / sum);
+  }
+  if (sum > 0) expected.lse = most + std::log(sum);
+  return expected;
+}
+
+TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
+  const int dim = GetParam();
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937_64 random(seed);
+    const int64_t batch = Draw(&random, 1, 2), tokens = Draw(&random, 1, 900);
+    const int64_t heads = Draw(&random, 1, 3), kv_heads = Draw(&random, 1, 2);
+    const Tensor q(batch, tokens, heads, dim, &random);
+    const Tensor k(batch, tokens, kv_heads, dim, &random);
+    const Tensor v(batch, tokens, kv_heads, dim, &random);
+    const Tensor pool_k(batch, 300, 1, dim, &random), pool_v(batch, 300, 1, dim, &random);
+    ForwardProblem problem = {.head_dim = dim, .scale = 0.3f / std::sqrt(float(dim))};
+    for (const int64_t step : {int64_t{1}, Draw(&random, 2, 5), Draw(&random, 6, 1200)}) {
+      problem.query_views.push_back({q.operand, step});
+      problem.key_views.push_back({k.operand, step});
+      problem.value_views.push_back({v.operand, step});
+    }
+    problem.key_views.push_back({pool_k.operand, 1});
+    problem.value_views.push_back({pool_v.operand, 1});
+    const Lists lists = DrawLists(problem, 20, &random);
+    const int64_t rows = lists.tiles.back().out_row + lists.tiles.back().count;
+    const DeviceArray<Tile> tiles(lists.tiles);
+    const DeviceArray<TileKeys> keys(lists.keys);
+    const DeviceArray<uint16_t> out(std::vector<uint16_t>(batch * rows * dim, 0x7FC0));
+    const DeviceArray<float> lse(std::vector<float>(batch * rows, NAN));
+    problem.tiles = tiles.data();
+    problem.tile_count = static_cast<int>(lists.tiles.size());
+    problem.keys = keys.data();
+    problem.results = {out.data(), rows * dim, dim, 0, lse.data(), rows, 1, 0};
+    ASSERT_EQ(WhyNot(problem), "");
+    ASSERT_EQ(TileForward(problem, nullptr), "");
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    const std::vector<uint16_t> outs = out.Host();
+    const std::vector<float> sums = lse.Host();
+    const std::vector<const Tensor*> all_k = {&k, &k, &k, &pool_k}, all_v = {&v, &v, &v, &pool_v};
+    Errors errors;
+    for (const Tile& tile : lists.tiles) {
+      for (int64_t b = 0; b < batch; ++b) {
+        for (int64_t row = 0; row < tile.count; ++row) {
+          const Expected want = Reference(tile, row, b, problem, lists, q, all_k, all_v);
+          const int64_t at = b * rows + tile.out_row + row;
+          if (std::isinf(want.lse)) {
+            ASSERT_EQ(sums[at], want.lse);
+          } else {
+            ASSERT_NEAR(sums[at], want.lse, 2e-5 * (1 + std::abs(want.lse)));
+          }
+          for (int d = 0; d < dim; ++d) {
+            errors.Add(FromBf16(outs[at * dim + d]), want.model[d], want.out[d]);
+          }
+        }
+      }
+    }
+    errors.ExpectWithinTwiceTheModel("out");
+  }
+}
+
+// A dilated branch: segments of `length` tokens, of which head h sees every `rate`-th from h % rate
+// on.
+struct BranchLists {
+  std::vector<Tile> tiles;
+  std::vector<TileKeys> keys;
+  std::vector<KeyTile> key_tiles;
+  std::vector<TileKeys> queries;
+};
+
+int64_t Selected(int64_t begin, int64_t end, int64_t offset, int64_t rate) {
+  const int64_t length = end - begin - offset;
+  return length <= 0 ? 0 : (length - 1) / rate + 1;
+}
+
+BranchLists ListsOf(int64_t tokens, int64_t length, int64_t rate, int heads, int kv_heads,
+                    bool causal, int rows_of_tile) {
+  BranchLists lists;
+  for (int64_t begin = 0; begin < tokens; begin += length) {
+    const int64_t end = std::min(tokens, begin + length);
+    for (int kv = 0; kv < kv_heads; ++kv) {
+      std::vector<std::pair<TileRows, int32_t>> groups;  // of the heads that share kv
+      for (int head = kv * (heads / kv_heads); head < (kv + 1) * (heads / kv_heads); ++head) {
+        const int64_t first = begin + head % rate;
+        const auto count = static_cast<int32_t>(Selected(begin, end, head % rate, rate));
+        if (count == 0) continue;
+        groups.push_back(
+            {{0, head, static_cast<int32_t>(first % rate), static_cast<int32_t>(first / rate)},
+             count});
+      }
+      for (const auto& [rows, count] : groups) {
+        TileRows of_keys = rows;
+        of_keys.head = kv;
+        for (int32_t at = 0; at < count; at += rows_of_tile) {
+          TileRows part = rows;
+          part.first += at;
+          const auto list = static_cast<int32_t>(lists.keys.size());
+          lists.tiles.push_back({part, std::min(rows_of_tile, count - at), list, list + 1, 0, 0});
+          lists.keys.push_back({of_keys, count, causal ? at : kAllVisible});
+        }
+      }
+      // Keys of one residue serve the heads of that residue.
+      std::vector<bool> done(groups.size());
+      for (size_t i = 0; i < groups.size(); ++i) {
+        if (done[i]) continue;
+        const auto& [rows, count] = groups[i];
+        for (int32_t at = 0; at < count; at += kTileKeys) {
+          TileRows part = rows;
+          part.head = kv;
+          part.first += at;
+          const auto list = static_cast<int32_t>(lists.queries.size());
+          for (size_t j = i; j < groups.size(); ++j) {
+            if (groups[j].first.residue == rows.residue && groups[j].first.first == rows.first) {
+              done[j] = true;
+              lists.queries.push_back(
+                  {groups[j].first, groups[j].second, causal ? -at : kAllVisible});
+            }
+          }
+          lists.key_tiles.push_back({part, std::min(kTileKeys, count - at), list,
+                                     static_cast<int32_t>(lists.queries.size())});
+        }
+      }
+    }
+  }
+  return lists;
+}
+
+struct Sums {
+  std::vector<double> dq, dk, dv;
+};
+
+// Over all pairs of a query and a key that the tiles of queries name; rounding P and dS, or not.
+Sums ReferenceGradients(const BranchLists& lists, int64_t rate, double scale, const Tensor& q,
+                        const Tensor& k, const Tensor& v, const Tensor& dout,
+                        const std::vector<float>& lse, const std::vector<float>& delta,
+                        bool rounding) {
+  const int64_t dim = q.operand.head_stride, heads = q.operand.heads, tokens = q.operand.tokens;
+  const int64_t kv_heads = k.operand.heads;
+  Sums sums{std::vector<double>(q.operand.batch * tokens * heads * dim),
+            std::vector<double>(q.operand.batch * tokens * kv_heads * dim),
+            std::vector<double>(q.operand.batch * tokens * kv_heads * dim)};
+  for (int64_t b = 0; b < q.operand.batch; ++b) {
+    for (const Tile& tile : lists.tiles) {
+      const TileKeys& span = lists.keys[tile.keys_begin];
+      for (int64_t j = 0; j < tile.count; ++j) {
+        const int64_t query = tile.rows.residue + (tile.rows.first + j) * rate;
+        const int64_t row = (b * tokens + query) * heads + tile.rows.head;
+        for (int64_t i = 0; i < span.count && i <= j + span.diagonal; ++i) {
+          const int64_t key = span.rows.residue + (span.rows.first + i) * rate;
+          const int64_t key_row = (b * tokens + key) * kv_heads + span.rows.head;
+          double score = 0, dp = 0;
+          for (int64_t d = 0; d < dim; ++d) {
+            score += double{q.At(b, query, tile.rows.head, d)} * k.At(b, key, span.rows.head, d);
+            dp += double{dout.At(b, query, tile.rows.head, d)} * v.At(b, key, span.rows.head, d);
+          }
+          const double exact = std::isinf(lse[row]) ? 0 : std::exp(score * scale - lse[row]);
+          const double slope = exact * (dp - delta[row]);
+          const double p = rounding ? Rounded(exact) : exact;
+          const double ds = (rounding ? Rounded(slope) : slope) * scale;
+          for (int64_t d = 0; d < dim; ++d) {
+            sums.dq[row * dim + d] += ds * k.At(b, key, span.rows.head, d);
+            sums.dk[key_row * dim + d] += ds * q.At(b, query, tile.rows.head, d);
+            sums.dv[key_row * dim + d] += p * dout.At(b, query, tile.rows.head, d);
+          }
+        }
+      }
+    }
+  }
+  return sums;
+}
+
+void ExpectClose(const std::vector<float>& got, float before, const std::vector<double>& model,
+                 const std::vector<double>& want, const char* what) {
+  Errors errors;
+  for (size_t i = 0; i < want.size(); ++i) {
+    errors.Add(got[i] - before, model[i], want[i]);
+  }
+  errors.ExpectWithinTwiceTheModel(what);
+}
+
+TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
+  const int dim = GetParam();
+  for (uint64_t seed = 1; seed <= 16; ++seed) {
+    std::mt19937_64 random(seed);
+    const int64_t batch = Draw(&random, 1, 2), tokens = Draw(&random, 1, 700);
+    const int kv_heads = static_cast<int>(Draw(&random, 1, 2));
+    const int heads = kv_heads * static_cast<int>(Draw(&random, 1, 3));
+    const int64_t length = Draw(&random, 1, 2 * tokens), rate = Draw(&random, 1, 4);
+    const bool causal = Draw(&random, 0, 1) == 1;
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << batch << " x " << tokens << " x "
+                                    << heads << "/" << kv_heads << ", segments " << length
+                                    << ", rate " << rate << ", causal " << causal);
+    const Tensor q(batch, tokens, heads, dim, &random), dout(batch, tokens, heads, dim, &random);
+    const Tensor k(batch, tokens, kv_heads, dim, &random), v(batch, tokens, kv_heads, dim, &random);
+    const double scale = 0.3 / std::sqrt(double(dim));
+    std::vector<float> lse(batch * tokens * heads), delta(lse.size());
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < lse.size(); ++i) {
+      lse[i] = i % 17 == 3 ? INFINITY : i % 19 == 5 ? -INFINITY : 4 + normal(random);
+      delta[i] = normal(random);
+    }
+    const BranchLists lists = ListsOf(tokens, length, rate, heads, kv_heads, causal, 128);
+    const DeviceArray<float> device_lse(lse), device_delta(delta);
+    const DeviceArray<Tile> tiles(lists.tiles);
+    const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
+    const DeviceArray<KeyTile> key_tiles(lists.key_tiles);
+    // What was there before stays.
+    constexpr float kBefore = 2;
+    const DeviceArray<float> dq(std::vector<float>(batch * tokens * heads * dim, kBefore));
+    const DeviceArray<float> dk(std::vector<float>(batch * tokens * kv_heads * dim, kBefore));
+    const DeviceArray<float> dv(std::vector<float>(batch * tokens * kv_heads * dim, kBefore));
+    BackwardProblem problem;
+    problem.head_dim = dim;
+    problem.scale = static_cast<float>(scale);
+    problem.query_views = {{q.operand, rate}};
+    problem.dout_views = {{dout.operand, rate}};
+    problem.key_views = {{k.operand, rate}};
+    problem.value_views = {{v.operand, rate}};
+    problem.lse = {device_lse.data(), tokens * heads, heads, 1};
+    problem.delta = {device_delta.data(), tokens * heads, heads, 1};
+    problem.tiles = tiles.data();
+    problem.tile_count = static_cast<int>(lists.tiles.size());
+    problem.keys = keys.data();
+    problem.key_tiles = key_tiles.data();
+    problem.key_tile_count = static_cast<int>(lists.key_tiles.size());
+    problem.queries = queries.data();
+    problem.dq = {{dq.data(), tokens * heads * dim, heads * dim, dim}};
+    problem.dk = {{dk.data(), tokens * kv_heads * dim, kv_heads * dim, dim}};
+    problem.dv = {{dv.data(), tokens * kv_heads * dim, kv_heads * dim, dim}};
+    ASSERT_EQ(WhyNot(problem), "");
+    ASSERT_EQ(TileBackward(problem, nullptr), "");
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    const auto reference = [&](bool rounding) {
+      return ReferenceGradients(lists, rate, scale, q, k, v, dout, lse, delta, rounding);
+    };
+    const Sums want = reference(false), model = reference(true);
+    ExpectClose(dv.Host(), kBefore, model.dv, want.dv, "dv");
+    ExpectClose(dk.Host(), kBefore, model.dk, want.dk, "dk");
+    ExpectClose(dq.Host(), kBefore, model.dq, want.dq, "dq");
+    // The same bits again: no sum depends on who comes first.
+    const std::vector<float> before = dq.Host();
+    const DeviceArray<float> again(std::vector<float>(batch * tokens * heads * dim, kBefore));
+    problem.dq[0].data = again.data();
+    ASSERT_EQ(TileBackward(problem, nullptr), "");
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(again.Host(), before);
+  }
+}
+
+// Needs no device: what is refused before it is asked for.
+TEST(WhyNotTest, NamesWhatDoesNotFit) {
+  ForwardProblem problem;
+  problem.head_dim = 96;
+  EXPECT_EQ(WhyNot(problem), "a head dimension of 96, not 64 or 128");
+  problem.head_dim = 64;
+  problem.scale = 0;
+  EXPECT_EQ(WhyNot(problem), "a scale of 0.000000, not above 0");
+  problem.scale = 1;
+  EXPECT_EQ(WhyNot(problem), "queries: 0 views, not 1 to 16");
+  problem.query_views.push_back({{.data = reinterpret_cast<void*>(8)}, 1});
+  EXPECT_EQ(WhyNot(problem), "queries: pointer and strides must be multiples of 16 bytes");
+}
+
+INSTANTIATE_TEST_SUITE_P(HeadDims, TileAttentionTest, testing::Values(64, 128));
+
+}  // namespace
+}  // namespace ringmaster::attention::kernels
