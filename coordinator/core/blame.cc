@@ -73,6 +73,7 @@ std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault&
 
 std::string PassOver(State& state, Job& job, int rank, const std::string& reason) {
   Worker* worker = state.Member(job, rank);
+  job.blamed_in = job.generation();
   job.unfit[worker->name] = {worker->incarnation, state.now + kPassedOverFor, reason};
   OnForgiveTimer(state, job);
   TellRelease(state, *worker, job.name(), job.uid(), job.generation(), reason);

@@ -63,6 +63,8 @@ struct Job {
   // The processes that did the newest step, and the generation they did it in. See blame.h.
   std::set<std::string> proven;
   int64_t proven_in = 0;
+  // The generation that was last given up on account of a worker.
+  int64_t blamed_in = 0;
   // By worker: whom the placer passes over for this job, and until when.
   std::map<std::string, Unfit> unfit;
   absl::Time progress_stored = absl::InfinitePast();

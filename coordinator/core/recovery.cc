@@ -128,6 +128,9 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
+  // What the others say of a ring that was given up on account of a worker is seen again in the next
+  // one, if it was not its doing.
+  if (job.blamed_in == job.generation()) return;
   if (const std::vector<int> blamed = Blamed(state, job, rank, fault); !blamed.empty()) {
     std::vector<std::string> passed_over;
     for (const int one : blamed) passed_over.push_back(PassOver(state, job, one, message));
