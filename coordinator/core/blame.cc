@@ -1,6 +1,8 @@
 #include "coordinator/core/blame.h"
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/recovery.h"
@@ -42,24 +44,29 @@ void NoteProven(Job& job) {
   }
 }
 
-std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault& fault) {
+std::optional<std::vector<int>> Blamed(State& state, const Job& job, int rank,
+                                       const v1::Fault& fault) {
   std::vector<int> newcomers;
   bool witness = false;
+  bool all_proven = true;
   for (int other = 0; other < job.status().ranks_size(); ++other) {
-    witness = witness || IsProven(job, other);
-    if (!IsProven(job, other) && state.Member(job, other) != nullptr) newcomers.push_back(other);
+    const bool proven = IsProven(job, other);
+    witness = witness || proven;
+    all_proven = all_proven && proven;
+    if (!proven && state.Member(job, other) != nullptr) newcomers.push_back(other);
   }
-  if (!witness || job.proven_in == job.generation()) return {};
+  if (!witness || all_proven || job.proven_in == job.generation()) return std::nullopt;
   switch (fault.kind()) {
     case v1::Fault::COMMUNICATION_ERROR:
     case v1::Fault::NOT_FINITE:
-      return {};
+      return std::nullopt;
     case v1::Fault::CHECKPOINT_ERROR:
       // A checksum is no worker's lack.
-      if (fault.deterministic()) return {};
+      if (fault.deterministic()) return std::nullopt;
       break;
     case v1::Fault::DATA_ERROR:
-      // What all ranks find out together, that their files differ, each of them tells.
+      // What all ranks find out together, that their files differ, each of them tells; the newcomer
+      // may have died meanwhile.
       if (fault.deterministic() && IsProven(job, rank)) return newcomers;
       break;
     default:
@@ -68,7 +75,8 @@ std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault&
   const bool of_newcomer = std::find(newcomers.begin(), newcomers.end(), rank) != newcomers.end();
   // What may pass is tried again with the same worker when there is no other.
   const bool passes_over = fault.deterministic() || HasReplacement(state, job, rank);
-  return of_newcomer && passes_over ? std::vector<int>{rank} : std::vector<int>{};
+  if (!of_newcomer || !passes_over) return std::nullopt;
+  return std::vector<int>{rank};
 }
 
 std::string PassOver(State& state, Job& job, int rank, const std::string& reason) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,10 @@ namespace ringmaster::coordinator {
 // The ring has done a step: its members are proven.
 void NoteProven(Job& job);
 
-// The members that a fault speaks against; empty when it speaks against the job, or nobody.
-std::vector<int> Blamed(State& state, const Job& job, int rank, const v1::Fault& fault);
+// The members that a fault speaks against: none of them when it speaks against one who has left.
+// Nullopt when it speaks against the job, or nobody.
+std::optional<std::vector<int>> Blamed(State& state, const Job& job, int rank,
+                                       const v1::Fault& fault);
 // Lets a member go and marks it unfit for this job. Returns its name. REQUIRES: the rank has one.
 std::string PassOver(State& state, Job& job, int rank, const std::string& reason);
 

@@ -128,12 +128,12 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
-  // What the others say of a ring that was given up on account of a worker is seen again in the next
-  // one, if it was not its doing.
+  // What the others say of a ring that was given up on account of a worker is seen again in the
+  // next one, if it was not its doing.
   if (job.blamed_in == job.generation()) return;
-  if (const std::vector<int> blamed = Blamed(state, job, rank, fault); !blamed.empty()) {
+  if (const auto blamed = Blamed(state, job, rank, fault)) {
     std::vector<std::string> passed_over;
-    for (const int one : blamed) passed_over.push_back(PassOver(state, job, one, message));
+    for (const int one : *blamed) passed_over.push_back(PassOver(state, job, one, message));
     GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
     for (const std::string& worker : passed_over) AddLostWorker(job, worker);
     return;

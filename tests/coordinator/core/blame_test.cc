@@ -168,6 +168,32 @@ TEST(BlameTest, WhoIsGoneIsNotBlamedAgain) {
               testing::ElementsAre("workers/c", "workers/e"));
 }
 
+// Killed between its vote and the others' word. The next ring shows whether it was its doing.
+TEST(BlameTest, WhatIsToldOfTheDeadDoesNotEndTheJob) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Hello("e", 'e');
+  d.Exit("c", 9);
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Seconds(1));
+  ASSERT_EQ(d.Job("job-a").status().generation(), 3);
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+}
+
+// Its files are not as they were, say all of those that have run the job.
+TEST(BlameTest, WhereAllHaveRunTheJobItIsTheJob) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  ASSERT_EQ(d.Job("job-a").status().generation(), 2);
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+}
+
 TEST(BlameTest, ARestartedCoordinatorKnowsWhoRanTheJob) {
   CoreDriver d;
   d.RunningPair();
