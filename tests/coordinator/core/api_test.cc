@@ -53,7 +53,7 @@ TEST(SnapshotTest, DoesNotCopyALongQueue) {
 
 TEST(SnapshotTest, AnEndedJobStaysForAWhile) {
   CoreDriver d;
-  d.RunningPair("job-a");
+  d.RunningPair();
   d.Step("job-a", 3);
   EXPECT_TRUE(d.Core().Snapshot(d.now()).ended_jobs.empty());
   d.Fail("job-a", 0, v1::Fault::EXCEPTION, /*deterministic=*/true);

@@ -63,16 +63,8 @@ TEST(BlameTest, WithoutAnotherSpareTheJobWaitsAndSaysWhy) {
 
 TEST(BlameTest, AfterAWhileItIsTriedAgain) {
   CoreDriver d;
-  d.Hello("a", 'a');
-  d.Hello("b", 'b');
-  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
-  request.mutable_training_job()
-      ->mutable_spec()
-      ->mutable_recovery()
-      ->mutable_rejoin_timeout()
-      ->set_seconds(3600);
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
-  d.Form("job-a");
+  d.RunningPair(
+      [](auto& spec) { spec.mutable_recovery()->mutable_rejoin_timeout()->set_seconds(3600); });
   d.Step("job-a", 4);
   d.Hello("c", 'c');
   d.Exit("b", 9);

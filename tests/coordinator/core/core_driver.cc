@@ -215,12 +215,18 @@ void CoreDriver::Form(const std::string& id, const v1::HeldState& held) {
   }
 }
 
-void CoreDriver::RunningPair(const std::string& id) {
+void CoreDriver::FormingPair(const Edit& edit) {
   Hello("a", 'a');
   Hello("b", 'b');
-  Create(id);
-  Form(id);
-  EXPECT_EQ(StateOf(id), "RUNNING");
+  v1::CreateTrainingJobRequest request = CreateRequest("job-a");
+  edit(*request.mutable_training_job()->mutable_spec());
+  EXPECT_EQ(Call<v1::TrainingJob>(request).status(), absl::OkStatus());
+}
+
+void CoreDriver::RunningPair(const Edit& edit) {
+  FormingPair(edit);
+  Form("job-a");
+  EXPECT_EQ(StateOf("job-a"), "RUNNING");
 }
 
 std::string CoreDriver::Heard(const std::string& worker) {

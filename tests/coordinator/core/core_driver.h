@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -84,8 +85,11 @@ class CoreDriver {
 
   // From FormRing to StartSteps, every rank holding `held` before.
   void Form(const std::string& id, const v1::HeldState& held = {});
-  // A job of two workers, a and b, that steps.
-  void RunningPair(const std::string& id = "job-a");
+  // job-a of two workers, a and b, whose ring is forming; `edit` changes the job first.
+  using Edit = std::function<void(v1::TrainingJobSpec&)>;
+  void FormingPair(const Edit& edit = [](auto&) {});
+  // The same, and it steps.
+  void RunningPair(const Edit& edit = [](auto&) {});
 
   // The words of the directives that `worker`'s stream got since the last look: "Welcome FormRing".
   // HeartbeatAcks are left out.

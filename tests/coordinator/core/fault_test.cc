@@ -129,12 +129,7 @@ TEST(FaultTest, AFaultThatIsToldSecondCountsAsWell) {
 
 TEST(FaultTest, TheBudgetEndsIt) {
   CoreDriver d;
-  d.Hello("a", 'a');
-  d.Hello("b", 'b');
-  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
-  request.mutable_training_job()->mutable_spec()->mutable_recovery()->set_episodes_max(2);
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
-  d.Form("job-a");
+  d.RunningPair([](auto& spec) { spec.mutable_recovery()->set_episodes_max(2); });
   FailInARow(d, v1::Fault::COMMUNICATION_ERROR, 3);
   EXPECT_EQ(d.StateOf("job-a"), "FAILED");
   EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::BUDGET_EXHAUSTED);
@@ -143,12 +138,7 @@ TEST(FaultTest, TheBudgetEndsIt) {
 // A job may recover for as long as it gets on.
 TEST(FaultTest, OnlyRecoveriesInARowThatBringNoNewStepCountAgainstTheBudget) {
   CoreDriver d;
-  d.Hello("a", 'a');
-  d.Hello("b", 'b');
-  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
-  request.mutable_training_job()->mutable_spec()->mutable_recovery()->set_episodes_max(2);
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
-  d.Form("job-a");
+  d.RunningPair([](auto& spec) { spec.mutable_recovery()->set_episodes_max(2); });
   for (int64_t step = 1; step <= 6; ++step) {
     d.Step("job-a", step);
     d.Fail("job-a", 1, v1::Fault::COMMUNICATION_ERROR);

@@ -73,9 +73,7 @@ TEST(RestartTest, AnOlderProcessOfAMemberTakesNoRingApart) {
 
 TEST(RestartTest, ReplacesAGenerationThatWasForming) {
   CoreDriver d;
-  d.Hello("a", 'a');
-  d.Hello("b", 'b');
-  d.Create("job-a");
+  d.FormingPair();
   const v1::RingRef a = d.Ring("job-a", 0);
   const v1::RingRef b = d.Ring("job-a", 1);
   d.DropStreams();
@@ -92,9 +90,7 @@ TEST(RestartTest, ReplacesAGenerationThatWasForming) {
 
 TEST(RestartTest, StartsAGenerationThatWasReady) {
   CoreDriver d;
-  d.Hello("a", 'a');
-  d.Hello("b", 'b');
-  d.Create("job-a");
+  d.FormingPair();
   const v1::RingRef a = d.Ring("job-a", 0);
   const v1::RingRef b = d.Ring("job-a", 1);
   d.DropStreams();

@@ -55,9 +55,7 @@ TEST(RingTest, GoesFromCreateToSucceeded) {
 
 TEST(RingTest, AReadyBeforeItsTimeDoesNotCount) {
   CoreDriver d;
-  d.Hello("a", 'a');
-  d.Hello("b", 'b');
-  d.Create("job-a");
+  d.FormingPair();
   d.Join("job-a", 0);
   d.Ready("job-a", 0);
   d.Join("job-a", 1);
