@@ -34,23 +34,6 @@ void CoreDriver::Advance(absl::Duration by, bool heartbeats) {
   }
 }
 
-v1::TrainingJobSpec CoreDriver::Spec(int ring, int64_t steps) {
-  v1::TrainingJobSpec spec;
-  spec.mutable_model()->set_preset("tiny");
-  spec.mutable_data()->add_paths("/data/*.txt");
-  spec.mutable_data()->set_sequence_length(8192);
-  spec.mutable_parallel()->set_ring_size(ring);
-  spec.set_steps(steps);
-  return spec;
-}
-
-v1::CreateTrainingJobRequest CoreDriver::CreateRequest(const std::string& id, int ring) {
-  v1::CreateTrainingJobRequest request;
-  request.set_training_job_id(id);
-  *request.mutable_training_job()->mutable_spec() = Spec(ring);
-  return request;
-}
-
 std::string CoreDriver::Create(const std::string& id, int ring) {
   const auto job = Call<v1::TrainingJob>(CreateRequest(id, ring));
   EXPECT_TRUE(job.ok()) << job.status();

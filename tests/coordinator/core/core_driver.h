@@ -15,6 +15,7 @@
 #include "coordinator/core/core.h"
 #include "proto/rpc_status.h"
 #include "tests/testing/held_state.h"
+#include "tests/testing/training_job.h"
 
 namespace ringmaster::coordinator {
 
@@ -44,8 +45,12 @@ class CoreDriver {
     return std::get<Response>(*output.replies[0].response);
   }
 
-  static v1::TrainingJobSpec Spec(int ring = 2, int64_t steps = 10);
-  v1::CreateTrainingJobRequest CreateRequest(const std::string& id, int ring = 2);
+  static v1::TrainingJobSpec Spec(int ring = 2, int64_t steps = 10) {
+    return SmallSpec(ring, steps);
+  }
+  static v1::CreateTrainingJobRequest CreateRequest(const std::string& id, int ring = 2) {
+    return SmallRequest(id, ring);
+  }
   std::string Create(const std::string& id, int ring = 2);
   const v1::TrainingJob& Job(const std::string& id);
   std::string StateOf(const std::string& id);

@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "proto/rpc_status.h"
 #include "tests/coordinator/loop/fake_store.h"
+#include "tests/testing/training_job.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -92,16 +93,7 @@ class EventLoopTest : public ::testing::Test {
                 [result](absl::StatusOr<ApiResponse> reply) { *result = std::move(reply); });
     return result;
   }
-  Result Create(const std::string& id) {
-    v1::CreateTrainingJobRequest request;
-    request.set_training_job_id(id);
-    v1::TrainingJobSpec& spec = *request.mutable_training_job()->mutable_spec();
-    spec.mutable_model()->set_preset("tiny");
-    spec.mutable_data()->add_paths("/data/a.txt");
-    spec.mutable_data()->set_sequence_length(8192);
-    spec.set_steps(10);
-    return Call(request);
-  }
+  Result Create(const std::string& id) { return Call(SmallRequest(id)); }
   Result Cancel(const std::string& id) {
     v1::CancelTrainingJobRequest request;
     request.set_name(Name(id));

@@ -16,6 +16,7 @@
 #include "ringmaster/v1/worker_service.grpc.pb.h"
 #include "tests/testing/http_connection.h"
 #include "tests/testing/temporary_directory.h"
+#include "tests/testing/training_job.h"
 
 namespace ringmaster::coordinator {
 
@@ -59,14 +60,7 @@ class ServerTest : public ::testing::Test {
   static std::string Name(const std::string& id) { return "projects/default/trainingJobs/" + id; }
 
   static v1::CreateTrainingJobRequest CreateRequest(const std::string& id) {
-    v1::CreateTrainingJobRequest request;
-    request.set_training_job_id(id);
-    v1::TrainingJobSpec& spec = *request.mutable_training_job()->mutable_spec();
-    spec.mutable_model()->set_preset("tiny");
-    spec.mutable_data()->add_paths("/data/a.txt");
-    spec.mutable_data()->set_sequence_length(8192);
-    spec.set_steps(10);
-    return request;
+    return SmallRequest(id);
   }
 
   // One unary call, with the server's details in the status.
