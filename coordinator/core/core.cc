@@ -53,10 +53,13 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
 }
 
 // A process that stood still (suspended, starved) heard nobody meanwhile: that is no silence of the
-// workers, and what they have said since waits behind the timers.
+// workers, and what they have said since waits behind the timers. One that is always late (a slow
+// disk) hears everybody all the same, and must give up a silent one some time.
 void ForgiveLateness(State& state, absl::Time now) {
   const absl::Duration late = now - state.promised;
-  if (late < state.options.suspect_grace) return;
+  if (late < state.options.suspect_grace || now < state.forgave + 2 * state.options.lease_ttl)
+    return;
+  state.forgave = now;
   for (auto& [name, worker] : state.workers) {
     if (!worker.lost) worker.last_contact = worker.detached = now;
   }
@@ -109,9 +112,15 @@ void OnTimer(State& state, const Timers::Key& timer) {
   }
 }
 
+// Nothing may be due for long. But a caller that does not come when nothing was due cannot be told
+// from one that stood still.
+void Promise(State& state) {
+  state.promised = std::min(state.timers.Next(), state.now + state.options.heartbeat_interval);
+}
+
 Output Finish(State& state) {
   RunPlacer(state);
-  state.promised = state.timers.Next();
+  Promise(state);
   return TakeOutput(state);
 }
 
@@ -130,7 +139,7 @@ absl::StatusOr<std::unique_ptr<State>> NewState(CoreOptions options, const Store
   state->now = now;
   const absl::Status loaded = LoadStored(*state, stored);
   if (!loaded.ok()) return loaded;
-  state->promised = state->timers.Next();
+  Promise(*state);
   return state;
 }
 
@@ -182,7 +191,7 @@ Output Core::Tick(absl::Time now) {
 }
 
 absl::Time Core::NextTick() const {
-  return state_->draining ? absl::InfiniteFuture() : state_->timers.Next();
+  return state_->draining ? absl::InfiniteFuture() : state_->promised;
 }
 
 absl::StatusOr<Output> Core::Reload(absl::Time now, const StoredState& stored) {

@@ -74,7 +74,8 @@ class Core {
   Output Handle(absl::Time now, const Event& event);
   // Lets time-outs happen; due when now >= NextTick(), harmless at any other time.
   Output Tick(absl::Time now);
-  // InfiniteFuture when nothing waits.
+  // Within a heartbeat_interval, that the core may tell silence of the workers from a standstill of
+  // its own process; InfiniteFuture when it drains.
   absl::Time NextTick() const;
 
   // A commit failed and was rolled back: memory becomes `stored` again. The Output closes every

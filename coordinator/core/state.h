@@ -60,6 +60,8 @@ struct State {
   absl::Time now;
   // What NextTick last promised; a later call means that the process stood still.
   absl::Time promised = absl::InfiniteFuture();
+  // When such a standstill was last not held against the workers.
+  absl::Time forgave = absl::InfinitePast();
   bool draining = false;
   bool store_full = false;
 

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -327,6 +328,29 @@ TEST(LatenessTest, AStalledCoordinatorDoesNotBlameTheWorkers) {
   d.Sleep(absl::Minutes(1));
   d.Tick();
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+// No longer than a lease and a little, and no timer is due before the lease's.
+TEST(LatenessTest, AStallWithoutTimersIsOneAllTheSame) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 1);
+  d.Sleep(CoreDriver::Options().lease_ttl + absl::Milliseconds(100));
+  d.Tick();
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+// A slow disk: what the workers say waits, but is heard.
+TEST(LatenessTest, ACoordinatorThatIsAlwaysLateLosesASilentWorker) {
+  CoreDriver d;
+  d.RunningPair();
+  for (int i = 0; i < 20 && d.StateOf("job-a") == "RUNNING"; ++i) {
+    d.Sleep(absl::Seconds(2));
+    d.Tick();
+    d.Heartbeat("a");
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_THAT(LastEpisode(d).lost_workers(), testing::ElementsAre("workers/b"));
 }
 
 // Timers come before what waits in the queue.
