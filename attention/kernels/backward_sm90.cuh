@@ -12,9 +12,27 @@ namespace ringmaster::attention::kernels {
 std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream);
 std::string BackwardKeys(const BackwardProblem& problem, cudaStream_t stream);
 
-template <typename Arguments>
-std::string MakeBackwardMaps(const BackwardProblem& problem, int query_rows, int key_rows,
-                             Arguments* arguments) {
+struct BackwardArguments {
+  ViewMaps queries[kMaxViews];
+  ViewMaps douts[kMaxViews];
+  ViewMaps keys[kMaxViews];
+  ViewMaps values[kMaxViews];
+  int64_t query_steps[kMaxViews];
+  PerQuery lse;
+  PerQuery delta;
+  float scale;
+};
+
+// Empty, or what the driver said. The boxes of queries have `query_rows` rows, those of keys
+// `key_rows`.
+inline std::string Prepare(const BackwardProblem& problem, int query_rows, int key_rows,
+                           BackwardArguments* arguments) {
+  for (size_t i = 0; i < problem.query_views.size(); ++i) {
+    arguments->query_steps[i] = problem.query_views[i].step;
+  }
+  arguments->lse = problem.lse;
+  arguments->delta = problem.delta;
+  arguments->scale = problem.scale;
   std::string error =
       MakeMaps(problem.query_views, problem.head_dim, query_rows, arguments->queries);
   if (error.empty()) {
@@ -33,24 +51,36 @@ __device__ inline int64_t TokenOf(const TileRows& rows, const int64_t* steps, in
   return rows.residue + static_cast<int64_t>(rows.first + row) * steps[rows.view];
 }
 
-__device__ inline float At(const PerQuery& values, int batch, int64_t token, int head) {
-  return values
-      .data[batch * values.batch_stride + token * values.token_stride + head * values.head_stride];
+// Where a PerQuery or Gradient has a token of a head.
+template <typename Values>
+__device__ auto* At(const Values& values, int batch, int64_t token, int head) {
+  return values.data + batch * values.batch_stride + token * values.token_stride +
+         head * values.head_stride;
 }
 
-// The shift of a query's exponents to base two; a query without a denominator has probabilities 0.
-__device__ inline float Lse2(float lse) { return isinf(lse) ? INFINITY : lse * kLog2e; }
-
-__device__ inline float* RowOf(const Gradient& gradient, int batch, int64_t token, int head) {
-  return gradient.data + batch * gradient.batch_stride + token * gradient.token_stride +
-         head * gradient.head_stride;
+// The shift of a query's exponents to base two, and its delta. A query without a denominator, or
+// beyond the end, has probabilities 0.
+struct QueryNumbers {
+  float lse = INFINITY;
+  float delta = 0;
+};
+__device__ inline QueryNumbers NumbersOf(const BackwardArguments& arguments, const TileRows& rows,
+                                         int row, int count, int batch) {
+  QueryNumbers numbers;
+  if (row < count) {
+    const int64_t token = TokenOf(rows, arguments.query_steps, row);
+    const float lse = *At(arguments.lse, batch, token, rows.head);
+    numbers.lse = isinf(lse) ? INFINITY : lse * kLog2e;
+    numbers.delta = *At(arguments.delta, batch, token, rows.head);
+  }
+  return numbers;
 }
 
 // Adds half `h` of an accumulator, times `factor`, to a row. Four lanes hold two columns of every
 // eight each; after an exchange between neighbours each lane has four that are neighbours.
 template <int kHeadDim>
-__device__ inline void AddRow(float* out, const float (&values)[kHeadDim / 2], int h, int lane,
-                              float factor, bool real) {
+__device__ __forceinline__ void AddRow(float* out, const float (&values)[kHeadDim / 2], int h,
+                                       int lane, float factor, bool real) {
 #pragma unroll
   for (int column = 0; column < kHeadDim; column += 16) {
     const int i = 4 * (column / 8) + 2 * h;
@@ -70,6 +100,20 @@ __device__ inline void AddRow(float* out, const float (&values)[kHeadDim / 2], i
       sum.w = fmaf(high.y, factor, sum.w);
       *at = sum;
     }
+  }
+}
+
+// Adds a group's accumulator, times `factor`, to the gradients of a tile's rows.
+template <int kHeadDim, typename AnyTile, typename Group>
+__device__ __forceinline__ void AddRows(const Gradient* gradients, const int64_t* steps,
+                                        const AnyTile& tile, int batch, const Group& group,
+                                        const float (&values)[kHeadDim / 2], float factor) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = group.row + 8 * h;
+    const int64_t token = TokenOf(tile.rows, steps, row);
+    float* out = At(gradients[tile.rows.view], batch, token, tile.rows.head);
+    AddRow<kHeadDim>(out, values, h, group.lane, factor, row < tile.count);
   }
 }
 

@@ -1,28 +1,17 @@
-// Forward attention over tiles on Hopper. One block computes one tile: a producer warpgroup loads
-// the queries once and keys and values through two-stage rings; two consumer warpgroups hold 64
-// queries each and the running softmax of their rows in registers. The scores of the next keys are
-// multiplied while the softmax of the present ones is computed (FlashAttention-3, sections 3.1 and
-// 3.2, arXiv 2407.08608).
-#include "attention/kernels/sm90.cuh"
-#include "attention/kernels/tile_kernel.cuh"
+// Forward attention over tiles on Hopper: consumers hold 64 queries each and the running softmax of
+// their rows in registers. The scores of the next keys are multiplied while the softmax of the
+// present ones is computed (FlashAttention-3, sections 3.1 and 3.2, arXiv 2407.08608).
+#include <limits>
+
+#include "attention/kernels/query_tile.cuh"
 
 namespace ringmaster::attention::kernels {
 namespace {
 
 using namespace sm90;  // NOLINT: this file is about its instructions
 
-// What a block of threads is made of, by head dimension.
-template <int kDim>
-struct Shape {
-  static constexpr int kHeadDim = kDim;
-  static constexpr int kHalves = kDim / kColumns;
-  static constexpr int kConsumers = TileRowsOf(kDim) / kRowsOfConsumer;
-  static constexpr int kThreads = (kConsumers + 1) * kWarpGroup;
-  static constexpr int kConsumerWarps = kConsumers * kWarpGroup / 32;
-  // The register file divided by hand: consumers hold scores, probabilities and outputs.
-  static constexpr int kProducerRegisters = kConsumers == 2 ? 24 : 32;
-  static constexpr int kConsumerRegisters = kConsumers == 2 ? 240 : 160;
-};
+constexpr float kLn2 = 0.69314718055994530942f;
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 struct Arguments {
   ViewMaps queries[kMaxViews];
@@ -34,161 +23,101 @@ struct Arguments {
   float scale_log2;
 };
 
-template <typename S>
-struct Shared {
-  static constexpr int kHalves = S::kHalves;
-  alignas(1024) uint16_t queries[S::kConsumers][kHalves][kRowsOfConsumer * kColumns];
-  alignas(1024) uint16_t keys[kStages][kHalves][kTileKeys * kColumns];
-  alignas(1024) uint16_t values[kStages][kHalves][kTileKeys * kColumns];
-  uint64_t queries_full;
-  uint64_t keys_full[kStages], keys_empty[kStages];
-  uint64_t values_full[kStages], values_empty[kStages];
+template <int kHeadDim>
+struct ForwardKernel {
+  static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
+
+  struct Shared : QueryTileShared<kTileKeys, kHeadDim, kConsumers> {
+    SharedRows<kRowsOfConsumer, kHeadDim> queries[kConsumers];
+  };
+
+  static __device__ void Produce(const Arguments& arguments, Shared& shared, const Tile& tile,
+                                 int batch, int thread) {
+    if (thread != 0) {
+      return;
+    }
+    ArriveExpecting(&shared.queries_full, sizeof(shared.queries));
+    for (int consumer = 0; consumer < kConsumers; ++consumer) {
+      LoadRows(shared.queries[consumer], arguments.queries, tile.rows, consumer * kRowsOfConsumer,
+               batch, &shared.queries_full);
+    }
+    LoadKeys(arguments, shared, tile, batch);
+  }
+
+  class Consumer;
 };
 
-template <typename S>
-__device__ void Produce(const Arguments& arguments, Shared<S>& shared, const Tile& tile,
-                        int batch) {
-  constexpr int kQueryBytes = S::kConsumers * kRowsOfConsumer * S::kHeadDim * kElementBytes;
-  constexpr int kKeyBytes = kTileKeys * S::kHeadDim * kElementBytes;
-  ArriveExpecting(&shared.queries_full, kQueryBytes);
-  for (int consumer = 0; consumer < S::kConsumers; ++consumer) {
-    LoadRows<kRowsOfConsumer>(shared.queries[consumer], arguments.queries, tile.rows,
-                              consumer * kRowsOfConsumer, batch, &shared.queries_full);
-  }
-  Ring ring;
-  for (KeyWalk<kTileKeys> walk(arguments.key_list, tile); !walk.done(); walk.Next(), ring.Next()) {
-    const int stage = ring.stage;
-    WaitFor(&shared.keys_empty[stage], ring.phase ^ 1);
-    ArriveExpecting(&shared.keys_full[stage], kKeyBytes);
-    LoadRows<kTileKeys>(shared.keys[stage], arguments.keys, walk.keys().rows, walk.first(), batch,
-                        &shared.keys_full[stage]);
-    WaitFor(&shared.values_empty[stage], ring.phase ^ 1);
-    ArriveExpecting(&shared.values_full[stage], kKeyBytes);
-    LoadRows<kTileKeys>(shared.values[stage], arguments.values, walk.keys().rows, walk.first(),
-                        batch, &shared.values_full[stage]);
-  }
-}
-
 // The state of a consumer warpgroup: 64 queries, of which each thread holds two half rows.
-template <typename S>
-class Consumer {
+template <int kHeadDim>
+class ForwardKernel<kHeadDim>::Consumer {
  public:
-  __device__ Consumer(const Arguments& arguments, Shared<S>& shared, int index, int thread)
-      : arguments_(arguments),
-        shared_(shared),
-        index_(index),
-        lane_(thread % 32),
-        row_(16 * (thread / 32) + thread % 32 / 4) {
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 2; ++i) {
-      out_[i] = 0;
-    }
-  }
+  __device__ Consumer(const Arguments& arguments, Shared& shared, const Tile& tile, int batch,
+                      int group)
+      : arguments_(arguments), shared_(shared), tile_(tile), batch_(batch), group_(group) {}
 
-  __device__ void Run(const Tile& tile, int batch) {
-    KeyWalk<kTileKeys> walk(arguments_.key_list, tile);
+  __device__ void Run() {
+    auto walk = WalkKeys<kTileKeys>(arguments_.key_list, tile_);
     if (!walk.done()) {
-      if (index_ == S::kConsumers - 1) {
-        GiveTurn();
-      }
+      group_.StartTurns();
       WaitFor(&shared_.queries_full, 0);
-      Ring keys, values;
-      WaitFor(&shared_.keys_full[0], 0);
-      AwaitTurn();
-      Scores(0);
-      GiveTurn();
+      Stage keys, values;
+      shared_.key_pipeline.AwaitFull(keys);
+      group_.AwaitTurn();
+      Multiply(scores_, shared_.queries[group_.index], shared_.keys[keys.index]);
+      group_.GiveTurn();
       AwaitProducts<0>();
       PinRegisters(scores_);
-      Release(&shared_.keys_empty[0]);
+      group_.Release(shared_.key_pipeline, keys.index);
       keys.Next();
       Hide(walk);
       float ignored[2];
       Softmax(ignored);
-      Pack();
+      Pack(scores_, probabilities_);
       for (walk.Next(); !walk.done(); walk.Next()) {
-        WaitFor(&shared_.keys_full[keys.stage], keys.phase);
-        AwaitTurn();
-        Scores(keys.stage);
-        WaitFor(&shared_.values_full[values.stage], values.phase);
-        Accumulate(values.stage);
-        GiveTurn();
+        shared_.key_pipeline.AwaitFull(keys);
+        group_.AwaitTurn();
+        Multiply(scores_, shared_.queries[group_.index], shared_.keys[keys.index]);
+        shared_.value_pipeline.AwaitFull(values);
+        Accumulate(out_, probabilities_, shared_.values[values.index]);
+        group_.GiveTurn();
         AwaitProducts<1>();
         PinRegisters(scores_);
-        Release(&shared_.keys_empty[keys.stage]);
+        group_.Release(shared_.key_pipeline, keys.index);
         keys.Next();
         Hide(walk);
         float keep[2];
         Softmax(keep);
         AwaitProducts<0>();
         PinRegisters(out_);
-        Release(&shared_.values_empty[values.stage]);
+        group_.Release(shared_.value_pipeline, values.index);
         values.Next();
 #pragma unroll
         for (int i = 0; i < kHeadDim / 2; ++i) {
           out_[i] *= keep[i / 2 & 1];
         }
-        Pack();
+        Pack(scores_, probabilities_);
       }
-      WaitFor(&shared_.values_full[values.stage], values.phase);
-      Accumulate(values.stage);
+      shared_.value_pipeline.AwaitFull(values);
+      Accumulate(out_, probabilities_, shared_.values[values.index]);
       AwaitProducts<0>();
       PinRegisters(out_);
     }
-    Store(tile, batch);
+    Store();
   }
 
  private:
-  static constexpr int kHeadDim = S::kHeadDim;
-  // One lane a warp: a warp's products read only its quarter of the scores but all of the keys.
-  __device__ void Release(uint64_t* barrier) {
-    if (lane_ == 0) {
-      Arrive(barrier);
-    }
-  }
-
-  // The consumers' products take turns, so that the softmax of one runs under the products of the
-  // others.
-  __device__ void AwaitTurn() { SyncNamed(1 + index_, 2 * kWarpGroup); }
-  __device__ void GiveTurn() { ArriveNamed(1 + (index_ + 1) % S::kConsumers, 2 * kWarpGroup); }
-
-  // Starts the scores of all queries with the keys of a stage.
-  __device__ void Scores(int stage) {
-    PinRegisters(scores_);
-    FenceProducts();
-#pragma unroll
-    for (int depth = 0; depth < kHeadDim; depth += 16) {
-      const int half = depth / kColumns, column = depth % kColumns;
-      MultiplyRows(scores_, MatrixDescriptor(shared_.queries[index_][half] + column, 0),
-                   MatrixDescriptor(shared_.keys[stage][half] + column, 0), depth > 0);
-    }
-    CommitProducts();
-  }
-
-  // Starts out += probabilities * values of a stage.
-  __device__ void Accumulate(int stage) {
-    PinRegisters(out_);
-    FenceProducts();
-#pragma unroll
-    for (int step = 0; step < kTileKeys / 16; ++step) {
-      MultiplyAdd(out_, probabilities_[step],
-                  MatrixDescriptor(shared_.values[stage][0] + 16 * step * kColumns,
-                                   kTileKeys * kColumns * kElementBytes));
-    }
-    CommitProducts();
-  }
-
   // Puts -inf where a key is hidden from a query.
   __device__ void Hide(const KeyWalk<kTileKeys>& walk) {
-    const TileKeys& keys = walk.keys();
-    const int last = min(keys.count - 1, index_ * kRowsOfConsumer + keys.diagonal);
+    const TileKeys& keys = walk.span();
+    const int last = min(keys.count - 1, group_.index * kRowsOfConsumer + keys.diagonal);
     if (walk.first() + kTileKeys - 1 <= last) {
       return;
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = index_ * kRowsOfConsumer + row_ + 8 * h;
+      const int row = group_.row + 8 * h;
       const int row_last =
-          min(keys.count - 1, row + keys.diagonal) - walk.first() - 2 * (lane_ % 4);
+          min(keys.count - 1, row + keys.diagonal) - walk.first() - 2 * (group_.lane % 4);
 #pragma unroll
       for (int i = 0; i < kTileKeys / 2; ++i) {
         if ((i / 2 & 1) == h && 8 * (i / 4) + (i & 1) > row_last) {
@@ -227,19 +156,7 @@ class Consumer {
     }
   }
 
-  // An accumulator of scores is laid out as the first operand of the next product is.
-  __device__ void Pack() {
-#pragma unroll
-    for (int step = 0; step < kTileKeys / 16; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        probabilities_[step][i] =
-            PackBf16(scores_[8 * step + 2 * i], scores_[8 * step + 2 * i + 1]);
-      }
-    }
-  }
-
-  __device__ void Store(const Tile& tile, int batch) {
+  __device__ void Store() {
     const Results& results = arguments_.results;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -247,17 +164,17 @@ class Consumer {
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
       const float factor = sum > 0 ? 1 / sum : 0;
-      const int row = index_ * kRowsOfConsumer + row_ + 8 * h;
-      const bool real = row < tile.count;
-      if (real && lane_ % 4 == 0) {
-        results
-            .lse[batch * results.lse_batch_stride + (tile.out_row + row) * results.lse_row_stride +
-                 tile.out_head * results.lse_head_stride] =
+      const int row = group_.row + 8 * h;
+      const bool real = row < tile_.count;
+      if (real && group_.lane % 4 == 0) {
+        results.lse[batch_ * results.lse_batch_stride +
+                    (tile_.out_row + row) * results.lse_row_stride +
+                    tile_.out_head * results.lse_head_stride] =
             sum > 0 ? fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum)) : kMinusInfinity;
       }
-      uint16_t* out = static_cast<uint16_t*>(results.out) + batch * results.out_batch_stride +
-                      (tile.out_row + row) * results.out_row_stride +
-                      tile.out_head * results.out_head_stride;
+      uint16_t* out = static_cast<uint16_t*>(results.out) + batch_ * results.out_batch_stride +
+                      (tile_.out_row + row) * results.out_row_stride +
+                      tile_.out_head * results.out_head_stride;
 #pragma unroll
       for (int column = 0; column < kHeadDim; column += 32) {
         StoreColumns(out + column, column, h, factor, real);
@@ -276,7 +193,7 @@ class Consumer {
     }
 #pragma unroll
     for (int distance = 1; distance <= 2; distance *= 2) {
-      const bool upper = lane_ & distance;
+      const bool upper = group_.lane & distance;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         if ((j & distance) == 0) {
@@ -288,52 +205,22 @@ class Consumer {
       }
     }
     if (real) {
-      *reinterpret_cast<uint4*>(out + 8 * (lane_ % 4)) =
+      *reinterpret_cast<uint4*>(out + 8 * (group_.lane % 4)) =
           make_uint4(block[0], block[1], block[2], block[3]);
     }
   }
 
   const Arguments& arguments_;
-  Shared<S>& shared_;
-  const int index_;
-  const int lane_;
-  const int row_;  // of the first half, among the 64
+  Shared& shared_;
+  const Tile& tile_;
+  const int batch_;
+  const ConsumerGroup<kConsumers> group_;
   float scores_[kTileKeys / 2];
   uint32_t probabilities_[kTileKeys / 16][4];
-  float out_[kHeadDim / 2];
+  float out_[kHeadDim / 2] = {};
   float most_[2] = {kMinusInfinity, kMinusInfinity};
   float sum_[2] = {0, 0};
 };
-
-template <typename S>
-__global__ void __launch_bounds__(S::kThreads, 1)
-    ForwardKernel(const __grid_constant__ Arguments arguments) {
-  extern __shared__ uint8_t raw[];
-  auto& shared = *reinterpret_cast<Shared<S>*>(AlignShared(raw));
-  if (threadIdx.x == 0) {
-    InitBarrier(&shared.queries_full, 1);
-    for (int stage = 0; stage < kStages; ++stage) {
-      InitBarrier(&shared.keys_full[stage], 1);
-      InitBarrier(&shared.values_full[stage], 1);
-      InitBarrier(&shared.keys_empty[stage], S::kConsumerWarps);
-      InitBarrier(&shared.values_empty[stage], S::kConsumerWarps);
-    }
-    FenceBarrierInit();
-  }
-  __syncthreads();
-  const Tile tile = arguments.tiles[blockIdx.x];
-  // The same in all lanes, and the compiler is to know.
-  const int group = __shfl_sync(0xFFFFFFFF, threadIdx.x / kWarpGroup, 0);
-  if (group == S::kConsumers) {
-    ShrinkRegisters<S::kProducerRegisters>();
-    if (threadIdx.x % kWarpGroup == 0) {
-      Produce(arguments, shared, tile, blockIdx.y);
-    }
-  } else {
-    GrowRegisters<S::kConsumerRegisters>();
-    Consumer<S>(arguments, shared, group, threadIdx.x % kWarpGroup).Run(tile, blockIdx.y);
-  }
-}
 
 }  // namespace
 
@@ -358,11 +245,7 @@ std::string TileForward(const ForwardProblem& problem, cudaStream_t stream) {
     return error;
   }
   const int64_t batch = problem.query_views.front().operand.batch;
-  return problem.head_dim == 128
-             ? LaunchTiles<Shape<128>>(ForwardKernel<Shape<128>>, sizeof(Shared<Shape<128>>),
-                                       arguments, problem.tile_count, batch, stream)
-             : LaunchTiles<Shape<64>>(ForwardKernel<Shape<64>>, sizeof(Shared<Shape<64>>),
-                                      arguments, problem.tile_count, batch, stream);
+  return LaunchTiles<ForwardKernel>(problem.head_dim, arguments, problem.tile_count, batch, stream);
 }
 
 }  // namespace ringmaster::attention::kernels

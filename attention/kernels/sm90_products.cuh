@@ -54,9 +54,8 @@ __device__ inline void PinRegisters(float (&values)[kCount]) {
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // d (+)= a * b^T of 64 rows of a and N rows of b, 16 deep, both in shared memory with the depth
-// along their rows. d[8 * j + 2 * h + e] is row 16 * warp + 8 * h + lane / 4, column 8 * j' + ...
-// as the ISA lays accumulators out: column 8 * (i / 4) + 2 * (lane % 4) + (i & 1), row half
-// (i / 2) & 1.
+// along their rows. As the ISA lays accumulators out, d[i] is of row
+// 16 * warp + 8 * (i / 2 & 1) + lane / 4 and column 8 * (i / 4) + 2 * (lane % 4) + (i & 1).
 __device__ inline void MultiplyRows(float (&d)[64], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"

@@ -35,7 +35,7 @@ std::string MakeMap(const View& view, int head_dim, int box_rows, int64_t rows, 
   const cuuint64_t strides[] = {operand.head_stride * kBytes, operand.token_stride * kBytes,
                                 view.step * operand.token_stride * kBytes,
                                 operand.batch_stride * kBytes};
-  const cuuint32_t box[] = {64, 1, 1, static_cast<cuuint32_t>(box_rows), 1};
+  const cuuint32_t box[] = {kColumns, 1, 1, static_cast<cuuint32_t>(box_rows), 1};
   const cuuint32_t every[] = {1, 1, 1, 1, 1};
   const CUresult result =
       encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, const_cast<void*>(operand.data), sizes,

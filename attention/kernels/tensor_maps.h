@@ -9,6 +9,8 @@
 
 namespace ringmaster::attention::kernels {
 
+constexpr int kColumns = 64;  // of a box: 128 bytes, swizzled
+
 // The two tensor maps of a view, [batch, first + i, residue, head, 64 elements]: one for residues
 // below tokens mod step, whose rows are one more than those of the others. Coordinates beyond read
 // as zeros.

@@ -37,8 +37,8 @@ struct TileKeys {
 // A diagonal that hides nothing.
 constexpr int32_t kAllVisible = int32_t{1} << 30;
 
-// Up to TileRowsOf(head_dim) queries and the keys that they see, keys[keys_begin .. keys_end) of
-// the list. Their outputs are rows out_row, out_row + 1, ... of head out_head.
+// Queries and the keys that they see, keys[keys_begin .. keys_end) of the list. In the forward pass
+// their outputs are rows out_row, out_row + 1, ... of head out_head.
 struct Tile {
   TileRows rows;
   int32_t count = 0;
@@ -48,8 +48,9 @@ struct Tile {
   int64_t out_row = 0;
 };
 
-// Most queries of a tile, and keys of a step of its loop.
+// Most queries of a tile, forward and backward, and most keys of a tile of keys.
 constexpr int TileRowsOf(int head_dim) { return head_dim == 64 ? 192 : 128; }
+constexpr int kBackwardTileRows = 128;
 constexpr int kTileKeys = 128;
 
 // A way to read an operand: tokens that are `step` apart are neighbours.
@@ -58,8 +59,8 @@ struct View {
   int64_t step = 1;
 };
 
-// A tile of keys and the spans of queries that see them, queries[begin .. end) of the list: query
-// i < count sees key j of the tile when j <= i + diagonal.
+// Up to kTileKeys keys and the spans of queries that see them, queries[begin .. end) of the list:
+// query i < count sees key j of the tile when j <= i + diagonal.
 struct KeyTile {
   TileRows rows;
   int32_t count = 0;

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <stdint.h>
+
+#include "attention/kernels/sm90.cuh"
+#include "attention/kernels/tensor_maps.h"
+#include "attention/kernels/tile_list.h"
+
+// How rows come into shared memory: a block's producer fills a few buffers in turns, its consumers
+// read them.
+namespace ringmaster::attention::kernels {
+
+// Rows of bf16, 64 columns after the other, swizzled as boxes are written and products read them.
+template <int kRows, int kHeadDim>
+struct alignas(1024) SharedRows {
+  uint16_t columns[kHeadDim / kColumns][kRows * kColumns];
+};
+
+// Starts to load rows first, first + 1, ... of `rows`, as many as the views' boxes have.
+template <int kRows, int kHeadDim>
+__device__ void LoadRows(SharedRows<kRows, kHeadDim>& shared, const ViewMaps* views,
+                         const TileRows& rows, int first, int batch, uint64_t* barrier) {
+  const ViewMaps& view = views[rows.view];
+  const CUtensorMap& map = rows.residue < view.longer_residues ? view.longer : view.shorter;
+#pragma unroll
+  for (int i = 0; i < kHeadDim / kColumns; ++i) {
+    sm90::LoadBox(shared.columns[i], map, barrier, i * kColumns, rows.head, rows.residue,
+                  rows.first + first, batch);
+  }
+}
+
+constexpr int kStages = 2;
+
+// Which of the buffers is next, and the parity of its barriers.
+struct Stage {
+  int index = 0;
+  int parity = 0;
+  __device__ void Next() {
+    if (++index == kStages) {
+      index = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// The barriers of kStages buffers.
+struct Pipeline {
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+
+  // How many arrivals fill a buffer, and how many empty it.
+  __device__ void Init(int producers, int consumers) {
+    for (int i = 0; i < kStages; ++i) {
+      sm90::InitBarrier(&full[i], producers);
+      sm90::InitBarrier(&empty[i], consumers);
+    }
+  }
+  __device__ void AwaitFull(const Stage& stage) { sm90::WaitFor(&full[stage.index], stage.parity); }
+  __device__ void AwaitEmpty(const Stage& stage) {
+    sm90::WaitFor(&empty[stage.index], stage.parity ^ 1);
+  }
+};
+
+// The blocks of kRows rows of a tile's spans, one after the other; producer and consumers walk
+// alike. Of a span the rows from range.First(span) to before range.End(span) meet the tile.
+template <int kRows, typename Range>
+class Walk {
+ public:
+  __device__ Walk(const TileKeys* list, int begin, int end, Range range)
+      : at_(list + begin), end_(list + end), range_(range) {
+    Load();
+  }
+
+  __device__ bool done() const { return at_ == end_; }
+  __device__ const TileKeys& span() const { return span_; }
+  // The block's first row, in the span.
+  __device__ int first() const { return first_; }
+
+  __device__ void Next() {
+    first_ += kRows;
+    if (first_ >= rows_end_) {
+      ++at_;
+      Load();
+    }
+  }
+
+ private:
+  __device__ void Load() {
+    for (; at_ != end_; ++at_) {
+      span_ = *at_;
+      first_ = range_.First(span_);
+      rows_end_ = range_.End(span_);
+      if (first_ < rows_end_) {
+        return;
+      }
+    }
+  }
+
+  const TileKeys* at_;
+  const TileKeys* end_;
+  const Range range_;
+  TileKeys span_;
+  int first_ = 0;
+  int rows_end_ = 0;
+};
+
+}  // namespace ringmaster::attention::kernels

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <stdint.h>
+
+#include "attention/kernels/sm90_products.cuh"
+#include "attention/kernels/tile_loads.cuh"
+
+// What consumers do with rows in shared memory.
+namespace ringmaster::attention::kernels {
+
+constexpr int kRowsOfConsumer = 64;
+constexpr int kWarpsOfConsumer = sm90::kWarpGroup / 32;
+
+// One consumer warpgroup of a block, as each of its threads knows it.
+template <int kConsumers>
+struct ConsumerGroup {
+  __device__ explicit ConsumerGroup(int index)
+      : index(index),
+        lane(threadIdx.x % 32),
+        row(index * kRowsOfConsumer + threadIdx.x % sm90::kWarpGroup / 32 * 16 + lane / 4) {}
+
+  // The thread holds columns of two rows of the block's accumulators, `row` and row + 8: register
+  // i is of row + 8 * (i / 2 & 1) and of this column.
+  __device__ int Column(int i) const { return 8 * (i / 4) + 2 * (lane % 4) + (i & 1); }
+
+  // The groups' products take turns, so that what one computes of them runs under the products of
+  // the others.
+  __device__ void StartTurns() const {
+    if (index == kConsumers - 1) {
+      GiveTurn();
+    }
+  }
+  __device__ void AwaitTurn() const { sm90::SyncNamed(1 + index, 2 * sm90::kWarpGroup); }
+  __device__ void GiveTurn() const {
+    sm90::ArriveNamed(1 + (index + 1) % kConsumers, 2 * sm90::kWarpGroup);
+  }
+
+  // Gives a buffer back. One lane a warp: a warp's products read only its quarter of their first
+  // operand but all of the buffer.
+  __device__ void Release(Pipeline& pipeline, int stage) const {
+    if (lane == 0) {
+      sm90::Arrive(&pipeline.empty[stage]);
+    }
+  }
+
+  const int index;
+  const int lane;
+  const int row;
+};
+
+// Starts d = a * b^T of 64 rows of a, from `first` on.
+template <int kRowsOfA, int kRowsOfB, int kHeadDim>
+__device__ __forceinline__ void Multiply(float (&d)[kRowsOfB / 2],
+                                         const SharedRows<kRowsOfA, kHeadDim>& a,
+                                         const SharedRows<kRowsOfB, kHeadDim>& b, int first = 0) {
+  sm90::PinRegisters(d);
+  sm90::FenceProducts();
+#pragma unroll
+  for (int depth = 0; depth < kHeadDim; depth += 16) {
+    const int half = depth / kColumns, column = depth % kColumns;
+    sm90::MultiplyRows(d, sm90::MatrixDescriptor(a.columns[half] + first * kColumns + column, 0),
+                       sm90::MatrixDescriptor(b.columns[half] + column, 0), depth > 0);
+  }
+  sm90::CommitProducts();
+}
+
+// Starts d += a * b, a in registers.
+template <int kRows, int kHeadDim>
+__device__ __forceinline__ void Accumulate(float (&d)[kHeadDim / 2],
+                                           const uint32_t (&a)[kRows / 16][4],
+                                           const SharedRows<kRows, kHeadDim>& b) {
+  sm90::PinRegisters(d);
+  sm90::FenceProducts();
+#pragma unroll
+  for (int step = 0; step < kRows / 16; ++step) {
+    sm90::MultiplyAdd(
+        d, a[step],
+        sm90::MatrixDescriptor(b.columns[0] + 16 * step * kColumns, sizeof(b.columns[0])));
+  }
+  sm90::CommitProducts();
+}
+
+__device__ inline uint32_t PackBf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// An accumulator is laid out as the first operand of the next product is.
+template <int kCount>
+__device__ __forceinline__ void Pack(const float (&values)[kCount],
+                                     uint32_t (&packed)[kCount / 8][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 2) {
+    packed[i / 8][i / 2 % 4] = PackBf16(values[i], values[i + 1]);
+  }
+}
+
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace ringmaster::attention::kernels
