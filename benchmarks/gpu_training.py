@@ -4,14 +4,17 @@
     gpu_training.py --bin TREE/bin --text FILE --state DIR [--case NAME ...] [--steps N]
 
 Cases: one-rank (128K tokens), ring-2, ring-4 (32K tokens over NCCL, undisturbed), ring-2-kill, ring-4-kill (a rank is
-killed -9 in the middle; losses are compared with the undisturbed case of the same run). Several workers share one GPU
-when there are fewer GPUs than ranks: NCCL then takes each process for a host of its own and talks over sockets, so that
-such cases prove the whole path but say nothing about speed. Prints one JSON object a case, for history.jsonl.
+killed -9 in the middle; losses are compared with those of the undisturbed case, which are kept below --state for a later
+call). Several workers share one GPU when there are fewer GPUs than ranks: NCCL then takes each process for a host of its
+own and talks over sockets, so that such cases prove the whole path but say nothing about speed. Prints one JSON object a
+case, complete as history.jsonl has it.
 """
 
 import argparse
+import datetime
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -43,6 +46,10 @@ name: {name}
 # case: (ring size, tokens, recompute activations)
 CASES = {'one-rank': (1, 131072, True), 'ring-2': (2, 32768, False), 'ring-2-kill': (2, 32768, False),
          'ring-4': (4, 32768, False), 'ring-4-kill': (4, 32768, False)}
+# The same model, length and recomputation in PyTorch, compiled, measured apart on one H200: beside the case 'one-rank'. The
+# preset has 12 heads of 64; wider heads are faster there.
+PEER = {'peer': 'PyTorch restatement, 12 heads of 64', 'peer_tokens_per_second': 315100,
+        'peer_6_heads_of_128_tokens_per_second': 358400}
 
 
 def nvidia_smi(query):
@@ -83,9 +90,54 @@ def kill_one_rank(cluster, name, at_step):
     wait_until(lambda: int(cluster.job(name)['status'].get('progress', {}).get('step', 0)) >= at_step,
                f'step {at_step}', seconds=500, pause=0.2)
     rank = cluster.job(name)['status']['ranks'][-1]
-    pid = cluster.worker_pid(rank['worker'].removeprefix('workers/'))
+    pid = wait_until(lambda: cluster.worker_pid(rank['worker'].removeprefix('workers/')),
+                     f'a process of {rank["worker"]} to kill')
     os.kill(pid, signal.SIGKILL)
     print(f'{name}: killed rank {rank.get("rank", 0)}, process {pid}', file=sys.stderr)
+
+
+def commit_of(bin_dir):
+    """What the programs were built from; the checkout here may be another."""
+    said = subprocess.run([os.path.join(bin_dir, 'ringctl'), '--version'], check=True, capture_output=True, text=True).stdout
+    return re.search(r'\((\w+)\)', said).group(1)
+
+
+def show_episode(episode):
+    """As history.jsonl has it; null is a phase whose time is not known."""
+    times = {f'{phase}_ms': int(episode[f'{phase}_ms']) if f'{phase}_ms' in episode else None for phase in PHASES}
+    return {**times, 'cause': episode['cause'], 'lost_steps': int(episode.get('lost_steps', 0)),
+            'restore': episode.get('restore'), 'joined': episode.get('joined_workers')}
+
+
+def beside_peer(result):
+    if result['case'] != 'one-rank' or 'H200' not in result['gpu']:
+        return {}
+    return {**PEER, 'ratio_to_peer': round(result['tokens_per_second'] / PEER['peer_tokens_per_second'], 3)}
+
+
+class Losses:
+    """Of each case of one build, by step; a file a case."""
+
+    def __init__(self, folder, commit):
+        self._folder, self._commit = folder, commit
+
+    def _path(self, case):
+        return os.path.join(self._folder, f'{case}.losses.json')
+
+    def keep(self, case, losses):
+        with open(self._path(case), 'w', encoding='utf-8') as file:
+            json.dump({'commit': self._commit, 'losses': losses}, file)
+
+    def largest_difference(self, case, losses):
+        """To those kept of `case`; None when this build has not run it, or for another number of steps."""
+        if not os.path.exists(self._path(case)):
+            return None
+        with open(self._path(case), encoding='utf-8') as file:
+            kept = json.load(file)
+        undisturbed = {int(step): loss for step, loss in kept['losses'].items()}
+        if kept['commit'] != self._commit or undisturbed.keys() != losses.keys():
+            return None
+        return max(abs(losses[step] - undisturbed[step]) for step in undisturbed)
 
 
 def run_case(cluster, name, args):
@@ -111,9 +163,7 @@ def run_case(cluster, name, args):
               'seconds_per_step': round(statistics.median(seconds), 4), 'peak_gib': round(peak.mib / 1024, 1),
               'first_loss': float(records[1]['loss']), 'last_loss': float(records[max(records)]['loss']),
               'wall_seconds': round(time.monotonic() - started, 1),
-              'episodes': [{**{f'{phase}_ms': int(episode.get(f'{phase}_ms', 0)) for phase in PHASES}, 'cause': episode['cause'],
-                            'lost_steps': episode.get('lost_steps', 0), 'restore': episode.get('restore'),
-                            'joined': episode.get('joined_workers')} for episode in status.get('episodes', [])]}
+              'episodes': [show_episode(episode) for episode in status.get('episodes', [])]}
     return result, {step: float(record['loss']) for step, record in records.items()}
 
 
@@ -126,7 +176,9 @@ def main():
     parser.add_argument('--steps', type=int, default=200)
     args = parser.parse_args()
     args.gpus = len(nvidia_smi('gpu=index'))
-    losses = {}
+    commit = commit_of(args.bin)
+    os.makedirs(args.state, exist_ok=True)
+    losses = Losses(args.state, commit)
     for name in args.case or CASES:
         workers = CASES[name][0]
         # The warm spare; not where it would be second on a GPU beside ranks with one each, which NCCL refuses.
@@ -134,11 +186,13 @@ def main():
             workers += 1
         with Cluster(args.bin, os.path.join(args.state, name)) as cluster:
             start_workers(cluster, workers, args.gpus)
-            result, losses[name] = run_case(cluster, name, args)
-        undisturbed = losses.get(name.removesuffix('-kill'))
-        if name.endswith('-kill') and undisturbed:
-            result['largest_loss_difference'] = max(abs(losses[name][step] - undisturbed[step]) for step in undisturbed)
-        print(json.dumps(result), flush=True)
+            result, by_step = run_case(cluster, name, args)
+        if name.endswith('-kill'):
+            result['largest_loss_difference'] = losses.largest_difference(name.removesuffix('-kill'), by_step)
+        else:
+            losses.keep(name, by_step)
+        stamp = {'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'), 'commit': commit}
+        print(json.dumps({**stamp, **result, **beside_peer(result)}), flush=True)
 
 
 if __name__ == '__main__':
