@@ -80,6 +80,8 @@ struct KeyKernel {
       }
       Arrive(full);
     }
+    // A block may not end before its loads, and consumers without queries wait for nothing.
+    WaitFor(&shared.keys_full, 0);
   }
 
   class Consumer;

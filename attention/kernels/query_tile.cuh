@@ -39,7 +39,7 @@ __device__ KeyWalk<kKeys> WalkKeys(const TileKeys* list, const Tile& tile) {
   return {list, tile.keys_begin, tile.keys_end, VisibleKeys{tile.count}};
 }
 
-// Loads the keys and values of a tile; one thread does.
+// Loads the keys and values of a tile whose queries are on their way; one thread does.
 template <typename Arguments, int kKeys, int kHeadDim, int kConsumers>
 __device__ void LoadKeys(const Arguments& arguments,
                          QueryTileShared<kKeys, kHeadDim, kConsumers>& shared, const Tile& tile,
@@ -56,6 +56,8 @@ __device__ void LoadKeys(const Arguments& arguments,
     load(shared.key_pipeline, shared.keys[stage.index], arguments.keys);
     load(shared.value_pipeline, shared.values[stage.index], arguments.values);
   }
+  // A block may not end before its loads, and consumers without keys wait for nothing.
+  sm90::WaitFor(&shared.queries_full, 0);
 }
 
 }  // namespace ringmaster::attention::kernels
