@@ -5,69 +5,20 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <exception>
 #include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "attention/kernels/tile_attention.h"
+#include "tests/attention/kernels/tile_fixture.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
 
 constexpr int64_t kTokens = 65536;
 constexpr int kWidth = 2048;
-constexpr int kBackwardRows = 128;
-
-void Check(const std::string& error) {
-  if (!error.empty()) {
-    std::fprintf(stderr, "%s\n", error.c_str());
-    std::exit(1);
-  }
-}
-void Check(cudaError_t error) {
-  Check(error == cudaSuccess ? std::string() : cudaGetErrorString(error));
-}
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(int64_t count) {
-    Check(cudaMalloc(&data_, count * sizeof(T)));
-    Check(cudaMemset(data_, 0, count * sizeof(T)));
-  }
-  explicit DeviceArray(const std::vector<T>& host)
-      : DeviceArray(static_cast<int64_t>(host.size())) {
-    Check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  T* data() const { return static_cast<T*>(data_); }
-
- private:
-  void* data_ = nullptr;
-};
-
-std::vector<uint16_t> RandomBf16(int64_t count) {
-  std::mt19937 random(7);
-  std::normal_distribution<float> normal;
-  std::vector<uint16_t> values(count);
-  for (size_t i = 0; i < values.size(); ++i) {
-    // Drawing all of them would take longer than the measurement.
-    if (i >= size_t{1} << 20) {
-      values[i] = values[i - (size_t{1} << 20)];
-      continue;
-    }
-    const float value = normal(random);
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    values[i] = static_cast<uint16_t>(bits >> 16);
-  }
-  return values;
-}
 
 struct Case {
   int dim;
@@ -77,47 +28,11 @@ struct Case {
 
   int heads() const { return kWidth / dim; }
   int64_t rows() const { return segment / rate; }
+  Branch branch() const { return {kTokens, segment, rate, heads(), heads(), causal}; }
   double Flops() const {
     return 4.0 * dim * heads() * (kTokens / segment) * rows() * rows() / (causal ? 2 : 1);
   }
 };
-
-struct Lists {
-  std::vector<Tile> tiles;
-  std::vector<TileKeys> keys;
-  std::vector<KeyTile> key_tiles;
-  std::vector<TileKeys> queries;
-};
-
-// Tiles of one head's segment lie together, so that its keys stay in the L2 cache, heavy ones
-// first.
-Lists MakeLists(const Case& c, int rows_of_tile) {
-  Lists lists;
-  const auto rows = static_cast<int32_t>(c.rows());
-  for (int64_t s = 0; s < kTokens / c.segment; ++s) {
-    for (int head = 0; head < c.heads(); ++head) {
-      const TileRows at = {0, head, static_cast<int32_t>(head % c.rate),
-                           static_cast<int32_t>(s * rows)};
-      for (int32_t first = (rows - 1) / rows_of_tile * rows_of_tile; first >= 0;
-           first -= rows_of_tile) {
-        TileRows part = at;
-        part.first += first;
-        const auto begin = static_cast<int32_t>(lists.keys.size());
-        lists.keys.push_back({at, rows, c.causal ? first : kAllVisible});
-        lists.tiles.push_back(
-            {part, std::min(rows_of_tile, rows - first), begin, begin + 1, head, s * rows + first});
-      }
-      for (int32_t first = 0; first < rows; first += kTileKeys) {
-        TileRows part = at;
-        part.first += first;
-        const auto begin = static_cast<int32_t>(lists.queries.size());
-        lists.queries.push_back({at, rows, c.causal ? -first : kAllVisible});
-        lists.key_tiles.push_back({part, std::min(kTileKeys, rows - first), begin, begin + 1});
-      }
-    }
-  }
-  return lists;
-}
 
 double Milliseconds(const std::function<std::string()>& start) {
   cudaEvent_t begin, end;
@@ -142,11 +57,11 @@ double Milliseconds(const std::function<std::string()>& start) {
 }
 
 struct Tensors {
-  explicit Tensors(const Case& c)
+  Tensors(const Case& c, std::mt19937_64* random)
       : count(kTokens * kWidth),
-        q(RandomBf16(count)),
-        k(RandomBf16(count)),
-        v(RandomBf16(count)),
+        q(RandomBf16(count, random)),
+        k(RandomBf16(count, random)),
+        v(RandomBf16(count, random)),
         view{{nullptr, 1, kTokens, c.heads(), count, kWidth, c.dim}, c.rate} {}
   View Of(const DeviceArray<uint16_t>& tensor) const {
     View result = view;
@@ -160,7 +75,7 @@ struct Tensors {
 };
 
 double Forward(const Case& c, const Tensors& tensors) {
-  const Lists lists = MakeLists(c, TileRowsOf(c.dim));
+  const BranchLists lists = ListsOf(c.branch(), TileRowsOf(c.dim));
   const DeviceArray<Tile> tiles(lists.tiles);
   const DeviceArray<TileKeys> keys(lists.keys);
   const int64_t rows = kTokens / c.rate;
@@ -181,7 +96,7 @@ double Forward(const Case& c, const Tensors& tensors) {
 }
 
 double Backward(const Case& c, const Tensors& tensors) {
-  const Lists lists = MakeLists(c, kBackwardRows);
+  const BranchLists lists = ListsOf(c.branch(), kBackwardTileRows);
   const DeviceArray<Tile> tiles(lists.tiles);
   const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
   const DeviceArray<KeyTile> key_tiles(lists.key_tiles);
@@ -209,7 +124,8 @@ double Backward(const Case& c, const Tensors& tensors) {
 }
 
 void Run(const Case& c) {
-  const Tensors tensors(c);
+  std::mt19937_64 random(7);
+  const Tensors tensors(c, &random);
   const double forward = Forward(c, tensors), backward = Backward(c, tensors);
   std::printf(
       "{\"benchmark\": \"tile_attention\", \"head_dim\": %d, \"causal\": %s, \"segment\": %ld, "
@@ -223,7 +139,7 @@ void Run(const Case& c) {
 }  // namespace
 }  // namespace ringmaster::attention::kernels
 
-int main() {
+int main() try {
   for (const int dim : {128, 64}) {
     for (const bool causal : {false, true}) {
       for (const auto& [segment, rate] : std::vector<std::pair<int64_t, int64_t>>{
@@ -232,4 +148,7 @@ int main() {
       }
     }
   }
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

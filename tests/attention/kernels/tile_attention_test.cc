@@ -5,69 +5,22 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "tests/attention/kernels/tile_fixture.h"
+
 namespace ringmaster::attention::kernels {
 namespace {
-
-uint16_t ToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  bits += 0x7FFF + (bits >> 16 & 1);
-  return static_cast<uint16_t>(bits >> 16);
-}
-
-float FromBf16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof(result));
-  return result;
-}
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(const std::vector<T>& host) : size_(host.size()) {
-    EXPECT_EQ(cudaMalloc(&data_, std::max<size_t>(1, size_) * sizeof(T)), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice),
-              cudaSuccess);
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-
-  T* data() const { return static_cast<T*>(data_); }
-  std::vector<T> Host() const {
-    std::vector<T> host(size_);
-    EXPECT_EQ(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost),
-              cudaSuccess);
-    return host;
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t size_;
-};
 
 // A tensor [batch, tokens, heads, dim] on both sides, with room around each token's heads.
 struct Tensor {
   Tensor(int64_t batch, int64_t tokens, int64_t heads, int64_t dim, std::mt19937_64* random)
       : token_stride((heads + 1) * dim),
-        host(Filled(batch * tokens * token_stride, random)),
+        host(RandomBf16(batch * tokens * token_stride, random)),
         device(host),
         operand{device.data(), batch, tokens, heads, tokens * token_stride, token_stride, dim} {}
-
-  static std::vector<uint16_t> Filled(int64_t count, std::mt19937_64* random) {
-    std::normal_distribution<float> normal;
-    std::vector<uint16_t> values(count);
-    for (uint16_t& value : values) {
-      value = ToBf16(normal(*random));
-    }
-    return values;
-  }
 
   float At(int64_t batch, int64_t token, int64_t head, int64_t i) const {
     return FromBf16(
@@ -271,72 +224,6 @@ TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
   }
 }
 
-// A dilated branch: segments of `length` tokens, of which head h sees every `rate`-th from h % rate
-// on.
-struct BranchLists {
-  std::vector<Tile> tiles;
-  std::vector<TileKeys> keys;
-  std::vector<KeyTile> key_tiles;
-  std::vector<TileKeys> queries;
-};
-
-int64_t Selected(int64_t begin, int64_t end, int64_t offset, int64_t rate) {
-  const int64_t length = end - begin - offset;
-  return length <= 0 ? 0 : (length - 1) / rate + 1;
-}
-
-BranchLists ListsOf(int64_t tokens, int64_t length, int64_t rate, int heads, int kv_heads,
-                    bool causal, int rows_of_tile) {
-  BranchLists lists;
-  for (int64_t begin = 0; begin < tokens; begin += length) {
-    const int64_t end = std::min(tokens, begin + length);
-    for (int kv = 0; kv < kv_heads; ++kv) {
-      std::vector<std::pair<TileRows, int32_t>> groups;  // of the heads that share kv
-      for (int head = kv * (heads / kv_heads); head < (kv + 1) * (heads / kv_heads); ++head) {
-        const int64_t first = begin + head % rate;
-        const auto count = static_cast<int32_t>(Selected(begin, end, head % rate, rate));
-        if (count == 0) continue;
-        groups.push_back(
-            {{0, head, static_cast<int32_t>(first % rate), static_cast<int32_t>(first / rate)},
-             count});
-      }
-      for (const auto& [rows, count] : groups) {
-        TileRows of_keys = rows;
-        of_keys.head = kv;
-        for (int32_t at = 0; at < count; at += rows_of_tile) {
-          TileRows part = rows;
-          part.first += at;
-          const auto list = static_cast<int32_t>(lists.keys.size());
-          lists.tiles.push_back({part, std::min(rows_of_tile, count - at), list, list + 1, 0, 0});
-          lists.keys.push_back({of_keys, count, causal ? at : kAllVisible});
-        }
-      }
-      // Keys of one residue serve the heads of that residue.
-      std::vector<bool> done(groups.size());
-      for (size_t i = 0; i < groups.size(); ++i) {
-        if (done[i]) continue;
-        const auto& [rows, count] = groups[i];
-        for (int32_t at = 0; at < count; at += kTileKeys) {
-          TileRows part = rows;
-          part.head = kv;
-          part.first += at;
-          const auto list = static_cast<int32_t>(lists.queries.size());
-          for (size_t j = i; j < groups.size(); ++j) {
-            if (groups[j].first.residue == rows.residue && groups[j].first.first == rows.first) {
-              done[j] = true;
-              lists.queries.push_back(
-                  {groups[j].first, groups[j].second, causal ? -at : kAllVisible});
-            }
-          }
-          lists.key_tiles.push_back({part, std::min(kTileKeys, count - at), list,
-                                     static_cast<int32_t>(lists.queries.size())});
-        }
-      }
-    }
-  }
-  return lists;
-}
-
 struct Sums {
   std::vector<double> dq, dk, dv;
 };
@@ -411,7 +298,14 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
       lse[i] = i % 17 == 3 ? INFINITY : i % 19 == 5 ? -INFINITY : 4 + normal(random);
       delta[i] = normal(random);
     }
-    const BranchLists lists = ListsOf(tokens, length, rate, heads, kv_heads, causal, 128);
+    BranchLists lists = ListsOf({tokens, length, rate, heads, kv_heads, causal}, kBackwardTileRows);
+    const auto reference = [&](bool rounding) {
+      return ReferenceGradients(lists, rate, scale, q, k, v, dout, lse, delta, rounding);
+    };
+    const Sums want = reference(false), model = reference(true);
+    // Tiles that meet nothing add nothing.
+    lists.tiles.push_back({.count = 1});
+    lists.key_tiles.push_back({.count = 1});
     const DeviceArray<float> device_lse(lse), device_delta(delta);
     const DeviceArray<Tile> tiles(lists.tiles);
     const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
@@ -442,10 +336,6 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     ASSERT_EQ(WhyNot(problem), "");
     ASSERT_EQ(TileBackward(problem, nullptr), "");
     ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-    const auto reference = [&](bool rounding) {
-      return ReferenceGradients(lists, rate, scale, q, k, v, dout, lse, delta, rounding);
-    };
-    const Sums want = reference(false), model = reference(true);
     ExpectClose(dv.Host(), kBefore, model.dv, want.dv, "dv");
     ExpectClose(dk.Host(), kBefore, model.dk, want.dk, "dk");
     ExpectClose(dq.Host(), kBefore, model.dq, want.dq, "dq");
