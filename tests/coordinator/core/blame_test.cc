@@ -190,12 +190,7 @@ TEST(BlameTest, ARestartedCoordinatorKnowsWhoRanTheJob) {
   CoreDriver d;
   d.RunningPair();
   d.Step("job-a", 4);
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'a', v1::PHASE_RUNNING, a, CoreDriver::Held(4));
-  d.Hello("b", 'b', v1::PHASE_RUNNING, b, CoreDriver::Held(4));
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(4));
   d.Hello("c", 'c');
   d.Exit("b", 9);
   d.Aborted("job-a", 0, CoreDriver::Held(4));
@@ -230,20 +225,12 @@ TEST(BlameTest, AWorkerThatHasRunTheJobSpeaksForTheJob) {
   EXPECT_EQ(e.StateOf("job-a"), "FAILED");
 }
 
-// Lets the pause before the next generation pass.
-void AwaitGeneration(CoreDriver& d, int64_t generation) {
-  for (int i = 0; i < 200 && d.Job("job-a").status().generation() < generation; ++i) {
-    d.Advance(absl::Milliseconds(250));
-  }
-  ASSERT_EQ(d.Job("job-a").status().generation(), generation);
-}
-
 // Checkpoints of steps 3 and 5; then both workers are killed, and their successors restore.
 void LoseAllMemory(CoreDriver& d) {
   d.RunningPair();
   for (const int step : {3, 5}) {
     d.Step("job-a", step);
-    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+    d.Checkpoint("job-a", step);
   }
   d.Exit("a", 9);
   d.Exit("b", 9);
@@ -257,7 +244,7 @@ void GoOnFromTheOlder(CoreDriver& d) {
   LoseAllMemory(d);
   d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
   for (const int rank : {0, 1}) d.Aborted("job-a", rank);
-  AwaitGeneration(d, 3);
+  d.AwaitRetry();
   for (const int rank : {0, 1}) d.Join("job-a", rank);
   for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
   ASSERT_EQ(d.StateOf("job-a"), "RUNNING");
@@ -279,7 +266,7 @@ TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
     ASSERT_NE(d.StateOf("job-a"), "FAILED");
     d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR);
     for (const int rank : {0, 1}) d.Aborted("job-a", rank);
-    AwaitGeneration(d, 2 + attempts);
+    d.AwaitRetry();
     for (const int rank : {0, 1}) d.Join("job-a", rank);
   }
   EXPECT_EQ(PlannedStep(d), 3);
@@ -289,11 +276,10 @@ TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
   EXPECT_THAT(d.Heard("a"), testing::Not(HasSubstr("DeleteFiles"))) << "nobody found them damaged";
   EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
   // A new life of the coordinator tries again, and may find that they can be read now.
-  d.DropStreams();
   d.Start();
   d.Hello("a", 'E');
   d.Hello("b", 'F');
-  AwaitGeneration(d, 3 + attempts);
+  d.AwaitRetry();
   for (const int rank : {0, 1}) d.Join("job-a", rank);
   ASSERT_EQ(PlannedStep(d), 5);
   for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(5));
@@ -307,7 +293,7 @@ TEST(CheckpointBlameTest, ADamagedOneIsNobodysLack) {
   d.RunningPair();
   for (const int step : {3, 5}) {
     d.Step("job-a", step);
-    for (const int rank : {0, 1}) d.Shard("job-a", rank, step);
+    d.Checkpoint("job-a", step);
   }
   d.Hello("c", 'c');
   d.Hello("e", 'e');
@@ -320,7 +306,7 @@ TEST(CheckpointBlameTest, ADamagedOneIsNobodysLack) {
   d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
   d.Aborted("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
   d.Aborted("job-a", 1);
-  AwaitGeneration(d, 3);
+  d.AwaitRetry();
   EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
   d.Join("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
   d.Join("job-a", 1);
@@ -334,7 +320,7 @@ TEST(CheckpointBlameTest, OnlyWhoHasReadItTakesItBack) {
   d.Step("job-a", 6);
   for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
   for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(6));
-  AwaitGeneration(d, 4);
+  d.AwaitRetry();
   d.Form("job-a", CoreDriver::Held(6));
   EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
 }
@@ -343,17 +329,10 @@ TEST(CheckpointBlameTest, OnlyWhoHasReadItTakesItBack) {
 TEST(CheckpointBlameTest, MemoryGoesBeforeWhatWasSetAside) {
   CoreDriver d;
   GoOnFromTheOlder(d);
-  const v1::RingRef rings[] = {d.Ring("job-a", 0), d.Ring("job-a", 1)};
-  const std::string names[] = {d.WorkerAt("job-a", 0), d.WorkerAt("job-a", 1)};
-  d.DropStreams();
-  d.Start();
-  for (const int rank : {0, 1}) {
-    d.Hello(names[rank], names[rank] == "a" ? 'A' : 'B', v1::PHASE_RUNNING, rings[rank],
-            CoreDriver::Held(4));
-  }
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(4));
   for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
   for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
-  AwaitGeneration(d, 4);
+  d.AwaitRetry();
   for (const int rank : {0, 1}) d.Join("job-a", rank, CoreDriver::Held(4));
   EXPECT_EQ(PlannedStep(d), 4);
 }
@@ -367,7 +346,7 @@ TEST(CheckpointBlameTest, ANewerCheckpointReplacesWhatWasSetAside) {
   EXPECT_THAT(d.Heard(first), testing::Not(HasSubstr("DeleteFiles")));
   // The same step again, by another generation.
   d.Step("job-a", 5);
-  for (const int rank : {0, 1}) d.Shard("job-a", rank, 5);
+  d.Checkpoint("job-a", 5);
   EXPECT_THAT(d.Heard(first), HasSubstr("CheckpointCommitted"));
   const v1::DeleteFiles gone = d.Last(first, v1::Directive::kDeleteFiles).delete_files();
   EXPECT_THAT(gone.paths(), testing::Contains(damaged));

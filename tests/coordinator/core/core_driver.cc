@@ -1,5 +1,7 @@
 #include "tests/coordinator/core/core_driver.h"
 
+#include <gmock/gmock.h>
+
 #include <algorithm>
 
 namespace ringmaster::coordinator {
@@ -11,8 +13,20 @@ CoreOptions CoreDriver::Options() {
 }
 
 void CoreDriver::Start() {
+  streams_.clear();
   directives_.clear();
   core_ = *coordinator::Core::Create(options_, Stored(), ++epoch_, now_, 7);
+}
+
+void CoreDriver::Restart(v1::Phase phase, const v1::HeldState& held,
+                         const std::vector<int>& ranks) {
+  // The first to attach may change the ring.
+  std::vector<std::pair<std::string, v1::RingRef>> members;
+  for (const int rank : ranks) members.emplace_back(WorkerAt("job-a", rank), Ring("job-a", rank));
+  Start();
+  for (const auto& [worker, ring] : members) {
+    Hello(worker, incarnations_[worker][0], phase, ring, held);
+  }
 }
 
 StoredState CoreDriver::Stored() const {
@@ -81,6 +95,18 @@ void CoreDriver::Hello(const std::string& worker, char incarnation, const v1::Ha
     *report.mutable_hello()->mutable_state() = held;
   }
   Report(worker, report);
+}
+
+void CoreDriver::ExpectTaken(const std::string& worker, char incarnation, const std::string& why) {
+  Hello(worker, incarnation);
+  EXPECT_EQ(Heard(worker), "");
+  ASSERT_EQ(output_.directives.size(), 1);
+  const DirectiveTo& told = output_.directives[0];
+  EXPECT_TRUE(told.close);
+  EXPECT_EQ(told.close_status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Details(told.close_status).reason, "WORKER_NAME_TAKEN");
+  EXPECT_THAT(std::string(told.close_status.message()), testing::HasSubstr(why));
+  Break(worker);
 }
 
 void CoreDriver::Report(const std::string& worker, v1::WorkerReport report) {
@@ -174,6 +200,10 @@ void CoreDriver::Shard(const std::string& id, int rank, int64_t step, const std:
   Report(WorkerAt(id, rank), report);
 }
 
+void CoreDriver::Checkpoint(const std::string& id, int64_t step) {
+  for (int rank = 0; rank < Job(id).status().ranks_size(); ++rank) Shard(id, rank, step);
+}
+
 void CoreDriver::Finish(const std::string& id, int rank, const std::string& error) {
   v1::WorkerReport report;
   *report.mutable_ring_finished()->mutable_ring() = Ring(id, rank);
@@ -210,6 +240,17 @@ void CoreDriver::RunningPair(const Edit& edit) {
   FormingPair(edit);
   Form("job-a");
   EXPECT_EQ(StateOf("job-a"), "RUNNING");
+}
+
+absl::Duration CoreDriver::AwaitRetry() {
+  const absl::Time begin = now_;
+  // No pause is longer than 30 s.
+  for (int i = 0; i < 200 && Job("job-a").status().has_pending_reason(); ++i) {
+    EXPECT_EQ(Job("job-a").status().pending_reason().code(), "PAUSE_BEFORE_RETRY");
+    Advance(absl::Milliseconds(250));
+  }
+  EXPECT_FALSE(Job("job-a").status().has_pending_reason());
+  return now_ - begin;
 }
 
 std::string CoreDriver::Heard(const std::string& worker) {

@@ -29,6 +29,10 @@ class CoreDriver {
 
   // A new life with what is stored; every stream is gone.
   void Start();
+  // The same, and of job-a's members those of `ranks` attach again: in their ring as it was, in
+  // `phase`, holding `held`.
+  void Restart(v1::Phase phase, const v1::HeldState& held = {},
+               const std::vector<int>& ranks = {0, 1});
   StoredState Stored() const;
 
   Output Do(const Event& event) { return Take(core_->Handle(now_, event)); }
@@ -64,6 +68,9 @@ class CoreDriver {
   void Hello(const std::string& worker, char incarnation, const v1::Hardware& hardware,
              v1::Phase phase = v1::PHASE_IDLE, const v1::RingRef& ring = {},
              const v1::HeldState& held = {});
+  // Process `incarnation` asks for `worker` and is turned away, in words that contain `why`; its
+  // stream ends.
+  void ExpectTaken(const std::string& worker, char incarnation, const std::string& why);
   // Of the processes that attach from now on.
   void set_version(const std::string& version) { version_ = version; }
   void set_supervisor(const std::string& supervisor) { supervisor_ = supervisor; }
@@ -85,6 +92,8 @@ class CoreDriver {
   void Step(const std::string& id, int64_t step);
   std::string ShardPath(const std::string& id, int64_t step, int rank);
   void Shard(const std::string& id, int rank, int64_t step, const std::string& error = "");
+  // Every rank's shard.
+  void Checkpoint(const std::string& id, int64_t step);
   void Finish(const std::string& id, int rank, const std::string& error = "");
   void Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic = false);
 
@@ -95,6 +104,8 @@ class CoreDriver {
   void FormingPair(const Edit& edit = [](auto&) {});
   // The same, and it steps.
   void RunningPair(const Edit& edit = [](auto&) {});
+  // Lets job-a's pause before the next attempt end. Returns how long it was.
+  absl::Duration AwaitRetry();
 
   // The words of the directives that `worker`'s stream got since the last look: "Welcome FormRing".
   // HeartbeatAcks are left out.
@@ -108,7 +119,6 @@ class CoreDriver {
   uint64_t stream(const std::string& worker) { return streams_.at(worker); }
   const std::map<std::pair<int, std::string>, std::string>& rows() const { return rows_; }
   const Output& last() const { return output_; }
-  void DropStreams() { streams_.clear(); }
 
  private:
   Output Take(Output output);

@@ -27,7 +27,6 @@ v1::TrainingJobSpec& SpecOf(v1::CreateTrainingJobRequest& request) {
 
 std::vector<Row> Rows() {
   using R = v1::CreateTrainingJobRequest;
-  const std::string s = "training_job.spec.";
   return {
       {"no_spec", [](R& r) { r.mutable_training_job()->clear_spec(); }, "training_job.spec"},
       {"short_id", [](R& r) { r.set_training_job_id("abc"); }, "training_job_id"},

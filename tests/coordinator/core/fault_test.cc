@@ -46,7 +46,7 @@ TEST(FaultTest, ADamagedCheckpointEndsNoJobAfterARestart) {
   CoreDriver d;
   d.RunningPair();
   d.Step("job-a", 4);
-  for (const int rank : {0, 1}) d.Shard("job-a", rank, 4);
+  d.Checkpoint("job-a", 4);
   d.Exit("a", 9);
   d.Exit("b", 9);
   d.Hello("a", 'c');
@@ -57,24 +57,9 @@ TEST(FaultTest, ADamagedCheckpointEndsNoJobAfterARestart) {
             Episode::CHECKPOINT);
   d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'c', v1::PHASE_ABORTING, a);
-  d.Hello("b", 'd', v1::PHASE_ABORTING, b);
+  d.Restart(v1::PHASE_ABORTING);
   d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
-}
-
-// Lets a pause before the next attempt end. Returns how long it was.
-absl::Duration AwaitRetry(CoreDriver& d) {
-  const absl::Time begin = d.now();
-  while (d.Job("job-a").status().pending_reason().code() == "PAUSE_BEFORE_RETRY") {
-    d.Advance(absl::Milliseconds(250));
-  }
-  EXPECT_FALSE(d.Job("job-a").status().has_pending_reason());
-  return d.now() - begin;
 }
 
 // Fails `count` times without a step in between; every attempt forms a new generation.
@@ -84,7 +69,7 @@ void FailInARow(CoreDriver& d, v1::Fault::Kind kind, int count) {
     if (d.StateOf("job-a") == "FAILED") return;
     d.Aborted("job-a", 0, CoreDriver::Held(0));
     d.Aborted("job-a", 1, CoreDriver::Held(0));
-    AwaitRetry(d);
+    d.AwaitRetry();
     d.Form("job-a", CoreDriver::Held(0));
   }
 }
@@ -111,16 +96,11 @@ TEST(FaultTest, AFaultThatIsToldSecondCountsAsWell) {
     d.Fail("job-a", 0, v1::Fault::OUT_OF_MEMORY_ERROR);
     if (i == 5) break;
     // A coordinator that starts again is told again.
-    const v1::RingRef a = d.Ring("job-a", 0);
-    const v1::RingRef b = d.Ring("job-a", 1);
-    d.DropStreams();
-    d.Start();
-    d.Hello("a", 'a', v1::PHASE_ABORTING, a);
-    d.Hello("b", 'b', v1::PHASE_ABORTING, b);
+    d.Restart(v1::PHASE_ABORTING);
     d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
     d.Aborted("job-a", 0, CoreDriver::Held(0));
     d.Aborted("job-a", 1, CoreDriver::Held(0));
-    AwaitRetry(d);
+    d.AwaitRetry();
     d.Form("job-a", CoreDriver::Held(0));
   }
   EXPECT_EQ(d.StateOf("job-a"), "FAILED");
@@ -152,7 +132,7 @@ TEST(FaultTest, OnlyRecoveriesInARowThatBringNoNewStepCountAgainstTheBudget) {
     for (const char* worker : {"a", "b"}) d.Hello(worker, processes);
   };
   lose_the_state('c');
-  AwaitRetry(d);
+  d.AwaitRetry();
   d.Form("job-a");
   d.Step("job-a", 1);
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
@@ -166,7 +146,7 @@ absl::Duration PauseAfterFailure(CoreDriver& d) {
   d.Fail("job-a", 1, v1::Fault::FORM_ERROR);
   d.Aborted("job-a", 0, CoreDriver::Held(4));
   d.Aborted("job-a", 1, CoreDriver::Held(4));
-  return AwaitRetry(d);
+  return d.AwaitRetry();
 }
 
 TEST(RetryTest, PausesDoubleWhileNoAttemptBringsAStep) {
@@ -180,12 +160,7 @@ TEST(RetryTest, PausesDoubleWhileNoAttemptBringsAStep) {
   EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
   EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
   // A restarted coordinator knows it too.
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'a', v1::PHASE_JOINING, a);
-  d.Hello("b", 'b', v1::PHASE_JOINING, b);
+  d.Restart(v1::PHASE_JOINING);
   EXPECT_EQ(PauseAfterFailure(d), absl::Seconds(30));
   // One step, and a fault is answered at once again.
   d.Form("job-a", CoreDriver::Held(4));

@@ -102,8 +102,7 @@ TEST(RecoveryTest, Rank0HearsWhichCheckpointsExist) {
   CoreDriver d;
   d.RunningPair();
   d.Step("job-a", 5);
-  d.Shard("job-a", 0, 5);
-  d.Shard("job-a", 1, 5);
+  d.Checkpoint("job-a", 5);
   d.Exit("b", 9);
   d.Aborted("job-a", 0, CoreDriver::Held(5));
   d.Hello("b", 'B');

@@ -9,13 +9,9 @@ namespace {
 TEST(RestartTest, ReadoptsARunningRingWithoutAnEpisode) {
   CoreDriver d;
   d.RunningPair();
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
+  d.Restart(v1::PHASE_RUNNING, {}, {0});
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
-  d.Hello("a", 'a', v1::PHASE_RUNNING, a);
-  d.Hello("b", 'b', v1::PHASE_READY, b);
+  d.Hello("b", 'b', v1::PHASE_READY, d.Ring("job-a", 1));
   EXPECT_EQ(d.Heard("a"), "Welcome");
   // START was stored, and lost on the way.
   EXPECT_EQ(d.Heard("b"), "Welcome StartSteps");
@@ -27,10 +23,7 @@ TEST(RestartTest, ReadoptsARunningRingWithoutAnEpisode) {
 TEST(RestartTest, AMemberThatDoesNotComeBackIsLostAfterTheWindow) {
   CoreDriver d;
   d.RunningPair();
-  const v1::RingRef a = d.Ring("job-a", 0);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'a', v1::PHASE_RUNNING, a);
+  d.Restart(v1::PHASE_RUNNING, {}, {0});
   d.Advance(absl::Seconds(9));
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   d.Advance(absl::Seconds(2));
@@ -43,26 +36,16 @@ TEST(RestartTest, AnOlderProcessOfAMemberTakesNoRingApart) {
   d.Hello("b", 'd');
   d.Break("b");
   d.RunningPair();
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'a', v1::PHASE_RUNNING, a);
-  const auto turned_away = [&](char incarnation) {
-    d.Hello("b", incarnation);
-    EXPECT_EQ(d.Heard("b"), "");
-    ASSERT_EQ(d.last().directives.size(), 1);
-    EXPECT_EQ(Details(d.last().directives[0].close_status).reason, "WORKER_NAME_TAKEN");
-    d.Break("b");
-    EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
-  };
-  turned_away('d');
-  d.Hello("b", 'b', v1::PHASE_RUNNING, b);
+  d.Restart(v1::PHASE_RUNNING, {}, {0});
+  d.ExpectTaken("b", 'd', "is alive, on host ");
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Hello("b", 'b', v1::PHASE_RUNNING, d.Ring("job-a", 1));
   EXPECT_EQ(d.Heard("b"), "Welcome");
   const uint64_t stream = d.stream("b");
-  turned_away('d');
+  d.ExpectTaken("b", 'd', "is alive, on host h0");
   // Nor does the fresh process that its supervisor starts.
-  turned_away('e');
+  d.ExpectTaken("b", 'e', "is alive, on host h0");
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
   // Until the member is gone.
   d.Do(StreamClosed{stream});
@@ -74,13 +57,9 @@ TEST(RestartTest, AnOlderProcessOfAMemberTakesNoRingApart) {
 TEST(RestartTest, ReplacesAGenerationThatWasForming) {
   CoreDriver d;
   d.FormingPair();
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'a', v1::PHASE_JOINING, a);
+  d.Restart(v1::PHASE_JOINING, {}, {0});
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
-  d.Hello("b", 'b', v1::PHASE_CONNECTING, b);
+  d.Hello("b", 'b', v1::PHASE_CONNECTING, d.Ring("job-a", 1));
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
   EXPECT_EQ(d.Job("job-a").status().episodes(0).cause(), v1::RecoveryEpisode::COORDINATOR_RESTART);
   d.Aborted("job-a", 0);
@@ -91,14 +70,8 @@ TEST(RestartTest, ReplacesAGenerationThatWasForming) {
 TEST(RestartTest, StartsAGenerationThatWasReady) {
   CoreDriver d;
   d.FormingPair();
-  const v1::RingRef a = d.Ring("job-a", 0);
-  const v1::RingRef b = d.Ring("job-a", 1);
-  d.DropStreams();
-  d.Start();
-  d.Hello("a", 'a', v1::PHASE_READY, a, CoreDriver::Held(0));
-  d.Ready("job-a", 0);
-  d.Hello("b", 'b', v1::PHASE_READY, b, CoreDriver::Held(0));
-  d.Ready("job-a", 1);
+  d.Restart(v1::PHASE_READY, CoreDriver::Held(0));
+  for (const int rank : {0, 1}) d.Ready("job-a", rank);
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Heard("a"), "Welcome StartSteps");
 }

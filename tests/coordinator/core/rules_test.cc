@@ -245,8 +245,7 @@ TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
   d.Heard("a");
   std::vector<std::string> first;
   for (int64_t step = 1; step <= 4; ++step) {
-    d.Shard("job-a", 0, step);
-    d.Shard("job-a", 1, step);
+    d.Checkpoint("job-a", step);
     if (step == 1) first = {d.ShardPath("job-a", 1, 0), d.ShardPath("job-a", 1, 1)};
   }
   EXPECT_EQ(d.Heard("a"),
@@ -265,10 +264,7 @@ TEST(CheckpointTest, RetentionDeletesWhatIsPastIt) {
 TEST(CheckpointTest, ADeletionIsToldUntilAWorkerSaysThatItIsDone) {
   CoreDriver d;
   d.RunningPair();
-  for (int64_t step = 1; step <= 5; ++step) {
-    d.Shard("job-a", 0, step);
-    d.Shard("job-a", 1, step);
-  }
+  for (int64_t step = 1; step <= 5; ++step) d.Checkpoint("job-a", step);
   const std::vector<std::string> gone = {d.ShardPath("job-a", 1, 0), d.ShardPath("job-a", 1, 1)};
   const std::vector<std::string> left = {d.ShardPath("job-a", 2, 0), d.ShardPath("job-a", 2, 1)};
   v1::WorkerReport report;
@@ -299,10 +295,7 @@ TEST(CheckpointTest, ADeletionIsToldUntilAWorkerSaysThatItIsDone) {
 TEST(CheckpointTest, RankZeroOfTheNextGenerationIsToldOfTheCheckpointsToo) {
   CoreDriver d;
   d.RunningPair();
-  for (const int64_t step : {3, 5}) {
-    d.Shard("job-a", 0, step);
-    d.Shard("job-a", 1, step);
-  }
+  for (const int64_t step : {3, 5}) d.Checkpoint("job-a", step);
   d.Hello("c", 'c');
   d.Exit(d.WorkerAt("job-a", 0), 9);
   d.Aborted("job-a", 1, CoreDriver::Held(5));
@@ -321,7 +314,7 @@ TEST(CheckpointTest, AtTheEndWithoutRankZeroAnotherMemberIsTold) {
   CoreDriver d;
   d.RunningPair();
   const std::string other = d.WorkerAt("job-a", 1);
-  for (const int rank : {0, 1}) d.Shard("job-a", rank, 10);
+  d.Checkpoint("job-a", 10);
   d.Heard(other);
   d.Exit(d.WorkerAt("job-a", 0), 9);
   EXPECT_EQ(d.StateOf("job-a"), "SUCCEEDED");
@@ -331,10 +324,7 @@ TEST(CheckpointTest, AtTheEndWithoutRankZeroAnotherMemberIsTold) {
 TEST(CheckpointTest, WhatIsToBeDeletedIsNotImported) {
   CoreDriver d;
   d.RunningPair();
-  for (int64_t step = 1; step <= 4; ++step) {
-    d.Shard("job-a", 0, step);
-    d.Shard("job-a", 1, step);
-  }
+  for (int64_t step = 1; step <= 4; ++step) d.Checkpoint("job-a", step);
   const std::string shard = d.ShardPath("job-a", 1, 1);
   ManifestFile file;
   file.checkpoint.set_step(1);
@@ -359,8 +349,7 @@ TEST(CheckpointTest, AFailedShardLeavesNoCheckpoint) {
   EXPECT_EQ(d.Job("job-a").status().last_checkpoint(), "");
   EXPECT_NE(d.Job("job-a").status().state_reason().find("no space left"), std::string::npos);
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
-  d.Shard("job-a", 0, 5);
-  d.Shard("job-a", 1, 5);
+  d.Checkpoint("job-a", 5);
   EXPECT_EQ(d.Job("job-a").status().state_reason(), "");
   d.Heard("a");
   EXPECT_EQ(d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths(0),
@@ -398,8 +387,7 @@ TEST(CheckpointTest, AShardThatCannotBelongToACheckpointFailsIt) {
     EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("failed on rank 1"));
     EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
     // The next checkpoint is sound, and what is told to be deleted lies where a worker may delete.
-    d.Shard("job-a", 0, 5);
-    d.Shard("job-a", 1, 5);
+    d.Checkpoint("job-a", 5);
     EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
     d.Heard("a");
     const auto& told = d.Last("a", v1::Directive::kDeleteFiles).delete_files().paths();

@@ -1,26 +1,10 @@
 // Two processes under one worker name: which of them has it.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/coordinator/core/core_driver.h"
 
 namespace ringmaster::coordinator {
 namespace {
-
-using testing::HasSubstr;
-
-// Process `incarnation` asks for `worker` and is turned away; its stream ends.
-void ExpectTaken(CoreDriver& d, const std::string& worker, char incarnation) {
-  d.Hello(worker, incarnation);
-  EXPECT_EQ(d.Heard(worker), "");
-  ASSERT_EQ(d.last().directives.size(), 1);
-  const DirectiveTo& told = d.last().directives[0];
-  EXPECT_TRUE(told.close);
-  EXPECT_EQ(told.close_status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(Details(told.close_status).reason, "WORKER_NAME_TAKEN");
-  EXPECT_THAT(std::string(told.close_status.message()), HasSubstr("alive, on host h0"));
-  d.Break(worker);
-}
 
 // A --worker-id given twice breaks no ring.
 TEST(WorkerNameTest, BelongsToTheLiveProcess) {
@@ -29,9 +13,9 @@ TEST(WorkerNameTest, BelongsToTheLiveProcess) {
   d.RunningPair();
   d.Hello("c", 'c');
   d.set_supervisor("two");
-  for (const char* worker : {"b", "c"}) ExpectTaken(d, worker, 'd');
+  for (const char* worker : {"b", "c"}) d.ExpectTaken(worker, 'd', "is alive, on host h0");
   d.set_supervisor("");
-  for (const char* worker : {"b", "c"}) ExpectTaken(d, worker, 'e');
+  for (const char* worker : {"b", "c"}) d.ExpectTaken(worker, 'e', "is alive, on host h0");
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
   // What was turned away is no sign of life of the others, whose leases end.
