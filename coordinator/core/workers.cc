@@ -142,11 +142,13 @@ void OnHello(State& state, uint64_t stream, const v1::WorkerReport& report) {
     return;
   }
   if (known != nullptr && IsTaken(*known, report)) {
+    const std::string there =
+        known->unseen ? "is expected back, for it was there before the coordinator's restart"
+                      : absl::StrCat("is alive, on host ", known->hardware.host());
     EndStream(
         state, stream,
         Unavailable("WORKER_NAME_TAKEN",
-                    absl::StrFormat("another process has the name %s and is alive, on host %s",
-                                    known->name, known->hardware.host()),
+                    absl::StrFormat("another process has the name %s and %s", known->name, there),
                     state.options.heartbeat_interval));
     return;
   }

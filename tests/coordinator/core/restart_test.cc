@@ -37,7 +37,7 @@ TEST(RestartTest, AnOlderProcessOfAMemberTakesNoRingApart) {
   d.Break("b");
   d.RunningPair();
   d.Restart(v1::PHASE_RUNNING, {}, {0});
-  d.ExpectTaken("b", 'd', "is alive, on host ");
+  d.ExpectTaken("b", 'd', "is expected back");
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   d.Hello("b", 'b', v1::PHASE_RUNNING, d.Ring("job-a", 1));
   EXPECT_EQ(d.Heard("b"), "Welcome");
