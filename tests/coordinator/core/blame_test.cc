@@ -2,6 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "tests/coordinator/core/core_driver.h"
 
 namespace ringmaster::coordinator {
@@ -94,6 +99,91 @@ TEST(BlameTest, WhatMayPassIsTriedAgainWhenThereIsNobodyElse) {
   EXPECT_EQ(d.Job("job-a").status().generation(), 3);
   d.Form("job-a", CoreDriver::Held(4));
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+// c took b's place and runs out of memory, while there is another worker, e, of `other`.
+using Other = std::function<void(CoreDriver&)>;
+void ExpectTheSameWorkerAgain(const Other& other) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  other(d);
+  d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1);
+  d.AwaitRetry();
+  ASSERT_EQ(d.Job("job-a").status().generation(), 3);
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+}
+
+TEST(BlameTest, WhoeverCouldNotTakeThePlaceIsNobodyElse) {
+  v1::Hardware small = CoreDriver::Cpu();
+  small.set_memory_bytes(1000);
+  const std::vector<std::pair<const char*, Other>> rows = {
+      {"another build",
+       [](CoreDriver& d) {
+         d.set_version("2.0.0 (facade)");
+         d.Hello("e", 'e');
+       }},
+      {"too little memory", [&](CoreDriver& d) { d.Hello("e", 'e', small); }},
+      {"busy",
+       [](CoreDriver& d) {
+         d.Hello("e", 'e');
+         d.Create("job-b", 1);
+         ASSERT_EQ(d.WorkerAt("job-b", 0), "e");
+       }},
+      {"its stream is broken",
+       [](CoreDriver& d) {
+         d.Hello("e", 'e');
+         d.Break("e");
+       }},
+      {"it does not answer",
+       [](CoreDriver& d) {
+         d.Hello("e", 'e');
+         v1::CancelTrainingJobRequest cancel;
+         cancel.set_name(d.Create("job-b", 1));
+         EXPECT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+         d.Advance(absl::Seconds(8));
+         ASSERT_EQ(d.StateOf("job-b"), "CANCELLED");
+       }},
+  };
+  for (const auto& [name, other] : rows) {
+    SCOPED_TRACE(name);
+    ExpectTheSameWorkerAgain(other);
+  }
+}
+
+TEST(BlameTest, WhoeverFailedAtTheJobBeforeIsNobodyElse) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Hello("e", 'e');
+  for (int generation = 3; generation <= 4; ++generation) {
+    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+    d.Aborted("job-a", 0, CoreDriver::Held(4));
+    if (generation == 4) d.Aborted("job-a", 1);
+    d.AwaitRetry();
+    ASSERT_EQ(d.Job("job-a").status().generation(), generation);
+    EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+  }
+}
+
+TEST(BlameTest, InTheQueueTheJobPassesItOverToo) {
+  CoreDriver d;
+  d.RunningPair(
+      [](auto& spec) { spec.mutable_recovery()->mutable_rejoin_timeout()->set_seconds(60); });
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  ASSERT_EQ(d.WorkerAt("job-a", 1), "c");
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Minutes(5) - absl::Seconds(1));
+  EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
+  EXPECT_EQ(d.Job("job-a").status().pending_reason().code(), "WORKERS_UNSUITABLE");
+  EXPECT_THAT(d.Job("job-a").status().pending_reason().message(),
+              HasSubstr("at most 1 are suitable: 1 with a failed attempt at this job"));
+  d.Advance(absl::Seconds(2));
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
 }
 
 // Both members are killed, and their successors find that the data is gone: nobody can say that it
