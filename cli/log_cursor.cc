@@ -1,6 +1,6 @@
 #include "cli/log_cursor.h"
 
-#include <utility>
+#include <algorithm>
 
 namespace ringmaster::cli {
 namespace {
@@ -14,7 +14,6 @@ bool LogCursor::Rewind() {
   for (auto& [rank, place] : places_) {
     place.behind = true;
     place.repeated = 0;
-    place.begun = false;
   }
   return !places_.empty();
 }
@@ -22,15 +21,13 @@ bool LogCursor::Rewind() {
 bool LogCursor::Admit(const v1::LogLine& line) {
   Place& place = places_[line.rank()];
   const std::string time = TimeOf(line.text());
-  const bool first = !std::exchange(place.begun, true);
   if (place.behind) {
     if (time == place.time && place.repeated < place.lines) {
       ++place.repeated;
       return false;
     }
-    // Where the oldest line is a later one, those that were read have been rotated away.
-    const bool rotated = first && time > place.time;
-    if (place.repeated == 0 && !rotated) return false;
+    // Without a line of its time, the place may have been rotated away.
+    if (place.repeated == 0 && time <= place.latest) return false;
     place.behind = false;
   }
   if (time != place.time) {
@@ -38,6 +35,7 @@ bool LogCursor::Admit(const v1::LogLine& line) {
     place.lines = 0;
   }
   ++place.lines;
+  place.latest = std::max(place.latest, time);
   return true;
 }
 

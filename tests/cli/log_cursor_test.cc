@@ -63,6 +63,21 @@ TEST(LogCursorTest, LinesThatAreGoneAreNotWaitedFor) {
   EXPECT_THAT(New(cursor, {{0, "4 d"}}), IsEmpty());
 }
 
+// What was read last may be rotated away while the stream is read once more.
+TEST(LogCursorTest, WhatIsLaterThanAllThatWasReadIsNew) {
+  LogCursor cursor;
+  New(cursor, {{0, "1 a"}, {0, "2 b"}, {0, "3 c"}});
+  cursor.Rewind();
+  EXPECT_THAT(New(cursor, {{0, "1 a"}, {0, "4 d"}, {0, "5 e"}}), ElementsAre("4 d", "5 e"));
+}
+
+TEST(LogCursorTest, AnEarlyLineOfALateClockIsNotNew) {
+  LogCursor cursor;
+  New(cursor, {{0, "5 a"}, {0, "3 b"}});
+  cursor.Rewind();
+  EXPECT_THAT(New(cursor, {{0, "5 a"}, {0, "3 b"}, {0, "4 c"}}), ElementsAre("4 c"));
+}
+
 // The next worker of a rank may have a clock that is behind.
 TEST(LogCursorTest, AClockThatGoesBackLosesNoNewLine) {
   LogCursor cursor;
