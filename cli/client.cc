@@ -1,7 +1,9 @@
 #include "cli/client.h"
 
+#include <chrono>
 #include <cstdint>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -27,6 +29,12 @@ constexpr char kServiceConfig[] = R"({"methodConfig": [{
            {"service": "ringmaster.v1.CheckpointService", "method": "GetCheckpoint"}],
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s",
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
+
+// Attempts in a row; a coordinator that is being restarted is back well within this time.
+constexpr int kAttemptsMax = 60;
+constexpr auto kPause = std::chrono::seconds(1);
+// A shorter gap is not worth a word.
+constexpr int kToldAfter = 3;
 
 }  // namespace
 
@@ -79,6 +87,23 @@ void Client::Prepare(grpc::ClientContext* context) const {
 
 std::string Client::JobName(const std::string& job) const {
   return absl::StrContains(job, '/') ? job : absl::StrCat(Parent(), "/trainingJobs/", job);
+}
+
+absl::Status Client::ReadStream(const std::string& job, bool follow, std::ostream& err,
+                                const std::function<absl::Status(bool& answered)>& read) {
+  v1::GetTrainingJobRequest request;
+  request.set_name(job);
+  v1::TrainingJob found;
+  RETURN_IF_ERROR(Call(&v1::JobService::Stub::GetTrainingJob, jobs(), request, &found));
+  for (int attempts = 1;; ++attempts) {
+    bool answered = false;
+    absl::Status status = read(answered);
+    if (answered) attempts = 1;
+    const bool again = absl::IsUnavailable(status) || absl::IsAborted(status);
+    if (!follow || !again || attempts > kAttemptsMax) return status;
+    if (attempts == kToldAfter) err << status.message() << "; trying again\n" << std::flush;
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 absl::Status Client::Translate(const grpc::Status& status) const {

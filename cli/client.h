@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 
 #include "absl/status/status.h"
@@ -68,6 +70,13 @@ class Client {
     Prepare(&context);
     return Translate((stub.*method)(&context, request, reply));
   }
+
+  // Runs `read`, which reads a stream about `job` to its end and sets its argument once there is an
+  // answer. With `follow`, when the coordinator is gone, runs it again for a minute without an
+  // answer; a gap that lasts is told on `err` in one line. The job is asked for first, so that a
+  // wrong address or name is told at once.
+  absl::Status ReadStream(const std::string& job, bool follow, std::ostream& err,
+                          const std::function<absl::Status(bool& answered)>& read);
 
   // The server's status with its details written into the message: fields, limits, nearest valid
   // values.

@@ -39,12 +39,6 @@ void AddCheckpointCommands(CLI::App& app, CommandContext& context);  // checkpoi
 void AddExplainCommand(CLI::App& app, CommandContext& context);      // explain
 void AddCompletionCommand(CLI::App& app, CommandContext& context);   // completion
 
-// Runs `read`, which reads a stream of the coordinator to its end and sets its argument once there
-// is an answer. With `follow`, when the coordinator is gone, runs it again for a minute without an
-// answer; a gap that lasts is told in one line.
-absl::Status ReadStream(CommandContext& context, bool follow,
-                        const std::function<absl::Status(bool& answered)>& read);
-
 // Follows a job until it is terminal, printing progress; the exit code is kExitOk only when it
 // succeeded.
 absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std::string& name);

@@ -8,7 +8,7 @@ namespace ringmaster::cli {
 namespace {
 
 // Words after which a job's id is expected.
-constexpr char kJobCommands[] = "get|describe|watch|logs|metrics|cancel|delete|generate|list";
+constexpr char kJobCommands[] = "get|describe|watch|logs|metrics|cancel|delete|generate";
 
 std::string OptionNames(const CLI::App& app) {
   std::vector<std::string> names;

@@ -18,10 +18,6 @@ using v1::JobService;
 using v1::TrainingJob;
 using v1::TrainingJobStatus;
 
-std::string StateName(const TrainingJob& job) {
-  return LowerEnumName(TrainingJobStatus::State_descriptor(), job.status().state());
-}
-
 std::vector<std::string> Row(const TrainingJob& job, absl::Time now) {
   const auto& progress = job.status().progress();
   const auto& parallel = job.spec().parallel();

@@ -144,6 +144,10 @@ std::string LowerEnumName(const google::protobuf::EnumDescriptor* type, int numb
   return value == nullptr || number == 0 ? "-" : absl::AsciiStrToLower(value->name());
 }
 
+std::string StateName(const v1::TrainingJob& job) {
+  return LowerEnumName(v1::TrainingJobStatus::State_descriptor(), job.status().state());
+}
+
 std::string ShortName(const std::string& name) { return name.substr(name.rfind('/') + 1); }
 
 }  // namespace ringmaster::cli

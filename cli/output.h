@@ -37,6 +37,8 @@ std::string HumanBytes(double bytes);
 std::string HumanCount(double count);
 // "running" from RUNNING.
 std::string LowerEnumName(const google::protobuf::EnumDescriptor* type, int number);
+// "running".
+std::string StateName(const v1::TrainingJob& job);
 // The last segment of a resource name.
 std::string ShortName(const std::string& name);
 

@@ -1,8 +1,10 @@
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -50,9 +52,9 @@ absl::StatusOr<int> Logs(Client& client, CommandContext& context, const LogOptio
   request.set_tail_lines(options.tail);
   request.mutable_ranks()->Add(options.ranks.begin(), options.ranks.end());
   LogCursor cursor;
-  RETURN_IF_ERROR(ReadStream(context, options.follow, [&](bool& answered) {
-    return ReadLogs(client, context, request, cursor, answered);
-  }));
+  RETURN_IF_ERROR(client.ReadStream(
+      request.name(), options.follow, *context.err,
+      [&](bool& answered) { return ReadLogs(client, context, request, cursor, answered); }));
   return kExitOk;
 }
 
@@ -140,42 +142,43 @@ struct MetricsOptions {
   int64_t start_step = 0;
 };
 
-absl::Status CheckOutput(const MetricsOptions& options, bool terminal) {
-  if (options.format != "csv" && options.format != "jsonl" && options.format != "tensorboard") {
+using SinkMaker = std::function<std::unique_ptr<RecordSink>(std::ostream&)>;
+
+absl::StatusOr<SinkMaker> MakerOf(const MetricsOptions& options, bool terminal) {
+  if (options.format == "csv") {
+    return [](std::ostream& out) { return std::make_unique<CsvSink>(out); };
+  }
+  if (options.format == "jsonl") {
+    return [](std::ostream& out) { return std::make_unique<JsonLinesSink>(out); };
+  }
+  if (options.format != "tensorboard") {
     return absl::InvalidArgumentError(
         absl::StrCat("output \"", options.format, "\" is not one of csv, jsonl, tensorboard"));
   }
-  if (options.format == "tensorboard" && options.file.empty() && terminal) {
+  if (options.file.empty() && terminal) {
     return absl::InvalidArgumentError(
         "a TensorBoard event file is binary: give --file events.out.tfevents.NAME");
   }
-  return absl::OkStatus();
+  return [](std::ostream& out) { return std::make_unique<TensorboardSink>(out, absl::Now()); };
 }
 
 // Where records go. A file is opened, and loses what it held, only once there is an answer: the job
 // may not exist.
 class RecordOutput {
  public:
-  RecordOutput(const MetricsOptions& options, std::ostream& standard_output)
-      : options_(options), out_(&standard_output) {}
+  RecordOutput(SinkMaker make_sink, std::string file, std::ostream& standard_output)
+      : make_sink_(std::move(make_sink)), path_(std::move(file)), out_(&standard_output) {}
 
   absl::Status Open() {
     if (sink_ != nullptr) return absl::OkStatus();
-    if (!options_.file.empty()) {
-      file_.open(options_.file, std::ios::binary | std::ios::trunc);
+    if (!path_.empty()) {
+      file_.open(path_, std::ios::binary | std::ios::trunc);
       if (!file_) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(options_.file, ": cannot be opened for writing"));
+        return absl::InvalidArgumentError(absl::StrCat(path_, ": cannot be opened for writing"));
       }
       out_ = &file_;
     }
-    if (options_.format == "csv") {
-      sink_ = std::make_unique<CsvSink>(*out_);
-    } else if (options_.format == "jsonl") {
-      sink_ = std::make_unique<JsonLinesSink>(*out_);
-    } else {
-      sink_ = std::make_unique<TensorboardSink>(*out_, absl::Now());
-    }
+    sink_ = make_sink_(*out_);
     return absl::OkStatus();
   }
 
@@ -184,12 +187,13 @@ class RecordOutput {
     RETURN_IF_ERROR(Open());
     for (const StepRecord& record : records) sink_->Write(record);
     if (out_->flush()) return absl::OkStatus();
-    return absl::DataLossError(absl::StrCat(
-        "writing ", options_.file.empty() ? "standard output" : options_.file, " failed"));
+    return absl::DataLossError(
+        absl::StrCat("writing ", path_.empty() ? "standard output" : path_, " failed"));
   }
 
  private:
-  const MetricsOptions& options_;
+  const SinkMaker make_sink_;
+  const std::string path_;
   std::ofstream file_;
   std::ostream* out_;
   std::unique_ptr<RecordSink> sink_;
@@ -217,15 +221,15 @@ absl::Status ReadMetrics(Client& client, v1::StreamTrainingJobMetricsRequest& re
 
 absl::StatusOr<int> Metrics(Client& client, CommandContext& context,
                             const MetricsOptions& options) {
-  RETURN_IF_ERROR(CheckOutput(options, context.terminal));
-  RecordOutput output(options, *context.out);
+  ASSIGN_OR_RETURN(SinkMaker make_sink, MakerOf(options, context.terminal));
+  RecordOutput output(std::move(make_sink), options.file, *context.out);
   v1::StreamTrainingJobMetricsRequest request;
   request.set_name(client.JobName(options.job));
   request.set_follow(options.follow);
   request.set_start_step(options.start_step);
-  RETURN_IF_ERROR(ReadStream(context, options.follow, [&](bool& answered) {
-    return ReadMetrics(client, request, output, answered);
-  }));
+  RETURN_IF_ERROR(client.ReadStream(
+      request.name(), options.follow, *context.err,
+      [&](bool& answered) { return ReadMetrics(client, request, output, answered); }));
   return kExitOk;
 }
 

@@ -1,6 +1,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -20,10 +21,6 @@ bool Terminal(const TrainingJob& job) {
   const auto state = job.status().state();
   return state == TrainingJobStatus::SUCCEEDED || state == TrainingJobStatus::FAILED ||
          state == TrainingJobStatus::CANCELLED;
-}
-
-std::string StateName(const TrainingJob& job) {
-  return LowerEnumName(TrainingJobStatus::State_descriptor(), job.status().state());
 }
 
 std::string ProgressLine(const TrainingJob& job) {
@@ -68,16 +65,22 @@ class ProgressPrinter {
     if (terminal_) {
       // Carriage return, then erase to the end of the line.
       out_ << "\r" << ProgressLine(job) << "\033[K" << std::flush;
-      if (Terminal(job)) out_ << "\n";
+      open_ = true;
     } else if (key != last_key_) {
       out_ << ProgressLine(job) << "\n" << std::flush;
     }
     last_key_ = key;
   }
 
+  // What is printed next begins a line of its own.
+  void EndLine() {
+    if (std::exchange(open_, false)) out_ << "\n" << std::flush;
+  }
+
  private:
   std::ostream& out_;
   const bool terminal_;
+  bool open_ = false;
   std::string last_key_;
 };
 
@@ -115,10 +118,13 @@ absl::StatusOr<int> WatchJob(Client& client, CommandContext& context, const std:
   const bool table = context.options.output == OutputFormat::kTable;
   ProgressPrinter printer(table ? *context.out : *context.err, table && context.terminal);
   TrainingJob job;
-  RETURN_IF_ERROR(ReadStream(context, /*follow=*/true, [&](bool& answered) -> absl::Status {
-    ASSIGN_OR_RETURN(job, WatchOnce(client, name, printer, answered));
-    return absl::OkStatus();
-  }));
+  RETURN_IF_ERROR(
+      client.ReadStream(name, /*follow=*/true, *context.err, [&](bool& answered) -> absl::Status {
+        auto ended = WatchOnce(client, name, printer, answered);
+        printer.EndLine();
+        ASSIGN_OR_RETURN(job, std::move(ended));
+        return absl::OkStatus();
+      }));
   if (job.status().state() == TrainingJobStatus::SUCCEEDED) return kExitOk;
   *context.err << job.name() << " " << StateName(job) << ": " << job.status().state_reason()
                << "\n";

@@ -36,11 +36,15 @@ class RingctlTest(harness.ClusterTest):
         self.expect(2, 'each other', 'list', '--tls-ca=/a', '--tls-cert=/b')
         self.expect(2, 'unknown key', 'submit', self.job_file(), '--set', 'optimiser.lr=1')
         self.expect(3, 'there is no training job', 'get', 'absent')
-        self.expect(4, 'no coordinator answers', 'list', address='127.0.0.1:1')
+        for words in ('list',), ('watch', 'absent'), ('logs', '-f', 'absent'), ('metrics', '-f', 'absent'):
+            self.expect(4, 'no coordinator answers', *words, address='127.0.0.1:1')
 
     def test_output_that_cannot_be_written_is_a_failure(self):
         with open('/dev/full', 'w', encoding='ascii') as full:
             self.expect(6, 'standard output', 'version', stdout=full)
+            self.cluster.ringctl('submit', self.job_file(), '--set', 'name=written')
+            self.expect(6, 'writing standard output failed', 'metrics', 'written', stdout=full)
+        self.expect(6, 'writing /dev/full failed', 'metrics', 'written', '--file', '/dev/full')
 
     def test_waiting_keeps_standard_output_parseable(self):
         self.cluster.ringctl('submit', self.job_file(), '--set', 'name=other')
