@@ -6,7 +6,8 @@
 
 namespace ringmaster {
 
-// All of a file that the user names. InvalidArgument, with the reason, when it cannot be read.
+// All of a file. NotFound when it does not exist, else what the system says, naming the path; never
+// throws, whatever `path` is and whatever becomes of its file system.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
 
 }  // namespace ringmaster

@@ -352,8 +352,9 @@ absl::StatusOr<JobFile> ReadJobFile(const std::string& path,
     const std::string text(std::istreambuf_iterator<char>(std::cin), {});
     return ParseJobFile(text, "standard input", overrides);
   }
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  return ParseJobFile(text, path, overrides);
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
+  return ParseJobFile(*text, path, overrides);
 }
 
 }  // namespace ringmaster::cli

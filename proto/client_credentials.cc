@@ -7,7 +7,14 @@ namespace ringmaster {
 namespace {
 
 absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  return path.empty() ? std::string() : ReadFile(path);
+  if (path.empty()) {
+    return std::string();
+  }
+  absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) {
+    return absl::InvalidArgumentError(text.status().message());
+  }
+  return text;
 }
 
 }  // namespace

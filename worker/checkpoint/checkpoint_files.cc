@@ -7,9 +7,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
+#include <map>
 #include <set>
 #include <utility>
 #include <vector>
@@ -20,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "base/read_file.h"
 #include "base/safetensors.h"
 #include "base/status_macros.h"
 #include "base/version.h"
@@ -39,18 +39,6 @@ constexpr char kManifestName[] = "manifest.json";
 
 absl::Status Failed(const char* what, const std::string& path, int error) {
   return absl::ErrnoToStatus(error, absl::StrCat(what, " ", path));
-}
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(absl::StrCat(path, " does not exist or cannot be read"));
-  }
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (file.bad()) {
-    return absl::DataLossError(absl::StrCat("reading ", path, " failed"));
-  }
-  return text;
 }
 
 // After an error nothing of it is left.
@@ -94,7 +82,7 @@ absl::StatusOr<T> Member(const json& object, const char* key, const std::string&
   return found->template get<T>();
 }
 
-// An object with an array "shards", whatever else it is.
+// An object with an array "shards", whatever else it is. InvalidArgument when it is something else.
 absl::StatusOr<json> ParseManifest(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string content, ReadFile(path));
   json text = json::parse(content, nullptr, /*allow_exceptions=*/false);
@@ -253,6 +241,14 @@ absl::Status WriteManifestFile(const std::string& job_directory, int64_t generat
   return SyncDirectory(checkpoint.directory());
 }
 
+bool HasManifestFile(const Manifest& manifest) {
+  const v1::Checkpoint& checkpoint = manifest.checkpoint;
+  const auto text = ParseManifest(absl::StrCat(checkpoint.directory(), "/", kManifestName));
+  return text.ok() && text->value("training_job_uid", json()) == manifest.training_job_uid &&
+         text->value("step", json()) == checkpoint.step() &&
+         text->value("generation", json()) == checkpoint.generation();
+}
+
 absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
   std::error_code error;
   fs::path file = path;
@@ -296,17 +292,18 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path) {
 namespace {
 
 // The names of the shards in the manifest.json of `folder`, whatever its format is and whether or
-// not they are there; none without one. An error when it does not tell.
+// not they are there; none without one. InvalidArgument when it is no manifest, else what the
+// system says.
 absl::StatusOr<std::set<std::string>> NamedShards(const fs::path& folder) {
   std::set<std::string> names;
-  const fs::path path = folder / kManifestName;
-  std::error_code error;
-  if (!fs::exists(path, error) && !error) {
+  const std::string path = folder / kManifestName;
+  const absl::StatusOr<json> text = ParseManifest(path);
+  if (absl::IsNotFound(text.status())) {
     return names;
   }
-  ASSIGN_OR_RETURN(const json text, ParseManifest(path.string()));
-  for (const json& entry : text["shards"]) {
-    ASSIGN_OR_RETURN(std::string name, Member<std::string>(entry, "file", path.string()));
+  RETURN_IF_ERROR(text.status());
+  for (const json& entry : (*text)["shards"]) {
+    ASSIGN_OR_RETURN(std::string name, Member<std::string>(entry, "file", path));
     names.insert(std::move(name));
   }
   return names;
@@ -319,48 +316,63 @@ bool IsInManifest(const fs::path& shard) {
   return !names.ok() || names->contains(shard.filename().string());
 }
 
+// As it was told, and where it is.
+struct DoomedFile {
+  std::string told;
+  fs::path resolved;
+};
+
+// Removes the manifest.json of `folder` when it names one of `files`, which lie there, or is no
+// manifest. After OK none is left that names one of them.
+absl::Status RemoveManifestOf(const fs::path& folder, const std::vector<DoomedFile>& files) {
+  const auto names = NamedShards(folder);
+  const bool useless = absl::IsInvalidArgument(names.status());
+  if (!useless) {
+    RETURN_IF_ERROR(names.status());
+  }
+  const std::string path = folder / kManifestName;
+  if (useless || std::any_of(files.begin(), files.end(), [&names](const DoomedFile& file) {
+        return names->contains(file.resolved.filename().string());
+      })) {
+    if (unlink(path.c_str()) != 0 && errno != ENOENT) {
+      return Failed("cannot delete", path, errno);
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<std::string> DeleteCheckpointFiles(const std::string& job_directory,
                                                absl::Span<const std::string> paths) {
-  const std::string folder = CheckpointsFolder(job_directory);
-  // As it was told, and where it is.
-  std::vector<std::pair<std::string, std::string>> told;
-  std::set<std::string> doomed;
-  std::set<fs::path> parents;
+  const std::string root = CheckpointsFolder(job_directory);
+  std::map<fs::path, std::vector<DoomedFile>> folders;
   for (const std::string& path : paths) {
-    const auto resolved = ResolveBelow(folder, path);
-    if (!resolved.ok()) {
+    const auto resolved = ResolveBelow(root, path);
+    if (resolved.ok()) {
+      folders[fs::path(*resolved).parent_path()].push_back({path, *resolved});
+    } else {
       SPDLOG_WARN("told to delete {}: left alone: {}", path, resolved.status().ToString());
-      continue;
-    }
-    told.emplace_back(path, *resolved);
-    doomed.insert(*resolved);
-    parents.insert(fs::path(*resolved).parent_path());
-  }
-  // The manifest first: it must not name a shard that is gone. Shards' names are unique: one that
-  // names none of these belongs to the step as it was done again, or to somebody else.
-  for (const fs::path& parent : parents) {
-    doomed.erase((parent / kManifestName).string());
-    const auto names = NamedShards(parent);
-    if (names.ok() && std::any_of(names->begin(), names->end(), [&](const std::string& name) {
-          return doomed.contains((parent / name).string());
-        })) {
-      unlink((parent / kManifestName).c_str());
     }
   }
   std::vector<std::string> done;
-  for (const auto& [path, resolved] : told) {
-    if (!doomed.contains(resolved) || unlink(resolved.c_str()) == 0 || errno == ENOENT) {
-      done.push_back(path);
-    } else {
-      SPDLOG_ERROR("{}", Failed("cannot delete", resolved, errno).ToString());
+  for (const auto& [folder, files] : folders) {
+    // First: a manifest must not name a shard that is gone. Shards' names are unique: one that
+    // names none of these belongs to the step as it was done again, or to somebody else.
+    if (absl::Status status = RemoveManifestOf(folder, files); !status.ok()) {
+      SPDLOG_ERROR("the shards beside it stay for now: {}", status.ToString());
+      continue;
     }
-  }
-  for (const fs::path& parent : parents) {
-    if (ResolveBelow(folder, parent.string()).ok()) {
+    for (const auto& [told, resolved] : files) {
+      if (unlink(resolved.c_str()) == 0 || errno == ENOENT) {
+        done.push_back(told);
+      } else {
+        SPDLOG_ERROR("{}", Failed("cannot delete", resolved, errno).ToString());
+      }
+    }
+    if (ResolveBelow(root, folder).ok()) {
       // Fails when something is left, which is right.
-      rmdir(parent.c_str());
+      rmdir(folder.c_str());
     }
   }
   return done;

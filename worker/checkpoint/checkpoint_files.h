@@ -43,15 +43,19 @@ struct Manifest {
 absl::Status WriteManifestFile(const std::string& job_directory, int64_t generation,
                                const std::string& incarnation, const Manifest& manifest);
 
+// Whether checkpoint.directory holds the manifest.json of this job, step and generation; what
+// became of its shards is another matter.
+bool HasManifestFile(const Manifest& manifest);
+
 // `path` is a manifest.json or the directory that holds one. NotFound, InvalidArgument (not a
-// manifest; a shard name with a '/') or DataLoss (a shard is missing or has another size), naming
-// the file.
+// manifest; a shard name with a '/'), DataLoss (a shard is missing or has another size) or what the
+// system says, naming the file.
 absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 
-// Deletes files below the job's checkpoints folder, before them a manifest.json that names one of
-// them, and then directories left empty. Left alone, with a warning: a path that is not below that
-// folder, links followed. Left alone, even when it is among `paths`: any other manifest.json.
-// Returns which of `paths` need not be told again: those that are gone, and such a manifest.
+// Deletes shards below the job's checkpoints folder, before them the manifest.json beside them when
+// it names one of them or is no manifest, and then directories left empty. Left alone: a path that
+// is not below that folder, links followed, and shards whose manifest.json cannot be read or
+// removed. Returns which of `paths` are gone.
 std::vector<std::string> DeleteCheckpointFiles(const std::string& job_directory,
                                                absl::Span<const std::string> paths);
 

@@ -13,17 +13,6 @@
 #include "worker/driver/step_log.h"
 
 namespace ringmaster::worker {
-namespace {
-
-// Every generation is told of all checkpoints again.
-bool IsWritten(const Manifest& manifest) {
-  const auto there = ReadManifestFile(manifest.checkpoint.directory());
-  return there.ok() && there->training_job_uid == manifest.training_job_uid &&
-         there->checkpoint.step() == manifest.checkpoint.step() &&
-         there->checkpoint.generation() == manifest.checkpoint.generation();
-}
-
-}  // namespace
 
 RingRunner::RingRunner(const std::string& device, RingContext context)
     : context_(std::move(context)),
@@ -109,7 +98,8 @@ void RingRunner::Do(const WriteManifest& action) {
                           .spec = current->form().spec()};
   files_.Add([this, manifest, directory = action.job_directory,
               generation = current->form().ring().generation()] {
-    if (!MayWriteIn(directory) || IsWritten(manifest)) {
+    // Every generation is told of all checkpoints again.
+    if (!MayWriteIn(directory) || HasManifestFile(manifest)) {
       return;
     }
     // The records that lead to this checkpoint should be as durable as it is.

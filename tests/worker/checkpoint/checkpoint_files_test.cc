@@ -176,6 +176,29 @@ TEST_F(CheckpointFilesTest, AManifestSurvivesAMoveOfItsDirectory) {
   }
 }
 
+TEST_F(CheckpointFilesTest, AManifestIsThereWhateverBecameOfItsShards) {
+  const Manifest written = WriteCheckpoint();
+  EXPECT_TRUE(HasManifestFile(written));
+  fs::remove(written.checkpoint.shards(0).path());
+  EXPECT_TRUE(HasManifestFile(written));
+  Manifest other = written;
+  other.checkpoint.set_generation(4);
+  EXPECT_FALSE(HasManifestFile(other));
+  other = written;
+  other.checkpoint.set_step(6);
+  EXPECT_FALSE(HasManifestFile(other));
+  other = written;
+  other.training_job_uid = "another";
+  EXPECT_FALSE(HasManifestFile(other));
+  const std::string path = written.checkpoint.directory() + "/manifest.json";
+  for (const char* text : {R"({"shards":[],"step":"5","generation":{}})", "torn"}) {
+    WriteAll(path, text);
+    EXPECT_FALSE(HasManifestFile(written)) << text;
+  }
+  fs::remove(path);
+  EXPECT_FALSE(HasManifestFile(written));
+}
+
 // Process ids coincide between pods; a name does not.
 TEST_F(CheckpointFilesTest, AManifestsTemporaryFileIsOneProcessesAlone) {
   const Manifest manifest = WriteCheckpoint();
@@ -250,14 +273,58 @@ TEST_F(CheckpointFilesTest, AManifestThatNamesNoDeletedShardStays) {
   const std::string folder = manifest.checkpoint.directory();
   const auto old = WriteShard(Identity(0, 2, 5, 2), {Bytes("t", "earlier attempt")});
   ASSERT_TRUE(old.ok());
-  EXPECT_THAT(DeleteCheckpointFiles(directory_, {old->path(), folder + "/manifest.json"}),
-              SizeIs(2));
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {old->path()}), SizeIs(1));
   EXPECT_FALSE(fs::exists(old->path()));
   EXPECT_TRUE(ReadManifestFile(folder).ok());
   const std::string gone = manifest.checkpoint.shards(0).path();
   fs::remove(gone);
   EXPECT_THAT(DeleteCheckpointFiles(directory_, {gone}), ElementsAre(gone));
   EXPECT_FALSE(fs::exists(folder + "/manifest.json")) << "it named a shard that is gone";
+}
+
+// Else a manifest would be left that names shards which are gone, and nobody told again.
+TEST_F(CheckpointFilesTest, AManifestThatCannotBeReadKeepsItsShards) {
+  const Manifest manifest = WriteCheckpoint();
+  const std::string path = manifest.checkpoint.directory() + "/manifest.json";
+  const std::string shard = manifest.checkpoint.shards(0).path();
+  fs::rename(path, path + ".away");
+  const auto expect_kept = [&] {
+    const absl::Status read = ReadManifestFile(path).status();
+    EXPECT_FALSE(read.ok());
+    EXPECT_NE(read.code(), absl::StatusCode::kNotFound) << read;
+    EXPECT_THAT(DeleteCheckpointFiles(directory_, {shard}), IsEmpty());
+    SweepShards(directory_, Identity(0, 2, 0, 9).ring, {});
+    EXPECT_TRUE(fs::exists(shard));
+  };
+  // EISDIR and EIO.
+  fs::create_directory(path);
+  fs::create_directory(path + "/manifest.json");
+  expect_kept();
+  fs::remove_all(path);
+  fs::create_symlink("/proc/self/mem", path);
+  expect_kept();
+  fs::remove(path);
+  fs::rename(path + ".away", path);
+  EXPECT_THAT(DeleteCheckpointFiles(directory_, {shard}), ElementsAre(shard));
+  EXPECT_FALSE(fs::exists(path));
+}
+
+// Whose user may remove the shard, but not the manifest.
+TEST_F(CheckpointFilesTest, AManifestThatCannotBeRemovedKeepsItsShards) {
+  if (geteuid() != 0) {
+    GTEST_SKIP() << "only root can become another user";
+  }
+  const Manifest manifest = WriteCheckpoint();
+  const std::string shard = manifest.checkpoint.shards(0).path();
+  fs::permissions(directory_, fs::perms(0755));
+  fs::permissions(manifest.checkpoint.directory(), fs::perms(01777));
+  constexpr uid_t kNobody = 65534;
+  ASSERT_EQ(chown(shard.c_str(), kNobody, kNobody), 0);
+  ASSERT_EQ(seteuid(kNobody), 0);
+  const std::vector<std::string> done = DeleteCheckpointFiles(directory_, {shard});
+  ASSERT_EQ(seteuid(0), 0);
+  EXPECT_THAT(done, IsEmpty());
+  EXPECT_TRUE(ReadManifestFile(manifest.checkpoint.directory()).ok());
 }
 
 // Another job may have had the directory, and a newer worker may write another format.
@@ -269,18 +336,20 @@ TEST_F(CheckpointFilesTest, AManifestOfSomebodyElseStays) {
   newer["format"] = "ringmaster-checkpoint-2";
   const std::string torn = theirs.checkpoint.shards(0).path();
   fs::resize_file(torn, fs::file_size(torn) - 1);
-  for (const std::string& text : {good, newer.dump(), std::string("not a manifest")}) {
+  for (const std::string& text : {good, newer.dump()}) {
     WriteAll(path, text);
     const auto ours = WriteShard(Identity(0, 2, 5, 2), {Bytes("t", "ours")});
     ASSERT_TRUE(ours.ok());
-    EXPECT_THAT(DeleteCheckpointFiles(directory_, {ours->path(), path}), SizeIs(2));
+    EXPECT_THAT(DeleteCheckpointFiles(directory_, {ours->path()}), SizeIs(1));
     EXPECT_FALSE(fs::exists(ours->path()));
     EXPECT_EQ(ReadAll(path), text);
   }
-  // A newer worker's manifest of our own shards.
-  WriteAll(path, newer.dump());
-  EXPECT_THAT(DeleteCheckpointFiles(directory_, {torn}), SizeIs(1));
-  EXPECT_FALSE(fs::exists(path));
+  // A newer worker's manifest of our own shards, and what can be nobody's.
+  for (const std::string& text : {newer.dump(), std::string("not a manifest")}) {
+    WriteAll(path, text);
+    EXPECT_THAT(DeleteCheckpointFiles(directory_, {torn}), SizeIs(1));
+    EXPECT_FALSE(fs::exists(path));
+  }
 }
 
 TEST_F(CheckpointFilesTest, DeletesNothingOutsideTheCheckpointsFolder) {
