@@ -115,6 +115,9 @@ absl::Status StepLog::Sync() {
 
 std::optional<v1::StepRecord> StepLog::Find(int64_t step, int64_t generation) const {
   const off_t size = lseek(file_, 0, SEEK_END);
+  if (size <= 0) {
+    return std::nullopt;
+  }
   const off_t begin = std::max<off_t>(0, size - kTailBytes);
   std::string tail(static_cast<size_t>(size - begin), '\0');
   const ssize_t got = pread(file_, tail.data(), tail.size(), begin);

@@ -118,6 +118,14 @@ TEST_F(JobFilesTest, StepLogFindsTheRecordThatCounts) {
   EXPECT_FALSE((*log)->Find(1, 9).has_value()) << "only the tail is read";
 }
 
+// The system does not tell how long a FIFO is, nor a file whose server is gone.
+TEST_F(JobFilesTest, StepLogFindsNothingWhereTheFileDoesNotTellItsSize) {
+  ASSERT_EQ(mkfifo((directory_ + "/steps.jsonl").c_str(), 0600), 0);
+  const auto log = StepLog::Open(directory_);
+  ASSERT_TRUE(log.ok()) << log.status();
+  EXPECT_FALSE((*log)->Find(1, 9).has_value());
+}
+
 // As a full disk, without one: the file may not grow.
 TEST_F(JobFilesTest, StepLogKeepsWhatAFullDiskDoesNotTake) {
   const auto log = StepLog::Open(directory_);
