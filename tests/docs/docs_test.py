@@ -73,7 +73,8 @@ class DocsTest(unittest.TestCase):
         everything = flags('ringctl').union(*(flags(program) for program in DAEMONS))
         for command in re.findall(r'^  (\w+) ', said('ringctl', '--help'), re.M):
             everything |= flags('ringctl', command)
-        everything |= flags(os.path.join(CHECKOUT, 'deploy', 'local', 'demo'))
+        for script in ('demo', 'setup'):
+            everything |= flags(os.path.join(CHECKOUT, 'deploy', 'local', script))
         named = set(re.findall(r'(?<![\w-])--[a-z][\w-]+', read('README.md')))
         self.assertEqual(named - everything - {'--install', '--prefix'}, set())  # those are cmake's
 
