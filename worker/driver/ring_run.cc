@@ -45,10 +45,12 @@ v1::StepRecord RecordOf(const StepResult& result, int64_t generation) {
 
 }  // namespace
 
-RingRun::RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer)
+RingRun::RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer,
+                 TaskThread* files)
     : form_(std::move(form)),
       context_(context),
       held_(held),
+      files_(files),
       checkpoints_({.form = &form_,
                     .held = held,
                     .writer = writer,
@@ -268,15 +270,28 @@ void RingRun::AppendRecord() {
   step_log_failing_ = !status.ok();
 }
 
-// A step that rank 0 did not live to record was agreed on all the same.
-void RingRun::AppendOrphan() {
-  if (step_log_ == nullptr || !last_record_.has_value()) {
+// A step that rank 0 did not live to record was agreed on all the same. Not on this thread, which
+// has an abort deadline to meet.
+void RingRun::CloseStepLog() {
+  if (step_log_ == nullptr) {
     return;
   }
-  const auto found = step_log_->Find(last_record_->step(), last_record_->generation());
-  if (!found.has_value() || found->generation() != last_record_->generation()) {
-    AppendRecord();
+  std::optional<v1::StepRecord> orphan;
+  if (!last_record_written_) {
+    orphan = last_record_;
   }
+  files_->Add([log = std::shared_ptr<StepLog>(std::move(step_log_)), orphan] {
+    if (!orphan.has_value()) {
+      return;
+    }
+    const auto found = log->Find(orphan->step(), orphan->generation());
+    if (found.has_value() && found->generation() == orphan->generation()) {
+      return;
+    }
+    if (absl::Status status = log->Append(*orphan); !status.ok()) {
+      SPDLOG_ERROR("the record of step {} is missing: {}", orphan->step(), status.ToString());
+    }
+  });
 }
 
 void RingRun::FinishSteps() {
@@ -375,8 +390,7 @@ void RingRun::Fail(v1::Fault fault) {
 }
 
 void RingRun::LetGo() {
-  AppendOrphan();
-  step_log_.reset();
+  CloseStepLog();
   context_->metrics->LeaveRing();
   std::unique_ptr<Communicator> communicator;
   std::unique_ptr<Trainer> trainer;

@@ -17,6 +17,7 @@
 #include "worker/driver/ring_checkpoints.h"
 #include "worker/driver/ring_faults.h"
 #include "worker/driver/step_log.h"
+#include "worker/driver/task_thread.h"
 #include "worker/driver/worker_metrics.h"
 #include "worker/session/session_events.h"
 #include "worker/train/fault_injection.h"
@@ -54,7 +55,9 @@ struct RingContext {
 // or Cancel the later calls do nothing, except Finish.
 class RingRun {
  public:
-  RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer);
+  // `files` does what may hang with the shared file system and nobody waits for.
+  RingRun(v1::FormRing form, RingContext* context, HeldJob* held, CheckpointWriter* writer,
+          TaskThread* files);
 
   void Open();
   void Connect(const v1::ConnectRing& connect);
@@ -81,7 +84,7 @@ class RingRun {
   absl::Status RunValidation(v1::StepRecord& record);
   void RepeatLastStep();
   void AppendRecord();
-  void AppendOrphan();
+  void CloseStepLog();
   void FinishSteps();
   void StopInOrder();
 
@@ -97,6 +100,7 @@ class RingRun {
   const v1::FormRing form_;
   RingContext* const context_;
   HeldJob* const held_;
+  TaskThread* const files_;
 
   std::atomic<bool> cancelled_{false};
   absl::Mutex mutex_;

@@ -49,7 +49,7 @@ std::shared_ptr<RingRun> RingRunner::run() {
 }
 
 void RingRunner::Do(const OpenTransport& action) {
-  const auto next = std::make_shared<RingRun>(action.form, &context_, &held_, &writer_);
+  const auto next = std::make_shared<RingRun>(action.form, &context_, &held_, &writer_, &files_);
   {
     absl::MutexLock lock(&mutex_);
     run_ = next;
