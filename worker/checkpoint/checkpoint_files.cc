@@ -378,12 +378,13 @@ std::vector<std::string> DeleteCheckpointFiles(const std::string& job_directory,
   return done;
 }
 
-void SweepTemporaryFiles(const std::string& job_directory, int64_t generation) {
+void SweepTemporaryFiles(const std::string& job_directory, int64_t generation,
+                         absl::FunctionRef<bool()> still_ours) {
   std::error_code error;
   fs::recursive_directory_iterator entry(CheckpointsFolder(job_directory), error);
   for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    if (absl::EndsWith(name, ".tmp") && GenerationIn(name) < generation) {
+    if (absl::EndsWith(name, ".tmp") && GenerationIn(name) < generation && still_ours()) {
       SPDLOG_INFO("removing {}, left by an earlier generation", entry->path().string());
       unlink(entry->path().c_str());
     }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -59,8 +60,10 @@ absl::StatusOr<Manifest> ReadManifestFile(const std::string& path);
 std::vector<std::string> DeleteCheckpointFiles(const std::string& job_directory,
                                                absl::Span<const std::string> paths);
 
-// Removes temporary files of shards and manifests that earlier generations left behind.
-void SweepTemporaryFiles(const std::string& job_directory, int64_t generation);
+// Removes temporary files of shards and manifests that earlier generations left behind, as long as
+// the directory is `still_ours`: they do not tell jobs apart.
+void SweepTemporaryFiles(const std::string& job_directory, int64_t generation,
+                         absl::FunctionRef<bool()> still_ours);
 
 // Removes shards of the job that were written by generations before `ring` and belong to no
 // checkpoint in `existing`: of attempts that were never committed, and whose writer did not live to

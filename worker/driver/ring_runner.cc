@@ -13,6 +13,14 @@
 #include "worker/driver/step_log.h"
 
 namespace ringmaster::worker {
+namespace {
+
+bool IsSameRing(const v1::RingRef& one, const v1::RingRef& other) {
+  return one.training_job_uid() == other.training_job_uid() &&
+         one.generation() == other.generation();
+}
+
+}  // namespace
 
 RingRunner::RingRunner(const std::string& device, RingContext context)
     : context_(std::move(context)),
@@ -72,7 +80,7 @@ void RingRunner::Do(const RunSteps& action) {
 
 void RingRunner::Do(const AbandonRing& action) {
   const auto current = run();
-  // First of all: the log may lie on a file system that hangs.
+  // First of all: peers wait for it.
   current->Cancel(action.reason);
   SPDLOG_INFO("ring generation {}: giving up: {}", action.ring.generation(), action.reason);
   Train([current] { current->Finish(); });
@@ -82,7 +90,13 @@ void RingRunner::Do(const StopAfterStep&) { run()->RequestStop(); }
 
 void RingRunner::Do(const DropState& action) {
   SPDLOG_INFO("forgetting the state of job {}", action.training_job_uid);
-  Train([this] {
+  std::shared_ptr<RingRun> last;
+  {
+    absl::MutexLock lock(&mutex_);
+    last = std::move(run_);
+  }
+  Train([this, last = std::move(last)]() mutable {
+    last.reset();
     held_.Drop();
     if (context_.job_log != nullptr) {
       context_.job_log->Close();
@@ -134,11 +148,16 @@ void RingRunner::Do(const DeletePaths& action) {
   });
 }
 
-void RingRunner::Sweep(const v1::FormRing& form, const v1::StartSteps& start) const {
+void RingRunner::Sweep(const v1::FormRing& form, const v1::StartSteps& start) {
   if (!MayWriteIn(form.directory())) {
     return;
   }
-  SweepTemporaryFiles(form.directory(), form.ring().generation());
+  // A disk that hung may let this run when another job has the directory, whose generations are
+  // lower.
+  SweepTemporaryFiles(form.directory(), form.ring().generation(), [this, &form] {
+    const auto current = run();
+    return current != nullptr && IsSameRing(current->form().ring(), form.ring());
+  });
   if (start.has_existing_checkpoints()) {
     SweepShards(form.directory(), form.ring(), start.existing_checkpoints());
   }
@@ -156,8 +175,7 @@ bool RingRunner::MayWriteIn(const std::string& job_directory) const {
 void RingRunner::OnShardWritten(v1::ShardWritten report) {
   const auto current = run();
   const bool wanted = current != nullptr && !current->cancelled() &&
-                      current->form().ring().generation() == report.ring().generation() &&
-                      current->form().ring().training_job_uid() == report.ring().training_job_uid();
+                      IsSameRing(current->form().ring(), report.ring());
   if (wanted) {
     current->OnShard(report);
     context_.post(ShardDone{std::move(report)});

@@ -37,13 +37,14 @@ class RingRunner {
   // On the trainer's thread.
   void Train(std::function<void()> task);
   // Removes what earlier generations left behind.
-  void Sweep(const v1::FormRing& form, const v1::StartSteps& start) const;
+  void Sweep(const v1::FormRing& form, const v1::StartSteps& start);
   bool MayWriteIn(const std::string& job_directory) const;
   void OnShardWritten(v1::ShardWritten report);
 
   RingContext context_;
   HeldJob held_;
-  // Set by the control thread, read by the writer's too.
+  // Set by the control thread, read by the writer's and the files' too. Null when the job is over
+  // here.
   absl::Mutex mutex_;
   std::shared_ptr<RingRun> run_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<RingRun> run();
