@@ -41,10 +41,10 @@ absl::Status CheckJobDirectory(const std::string& directory, const std::string& 
     return absl::InvalidArgumentError(
         absl::StrCat("the job's directory \"", directory, "\" is not an absolute path"));
   }
+  if (shared_directory.empty()) {
+    return absl::OkStatus();
+  }
   for (const char* const folder : {"", "/checkpoints", "/logs", "/ring"}) {
-    if (shared_directory.empty()) {
-      continue;
-    }
     // A name in it, so that the folder itself is followed.
     const absl::Status status =
         ResolveBelow(shared_directory, absl::StrCat(directory, folder, "/name")).status();

@@ -57,10 +57,16 @@ absl::Status ReadFile(const std::string& path, int64_t begin, absl::Span<uint8_t
 
 bool Hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
 
-absl::Status AppendDirectory(const std::string& root, std::vector<std::string>* paths) {
+absl::Status Check(absl::FunctionRef<bool()> cancelled) {
+  return cancelled() ? absl::CancelledError("opening the corpus was cancelled") : absl::OkStatus();
+}
+
+absl::Status AppendDirectory(const std::string& root, absl::FunctionRef<bool()> cancelled,
+                             std::vector<std::string>* paths) {
   std::error_code error;
   fs::recursive_directory_iterator it(root, error);
   for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    RETURN_IF_ERROR(Check(cancelled));
     if (Hidden(it->path())) {
       it.disable_recursion_pending();
     } else if (it->is_regular_file(error)) {
@@ -74,16 +80,18 @@ absl::Status AppendDirectory(const std::string& root, std::vector<std::string>* 
   return error ? Unreadable(root, error.message()) : absl::OkStatus();
 }
 
-absl::Status AppendMatches(const std::string& pattern, std::vector<std::string>* paths) {
+absl::Status AppendMatches(const std::string& pattern, absl::FunctionRef<bool()> cancelled,
+                           std::vector<std::string>* paths) {
   glob_t found = {};
   const absl::Cleanup free_found = [&found] { globfree(&found); };
   const size_t before = paths->size();
   if (glob(pattern.c_str(), GLOB_NOSORT, nullptr, &found) == 0) {
     for (size_t i = 0; i < found.gl_pathc; ++i) {
+      RETURN_IF_ERROR(Check(cancelled));
       const std::string path = found.gl_pathv[i];
       std::error_code error;
       if (fs::is_directory(path, error)) {
-        RETURN_IF_ERROR(AppendDirectory(path, paths));
+        RETURN_IF_ERROR(AppendDirectory(path, cancelled, paths));
       } else {
         paths->push_back(path);
       }
@@ -126,14 +134,12 @@ absl::StatusOr<ByteCorpus> ByteCorpus::Open(absl::Span<const std::string> patter
                                             absl::FunctionRef<bool()> cancelled) {
   ByteCorpus corpus;
   for (const std::string& pattern : patterns) {
-    RETURN_IF_ERROR(AppendMatches(pattern, &corpus.paths_));
+    RETURN_IF_ERROR(AppendMatches(pattern, cancelled, &corpus.paths_));
   }
   std::sort(corpus.paths_.begin(), corpus.paths_.end());
   corpus.paths_.erase(std::unique(corpus.paths_.begin(), corpus.paths_.end()), corpus.paths_.end());
   for (const std::string& path : corpus.paths_) {
-    if (cancelled()) {
-      return absl::CancelledError("opening the corpus was cancelled");
-    }
+    RETURN_IF_ERROR(Check(cancelled));
     RETURN_IF_ERROR(corpus.Append(path));
   }
   if (corpus.size() == 0) {

@@ -19,8 +19,8 @@ class ByteCorpus {
   // `patterns` are files, globs or directories (all regular files below, names starting with '.'
   // left out). The files are ordered by path and each counts once. NotFound naming the pattern that
   // matches nothing, DataLoss naming a path that cannot be read, InvalidArgument when there is no
-  // byte at all. `cancelled` is asked between files, of which there may be many on a slow file
-  // system; then Cancelled.
+  // byte at all. `cancelled` is asked between files and while directories are walked, of which
+  // there may be many on a slow file system, but not within one glob; then Cancelled.
   static absl::StatusOr<ByteCorpus> Open(
       absl::Span<const std::string> patterns,
       absl::FunctionRef<bool()> cancelled = [] { return false; });

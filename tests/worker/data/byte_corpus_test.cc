@@ -53,12 +53,28 @@ TEST(ByteCorpusTest, RefusesReadsBeyondTheEnd) {
 
 TEST(ByteCorpusTest, GivesUpBetweenFiles) {
   const CorpusFiles files;
-  files.Write("a", "AA");
-  files.Write("b", "BB");
+  const std::vector<std::string> paths = {files.Write("a", "AA"), files.Write("b", "BB")};
+  // Twice while they are looked for.
   int asked = 0;
-  const auto corpus = ByteCorpus::Open({{files.root()}}, [&asked] { return ++asked == 2; });
+  const auto corpus = ByteCorpus::Open(paths, [&asked] { return ++asked == 4; });
   EXPECT_EQ(corpus.status().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(asked, 2);
+  EXPECT_EQ(asked, 4);
+}
+
+// There may be millions of names on a slow file system.
+TEST(ByteCorpusTest, GivesUpWhileItLooksForFiles) {
+  const CorpusFiles files;
+  for (const char* name : {"a", "b", "c"}) {
+    files.Write(name, "x");
+  }
+  // Found only by looking further, or at what is found.
+  ASSERT_EQ(symlink("nowhere", (files.root() + "/link").c_str()), 0);
+  for (const std::string& pattern : {files.root(), files.root() + "/*"}) {
+    int asked = 0;
+    const auto corpus = ByteCorpus::Open({{pattern}}, [&asked] { return ++asked == 2; });
+    EXPECT_EQ(corpus.status().code(), absl::StatusCode::kCancelled) << corpus.status();
+    EXPECT_EQ(asked, 2);
+  }
 }
 
 TEST(ByteCorpusTest, NamesWhatCannotBeRead) {
