@@ -20,6 +20,7 @@ TEST(SessionIdentityTest, NamesWhatIsWrong) {
 TEST(SessionCoreTest, GoesThroughOneGeneration) {
   SessionDriver s;
   EXPECT_EQ(s.Do(StreamUp{}), "Hello");
+  EXPECT_EQ(s.Report(0).hello().supervisor(), SessionDriver::Identity().supervisor);
   EXPECT_EQ(s.Direct(s.Welcome()), "Heartbeat");
   EXPECT_EQ(s.Direct(s.Form(1)), "OpenTransport");
   EXPECT_EQ(s.Do(s.Opened(1)), "RingJoin");

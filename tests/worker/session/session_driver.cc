@@ -7,7 +7,10 @@
 namespace ringmaster::worker {
 
 SessionIdentity SessionDriver::Identity() {
-  return {.worker = "workers/w0", .incarnation = std::string(32, 'a'), .version = "test"};
+  return {.worker = "workers/w0",
+          .incarnation = std::string(32, 'a'),
+          .supervisor = std::string(32, 'b'),
+          .version = "test"};
 }
 
 v1::RingRef SessionDriver::Ring(int64_t generation, const std::string& uid) const {
