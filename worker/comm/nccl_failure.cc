@@ -1,11 +1,10 @@
 // How an NcclRing fails and lets go.
-#include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/steady_now.h"
+#include "base/wait_for.h"
 #include "worker/comm/nccl_ring.h"
 #include "worker/comm/nccl_status.h"
 
@@ -13,7 +12,7 @@ namespace ringmaster::worker {
 namespace {
 
 constexpr absl::Duration kDiscardDeadline = absl::Seconds(20);
-constexpr auto kWatchInterval = std::chrono::milliseconds(5);
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(5);
 
 }  // namespace
 
@@ -29,7 +28,7 @@ void NcclRing::Watch() {
   while (true) {
     {
       std::unique_lock lock(state_);
-      if (changed_.wait_for(lock, kWatchInterval, [this] { return !error_.ok(); })) {
+      if (WaitFor(changed_, lock, kWatchInterval, [this] { return !error_.ok(); })) {
         return;
       }
     }
@@ -138,8 +137,7 @@ void NcclRing::ReleaseOnThread() {
 
 absl::Status NcclRing::AwaitReleased(absl::Duration deadline) {
   std::unique_lock lock(state_);
-  if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(std::min(deadline, absl::Hours(24))),
-                         [this] { return released_; })) {
+  if (!WaitFor(changed_, lock, deadline, [this] { return released_; })) {
     return absl::DeadlineExceededError(
         Say(absl::StrCat("NCCL did not let go within ", absl::FormatDuration(deadline),
                          "; the process must be restarted")));
