@@ -322,7 +322,7 @@ void RingRun::StopInOrder() {
     SPDLOG_WARN("closing the ring: {}", status.ToString());
   }
   stopped_ = true;
-  LetGo();
+  LetGo(v1::Fault::KIND_UNSPECIFIED);
   context_->post(RingStopped{.ring = form_.ring(), .held = held_->Report()});
 }
 
@@ -350,7 +350,7 @@ void RingRun::RequestStop() {
 void RingRun::Finish() {
   if (!stopped_) {
     stopped_ = true;
-    LetGo();
+    LetGo(own_fault_.has_value() ? own_fault_->kind() : v1::Fault::KIND_UNSPECIFIED);
   }
   RingStopped answer{.ring = form_.ring(), .held = held_->Report()};
   if (own_fault_.has_value()) {
@@ -381,15 +381,12 @@ void RingRun::Fail(v1::Fault fault) {
   stopped_ = true;
   SPDLOG_ERROR("{}", fault.message());
   context_->metrics->OnFault(fault.kind());
-  LetGo();
-  if (fault.kind() == v1::Fault::OUT_OF_MEMORY_ERROR) {
-    held_->TrimMemory();
-  }
+  LetGo(fault.kind());
   context_->post(RingStopped{
       .ring = form_.ring(), .held = held_->Report(), .faulted = true, .fault = std::move(fault)});
 }
 
-void RingRun::LetGo() {
+void RingRun::LetGo(v1::Fault::Kind fault) {
   CloseStepLog();
   context_->metrics->LeaveRing();
   std::unique_ptr<Communicator> communicator;
@@ -410,6 +407,10 @@ void RingRun::LetGo() {
   }
   // Only now: the transport touches its buffers no more.
   trainer.reset();
+  if (fault == v1::Fault::OUT_OF_MEMORY_ERROR) {
+    // Before the state is read, which takes memory too.
+    held_->TrimMemory();
+  }
   if (absl::Status status = held_->Examine(); !status.ok()) {
     context_->die(absl::StrCat("the device is lost: ", status.message()));
   }

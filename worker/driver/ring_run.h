@@ -91,8 +91,9 @@ class RingRun {
   void FailForm(FormStage stage, const absl::Status& status);
   void FailStep() { Fail(FaultOf(form_.ring(), trainer_->fault())); }
   void Fail(v1::Fault fault);
-  // The generation is over on this rank: nothing of its communicator is left.
-  void LetGo();
+  // The generation is over on this rank, perhaps by this fault of its own: nothing of its
+  // communicator is left.
+  void LetGo(v1::Fault::Kind fault);
   absl::Duration AbortDeadline() const;
   absl::Duration HopDeadline() const;
   int rank() const { return form_.ring().rank(); }

@@ -28,11 +28,8 @@ at::Tensor Multipliers() {
   return values;
 }
 
-}  // namespace
-
-std::vector<int64_t> WordSums(const at::Tensor& flat) {
+std::vector<int64_t> Sums(const at::Tensor& flat, const at::Tensor& multipliers) {
   const at::Tensor words = flat.view(at::kInt);
-  const at::Tensor multipliers = Multipliers().to(flat.device());
   const int64_t blocks = (words.numel() + kBlock - 1) / kBlock;
   const at::Tensor sums = at::empty({blocks}, words.options().dtype(at::kLong));
   for (int64_t block = 0; block < blocks; ++block) {
@@ -47,15 +44,25 @@ std::vector<int64_t> WordSums(const at::Tensor& flat) {
   return {values, values + blocks};
 }
 
+}  // namespace
+
+std::vector<int64_t> WordSums(const at::Tensor& flat) {
+  return Sums(flat, Multipliers().to(flat.device()));
+}
+
 uint64_t StateDigest(const std::vector<at::Tensor>& tensors, int64_t step) {
   XXH3_state_t* hash = XXH3_createState();
   const absl::Cleanup free_hash = [hash] { XXH3_freeState(hash); };
   XXH3_64bits_reset(hash);
+  at::Tensor multipliers;
   for (const at::Tensor& tensor : tensors) {
     if (tensor.is_cpu()) {
       XXH3_64bits_update(hash, tensor.const_data_ptr(), tensor.nbytes());
     } else {
-      const std::vector<int64_t> sums = WordSums(tensor);
+      if (!multipliers.defined()) {
+        multipliers = Multipliers().to(tensor.device());
+      }
+      const std::vector<int64_t> sums = Sums(tensor, multipliers);
       XXH3_64bits_update(hash, sums.data(), sums.size() * sizeof(sums[0]));
     }
   }
