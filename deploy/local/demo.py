@@ -1,6 +1,8 @@
 """What deploy/local/demo does once everything is built."""
 
 import argparse
+import contextlib
+import datetime
 import json
 import math
 import os
@@ -16,11 +18,14 @@ from cluster import Cluster
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(HERE, '..', '..', 'build')
+PROGRAMS = ('ringmaster-coordinator', 'ringmaster-worker', 'ringctl')
 WORKERS = 3
 KILL_SECONDS, KILLS_MAX = 10, 12
 CHAOS_STEPS = 160
 FIRST_LOSS, FIRST_LOSS_SLACK, VALIDATION_LOSS_MAX = 5.5, 0.3, 2.2
+PROMPT, SAMPLE_BYTES, SAMPLE_CHARACTERS_MIN = 'And God said', 200, 100
 EPISODE_SECONDS_MAX, DETECT_MS_MAX = 2, 100
+RUN_SECONDS_MAX, SECOND_START_SECONDS_MAX = 20 * 60, 60
 PHASES = ('detect', 'abort', 'form', 'restore', 'first_step')
 TERMINAL = ('SUCCEEDED', 'FAILED', 'CANCELLED')
 
@@ -58,10 +63,18 @@ def submit(cluster, name, text, steps):
     cluster.ringctl('submit', os.path.join(HERE, 'demo.yaml'), *words)
 
 
-def watch(cluster, name):
-    """ringctl watch on our own output: a progress bar on a terminal, lines elsewhere."""
+@contextlib.contextmanager
+def watching(cluster, name):
+    """ringctl watch on our own output, a progress bar on a terminal, lines elsewhere: to the job's end, or to ours when
+    that comes first."""
     sys.stdout.flush()
-    return subprocess.Popen([f'{cluster.bin}/ringctl', f'--address={cluster.address}', 'watch', name])
+    watcher = subprocess.Popen([f'{cluster.bin}/ringctl', f'--address={cluster.address}', 'watch', name])
+    try:
+        yield watcher
+        watcher.wait()
+    finally:
+        watcher.terminate()
+        watcher.wait()
 
 
 def ended(job):
@@ -84,6 +97,21 @@ def far_branches(cluster, text):
     return sum(int(plan.get('exchanged_bytes_per_step', 0)) > 0 for plan in alone)
 
 
+def check_sample(sample, promises):
+    """What is no text in it counts as one character, what is a character of several bytes too."""
+    generated = len(sample.removeprefix(PROMPT).removesuffix('\n')) if sample.startswith(PROMPT) else 0
+    promises.check(generated >= SAMPLE_CHARACTERS_MIN, f'a sample goes on from its prompt: by {generated} characters')
+
+
+def show_start(cluster, name, begun, promises):
+    """How long the first step took to come, from the command on. Only where nothing was built anew is it a promise."""
+    first = datetime.datetime.fromisoformat(cluster.step_records(name)[1]['time']).timestamp() - begun
+    print(f'First step        after {first:.0f} s')
+    if max(os.path.getmtime(os.path.join(cluster.bin, program)) for program in PROGRAMS) < begun:
+        promises.check(first < SECOND_START_SECONDS_MAX,
+                       f'a second start takes under {SECOND_START_SECONDS_MAX} s to the first step', of_whole_run=True)
+
+
 def show_result(cluster, name, text, promises):
     job, records = cluster.job(name), cluster.step_records(name)
     require_success(job)
@@ -97,8 +125,9 @@ def show_result(cluster, name, text, promises):
     print(f'Speed             {progress["tokens_per_second"]:,.0f} tokens/s')
     checkpoint = json.loads(cluster.ringctl('checkpoints', 'get', job['status']['last_checkpoint'], '-o', 'json'))
     print(f'Checkpoint        {checkpoint["directory"]}')
-    sample = cluster.ringctl('generate', name, '--prompt', 'And God said', '--tokens', '200', seconds=120)
-    print(f'Sample, 200 bytes\n---\n{sample.rstrip()}\n---')
+    sample = cluster.ringctl('generate', name, '--prompt', PROMPT, '--tokens', str(SAMPLE_BYTES), seconds=120)
+    print(f'Sample, {SAMPLE_BYTES} bytes\n---\n{sample.rstrip()}\n---')
+    check_sample(sample, promises)
     spanning = far_branches(cluster, text)
     promises.check(spanning >= 2, f'two branches span both ranks by the plan: {spanning} do')
     promises.check(0 < sent == planned, 'the bytes exchanged are those planned')
@@ -117,7 +146,8 @@ def run_undisturbed(cluster, name, text, steps, promises):
     for rank in job['status'].get('ranks', []):
         print(f'Rank {rank.get("rank", 0)} is {rank["worker"]} ({rank["host"]})')
     print(f'Ring formed, generation {job["status"].get("generation")}; the third worker is the warm spare')
-    watch(cluster, name).wait()
+    with watching(cluster, name):
+        pass
     show_result(cluster, name, text, promises)
 
 
@@ -162,11 +192,13 @@ def show_episodes(episodes, promises):
     print(f'{"median":>12} {"":>14}' + ''.join(f'{statistics.median(times) if times else "-":>15}'
                                                for times in known.values()))
     totals = [sum(int(e.get(phase + '_ms', 0)) for phase in PHASES) for e in episodes if e.get('finished')]
-    whole, detect = (statistics.median(times) if times else math.inf for times in (totals, known['detect']))
+    whole, detect = statistics.median(totals or [math.inf]), max(known['detect'], default=math.inf)
     print(f'Whole episode: median {whole:.0f} ms, longest {max(totals, default=0)} ms, '
           f'{len(totals)} of {len(episodes)} finished')
-    promises.check(whole < 1000 * EPISODE_SECONDS_MAX, f'median episode under {EPISODE_SECONDS_MAX} s', of_whole_run=True)
-    promises.check(detect < DETECT_MS_MAX, f'median detection under {DETECT_MS_MAX} ms', of_whole_run=True)
+    promises.check(whole < 1000 * EPISODE_SECONDS_MAX, f'median episode under {EPISODE_SECONDS_MAX} s',
+                   of_whole_run=True)
+    promises.check(detect < DETECT_MS_MAX, f'detection of every kill under {DETECT_MS_MAX} ms: at most {detect} ms',
+                   of_whole_run=True)
 
 
 def compare(undisturbed, disturbed):
@@ -186,9 +218,8 @@ def run_chaos(cluster, text, args, promises):
     print(f'chaos: seed {seed}; first the undisturbed run')
     run_undisturbed(cluster, 'demo', text, steps, promises)
     submit(cluster, 'chaos', text, steps)
-    watcher = watch(cluster, 'chaos')
-    kills, coordinator_kills = kill_while_it_trains(cluster, 'chaos', random.Random(seed), args.kill_steps)
-    watcher.wait()
+    with watching(cluster, 'chaos'):
+        kills, coordinator_kills = kill_while_it_trains(cluster, 'chaos', random.Random(seed), args.kill_steps)
     job = cluster.job('chaos')
     require_success(job)
     show_episodes(job['status'].get('episodes', []), promises)
@@ -207,6 +238,8 @@ def main():
     parser.add_argument('--chaos', action='store_true')
     parser.add_argument('--kill-steps', type=int)
     parser.add_argument('--bin', default=os.path.join(BUILD, 'release', 'bin'))
+    # When the command began, set-up and build included, in seconds since 1970.
+    parser.add_argument('--begun', type=float, default=time.time(), help=argparse.SUPPRESS)
     args = parser.parse_args()
     # Ctrl-C and SIGTERM leave through the block below, which stops all processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -225,6 +258,12 @@ def main():
             run_chaos(cluster, text, args, promises)
         else:
             run_undisturbed(cluster, 'demo', text, args.steps, promises)
+            show_start(cluster, 'demo', args.begun, promises)
+    if not args.chaos:
+        minutes = (time.time() - args.begun) / 60
+        promises.check(minutes < RUN_SECONDS_MAX / 60,
+                       f'it ends within {RUN_SECONDS_MAX // 60} minutes, set-up and build included: {minutes:.1f}',
+                       of_whole_run=True)
     promises.require()
 
 

@@ -6,9 +6,11 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 
 import harness
@@ -43,10 +45,12 @@ class DemoTest(unittest.TestCase):
 
     def test_it_trains(self):
         said = self.run_demo('--steps', '12')
-        for promise in ('two branches span both ranks', 'the bytes exchanged are those planned', 'training loss falls'):
+        for promise in ('two branches span both ranks', 'the bytes exchanged are those planned', 'training loss falls',
+                        'a sample goes on from its prompt'):
             self.assertRegex(said, f'(?m)^Kept +{promise}')
         self.assertIn('succeeded step 12/12', said)
-        self.assertRegex(said, r'(?s)Sample, 200 bytes\n---\nAnd God said.{50}')
+        for promise in ('it ends within 20 minutes', 'a second start takes under 60 s'):
+            self.assertRegex(said, rf'(?m)^(Kept|Missed) +{promise}.*\(does not count in a shortened run\)$')
 
     def test_killed_workers_and_coordinators_change_no_loss(self):
         said = self.run_demo('--chaos', '--steps', str(STEPS), '--kill-steps', '5')
@@ -54,6 +58,30 @@ class DemoTest(unittest.TestCase):
         workers, coordinators = map(int, re.search('coordinators killed: (.*) and ([0-9]+)', said).groups())
         self.assertGreaterEqual(workers, 2, said)
         self.assertGreaterEqual(coordinators, 1, said)
+
+
+class WatchingTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix='ringmaster-demo-')
+        self.addCleanup(folder.cleanup)
+        self.program = f'{folder.name}/ringctl'
+        self.cluster = types.SimpleNamespace(bin=folder.name, address='nowhere')
+
+    def watch_with(self, command):
+        with open(self.program, 'w', encoding='ascii') as file:
+            file.write(f'#!/bin/sh\n{command}\n')
+        os.chmod(self.program, 0o755)
+        return demo.watching(self.cluster, 'job')
+
+    def test_it_ends_with_the_job(self):
+        with self.watch_with('exit 3') as watcher:
+            pass
+        self.assertEqual(watcher.returncode, 3)
+
+    def test_it_does_not_outlive_the_demo(self):
+        with self.assertRaises(SystemExit), self.watch_with('exec sleep 600') as watcher:
+            sys.exit(143)
+        self.assertEqual(watcher.returncode, -signal.SIGTERM)
 
 
 class PromisesTest(unittest.TestCase):
@@ -73,6 +101,35 @@ class PromisesTest(unittest.TestCase):
         self.assertEqual(self.ends_with(whole=False, kept=False, of_whole_run=False), missed)
         self.assertIsNone(self.ends_with(whole=False, kept=False, of_whole_run=True))
         self.assertIsNone(self.ends_with(whole=True, kept=True, of_whole_run=True))
+
+    def test_a_sample_of_its_prompt_alone_is_none(self):
+        for generated, kept in (('', False), ('x' * 99 + '\n', False), ('x' * 100, True)):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                demo.check_sample(demo.PROMPT + generated, demo.Promises(whole=False))
+            self.assertTrue(said.getvalue().startswith('Kept' if kept else 'Missed'), said.getvalue())
+
+    def test_a_start_is_a_second_one_when_nothing_was_built(self):
+        with tempfile.TemporaryDirectory(prefix='ringmaster-demo-') as folder:
+            for program in demo.PROGRAMS:
+                with open(f'{folder}/{program}', 'w', encoding='ascii'):
+                    os.utime(f'{folder}/{program}', (1000, 1000))
+            first = {1: {'time': '1970-01-01T01:00:00.5+00:00'}}  # second 3600.5
+            cluster = types.SimpleNamespace(bin=folder, step_records=lambda name: first)
+            for begun, says in ((3541, 'Kept'), (3540, 'Missed'), (999, None)):
+                said = io.StringIO()
+                with contextlib.redirect_stdout(said):
+                    demo.show_start(cluster, 'job', begun, demo.Promises(whole=True))
+                self.assertEqual(re.findall('^(Kept|Missed) ', said.getvalue(), re.M), [says] if says else [])
+
+    def test_one_slow_detection_is_seen(self):
+        for slowest, kept in ((99, True), (100, False)):
+            episodes = [{'from_generation': 1, 'to_generation': 2, 'cause': 'WORKER_EXIT', 'detect_ms': ms}
+                        for ms in (5, 5, slowest)]
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                demo.show_episodes(episodes, demo.Promises(whole=True))
+            self.assertRegex(said.getvalue(), rf'(?m)^{"Kept" if kept else "Missed"} +detection of every kill')
 
     def test_one_other_loss_is_seen(self):
         run = {1: {'loss': '5.5'}, 2: {'loss': '5.25', 'validation_loss': '5.125'}}
