@@ -107,7 +107,6 @@ void Collect(absl::string_view type_url, const absl::Cord& bytes, ErrorDetails& 
   google::rpc::RetryInfo retry;
   google::rpc::ResourceInfo resource;
   v1::ShapeViolation shape;
-  v1::StaleGeneration stale;
   if (Decode(type_url, bytes, info)) {
     details.reason = info.reason();
     details.domain = info.domain();
@@ -125,8 +124,6 @@ void Collect(absl::string_view type_url, const absl::Cord& bytes, ErrorDetails& 
     details.resource_name = resource.resource_name();
   } else if (Decode(type_url, bytes, shape)) {
     details.shapes.push_back(shape);
-  } else if (Decode(type_url, bytes, stale)) {
-    details.stale_generation = stale;
   }
 }
 
@@ -200,18 +197,6 @@ absl::Status FailedPrecondition(absl::string_view reason, absl::string_view subj
 absl::Status Aborted(absl::string_view reason, absl::string_view message,
                      const std::map<std::string, std::string>& metadata) {
   return WithErrorInfo(absl::AbortedError(message), reason, metadata);
-}
-
-absl::Status StaleGeneration(int64_t have, int64_t current) {
-  absl::Status status =
-      absl::AbortedError(absl::StrCat("generation ", have, " is not the job's current one, ",
-                                      current, "; drop what belongs to it"));
-  v1::StaleGeneration stale;
-  stale.set_have(have);
-  stale.set_current(current);
-  AddDetail(status, stale);
-  return WithErrorInfo(std::move(status), "STALE_GENERATION",
-                       {{"have", absl::StrCat(have)}, {"current", absl::StrCat(current)}});
 }
 
 absl::Status ResourceExhausted(absl::string_view reason, int64_t limit, absl::string_view message) {

@@ -58,9 +58,6 @@ absl::Status FailedPrecondition(absl::string_view reason, absl::string_view subj
 absl::Status Aborted(absl::string_view reason, absl::string_view message,
                      const std::map<std::string, std::string>& metadata = {});
 
-// ABORTED with StaleGeneration, reason STALE_GENERATION.
-absl::Status StaleGeneration(int64_t have, int64_t current);
-
 // RESOURCE_EXHAUSTED; `limit` is put into the metadata.
 absl::Status ResourceExhausted(absl::string_view reason, int64_t limit, absl::string_view message);
 
@@ -86,7 +83,6 @@ struct ErrorDetails {
   std::optional<absl::Duration> retry_delay;
   std::string resource_type;
   std::string resource_name;
-  std::optional<v1::StaleGeneration> stale_generation;
 };
 
 ErrorDetails Details(const absl::Status& status);

@@ -101,9 +101,9 @@ TEST(RpcStatusTest, BuildersCarryTheirDetails) {
   EXPECT_EQ(draining.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(Details(ToGrpc(draining)).retry_delay, absl::Milliseconds(1500));
 
-  const absl::Status stale = StaleGeneration(6, 7);
-  EXPECT_EQ(stale.code(), absl::StatusCode::kAborted);
-  EXPECT_EQ(Details(ToGrpc(stale)).stale_generation->current(), 7);
+  const absl::Status changed = Aborted("ETAG_CHANGED", "read again", {{"etag", "7"}});
+  EXPECT_EQ(changed.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(Details(ToGrpc(changed)).metadata.at("etag"), "7");
 
   const absl::Status taken = AlreadyExists("ID_TAKEN", "training job", "x", "the id is taken");
   EXPECT_EQ(taken.code(), absl::StatusCode::kAlreadyExists);
