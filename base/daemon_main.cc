@@ -30,10 +30,10 @@ std::vector<const char*> SplitEmptyValues(int argc, char** argv) {
   return arguments;
 }
 
-void AddDaemonFlags(CLI::App& app, DaemonFlags& flags) {
+void AddDaemonFlags(CLI::App& app, DaemonFlags& flags, const std::string& libraries) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.set_version_flag("--version",
-                       absl::StrCat(app.get_name(), " ", Version(), " (", Commit(), ")"));
+  app.set_version_flag(
+      "--version", absl::StrCat(app.get_name(), " ", Version(), " (", Commit(), ") ", libraries));
   app.add_flag("--print-metrics", flags.print_metrics,
                "Print the table of all metrics as Markdown, and end");
   constexpr char kGroup[] = "Logging";

@@ -24,9 +24,10 @@ struct DaemonFlags {
   bool print_metrics = false;
 };
 
-// Adds --version, --print-metrics and --log-... Call it first: of the flags that are added later,
+// Adds --version, which also prints `libraries` ("grpc/1.51.1", for reports of bugs),
+// --print-metrics and --log-... Call it first: of the flags that are added later,
 // too, the last of several counts, so that scripts can add to a command line.
-void AddDaemonFlags(CLI::App& app, DaemonFlags& flags);
+void AddDaemonFlags(CLI::App& app, DaemonFlags& flags, const std::string& libraries);
 
 // Parses the command line, and sets up logging. Returns the exit code when the program is to end: 0
 // behind --help, --version and --print-metrics, which prints what `metrics` returns; 64 when a flag

@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/nearest_name.h"
 #include "cli/output.h"
+#include "grpcpp/grpcpp.h"
 
 namespace {
 
@@ -50,8 +51,9 @@ int main(int argc, char** argv) {
   CLI::App app("Submits training jobs to a Ringmaster coordinator, and watches them.", "ringctl");
   app.require_subcommand(1);
   app.fallthrough();
-  app.set_version_flag("--version", absl::StrCat("ringctl ", ringmaster::Version(), " (",
-                                                 ringmaster::Commit(), ")"));
+  const std::string version = absl::StrCat("ringctl ", ringmaster::Version(), " (",
+                                           ringmaster::Commit(), ") grpc/", grpc::Version());
+  app.set_version_flag("--version", version);
   std::string output = "table";
   double timeout_seconds = 10;
   AddGlobalOptions(app, context, output, timeout_seconds);
@@ -72,7 +74,7 @@ int main(int argc, char** argv) {
   ringmaster::cli::AddExplainCommand(app, context);
   ringmaster::cli::AddCompletionCommand(app, context);
   app.add_subcommand("version", "Print the version")->callback([&] {
-    std::cout << "ringctl " << ringmaster::Version() << " (" << ringmaster::Commit() << ")\n";
+    std::cout << version << "\n";
   });
 
   try {

@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "coordinator/metrics/metric_table.h"
 #include "coordinator/services/server.h"
+#include "grpcpp/grpcpp.h"
 #include "spdlog/spdlog.h"
 
 namespace ringmaster::coordinator {
@@ -76,7 +77,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Ringmaster's coordinator: jobs, rings, recovery", "ringmaster-coordinator");
   DaemonFlags daemon;
   ServerOptions server;
-  AddDaemonFlags(app, daemon);
+  AddDaemonFlags(app, daemon, absl::StrCat("grpc/", grpc::Version()));
   AddFlags(app, server);
   if (const auto code = ReadCommandLine(app, daemon, argc, argv, MetricTableMarkdown)) {
     return *code;

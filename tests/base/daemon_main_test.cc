@@ -53,7 +53,7 @@ struct Daemon {
     arguments.insert(arguments.begin(), "ringmaster-test");
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
-    AddDaemonFlags(app, flags);
+    AddDaemonFlags(app, flags, "engine/1.2");
     app.add_option("--listen", listen);
     testing::internal::CaptureStdout();
     testing::internal::CaptureStderr();
@@ -84,7 +84,8 @@ TEST(ReadCommandLineTest, TheLastOfSeveralCounts) {
 
 TEST(ReadCommandLineTest, WhatOnlyPrintsEndsWell) {
   for (const auto& [flag, says] :
-       {std::pair("--version", "ringmaster-test "), std::pair("--help", "Usage: ringmaster-test "),
+       {std::pair("--version", "ringmaster-test "), std::pair("--version", " engine/1.2\n"),
+        std::pair("--help", "Usage: ringmaster-test "),
         std::pair("--print-metrics", "| metric |")}) {
     Daemon daemon;
     EXPECT_EQ(daemon.Read({flag}), 0);

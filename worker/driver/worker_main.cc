@@ -1,10 +1,15 @@
 // ringmaster-worker: trains on one device, as the coordinator says. docs/operations.md has the
 // flags.
+#include <torch/version.h>
+
 #include <iostream>
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "base/daemon_main.h"
+#include "grpcpp/grpcpp.h"
+#include "worker/comm/communicator.h"
 #include "worker/driver/generate.h"
 #include "worker/driver/printable_text.h"
 #include "worker/driver/worker_metrics.h"
@@ -98,11 +103,16 @@ int RunGenerate(const GenerateOptions& options) {
   return kExitOk;
 }
 
+std::string Libraries() {
+  return absl::StrCat("grpc/", grpc::Version(), " torch/", TORCH_VERSION, " ",
+                      TransportVersion("ucx").value());
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Ringmaster's worker: trains on one device, as the coordinator says",
                "ringmaster-worker");
   Flags flags;
-  AddDaemonFlags(app, flags.daemon);
+  AddDaemonFlags(app, flags.daemon, Libraries());
   AddFlags(app, flags);
   const CLI::App* generate = AddGenerate(app, flags.generate);
   if (const auto code = ReadCommandLine(app, flags.daemon, argc, argv, WorkerMetrics::Markdown)) {
