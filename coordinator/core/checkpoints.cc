@@ -140,7 +140,7 @@ void Commit(State& state, Job& job, int64_t step,
 
 void NoteFailure(State& state, Job& job, int rank, const v1::ShardWritten& written,
                  const std::string& reason) {
-  ++state.counters.checkpoint_failures;
+  ++state.counters.checkpoint_failures[written.error().empty() ? "invalid_shard" : "write_error"];
   job.mutable_status()->set_state_reason(
       absl::StrFormat("checkpoint of step %d failed on rank %d: %s", written.step(), rank, reason));
   const auto pending = job.shards.find(written.step());

@@ -269,9 +269,10 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   for (const auto& [name, worker] : state.workers) {
     ++snapshot.workers[StateOf(state, worker)];
     if (!worker.lost && !worker.unseen) {
-      snapshot.oldest_heartbeat = std::max(snapshot.oldest_heartbeat, now - worker.last_contact);
+      snapshot.heartbeat_ages.push_back(now - worker.last_contact);
     }
   }
+  std::sort(snapshot.heartbeat_ages.begin(), snapshot.heartbeat_ages.end());
   snapshot.queue_length = static_cast<int64_t>(state.queue.size());
   if (!state.queue.empty()) {
     snapshot.longest_queue_wait = now - absl::FromUnixNanos(state.queue.begin()->first.first);

@@ -26,8 +26,13 @@ struct CoreCounters {
   // Reports of an old generation or incarnation, by kind ("ring_join", "shard_written"...).
   std::map<std::string, int64_t> stale_reports;
   int64_t checkpoints_committed = 0;
-  int64_t checkpoint_failures = 0;
+  // Of each kind from the start, so that the first one is seen to rise.
+  std::map<std::string, int64_t> checkpoint_failures = {{"write_error", 0}, {"invalid_shard", 0}};
   int64_t rings_formed = 0;
+  // Looks for a job's workers: "PLACED", or the code of the reason why not.
+  std::map<std::string, int64_t> placement_attempts;
+  // Workers passed over for a while, by v1::Fault::Kind; "NO_ABORT": until they answer.
+  std::map<std::string, int64_t> worker_quarantines;
 };
 
 // What the status page and the gauges show.
@@ -37,8 +42,8 @@ struct CoreSnapshot {
   bool store_full = false;
   std::map<v1::TrainingJobStatus::State, int64_t> jobs;
   std::map<v1::Worker::State, int64_t> workers;
-  // Of workers with a lease; 0 when there is none.
-  absl::Duration oldest_heartbeat;
+  // Of workers with a lease, in rising order.
+  std::vector<absl::Duration> heartbeat_ages;
   int64_t queue_length = 0;
   absl::Duration longest_queue_wait;
   int64_t unfinished_jobs = 0;

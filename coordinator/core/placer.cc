@@ -121,12 +121,14 @@ std::vector<Worker*> Placing::WorkersAt(const std::vector<Place>& places) {
 }
 
 void Placing::Begin(Job& job, const std::vector<Place>& places) {
+  ++state_.counters.placement_attempts["PLACED"];
   const std::vector<Worker*> members = WorkersAt(places);
   Take(members);
   BeginGeneration(state_, job, members);
 }
 
 void Placing::SetReason(Job& job, v1::PendingReason reason) {
+  ++state_.counters.placement_attempts[reason.code()];
   v1::PendingReason* now = job.mutable_status()->mutable_pending_reason();
   const bool moved = now->queue_position() != reason.queue_position() &&
                      reason.queue_position() <= kShownPositions;

@@ -133,7 +133,10 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   if (job.blamed_in == job.generation()) return;
   if (const auto blamed = Blamed(state, job, rank, fault)) {
     std::vector<std::string> passed_over;
-    for (const int one : *blamed) passed_over.push_back(PassOver(state, job, one, message));
+    for (const int one : *blamed) {
+      passed_over.push_back(PassOver(state, job, one, message));
+      ++state.counters.worker_quarantines[v1::Fault::Kind_Name(fault.kind())];
+    }
     GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
     for (const std::string& worker : passed_over) AddLostWorker(job, worker);
     return;
@@ -206,6 +209,7 @@ void OnAbortTimeout(State& state, Job& job) {
                 "it did not abort the ring in time");
     DropMember(job, *worker);
     worker->unresponsive = true;
+    ++state.counters.worker_quarantines["NO_ABORT"];
   }
   Store(state, job);
   CheckAborted(state, job);

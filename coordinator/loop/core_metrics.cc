@@ -1,7 +1,10 @@
 #include "coordinator/loop/core_metrics.h"
 
+#include <cmath>
+#include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 
@@ -37,6 +40,25 @@ template <typename Map>
 int64_t Before(const Map& map, const typename Map::key_type& key) {
   const auto it = map.find(key);
   return it == map.end() ? 0 : it->second;
+}
+
+// One label, whose values are the keys in lower case.
+void RaiseEach(Metrics& metrics, Metric metric, const std::map<std::string, int64_t>& now,
+               const std::map<std::string, int64_t>& before) {
+  for (const auto& [key, count] : now) {
+    Raise(metrics, metric, count, Before(before, key), {absl::AsciiStrToLower(key)});
+  }
+}
+
+// Of `ages`, in rising order; 0 of none.
+void PublishHeartbeatAges(const std::vector<absl::Duration>& ages, Metrics& metrics) {
+  constexpr std::pair<double, const char*> kQuantiles[] = {{0.5, "p50"}, {0.99, "p99"}, {1, "max"}};
+  for (const auto& [quantile, label] : kQuantiles) {
+    const double rank = std::ceil(quantile * static_cast<double>(ages.size()));
+    const absl::Duration age =
+        ages.empty() ? absl::ZeroDuration() : ages[static_cast<size_t>(rank) - 1];
+    metrics.Set(Metric::kHeartbeatAgeSeconds, absl::ToDoubleSeconds(age), {label});
+  }
 }
 
 // Since when there is no new step; before the first one, since the ring forms, starts or recovers.
@@ -92,7 +114,7 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
   metrics.Set(Metric::kEpoch, static_cast<double>(snapshot.epoch));
   metrics.Set(Metric::kDraining, snapshot.draining);
   metrics.Set(Metric::kStoreFull, snapshot.store_full);
-  metrics.Set(Metric::kHeartbeatAgeSeconds, absl::ToDoubleSeconds(snapshot.oldest_heartbeat));
+  PublishHeartbeatAges(snapshot.heartbeat_ages, metrics);
   metrics.Set(Metric::kQueuePending, static_cast<double>(snapshot.queue_length));
   metrics.Set(Metric::kQueueLongestWait, absl::ToDoubleSeconds(snapshot.longest_queue_wait));
   metrics.Replace(Metric::kJobs, PerState(snapshot.jobs, StateLabel));
@@ -110,7 +132,6 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
   Raise(metrics, Metric::kLeaseExpirations, now.lease_expirations, before.lease_expirations);
   Raise(metrics, Metric::kCheckpointsCommitted, now.checkpoints_committed,
         before.checkpoints_committed);
-  Raise(metrics, Metric::kCheckpointFailures, now.checkpoint_failures, before.checkpoint_failures);
   Raise(metrics, Metric::kRingsFormed, now.rings_formed, before.rings_formed);
   for (const auto& [end, count] : now.jobs_finished) {
     const auto& [state, failure] = end;
@@ -120,9 +141,11 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
                                   ? "none"
                                   : absl::AsciiStrToLower(v1::FailureClass_Name(failure))});
   }
-  for (const auto& [kind, count] : now.stale_reports) {
-    Raise(metrics, Metric::kStaleReports, count, Before(before.stale_reports, kind), {kind});
-  }
+  RaiseEach(metrics, Metric::kStaleReports, now.stale_reports, before.stale_reports);
+  RaiseEach(metrics, Metric::kCheckpointFailures, now.checkpoint_failures,
+            before.checkpoint_failures);
+  RaiseEach(metrics, Metric::kPlacementAttempts, now.placement_attempts, before.placement_attempts);
+  RaiseEach(metrics, Metric::kWorkerQuarantines, now.worker_quarantines, before.worker_quarantines);
   published_ = now;
 }
 

@@ -241,7 +241,7 @@ void EventLoop::RunOnce() {
     if (item.after) item.after();
   }
   if (now >= next_store_trial_) TryStoreAgain(now);
-  metrics_->Count(Metric::kWatchEvictions, {}, hub_.Tick(now, *core_));
+  metrics_->Count(Metric::kWatchEvictions, {"slow"}, hub_.Tick(now, *core_));
   if (now >= next_publish_) {
     CheckReserve(now);
     Publish(now);
@@ -285,7 +285,7 @@ absl::Status EventLoop::CommitAndRelease(absl::Time now, Output output) {
     metrics_->Observe(Metric::kCommitRows, static_cast<double>(rows.size()));
   }
   Release(output);
-  metrics_->Count(Metric::kWatchEvictions, {}, hub_.Publish(now, *core_, output.changes));
+  metrics_->Count(Metric::kWatchEvictions, {"slow"}, hub_.Publish(now, *core_, output.changes));
   return absl::OkStatus();
 }
 
@@ -328,7 +328,7 @@ void EventLoop::Recover(absl::Time now, const absl::Status& why) {
   if (!output.ok()) options_.on_fatal(output.status());
   calls_.clear();
   Release(*output);
-  metrics_->Count(Metric::kWatchEvictions, {}, hub_.Publish(now, *core_, output->changes));
+  metrics_->Count(Metric::kWatchEvictions, {"slow"}, hub_.Publish(now, *core_, output->changes));
 }
 
 void EventLoop::CheckReserve(absl::Time now) {
@@ -358,7 +358,8 @@ void EventLoop::TryStoreAgain(absl::Time now) {
 void EventLoop::Publish(absl::Time now) {
   auto snapshot = std::make_shared<const CoreSnapshot>(core_->Snapshot(now));
   core_metrics_.Publish(*snapshot, *metrics_);
-  metrics_->Set(Metric::kWatchers, static_cast<double>(hub_.size()));
+  metrics_->Set(Metric::kWatchers, static_cast<double>(hub_.Count(/*of_one_job=*/true)), {"job"});
+  metrics_->Set(Metric::kWatchers, static_cast<double>(hub_.Count(false)), {"jobs"});
   metrics_->Set(Metric::kStoreBytes, static_cast<double>(store_->SizeBytes()));
   // Ages grow though nothing happens.
   next_publish_ = now + kIdleTurn;

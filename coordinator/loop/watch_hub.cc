@@ -109,6 +109,11 @@ int WatchHub::Offer(absl::Time now, const WatchMessage& message,
   return evicted;
 }
 
+size_t WatchHub::Count(bool of_one_job) const {
+  return std::count_if(watchers_.begin(), watchers_.end(),
+                       [&](const auto& entry) { return !entry.second.name.empty() == of_one_job; });
+}
+
 absl::Time WatchHub::NextTick() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [sink, watcher] : watchers_) {

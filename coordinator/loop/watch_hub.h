@@ -51,7 +51,8 @@ class WatchHub {
   // Ends every watch.
   void CloseAll(const absl::Status& status);
 
-  size_t size() const { return watchers_.size(); }
+  // Watches of one job, or of all that are there and come.
+  size_t Count(bool of_one_job) const;
 
  private:
   // The message that shows a job as it was last told, while somebody holds it: many snapshots that

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -49,6 +50,31 @@ TEST(SnapshotTest, DoesNotCopyALongQueue) {
   const CoreSnapshot queued = d.Core().Snapshot(d.now());
   EXPECT_EQ(queued.unfinished_jobs, 120);
   EXPECT_EQ(queued.active_jobs.size(), 100);
+}
+
+TEST(SnapshotTest, CountsWhatBecameOfTheLooksForWorkers) {
+  CoreDriver d;
+  const auto attempts = [&d] { return d.Core().Snapshot(d.now()).counters.placement_attempts; };
+  d.Hello("a", 'a');
+  d.Create("job-a");
+  EXPECT_EQ(attempts(), (std::map<std::string, int64_t>{{"NOT_ENOUGH_WORKERS", 1}}));
+  d.Hello("b", 'b');
+  EXPECT_EQ(attempts(), (std::map<std::string, int64_t>{{"NOT_ENOUGH_WORKERS", 1}, {"PLACED", 1}}));
+  d.Form("job-a");
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0);
+  EXPECT_EQ(attempts()["WAITING_FOR_REPLACEMENT"], 1);
+}
+
+TEST(SnapshotTest, HeartbeatAgesAreOfTheWorkersWithALeaseInRisingOrder) {
+  CoreDriver d;
+  for (const char c : {'c', 'a', 'b', 'd'}) {
+    d.Hello(std::string(1, c), c);
+    d.Sleep(absl::Seconds(1));
+  }
+  d.Exit("b", 9);
+  EXPECT_EQ(d.Core().Snapshot(d.now()).heartbeat_ages,
+            (std::vector<absl::Duration>{absl::Seconds(1), absl::Seconds(3), absl::Seconds(4)}));
 }
 
 TEST(SnapshotTest, AnEndedJobStaysForAWhile) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,6 +40,8 @@ TEST(BlameTest, ASpareThatLacksSomethingIsPassedOver) {
     d.Fail("job-a", 1, kind, deterministic);
     EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
     EXPECT_EQ(d.Heard("c"), "ReleaseJob");
+    EXPECT_EQ(d.Core().Snapshot(d.now()).counters.worker_quarantines,
+              (std::map<std::string, int64_t>{{v1::Fault::Kind_Name(kind), 1}}));
     d.Aborted("job-a", 0, CoreDriver::Held(4));
     d.Advance(absl::Seconds(1));
     ASSERT_EQ(d.Job("job-a").status().generation(), 3);

@@ -276,6 +276,7 @@ TEST(RecoveryTest, TheRingMovesOnWithoutAWorkerThatCannotAbort) {
   // abort_deadline 5 s and the margin.
   d.Advance(absl::Seconds(8));
   EXPECT_EQ(d.Heard("a"), "ReleaseJob");
+  EXPECT_EQ(d.Core().Snapshot(d.now()).counters.worker_quarantines["NO_ABORT"], 1);
   EXPECT_EQ(d.Job("job-a").status().generation(), 2);
   for (const auto& rank : d.Job("job-a").status().ranks()) EXPECT_NE(rank.worker(), "workers/a");
 }

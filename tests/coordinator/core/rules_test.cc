@@ -348,6 +348,7 @@ TEST(CheckpointTest, AFailedShardLeavesNoCheckpoint) {
   d.Shard("job-a", 1, 3, "no space left on device");
   EXPECT_EQ(d.Job("job-a").status().last_checkpoint(), "");
   EXPECT_NE(d.Job("job-a").status().state_reason().find("no space left"), std::string::npos);
+  EXPECT_EQ(d.Core().Snapshot(d.now()).counters.checkpoint_failures["write_error"], 1);
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   d.Checkpoint("job-a", 5);
   EXPECT_EQ(d.Job("job-a").status().state_reason(), "");
@@ -385,6 +386,7 @@ TEST(CheckpointTest, AShardThatCannotBelongToACheckpointFailsIt) {
     d.Report(d.WorkerAt("job-a", 1), report);
     EXPECT_EQ(d.Job("job-a").status().last_checkpoint(), "");
     EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("failed on rank 1"));
+    EXPECT_EQ(d.Core().Snapshot(d.now()).counters.checkpoint_failures["invalid_shard"], 1);
     EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
     // The next checkpoint is sound, and what is told to be deleted lies where a worker may delete.
     d.Checkpoint("job-a", 5);

@@ -78,6 +78,38 @@ TEST_F(CoreMetricsTest, RecoveriesAndWaitsCountWhenTheyHaveEnded) {
   EXPECT_THAT(text, HasSubstr("ringmaster_queue_wait_seconds_bucket{le=\"60\"} 1\n"));
 }
 
+TEST_F(CoreMetricsTest, HeartbeatAgesAreAMedianATailAndTheOldest) {
+  constexpr char kAge[] = "ringmaster_worker_heartbeat_age_seconds{stat=";
+  EXPECT_THAT(Publish({}), HasSubstr(absl::StrCat(kAge, "\"max\"} 0\n"))) << "no workers";
+  CoreSnapshot snapshot;
+  for (int i = 1; i <= 200; ++i) snapshot.heartbeat_ages.push_back(absl::Seconds(i));
+  const std::string text = Publish(snapshot);
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(kAge, "\"p50\"} 100\n")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(kAge, "\"p99\"} 198\n")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(kAge, "\"max\"} 200\n")));
+  snapshot.heartbeat_ages.resize(1);
+  EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(kAge, "\"p50\"} 1\n")));
+}
+
+TEST_F(CoreMetricsTest, SumsByReason) {
+  CoreSnapshot snapshot;
+  constexpr char kFailures[] = "ringmaster_checkpoint_failures_total{reason=";
+  EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(kFailures, "\"write_error\"} 0\n")))
+      << "increase() needs a value before the first";
+  for (int i = 1; i <= 3; ++i) {
+    ++snapshot.counters.checkpoint_failures["invalid_shard"];
+    ++snapshot.counters.placement_attempts["PLACED"];
+    ++snapshot.counters.worker_quarantines["NO_ABORT"];
+    ++snapshot.counters.stale_reports["ring_join"];
+    Publish(snapshot);
+  }
+  const std::string text = metrics_.Text();
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(kFailures, "\"invalid_shard\"} 3\n")));
+  EXPECT_THAT(text, HasSubstr("ringmaster_placement_attempts_total{result=\"placed\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_worker_quarantines_total{reason=\"no_abort\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_stale_messages_rejected_total{kind=\"ring_join\"} 3\n"));
+}
+
 TEST_F(CoreMetricsTest, AnEndedJobShowsItsLastValuesButNoRing) {
   CoreSnapshot snapshot;
   snapshot.ended_jobs.push_back(Stepped());

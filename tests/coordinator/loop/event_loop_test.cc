@@ -379,7 +379,9 @@ TEST_F(EventLoopTest, SilentWatchGetsHeartbeatsAndASlowOneIsDropped) {
   now_ += absl::Seconds(1);
   loop_->RunOnce();
   EXPECT_EQ(watcher->Events(), (std::vector<std::string>{"synced", "heartbeat"}));
-  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_watch_evictions_total 1"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_watch_evictions_total{reason=\"slow\"} 1"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_watchers{kind=\"jobs\"} 1"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_watchers{kind=\"job\"} 0"));
   slow->slow = false;
   Create("aaaa");
   loop_->RunOnce();

@@ -177,7 +177,7 @@ TEST_F(JobsTest, WatchThatIsNotReadIsEnded) {
   // Jobs large enough that the connection's buffers hold only some of the changes.
   const auto evicted = [this] {
     const std::string text = HttpGet(server_->http_address(), "/metrics");
-    return text.find("ringmaster_watch_evictions_total 1") != std::string::npos;
+    return text.find("ringmaster_watch_evictions_total{reason=\"slow\"} 1") != std::string::npos;
   };
   v1::CreateTrainingJobRequest request = CreateRequest("");
   request.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
