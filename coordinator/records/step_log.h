@@ -13,12 +13,15 @@
 namespace ringmaster::coordinator {
 
 // Reads a job's steps.jsonl (docs/files.md) while it may grow: every step once, in step order, as
-// it was done last. A step that is done again after it was returned is not returned again. Blocks
-// on the disk. A line of more than 1 MiB is no record: it is skipped, and never held whole.
-// Thread-compatible.
+// it was done last. What other jobs left in the file is skipped. A step that is done again after it
+// was returned is not returned again. Blocks on the disk. A line of more than 1 MiB is no record:
+// it is skipped, and never held whole. Thread-compatible.
 class StepLog {
  public:
-  StepLog(std::string path, int64_t start_step) : path_(std::move(path)), next_step_(start_step) {}
+  StepLog(std::string path, std::string training_job_uid, int64_t start_step)
+      : path_(std::move(path)),
+        training_job_uid_(std::move(training_job_uid)),
+        next_step_(start_step) {}
 
   // The next records, at most `count`; empty when there is nothing more for now.
   std::vector<v1::StepRecord> Next(size_t count);
@@ -38,6 +41,7 @@ class StepLog {
   bool Void(const Line& line) const;
 
   const std::string path_;
+  const std::string training_job_uid_;
   FileReader file_;
   int64_t scanned_ = 0;
   // The line at `scanned_` has begun before it, and is no record.

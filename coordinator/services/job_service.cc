@@ -53,8 +53,8 @@ class LogSource : public RecordSource<v1::StreamTrainingJobLogsResponse> {
 
 class StepSource : public RecordSource<v1::StreamTrainingJobMetricsResponse> {
  public:
-  StepSource(const std::string& directory, int64_t start_step)
-      : log_(directory + "/steps.jsonl", start_step) {}
+  StepSource(const v1::TrainingJob& job, int64_t start_step)
+      : log_(job.spec().directory() + "/steps.jsonl", job.uid(), start_step) {}
 
   bool Next(v1::StreamTrainingJobMetricsResponse* response) override {
     for (v1::StepRecord& record : log_.Next(kRecordsPerMessage)) {
@@ -181,7 +181,7 @@ JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext*,
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobMetricsResponse>>(
       services_, kMethod, request->name(), request->follow(),
       [start = request->start_step()](const v1::TrainingJob& job) {
-        return std::make_unique<StepSource>(job.spec().directory(), start);
+        return std::make_unique<StepSource>(job, start);
       });
   stream->Begin();
   return stream.get();

@@ -169,7 +169,7 @@ void RingRun::Run() {
   }
   LeaveRingRoll(form_, context_->incarnation);
   context_->metrics->EnterRing(form_.ring());
-  auto log = StepLog::Open(form_.directory());
+  auto log = StepLog::Open(form_.directory(), form_.ring().training_job_uid());
   if (log.ok()) {
     step_log_ = *std::move(log);
   } else {
@@ -200,7 +200,7 @@ void RingRun::RepeatLastStep() {
   }
   std::optional<v1::StepRecord> found;
   if (rank() == 0 && step_log_ != nullptr) {
-    found = step_log_->Find(step, form_.ring().generation());
+    found = step_log_->Find(step);
   }
   if (!found.has_value()) {
     return;
@@ -284,7 +284,7 @@ void RingRun::CloseStepLog() {
     if (!orphan.has_value()) {
       return;
     }
-    const auto found = log->Find(orphan->step(), orphan->generation());
+    const auto found = log->Find(orphan->step());
     if (found.has_value() && found->generation() == orphan->generation()) {
       return;
     }

@@ -117,7 +117,7 @@ void RingRunner::Do(const WriteManifest& action) {
       return;
     }
     // The records that lead to this checkpoint should be as durable as it is.
-    if (auto log = StepLog::Open(directory); log.ok()) {
+    if (auto log = StepLog::Open(directory, manifest.training_job_uid); log.ok()) {
       (*log)->Sync().IgnoreError();
     }
     if (absl::Status status =

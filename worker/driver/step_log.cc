@@ -9,6 +9,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -40,13 +41,18 @@ bool EndsWithinLine(int file) {
   return size > 0 && pread(file, &last, 1, size - 1) == 1 && last != '\n';
 }
 
+// How a line ends that is this job's.
+std::string Signature(const std::string& training_job_uid) {
+  return absl::StrCat("\"training_job_uid\":\"", training_job_uid, "\"}");
+}
+
 absl::Status Failed(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat(what, " ", path));
 }
 
 }  // namespace
 
-std::string StepRecordLine(const v1::StepRecord& record) {
+std::string StepRecordLine(const v1::StepRecord& record, const std::string& training_job_uid) {
   std::string line =
       absl::StrCat("{\"step\":", record.step(), ",\"generation\":", record.generation(),
                    ",\"loss\":", Number(record.loss()));
@@ -59,17 +65,19 @@ std::string StepRecordLine(const v1::StepRecord& record) {
                   ",\"learning_rate\":", Number(record.learning_rate()),
                   ",\"tokens\":", record.tokens(),
                   ",\"seconds\":", Number(std::round(record.seconds() * 1e6) / 1e6), ",\"time\":\"",
-                  absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", time, absl::UTCTimeZone()), "\"}");
+                  absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", time, absl::UTCTimeZone()), "\",",
+                  Signature(training_job_uid));
   return line;
 }
 
-absl::StatusOr<std::unique_ptr<StepLog>> StepLog::Open(const std::string& job_directory) {
+absl::StatusOr<std::unique_ptr<StepLog>> StepLog::Open(const std::string& job_directory,
+                                                       const std::string& training_job_uid) {
   const std::string path = job_directory + "/steps.jsonl";
   const int file = open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (file < 0) {
     return Failed("cannot open", path);
   }
-  std::unique_ptr<StepLog> log(new StepLog(file, path));
+  std::unique_ptr<StepLog> log(new StepLog(file, path, training_job_uid));
   if (EndsWithinLine(file) && write(file, "\n", 1) != 1) {
     return Failed("cannot write", path);
   }
@@ -83,7 +91,7 @@ StepLog::~StepLog() {
 
 absl::Status StepLog::Append(const v1::StepRecord& record) {
   if (waiting_.size() < kWaitingBytesMax) {
-    waiting_ += StepRecordLine(record) + "\n";
+    waiting_ += StepRecordLine(record, training_job_uid_) + "\n";
   }
   return WriteWaiting();
 }
@@ -113,7 +121,7 @@ absl::Status StepLog::Sync() {
   return fdatasync(file_) == 0 ? absl::OkStatus() : Failed("cannot sync", path_);
 }
 
-std::optional<v1::StepRecord> StepLog::Find(int64_t step, int64_t generation) const {
+std::optional<v1::StepRecord> StepLog::Find(int64_t step) const {
   const off_t size = lseek(file_, 0, SEEK_END);
   if (size <= 0) {
     return std::nullopt;
@@ -125,11 +133,15 @@ std::optional<v1::StepRecord> StepLog::Find(int64_t step, int64_t generation) co
   std::optional<v1::StepRecord> found;
   google::protobuf::util::JsonParseOptions options;
   options.ignore_unknown_fields = true;
+  const std::string signature = Signature(training_job_uid_);
   for (const absl::string_view line : absl::StrSplit(tail, '\n', absl::SkipEmpty())) {
+    if (!absl::EndsWith(line, signature)) {
+      continue;
+    }
     v1::StepRecord record;
     const auto parsed = google::protobuf::util::JsonStringToMessage(
         google::protobuf::StringPiece(line.data(), line.size()), &record, options);
-    if (parsed.ok() && record.step() == step && record.generation() <= generation &&
+    if (parsed.ok() && record.step() == step &&
         (!found.has_value() || record.generation() >= found->generation())) {
       found = std::move(record);
     }

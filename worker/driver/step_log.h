@@ -16,7 +16,8 @@ namespace ringmaster::worker {
 class StepLog {
  public:
   // Creates the file when it is missing, and ends a last line that a killed writer left incomplete.
-  static absl::StatusOr<std::unique_ptr<StepLog>> Open(const std::string& job_directory);
+  static absl::StatusOr<std::unique_ptr<StepLog>> Open(const std::string& job_directory,
+                                                       const std::string& training_job_uid);
   ~StepLog();
   StepLog(const StepLog&) = delete;
   StepLog& operator=(const StepLog&) = delete;
@@ -28,23 +29,25 @@ class StepLog {
   absl::Status Append(const v1::StepRecord& record);
   // To the disk.
   absl::Status Sync();
-  // The record of `step` that counts, if it is among the last lines, for a ring of `generation`:
-  // later generations are those of another job, which had this directory before.
-  std::optional<v1::StepRecord> Find(int64_t step, int64_t generation) const;
+  // The record of `step` that counts, if it is among the last lines. Those of other jobs, which had
+  // this directory before, do not.
+  std::optional<v1::StepRecord> Find(int64_t step) const;
 
  private:
-  StepLog(int file, std::string path) : file_(file), path_(std::move(path)) {}
+  StepLog(int file, std::string path, std::string training_job_uid)
+      : file_(file), path_(std::move(path)), training_job_uid_(std::move(training_job_uid)) {}
 
   absl::Status WriteWaiting();
 
   const int file_;
   const std::string path_;
+  const std::string training_job_uid_;
   // Lines that the disk did not take, except for the first `begun_` bytes of the first one.
   std::string waiting_;
   size_t begun_ = 0;
 };
 
 // One line of steps.jsonl, without its line feed.
-std::string StepRecordLine(const v1::StepRecord& record);
+std::string StepRecordLine(const v1::StepRecord& record, const std::string& training_job_uid);
 
 }  // namespace ringmaster::worker

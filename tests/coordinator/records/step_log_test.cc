@@ -22,9 +22,9 @@ class StepLogTest : public ::testing::Test {
   void Append(const std::string& text) {
     std::ofstream(path_, std::ios::app | std::ios::binary) << text;
   }
-  static std::string Line(int64_t step, int64_t generation) {
+  static std::string Line(int64_t step, int64_t generation, const std::string& uid = "uid") {
     return absl::StrCat("{\"step\":", step, ",\"generation\":", generation,
-                        ",\"loss\":", generation, ".5}\n");
+                        ",\"loss\":", generation, ".5,\"training_job_uid\":\"", uid, "\"}\n");
   }
   // "step/generation" of what Next() returns until there is nothing more.
   static std::vector<std::string> Drain(StepLog& log, size_t count = 100) {
@@ -45,7 +45,7 @@ class StepLogTest : public ::testing::Test {
 };
 
 TEST_F(StepLogTest, MissingFileIsEmptyUntilItIsThere) {
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), IsEmpty());
   Append(Line(1, 1));
   EXPECT_THAT(Drain(log), ElementsAre("1/1"));
@@ -53,14 +53,14 @@ TEST_F(StepLogTest, MissingFileIsEmptyUntilItIsThere) {
 
 TEST_F(StepLogTest, RedoneStepAppearsOnceAsDoneLast) {
   Append(Line(1, 1) + Line(2, 1) + Line(3, 1) + Line(2, 2) + Line(3, 2) + Line(4, 2));
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), ElementsAre("1/1", "2/2", "3/2", "4/2"));
 }
 
 TEST_F(StepLogTest, StepsThatWillBeDoneAgainAreVoid) {
   // Generation 2 went back to step 2 and has not come to step 3 yet.
   Append(Line(1, 1) + Line(2, 1) + Line(3, 1) + Line(4, 1) + Line(2, 2));
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), ElementsAre("1/1", "2/2"));
   Append(Line(3, 2));
   EXPECT_THAT(Drain(log), ElementsAre("3/2"));
@@ -69,13 +69,21 @@ TEST_F(StepLogTest, StepsThatWillBeDoneAgainAreVoid) {
 TEST_F(StepLogTest, LateLineOfAnOldGenerationCountsOnlyBelowTheNewOne) {
   // A writer that was stopped wakes up: its step 2 is valid still, its step 3 was done again.
   Append(Line(1, 1) + Line(3, 2) + Line(2, 1) + Line(3, 1) + Line(4, 2));
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), ElementsAre("1/1", "2/1", "3/2", "4/2"));
+}
+
+// The former owner of the directory had done more steps, in later generations.
+TEST_F(StepLogTest, LinesOfAnotherJobSayNothing) {
+  Append(Line(1, 7, "former") + Line(2, 7, "former") + Line(3, 9, "former"));
+  Append(Line(2, 1) + "{\"step\":3,\"generation\":1,\"loss\":1.5}\n");
+  StepLog log(path_, "uid", 0);
+  EXPECT_THAT(Drain(log), ElementsAre("2/1", "3/1")) << "a line without a uid counts";
 }
 
 TEST_F(StepLogTest, StepSentAlreadyIsNotSentAgain) {
   Append(Line(1, 1) + Line(2, 1));
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), ElementsAre("1/1", "2/1"));
   Append(Line(2, 2) + Line(3, 2));
   EXPECT_THAT(Drain(log), ElementsAre("3/2"));
@@ -84,7 +92,7 @@ TEST_F(StepLogTest, StepSentAlreadyIsNotSentAgain) {
 TEST_F(StepLogTest, IncompleteAndDamagedLinesAreSkipped) {
   Append("{\"step\":1,\"gene\n" + Line(1, 1) + "\n{\"step\":2,\"generation\":1,\"loss\":oops}\n" +
          Line(3, 1) + "{\"step\":4,\"generation\":1,");
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), ElementsAre("1/1", "3/1"));
   Append("\"loss\":1.5}\n");
   EXPECT_THAT(Drain(log), ElementsAre("4/1"));
@@ -98,14 +106,14 @@ TEST_F(StepLogTest, StartStepAndSmallPages) {
     if (step >= 900) want.push_back(absl::StrCat(step, "/1"));
   }
   Append(text);
-  StepLog log(path_, 900);
+  StepLog log(path_, "uid", 900);
   EXPECT_EQ(Drain(log, 7), want);
 }
 
 TEST_F(StepLogTest, ALineWithoutAnEndIsNoRecord) {
   // It would be one, if it were read whole.
   Append(Line(1, 1) + "{" + std::string(5 << 19, ' '));
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   EXPECT_THAT(Drain(log), ElementsAre("1/1"));
   Append(Line(2, 1).substr(1) + Line(3, 1));
   EXPECT_THAT(Drain(log), ElementsAre("3/1"));
@@ -117,7 +125,7 @@ TEST_F(StepLogTest, ReadsEveryFieldAndLinesLongerThanABlock) {
          "{\"step\":12,\"generation\":3,\"loss\":\"NaN\",\"grad_norm\":1.25,\"learning_rate\":0."
          "0006,\"tokens\":8192,"
          "\"seconds\":0.412,\"validation_loss\":2.5,\"time\":\"2026-01-31T12:00:00.123456Z\"}\n");
-  StepLog log(path_, 0);
+  StepLog log(path_, "uid", 0);
   const std::vector<v1::StepRecord> records = log.Next(10);
   ASSERT_EQ(records.size(), 1);
   EXPECT_NE(records[0].loss(), records[0].loss());

@@ -62,35 +62,38 @@ v1::StepRecord Record(int64_t step, int64_t generation, double loss) {
 
 v1::StepRecord Parse(const std::string& line) {
   v1::StepRecord record;
-  EXPECT_TRUE(google::protobuf::util::JsonStringToMessage(line, &record).ok()) << line;
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  EXPECT_TRUE(google::protobuf::util::JsonStringToMessage(line, &record, options).ok()) << line;
   return record;
 }
 
 TEST(StepRecordLineTest, IsTheProtoMappingAndKeepsEveryBit) {
   v1::StepRecord record = Record(12, 3, 5.0 + 1e-15);
-  EXPECT_EQ(Parse(StepRecordLine(record)).SerializeAsString(), record.SerializeAsString());
+  EXPECT_EQ(Parse(StepRecordLine(record, "uid")).SerializeAsString(), record.SerializeAsString());
   record.set_validation_loss(std::nextafter(2.0, 3.0));
-  const v1::StepRecord back = Parse(StepRecordLine(record));
+  const v1::StepRecord back = Parse(StepRecordLine(record, "uid"));
   EXPECT_EQ(back.SerializeAsString(), record.SerializeAsString());
-  EXPECT_THAT(StepRecordLine(record), HasSubstr("\"time\":\"2023-11-14T22:13:20.123456Z\""));
+  EXPECT_THAT(StepRecordLine(record, "uid"), HasSubstr("\"time\":\"2023-11-14T22:13:20.123456Z\""));
+  EXPECT_THAT(StepRecordLine(record, "1f"), ::testing::EndsWith(",\"training_job_uid\":\"1f\"}"));
   for (const double odd :
        {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()}) {
     record.set_loss(odd);
-    EXPECT_EQ(Parse(StepRecordLine(record)).loss(), odd);
+    EXPECT_EQ(Parse(StepRecordLine(record, "uid")).loss(), odd);
   }
   record.set_loss(std::nan(""));
-  EXPECT_TRUE(std::isnan(Parse(StepRecordLine(record)).loss()));
+  EXPECT_TRUE(std::isnan(Parse(StepRecordLine(record, "uid")).loss()));
 }
 
 TEST_F(JobFilesTest, StepLogAppendsAndEndsALineThatAKillCutOff) {
   {
-    const auto log = StepLog::Open(directory_);
+    const auto log = StepLog::Open(directory_, "uid");
     ASSERT_TRUE(log.ok()) << log.status();
     EXPECT_TRUE((*log)->Append(Record(1, 1, 5)).ok());
     EXPECT_TRUE((*log)->Sync().ok());
   }
   Append("steps.jsonl", R"({"step":2,"gener)");
-  const auto log = StepLog::Open(directory_);
+  const auto log = StepLog::Open(directory_, "uid");
   ASSERT_TRUE(log.ok());
   EXPECT_TRUE((*log)->Append(Record(2, 2, 4)).ok());
   const std::vector<std::string> lines = absl::StrSplit(Read("steps.jsonl"), '\n');
@@ -101,34 +104,47 @@ TEST_F(JobFilesTest, StepLogAppendsAndEndsALineThatAKillCutOff) {
 }
 
 TEST_F(JobFilesTest, StepLogFindsTheRecordThatCounts) {
-  const auto log = StepLog::Open(directory_);
+  const auto log = StepLog::Open(directory_, "uid");
   ASSERT_TRUE(log.ok());
-  EXPECT_FALSE((*log)->Find(1, 9).has_value());
+  EXPECT_FALSE((*log)->Find(1).has_value());
   for (int64_t step = 1; step <= 2000; ++step) {
     ASSERT_TRUE((*log)->Append(Record(step, 1, 1)).ok());
   }
   ASSERT_TRUE((*log)->Append(Record(1999, 2, 2)).ok());
   // A process that was stopped in generation 1 wakes up.
   ASSERT_TRUE((*log)->Append(Record(1999, 1, 3)).ok());
-  ASSERT_TRUE((*log)->Find(1999, 9).has_value());
-  EXPECT_EQ((*log)->Find(1999, 9)->loss(), 2);
-  EXPECT_EQ((*log)->Find(2000, 9)->loss(), 1);
-  EXPECT_FALSE((*log)->Find(2001, 9).has_value());
-  EXPECT_EQ((*log)->Find(1999, 1)->loss(), 3) << "generation 2 is another job's";
-  EXPECT_FALSE((*log)->Find(1, 9).has_value()) << "only the tail is read";
+  ASSERT_TRUE((*log)->Find(1999).has_value());
+  EXPECT_EQ((*log)->Find(1999)->loss(), 2);
+  EXPECT_EQ((*log)->Find(2000)->loss(), 1);
+  EXPECT_FALSE((*log)->Find(2001).has_value());
+  EXPECT_FALSE((*log)->Find(1).has_value()) << "only the tail is read";
+}
+
+// A job that goes on from another one's checkpoint may have been given its directory.
+TEST_F(JobFilesTest, StepLogFindsNoRecordOfAnotherJob) {
+  const auto former = StepLog::Open(directory_, "former");
+  ASSERT_TRUE(former.ok());
+  ASSERT_TRUE((*former)->Append(Record(5, 1, 1)).ok());
+  const auto log = StepLog::Open(directory_, "uid");
+  ASSERT_TRUE(log.ok());
+  EXPECT_FALSE((*log)->Find(5).has_value());
+  ASSERT_TRUE((*log)->Append(Record(5, 1, 2)).ok());
+  ASSERT_TRUE((*former)->Append(Record(5, 9, 3)).ok());
+  ASSERT_TRUE((*log)->Find(5).has_value());
+  EXPECT_EQ((*log)->Find(5)->loss(), 2);
 }
 
 // The system does not tell how long a FIFO is, nor a file whose server is gone.
 TEST_F(JobFilesTest, StepLogFindsNothingWhereTheFileDoesNotTellItsSize) {
   ASSERT_EQ(mkfifo((directory_ + "/steps.jsonl").c_str(), 0600), 0);
-  const auto log = StepLog::Open(directory_);
+  const auto log = StepLog::Open(directory_, "uid");
   ASSERT_TRUE(log.ok()) << log.status();
-  EXPECT_FALSE((*log)->Find(1, 9).has_value());
+  EXPECT_FALSE((*log)->Find(1).has_value());
 }
 
 // As a full disk, without one: the file may not grow.
 TEST_F(JobFilesTest, StepLogKeepsWhatAFullDiskDoesNotTake) {
-  const auto log = StepLog::Open(directory_);
+  const auto log = StepLog::Open(directory_, "uid");
   ASSERT_TRUE(log.ok());
   ASSERT_TRUE((*log)->Append(Record(1, 1, 1)).ok());
   rlimit before{};
@@ -154,7 +170,7 @@ TEST_F(JobFilesTest, StepLogKeepsWhatAFullDiskDoesNotTake) {
 
 // Every rank opens the file at a start, and a manifest's writer does.
 TEST_F(JobFilesTest, StepLogWritesALineAgainThatSomebodyElseHasEnded) {
-  const auto log = StepLog::Open(directory_);
+  const auto log = StepLog::Open(directory_, "uid");
   ASSERT_TRUE(log.ok());
   rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);
@@ -167,7 +183,7 @@ TEST_F(JobFilesTest, StepLogWritesALineAgainThatSomebodyElseHasEnded) {
   EXPECT_FALSE(first.ok());
   const std::string cut = Read("steps.jsonl");
   EXPECT_EQ(cut.size(), 30);
-  EXPECT_TRUE(StepLog::Open(directory_).ok());
+  EXPECT_TRUE(StepLog::Open(directory_, "uid").ok());
   EXPECT_TRUE((*log)->Append(Record(2, 1, 2)).ok());
   const std::vector<std::string> lines = absl::StrSplit(Read("steps.jsonl"), '\n');
   ASSERT_EQ(lines.size(), 4);
@@ -177,7 +193,7 @@ TEST_F(JobFilesTest, StepLogWritesALineAgainThatSomebodyElseHasEnded) {
 }
 
 TEST_F(JobFilesTest, StepLogNamesAPathThatCannotBeWritten) {
-  const auto log = StepLog::Open(directory_ + "/none");
+  const auto log = StepLog::Open(directory_ + "/none", "uid");
   EXPECT_FALSE(log.ok());
   EXPECT_THAT(log.status().message(), HasSubstr(directory_ + "/none/steps.jsonl"));
 }

@@ -33,7 +33,9 @@ std::map<int64_t, v1::StepRecord> RecordsInFile(const RingScene& scene) {
   std::ifstream file(scene.directory() + "/steps.jsonl");
   for (std::string line; std::getline(file, line);) {
     v1::StepRecord record;
-    EXPECT_TRUE(google::protobuf::util::JsonStringToMessage(line, &record).ok()) << line;
+    google::protobuf::util::JsonParseOptions options;
+    options.ignore_unknown_fields = true;
+    EXPECT_TRUE(google::protobuf::util::JsonStringToMessage(line, &record, options).ok()) << line;
     v1::StepRecord& kept = records[record.step()];
     if (record.generation() >= kept.generation()) {
       kept = record;
