@@ -16,9 +16,9 @@ struct CommunicatorOptions {
   int64_t generation = 0;
   int rank = 0;
   int world_size = 1;
-  // How long one group, or Close, may take before the ring counts as broken, from when this rank
-  // has done its part. It runs whether or not the host asks: memory of a device is waited for in
-  // calls that know no deadline.
+  // How long one group, or Close, may take before the ring counts as broken. In host memory it runs
+  // from each wait for a group, on a device from when this rank has done its part, whether or not
+  // the host asks: that memory is waited for in calls that know no deadline.
   absl::Duration hop_deadline = absl::Seconds(30);
   // The numeric address at which the other ranks reach this one, over its interface only (UCX).
   // When all are on one host, loopback.
@@ -33,8 +33,8 @@ struct CommunicatorOptions {
 // Whatever fails, the first error stays: every later call returns it, and a new generation gets a
 // new communicator. Errors: Unavailable (a peer is gone), DeadlineExceeded (hop or connect
 // deadline; a peer is stuck), Aborted (Abort was called here), FailedPrecondition (a peer of
-// another generation, or ranks that disagree about the messages), InvalidArgument (addresses that do
-// not fit together).
+// another generation, or ranks that disagree about the messages), InvalidArgument (addresses that
+// do not fit together).
 //
 // Connect, world(), Settle and Close belong to one thread at a time; Abort and AwaitReleased to
 // any. The destructor aborts, waits for the release for a bounded time and never hangs.
@@ -57,9 +57,9 @@ class Communicator {
   // Index of the CUDA device in whose memory the buffers of world() must lie, or -1: host memory.
   virtual int cuda_device() const = 0;
 
-  // OK only when the host has seen that all started groups are done, that no asynchronous error is
-  // known and that nobody aborted. A step may be voted for only after that: an aborted device
-  // kernel "completes".
+  // Waits for all started groups, as long as the hop deadline lets them take. OK only when the host
+  // has seen that they are done, that no asynchronous error is known and that nobody aborted. A
+  // step may be voted for only after that: an aborted device kernel "completes".
   virtual absl::Status Settle() = 0;
 
   // The orderly end, called by all ranks after their last group; returns when all have called it.
