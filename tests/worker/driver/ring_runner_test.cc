@@ -16,6 +16,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "spdlog/sinks/base_sink.h"
 #include "spdlog/spdlog.h"
@@ -25,6 +26,8 @@
 
 namespace ringmaster::worker {
 namespace {
+
+using ::testing::HasSubstr;
 
 // Nobody connects.
 class LoneCommunicator final : public Communicator {
@@ -188,6 +191,17 @@ TEST_F(RingRunnerTest, TheTrainersThreadAsksForTheDevicesMemory) {
   }
   EXPECT_NE(by, std::this_thread::get_id());
   EXPECT_EQ(metrics_.MemoryUsedBytes(), 7);
+}
+
+// No CUDA device here, or none that this program can use.
+TEST_F(RingRunnerTest, ADeviceThatCannotBeWarmedUpEndsTheProcess) {
+  std::string last_words;
+  {
+    RingContext context = Context();
+    context.die = [&last_words](const std::string& reason) { last_words = reason; };
+    const RingRunner runner("cuda", std::move(context));
+  }
+  EXPECT_THAT(last_words, HasSubstr("the device is lost: warming up cuda"));
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "base/steady_now.h"
 #include "gtest/gtest.h"
 #include "tests/worker/train/resolved_spec.h"
 
@@ -168,10 +168,10 @@ void RingScene::Delete(const v1::Checkpoint& checkpoint) {
 }
 
 void RingScene::PumpUntil(const std::function<bool()>& done, const std::string& what) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  const absl::Time deadline = SteadyNow() + absl::Seconds(30);
   while (!done()) {
     const auto heard = coordinator_.Next();
-    ASSERT_TRUE(heard.has_value() && absl::Now() < deadline) << "still waiting for " << what;
+    ASSERT_TRUE(heard.has_value() && SteadyNow() < deadline) << "still waiting for " << what;
     Take(*heard);
   }
 }

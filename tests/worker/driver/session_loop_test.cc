@@ -16,7 +16,6 @@
 #include "proto/rpc_status.h"
 #include "tests/worker/driver/ring_scene.h"
 #include "worker/checkpoint/checkpoint_files.h"
-#include "worker/driver/ring_runner.h"
 #include "worker/session/exit_codes.h"
 
 namespace ringmaster::worker {
@@ -235,6 +234,8 @@ TEST(SessionLoopTest, WithoutAnyMemoryTheCheckpointIsLoaded) {
   scene.PumpUntilFinished();
   EXPECT_EQ(CurveOf(scene), Undisturbed());
   scene.PumpUntil([&] { return !fs::exists(orphan); }, "the sweep");
+  // It is over when the worker's threads are gone.
+  scene.KillWorker("a");
   EXPECT_TRUE(fs::exists(checkpoint.shards(0).path()));
   EXPECT_TRUE(fs::exists(checkpoint.shards(1).path()));
 }
@@ -344,20 +345,6 @@ TEST(SessionLoopTest, MissingDataIsAFaultOfItsKind) {
   EXPECT_EQ(scene.faults()[0].kind(), v1::Fault::DATA_ERROR);
   EXPECT_TRUE(scene.faults()[0].deterministic());
   EXPECT_THAT(scene.faults()[0].message(), HasSubstr("/nowhere/at/all"));
-}
-
-// No CUDA device here, or none that this program can use.
-TEST(RingRunnerTest, ADeviceThatCannotBeWarmedUpEndsTheProcess) {
-  std::string last_words;
-  WorkerMetrics metrics;
-  {
-    RingContext context;
-    context.post = [](const Event&) {};
-    context.die = [&last_words](const std::string& reason) { last_words = reason; };
-    context.metrics = &metrics;
-    const RingRunner runner("cuda", std::move(context));
-  }
-  EXPECT_THAT(last_words, HasSubstr("the device is lost: warming up cuda"));
 }
 
 TEST(SessionLoopTest, NothingIsWrittenOutsideTheSharedDirectory) {
