@@ -132,6 +132,13 @@ void RingScene::StartSteps(const v1::ExistingCheckpoints* existing) {
   ToMembers(start, [](v1::Directive& d) { return d.mutable_start_steps()->mutable_ring(); });
 }
 
+void RingScene::StartPair() {
+  StartWorker("a");
+  StartWorker("b");
+  FormRing(1, {"a", "b"});
+  StartSteps();
+}
+
 void RingScene::Abort() {
   ToMembers(New(), [](v1::Directive& d) { return d.mutable_abort_ring()->mutable_ring(); });
 }

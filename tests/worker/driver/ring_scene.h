@@ -47,6 +47,8 @@ class RingScene {
   v1::RestorePlan FormRing(int64_t generation, const std::vector<std::string>& members,
                            const v1::Checkpoint* checkpoint = nullptr);
   void StartSteps(const v1::ExistingCheckpoints* existing = nullptr);
+  // Workers "a" and "b" as generation 1, from the first step on.
+  void StartPair();
   void Abort();
   void Release();
   void Drain(const std::string& name);

@@ -58,10 +58,7 @@ Curve CurveOf(const RingScene& scene) {
 const Curve& Undisturbed() {
   static const Curve curve = [] {
     RingScene scene(kSteps);
-    scene.StartWorker("a");
-    scene.StartWorker("b");
-    scene.FormRing(1, {"a", "b"});
-    scene.StartSteps();
+    scene.StartPair();
     scene.PumpUntilFinished();
     EXPECT_TRUE(scene.faults().empty());
     EXPECT_EQ(CurveOf(scene).size(), kSteps);
@@ -191,10 +188,7 @@ TEST(SessionLoopTest, ANewProcessGetsTheStateFromItsPeer) {
 
 TEST(SessionLoopTest, TheFaultOfASurvivorNamesTheRankThatIsGone) {
   RingScene scene(/*steps=*/100'000);
-  scene.StartWorker("a");
-  scene.StartWorker("b");
-  scene.FormRing(1, {"a", "b"});
-  scene.StartSteps();
+  scene.StartPair();
   scene.PumpUntil([&] { return !scene.records().empty(); }, "the first step");
   scene.KillWorker("b");
   scene.PumpUntil([&] { return !scene.faults().empty(); }, "the fault");
@@ -207,10 +201,7 @@ TEST(SessionLoopTest, TheFaultOfASurvivorNamesTheRankThatIsGone) {
 TEST(SessionLoopTest, WithoutAnyMemoryTheCheckpointIsLoaded) {
   RingScene scene(kSteps);
   scene.spec().mutable_checkpoint()->set_interval_steps(4);
-  scene.StartWorker("a");
-  scene.StartWorker("b");
-  scene.FormRing(1, {"a", "b"});
-  scene.StartSteps();
+  scene.StartPair();
   scene.PumpUntil([&] { return scene.CheckpointOf(4).shards_size() == 2; }, "the shards");
   const v1::Checkpoint checkpoint = scene.CheckpointOf(4);
   ASSERT_EQ(checkpoint.shards_size(), 2);
@@ -256,10 +247,7 @@ v1::Fault CheckpointFault(RingScene& scene) {
 
 TEST(SessionLoopTest, ADamagedCheckpointIsAFaultOfItsKind) {
   RingScene scene(4);
-  scene.StartWorker("a");
-  scene.StartWorker("b");
-  scene.FormRing(1, {"a", "b"});
-  scene.StartSteps();
+  scene.StartPair();
   scene.PumpUntilFinished();
   v1::Checkpoint checkpoint = scene.CheckpointOf(4);
   fs::resize_file(checkpoint.shards(0).path(), 100);
@@ -276,10 +264,7 @@ TEST(SessionLoopTest, ADamagedCheckpointIsAFaultOfItsKind) {
 // again.
 TEST(SessionLoopTest, ACheckpointThatCannotBeReadIsAFaultOfItsKind) {
   RingScene scene(4);
-  scene.StartWorker("a");
-  scene.StartWorker("b");
-  scene.FormRing(1, {"a", "b"});
-  scene.StartSteps();
+  scene.StartPair();
   scene.PumpUntilFinished();
   const v1::Checkpoint checkpoint = scene.CheckpointOf(4);
   for (const v1::CheckpointShard& shard : checkpoint.shards()) {
@@ -296,10 +281,7 @@ TEST(SessionLoopTest, ACheckpointThatCannotBeReadIsAFaultOfItsKind) {
 
 TEST(SessionLoopTest, SigtermEndsAfterAStepOnAllRanks) {
   RingScene scene(100'000);
-  scene.StartWorker("a");
-  scene.StartWorker("b");
-  scene.FormRing(1, {"a", "b"});
-  scene.StartSteps();
+  scene.StartPair();
   scene.PumpUntil([&] { return !scene.records().empty(); }, "a step");
   scene.StopWorker("b");
   scene.PumpUntil([&] { return !scene.goodbyes().empty(); }, "Goodbye");
@@ -311,10 +293,7 @@ TEST(SessionLoopTest, SigtermEndsAfterAStepOnAllRanks) {
 
 TEST(SessionLoopTest, TrainingGoesOnWithoutACoordinator) {
   RingScene scene(kSteps);
-  scene.StartWorker("a");
-  scene.StartWorker("b");
-  scene.FormRing(1, {"a", "b"});
-  scene.StartSteps();
+  scene.StartPair();
   scene.coordinator().Stop();
   scene.coordinator().Restart();
   // Hello is answered on the new streams; steps and RingFinished are told again.
