@@ -1,6 +1,7 @@
 // While this program runs, somebody sets the machine's clock all the time: it must move no deadline
 // of a worker.
 #include <ATen/ops/zeros.h>
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -43,7 +44,25 @@ namespace {
 
 constexpr absl::Duration kPatience = absl::Minutes(10);
 
-// First of all: it forks, and no thread was started yet.
+// The other cases say nothing unless the libraries ask here, too.
+TEST(ClockStepTest, TheClockThatEverybodyAsksIsThisOne) {
+  const auto about = [](const void* address) {
+    Dl_info found = {};
+    EXPECT_NE(dladdr(address, &found), 0);
+    return found;
+  };
+  const void* const program = about(reinterpret_cast<const void*>(&kPatience)).dli_fbase;
+  for (const void* const clock :
+       {reinterpret_cast<const void*>(&absl::Now), reinterpret_cast<const void*>(&gettimeofday)}) {
+    const char* const name = about(clock).dli_sname;
+    ASSERT_NE(name, nullptr) << "no library sees it";
+    EXPECT_EQ(about(dlsym(RTLD_DEFAULT, name)).dli_fbase, program) << name;
+  }
+  const absl::Time asked = absl::Now();
+  EXPECT_GE(absl::Now() - asked, absl::Hours(1));
+}
+
+// Before all that start a thread: it forks.
 TEST(ClockStepTest, AWorkerThatFailsAtOnceIsNotStartedAgainAtOnce) {
   auto* const starts = static_cast<int*>(
       mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
