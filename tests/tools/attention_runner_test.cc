@@ -20,6 +20,7 @@
 #include "absl/strings/str_replace.h"
 #include "attention/reference_attention.h"
 #include "base/safetensors.h"
+#include "tests/testing/temporary_directory.h"
 
 namespace ringmaster::tools {
 namespace {
@@ -49,13 +50,9 @@ safetensors::Type StoredType(at::ScalarType type) {
 
 class AttentionRunnerTest : public testing::Test {
  protected:
-  AttentionRunnerTest() {
-    std::string name = testing::TempDir() + "/attention_runner_XXXXXX";
-    directory_ = mkdtemp(name.data());
+  std::string Path(const std::string& name) const {
+    return absl::StrCat(directory_.path(), "/", name);
   }
-  ~AttentionRunnerTest() override { std::filesystem::remove_all(directory_); }
-
-  std::string Path(const std::string& name) const { return absl::StrCat(directory_, "/", name); }
 
   std::string WriteText(const std::string& name, const std::string& text) const {
     std::ofstream(Path(name), std::ios::binary) << text;
@@ -126,13 +123,13 @@ class AttentionRunnerTest : public testing::Test {
     EXPECT_EQ(std::count(errors_.begin(), errors_.end(), '\n'), 1) << name << ": " << errors_;
     EXPECT_EQ(errors_.back(), '\n') << name;
     int files = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
       files += entry.path().filename().string().rfind("out", 0) == 0 ? 1 : 0;
     }
     EXPECT_EQ(files, 0) << name << " left an output file";
   }
 
-  std::string directory_;
+  const TemporaryDirectory directory_;
   std::string errors_;
 };
 

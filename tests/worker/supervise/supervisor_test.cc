@@ -48,7 +48,7 @@ class SupervisedProcess {
       return life(start, say);
     };
     options.report = [say](const ChildExit& exit) {
-      const bool late = SteadyNow() - exit.time > absl::Milliseconds(100);
+      const bool late = SteadyNow() - exit.time > absl::Seconds(10);
       Say(say, absl::StrFormat("exit %s signal %d code %d late %d", exit.incarnation, exit.signal,
                                exit.exit_code, late));
     };
