@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -153,6 +154,34 @@ TEST_F(TrainerTest, AFileThatShrinksOnOneRankIsItsDataErrorAndMayBeTriedAgain) {
   EXPECT_EQ(runs[1].fault->where, "step.data");
   EXPECT_FALSE(runs[1].fault->deterministic) << "no other rank has seen it";
   EXPECT_THAT(runs[1].fault->status.ToString(), HasSubstr(copy));
+}
+
+// The last sum is awaited no longer than a hop; a replica that has a sequence less must not come to
+// it a whole sequence early.
+TEST_F(TrainerTest, EachReplicaIsAsLongAtAValidation) {
+  const JobConfig config = WithWorld(SmallJob(), 2, 2);
+  ASSERT_EQ(config.validation_sequences % config.replicas, 1);
+  const auto communicators = ConnectInProcess(config.world_size());
+  std::vector<std::thread> ranks;
+  for (const auto& communicator : communicators) {
+    ranks.emplace_back([&] {
+      const auto state = TrainingState::Create(config, "cpu");
+      ASSERT_TRUE(state.ok()) << state.status();
+      const auto trainer =
+          Trainer::Create(config, state->get(), {communicator.get()}, OpenSource(config, path_));
+      ASSERT_TRUE(trainer.ok()) << trainer.status();
+      const absl::Status status = (*trainer)->Validate().status();
+      EXPECT_TRUE(status.ok()) << status;
+    });
+  }
+  for (std::thread& rank : ranks) {
+    rank.join();
+  }
+  EXPECT_GT(communicators[0]->world().sent_bytes(), 0u);
+  for (int rank = 0; rank < config.ring_size; ++rank) {
+    EXPECT_EQ(communicators[rank]->world().sent_bytes(),
+              communicators[rank + config.ring_size]->world().sent_bytes());
+  }
 }
 
 TEST_F(TrainerTest, RefusesACommunicatorOfAnotherSize) {
