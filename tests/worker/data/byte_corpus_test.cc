@@ -1,5 +1,6 @@
 #include "worker/data/byte_corpus.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <string>
@@ -90,6 +91,13 @@ TEST(ByteCorpusTest, NamesWhatCannotBeRead) {
   ASSERT_EQ(symlink("nowhere", (linked.root() + "/link").c_str()), 0);
   EXPECT_THAT(ByteCorpus::Open({{linked.root()}}).status().ToString(),
               HasSubstr(linked.root() + "/link"));
+
+  // Nobody writes: whoever waits for its bytes waits for ever.
+  const std::string pipe = files.root() + "/pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const absl::Status no_file = ByteCorpus::Open({{pipe}}).status();
+  EXPECT_EQ(no_file.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(no_file.ToString(), HasSubstr(pipe + ": it is no regular file"));
 
   const std::string path = files.Write("shrinks", "0123456789");
   const ByteCorpus corpus = MustOpen({path});

@@ -4,9 +4,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/logging.h"
 #include "gtest/gtest.h"
@@ -78,6 +81,29 @@ TEST_F(WorkerStartTest, AutoIsTheCpuWhereThereIsNoDeviceOrNoLibrary) {
   EXPECT_EXIT(ExitUnlessCpu("auto"), ExitedWithCode(0), "");
   setenv("RINGMASTER_CUDA_PLUGIN", "/nowhere/libringmaster_cuda.so", 1);
   EXPECT_EXIT(ExitUnlessCpu("auto"), ExitedWithCode(0), "");
+}
+
+std::string Vendor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (absl::StartsWith(line, "vendor_id")) {
+      return line.substr(line.find(": ") + 2);
+    }
+  }
+  return "";
+}
+
+// Ranks of a ring must agree in all that the order of their sums hangs on.
+TEST_F(WorkerStartTest, TheCpusCapabilityNamesVendorAndMklsCodePath) {
+  const std::string vendor = Vendor();
+  EXPECT_EXIT(
+      {
+        setenv("MKL_CBWR", "COMPATIBLE", 1);
+        const auto choice = ChooseDevice({.device = "cpu"});
+        std::fputs(choice.ok() ? choice->hardware.cpu_capability().c_str() : "", stderr);
+        _exit(0);
+      },
+      ExitedWithCode(0), absl::StrCat(vendor.empty() ? "" : " ", vendor, " MKL_CBWR=COMPATIBLE$"));
 }
 
 }  // namespace
