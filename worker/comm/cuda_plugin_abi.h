@@ -8,7 +8,7 @@
 // any thread unless a comment says otherwise.
 
 // Rises with every change of this file; the worker refuses a plugin with another number.
-#define RINGMASTER_CUDA_ABI_VERSION 1
+#define RINGMASTER_CUDA_ABI_VERSION 2
 #define RINGMASTER_CUDA_ENTRY "RingmasterCudaApiOf"
 
 extern "C" {
@@ -34,6 +34,7 @@ struct RingmasterCudaMemory {
   uint64_t reserved_bytes;
   // Since the last reset.
   uint64_t peak_allocated_bytes;
+  uint64_t peak_reserved_bytes;
 };
 
 struct RingmasterNcclOptions {

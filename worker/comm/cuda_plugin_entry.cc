@@ -84,6 +84,7 @@ Result Memory(int device, RingmasterCudaMemory* memory) {
       memory->allocated_bytes = stats.allocated_bytes[0].current;
       memory->reserved_bytes = stats.reserved_bytes[0].current;
       memory->peak_allocated_bytes = stats.allocated_bytes[0].peak;
+      memory->peak_reserved_bytes = stats.reserved_bytes[0].peak;
     }
   }));
 }

@@ -238,7 +238,9 @@ bool RingRun::OneStep() {
   }
   const auto exchanged = static_cast<int64_t>(result->exchanged_bytes);
   const auto planned = static_cast<int64_t>(result->planned_bytes);
-  context_->metrics->OnStep(*last_record_, exchanged, planned);
+  context_->metrics->OnStep(
+      *last_record_,
+      {.sent = static_cast<int64_t>(result->sent_bytes), .busiest = exchanged, .planned = planned});
   context_->metrics->SampleDeviceMemory();
   context_->post(StepDone{.ring = form_.ring(),
                           .record = *last_record_,

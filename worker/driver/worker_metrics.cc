@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -43,11 +45,12 @@ constexpr Description kAttached = {"ringmaster_worker_attached", kGauge, "0 or 1
 constexpr Description kPublishing = {
     "ringmaster_worker_publishing", kGauge, "0 or 1", "",
     "1 while the coordinator counts this worker as alive; at 0 no training series are shown."};
-constexpr Description kResidentBytes = {"ringmaster_worker_resident_bytes", kGauge, "bytes", "",
+constexpr Description kResidentBytes = {"ringmaster_host_rss_bytes", kGauge, "bytes", "",
                                         "Host memory of this process."};
 constexpr Description kDeviceBytes = {
     "ringmaster_cuda_memory_bytes", kGauge, "bytes", "kind",
-    "Device memory of this process: allocated, reserved by the allocator, peak_allocated."};
+    "Device memory of this process: allocated, reserved by the allocator, their peaks; limit: what "
+    "the device has."};
 constexpr Description kFaults = {"ringmaster_worker_faults_total", kCounter, "faults", "kind",
                                  "Faults this worker reported."};
 constexpr Description kSteps = {"ringmaster_step_total", kCounter, "steps", "",
@@ -56,8 +59,8 @@ constexpr Description kStepSeconds = {"ringmaster_step_duration_seconds", kHisto
                                       "One step on this rank, validation and checkpoint excluded."};
 constexpr Description kTokens = {"ringmaster_tokens_processed_total", kCounter, "tokens", "",
                                  "Training tokens of these steps, all ranks together."};
-constexpr Description kExchanged = {"ringmaster_exchange_bytes_total", kCounter, "bytes", "",
-                                    "Attention payload that the busiest rank sent in these steps."};
+constexpr Description kSent = {"ringmaster_comm_bytes_total", kCounter, "bytes", "op",
+                               "Payload that this rank sent; exchange: attention, in these steps."};
 constexpr Description kStep = {"ringmaster_step", kGauge, "steps", "training_job,rank",
                                "Optimizer updates this rank holds."};
 constexpr Description kLoss = {"ringmaster_loss", kGauge, "nats per token", "training_job,rank",
@@ -93,7 +96,7 @@ constexpr Description kTable[] = {kBuildInfo,
                                   kSteps,
                                   kStepSeconds,
                                   kTokens,
-                                  kExchanged,
+                                  kSent,
                                   kStep,
                                   kLoss,
                                   kValidationLoss,
@@ -127,10 +130,9 @@ struct WorkerMetrics::Implementation {
   using Labels = prometheus::Labels;
 
   std::function<std::optional<DeviceMemory>()> read_device;
-  // Null without a device of its own.
-  prometheus::Gauge* device_allocated = nullptr;
-  prometheus::Gauge* device_reserved = nullptr;
-  prometheus::Gauge* device_peak = nullptr;
+  // Each with its value; none without a device of its own.
+  std::vector<std::pair<int64_t DeviceMemory::*, prometheus::Gauge*>> device;
+  std::atomic<int64_t> reserved_bytes = 0;
 
   prometheus::Family<prometheus::Gauge>& GaugeFamily(const Description& of) {
     return prometheus::BuildGauge().Name(of.name).Help(of.help).Register(registry);
@@ -154,7 +156,7 @@ struct WorkerMetrics::Implementation {
   prometheus::Counter& steps = Counter(kSteps);
   prometheus::Histogram& step_seconds = Histogram(kStepSeconds);
   prometheus::Counter& tokens = Counter(kTokens);
-  prometheus::Counter& exchanged = Counter(kExchanged);
+  prometheus::Counter& sent = Counter(kSent, {{"op", "exchange"}});
   prometheus::Histogram& write_seconds = Histogram(kCheckpointSeconds, {{"kind", "write"}});
   prometheus::Histogram& restore_seconds = Histogram(kCheckpointSeconds, {{"kind", "restore"}});
   prometheus::Counter& checkpoint_bytes = Counter(kCheckpointBytes);
@@ -245,13 +247,12 @@ void WorkerMetrics::SetPublishing(bool publishing) {
   self.Show();
 }
 
-void WorkerMetrics::OnStep(const v1::StepRecord& record, int64_t exchanged_bytes,
-                           int64_t planned_bytes) {
+void WorkerMetrics::OnStep(const v1::StepRecord& record, const StepBytes& bytes) {
   Implementation& self = *implementation_;
   self.steps.Increment();
   self.step_seconds.Observe(record.seconds());
   self.tokens.Increment(static_cast<double>(record.tokens()));
-  self.exchanged.Increment(static_cast<double>(exchanged_bytes));
+  self.sent.Increment(static_cast<double>(bytes.sent));
   absl::MutexLock lock(&self.mutex);
   self.Set(Implementation::kAtStep, static_cast<double>(record.step()));
   self.Set(Implementation::kAtLoss, record.loss());
@@ -260,8 +261,8 @@ void WorkerMetrics::OnStep(const v1::StepRecord& record, int64_t exchanged_bytes
   }
   self.Set(Implementation::kAtNorm, record.grad_norm());
   self.Set(Implementation::kAtRate, record.learning_rate());
-  self.Set(Implementation::kAtExchange, static_cast<double>(exchanged_bytes));
-  self.Set(Implementation::kAtPlanned, static_cast<double>(planned_bytes));
+  self.Set(Implementation::kAtExchange, static_cast<double>(bytes.busiest));
+  self.Set(Implementation::kAtPlanned, static_cast<double>(bytes.planned));
   self.Show();
 }
 
@@ -288,25 +289,29 @@ void WorkerMetrics::OnStream(bool attached) { implementation_->attached.Set(atta
 void WorkerMetrics::SetDeviceMemory(std::function<std::optional<DeviceMemory>()> read) {
   Implementation& self = *implementation_;
   auto& family = self.GaugeFamily(kDeviceBytes);
-  self.device_allocated = &family.Add({{"kind", "allocated"}});
-  self.device_reserved = &family.Add({{"kind", "reserved"}});
-  self.device_peak = &family.Add({{"kind", "peak_allocated"}});
+  const std::pair<const char*, int64_t DeviceMemory::*> kinds[] = {
+      {"allocated", &DeviceMemory::allocated_bytes},
+      {"reserved", &DeviceMemory::reserved_bytes},
+      {"peak_allocated", &DeviceMemory::peak_allocated_bytes},
+      {"peak_reserved", &DeviceMemory::peak_reserved_bytes},
+      {"limit", &DeviceMemory::limit_bytes}};
+  for (const auto& [kind, bytes] : kinds) {
+    self.device.emplace_back(bytes, &family.Add({{"kind", kind}}));
+  }
   self.read_device = std::move(read);
 }
 
 void WorkerMetrics::SampleDeviceMemory() {
   Implementation& self = *implementation_;
-  const auto device = self.read_device == nullptr ? std::nullopt : self.read_device();
-  if (device.has_value()) {
-    self.device_allocated->Set(static_cast<double>(device->allocated_bytes));
-    self.device_reserved->Set(static_cast<double>(device->reserved_bytes));
-    self.device_peak->Set(static_cast<double>(device->peak_allocated_bytes));
+  const auto sample = self.read_device == nullptr ? std::nullopt : self.read_device();
+  if (sample.has_value()) {
+    for (const auto& [bytes, gauge] : self.device) gauge->Set(static_cast<double>(*sample.*bytes));
+    self.reserved_bytes = sample->reserved_bytes;
   }
 }
 
 int64_t WorkerMetrics::MemoryUsedBytes() const {
-  const prometheus::Gauge* const device = implementation_->device_reserved;
-  return device != nullptr ? static_cast<int64_t>(device->Value()) : ResidentBytes();
+  return implementation_->device.empty() ? ResidentBytes() : implementation_->reserved_bytes.load();
 }
 
 std::string WorkerMetrics::Text() const {

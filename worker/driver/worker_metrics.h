@@ -27,17 +27,25 @@ class WorkerMetrics {
   void LeaveRing();
   void SetPublishing(bool publishing);
 
-  void OnStep(const v1::StepRecord& record, int64_t exchanged_bytes, int64_t planned_bytes);
+  // Attention payload of a step: sent by this rank, by the busiest one, and by it as planned.
+  struct StepBytes {
+    int64_t sent = 0;
+    int64_t busiest = 0;
+    int64_t planned = 0;
+  };
+  void OnStep(const v1::StepRecord& record, const StepBytes& bytes);
   void OnRestore(absl::Duration duration);
   void OnShard(const v1::ShardWritten& report, absl::Duration duration);
   void OnFault(v1::Fault::Kind kind);
   void OnStream(bool attached);
 
-  // On the device; `peak` since the process began.
+  // On the device: of this process, peaks since it began, and what the device has in all.
   struct DeviceMemory {
     int64_t allocated_bytes = 0;
     int64_t reserved_bytes = 0;
     int64_t peak_allocated_bytes = 0;
+    int64_t peak_reserved_bytes = 0;
+    int64_t limit_bytes = 0;
   };
   // Where the device's memory is read from, when it has one of its own; nothing while it cannot be
   // read. To be set before other threads use this object.

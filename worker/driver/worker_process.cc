@@ -109,7 +109,8 @@ absl::Status StartHttp(const WorkerOptions& options, Process* process) {
              : WriteAddressFile(options.address_file, process->http->address());
 }
 
-std::optional<WorkerMetrics::DeviceMemory> ReadDeviceMemory(const CudaPlugin& plugin, int index) {
+std::optional<WorkerMetrics::DeviceMemory> ReadDeviceMemory(const CudaPlugin& plugin, int index,
+                                                            int64_t limit_bytes) {
   const auto memory = plugin.Memory(index);
   if (!memory.ok()) {
     return std::nullopt;
@@ -117,7 +118,9 @@ std::optional<WorkerMetrics::DeviceMemory> ReadDeviceMemory(const CudaPlugin& pl
   return WorkerMetrics::DeviceMemory{
       .allocated_bytes = static_cast<int64_t>(memory->allocated_bytes),
       .reserved_bytes = static_cast<int64_t>(memory->reserved_bytes),
-      .peak_allocated_bytes = static_cast<int64_t>(memory->peak_allocated_bytes)};
+      .peak_allocated_bytes = static_cast<int64_t>(memory->peak_allocated_bytes),
+      .peak_reserved_bytes = static_cast<int64_t>(memory->peak_reserved_bytes),
+      .limit_bytes = limit_bytes};
 }
 
 absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
@@ -127,7 +130,9 @@ absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
   if (choice.device == "cuda") {
     ASSIGN_OR_RETURN(const CudaPlugin* const plugin, CudaPlugin::Open());
     process->metrics.SetDeviceMemory(
-        [plugin, index = choice.index] { return ReadDeviceMemory(*plugin, index); });
+        [plugin, index = choice.index, limit = choice.hardware.memory_bytes()] {
+          return ReadDeviceMemory(*plugin, index, limit);
+        });
   }
   SessionLoopOptions loop;
   loop.device = choice.device;

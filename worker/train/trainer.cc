@@ -258,6 +258,7 @@ absl::Status Trainer::Implementation::Step(bool stop, StepResult* result) {
   result->grad_norm = vote.grad_norm;
   result->learning_rate = LearningRate(config.optimizer, config.schedule, config.steps, vote.step);
   result->tokens = config.tokens_per_step();
+  result->sent_bytes = vote.exchanged_bytes;
   result->planned_bytes = planned_bytes;
   ApplyAdamW(config.optimizer, result->learning_rate, vote.grad_norm, gradients, fault_point,
              state);

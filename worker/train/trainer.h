@@ -38,7 +38,9 @@ struct StepResult {
   double learning_rate = 0;
   int64_t tokens = 0;
   double seconds = 0;
-  // Attention payload that the busiest rank sent, and what the plan says it must be.
+  // Attention payload that this rank sent; that the busiest one sent, and what the plan says it
+  // must be.
+  uint64_t sent_bytes = 0;
   uint64_t exchanged_bytes = 0;
   uint64_t planned_bytes = 0;
   // A rank's RequestStop was heard by all in this step's vote: all ranks stop here.
