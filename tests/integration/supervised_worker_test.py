@@ -92,6 +92,13 @@ class SupervisedWorkerTest(unittest.TestCase):
         self.assertNotEqual(ids[0], ids[1])
         self.assertEqual(ids[2], '')
 
+    def test_its_sums_have_one_order(self):
+        # Whatever the alignment of a buffer: recovery is bit-equal only so.
+        self.start()
+        hello, _ = self.attached()
+        order = os.environ.get('MKL_CBWR', 'AUTO')
+        self.assertRegex(hello.hello.hardware.cpu_capability, f' MKL_CBWR={order}$')
+
     def test_the_last_words_are_in_the_jobs_log(self):
         # Several: one that does not wait for its log may be lucky.
         processes = [self.start() for _ in range(5)]
