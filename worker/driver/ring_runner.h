@@ -15,8 +15,8 @@
 namespace ringmaster::worker {
 
 // Does the session core's ring and file actions, each off the control thread: rings on the
-// trainer's thread, shards on the writer's, what else touches the shared disk on a third. Answers by
-// RingContext::post. Called by the control thread only; never blocks it.
+// trainer's thread, shards on the writer's, what else touches the shared disk on a third. Answers
+// by RingContext::post. Called by the control thread only; never blocks it.
 class RingRunner {
  public:
   // `device` is "cpu" or "cuda". `context.post` may be called until the destructor returns.
