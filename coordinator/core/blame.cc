@@ -6,83 +6,106 @@
 
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/recovery.h"
-#include "coordinator/core/suitability.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
 // A worker that lacked something may have it later; a new process of it is looked at anew at once.
-// Shorter than a job waits for workers before its survivors forget its state.
+// Shorter than a job waits by default for workers before its survivors forget its state.
 constexpr absl::Duration kPassedOverFor = absl::Minutes(5);
+// What may pass, such as memory that the driver has not freed yet.
+constexpr absl::Duration kFirstPassingOver = absl::Seconds(1);
 
 bool IsProven(const Job& job, int rank) {
-  return job.proven.count(job.status().ranks(rank).incarnation()) > 0;
+  const std::string& incarnation = job.status().ranks(rank).incarnation();
+  const auto& proven = job.record.proven();
+  return !incarnation.empty() &&
+         std::find(proven.begin(), proven.end(), incarnation) != proven.end();
 }
 
-// An idle worker could take the rank's place.
-bool HasReplacement(State& state, const Job& job, int rank) {
-  const Worker* member = state.Member(job, rank);
-  if (member == nullptr) return false;
-  const std::string kind = KindOf(member->hardware, member->version);
-  const Requirement requirement = RequirementOf(job.record);
-  return std::any_of(state.workers.begin(), state.workers.end(), [&](const auto& entry) {
-    const Worker& worker = entry.second;
-    return worker.attached() && worker.job.empty() && !worker.unresponsive &&
-           KindOf(worker.hardware, worker.version) == kind &&
-           Misfit(requirement, worker.hardware).empty() && UnfitReason(state, job, worker).empty();
+bool HasWitness(const Job& job) {
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    if (IsProven(job, rank)) return true;
+  }
+  return false;
+}
+
+// The time until when a failing counts: it is forgiven by then, but not forgotten.
+absl::Time RememberedUntil(const Unfit& unfit) { return unfit.until + kPassedOverFor; }
+
+// Of other ranks, by the rank that tells.
+struct Accusation {
+  bool made = false;
+  bool of_proven = false;
+  // Those that are still there.
+  std::vector<int> of_newcomers;
+};
+
+Accusation AccusationOf(State& state, const Job& job, int rank, const v1::Fault& fault) {
+  Accusation accusation;
+  for (const int accused : fault.accused_ranks()) {
+    if (accused < 0 || accused >= job.status().ranks_size() || accused == rank) continue;
+    accusation.made = true;
+    if (IsProven(job, accused)) {
+      accusation.of_proven = true;
+    } else if (state.Member(job, accused) != nullptr) {
+      accusation.of_newcomers.push_back(accused);
+    }
+  }
+  return accusation;
+}
+
+// Without a witness somebody could not run the job, and would not another time either.
+bool WasToldBefore(const State& state, const Job& job) {
+  return std::any_of(job.unfit.begin(), job.unfit.end(), [&](const auto& entry) {
+    return entry.second.lasting && !entry.second.witnessed &&
+           RememberedUntil(entry.second) > state.now;
   });
 }
 
 }  // namespace
 
-void NoteProven(Job& job) {
-  if (job.proven_in == job.generation()) return;
-  job.proven_in = job.generation();
-  job.proven.clear();
+bool NoteProven(Job& job) {
+  if (job.record.proven_in() == job.generation()) return false;
+  job.record.set_proven_in(job.generation());
+  job.record.clear_proven();
   for (const v1::RankAssignment& rank : job.status().ranks()) {
-    job.proven.insert(rank.incarnation());
+    job.record.add_proven(rank.incarnation());
   }
+  return true;
 }
 
 std::optional<std::vector<int>> Blamed(State& state, const Job& job, int rank,
                                        const v1::Fault& fault) {
-  std::vector<int> newcomers;
-  bool witness = false;
-  bool all_proven = true;
-  for (int other = 0; other < job.status().ranks_size(); ++other) {
-    const bool proven = IsProven(job, other);
-    witness = witness || proven;
-    all_proven = all_proven && proven;
-    if (!proven && state.Member(job, other) != nullptr) newcomers.push_back(other);
+  const bool has_run = job.record.proven_in() > 0;
+  if (!has_run || job.record.proven_in() == job.generation()) return std::nullopt;
+  // A checksum is no worker's lack.
+  if (fault.kind() == v1::Fault::COMMUNICATION_ERROR || fault.kind() == v1::Fault::NOT_FINITE ||
+      (fault.kind() == v1::Fault::CHECKPOINT_ERROR && fault.deterministic())) {
+    return std::nullopt;
   }
-  if (!witness || all_proven || job.proven_in == job.generation()) return std::nullopt;
-  switch (fault.kind()) {
-    case v1::Fault::COMMUNICATION_ERROR:
-    case v1::Fault::NOT_FINITE:
-      return std::nullopt;
-    case v1::Fault::CHECKPOINT_ERROR:
-      // A checksum is no worker's lack.
-      if (fault.deterministic()) return std::nullopt;
-      break;
-    case v1::Fault::DATA_ERROR:
-      // What all ranks find out together, that their files differ, each of them tells; the newcomer
-      // may have died meanwhile.
-      if (fault.deterministic() && IsProven(job, rank)) return newcomers;
-      break;
-    default:
-      break;
-  }
-  const bool of_newcomer = std::find(newcomers.begin(), newcomers.end(), rank) != newcomers.end();
-  // What may pass is tried again with the same worker when there is no other.
-  const bool passes_over = fault.deterministic() || HasReplacement(state, job, rank);
-  if (!of_newcomer || !passes_over) return std::nullopt;
+  const Accusation accusation = AccusationOf(state, job, rank, fault);
+  const bool witness = HasWitness(job);
+  if (witness && accusation.made && !accusation.of_proven) return accusation.of_newcomers;
+  if (IsProven(job, rank)) return std::nullopt;
+  if (!witness && (!fault.deterministic() || WasToldBefore(state, job))) return std::nullopt;
   return std::vector<int>{rank};
 }
 
-std::string PassOver(State& state, Job& job, int rank, const std::string& reason) {
+std::string PassOver(State& state, Job& job, int rank, bool lasting, const std::string& reason) {
   Worker* worker = state.Member(job, rank);
-  job.blamed_in = job.generation();
-  job.unfit[worker->name] = {worker->incarnation, state.now + kPassedOverFor, reason};
+  Unfit& unfit = job.unfit[worker->name];
+  absl::Duration pause = kPassedOverFor;
+  if (!lasting) {
+    const bool again = !unfit.lasting && unfit.incarnation == worker->incarnation;
+    pause = std::min(again ? 2 * unfit.pause : kFirstPassingOver, kPassedOverFor);
+  }
+  unfit = {.incarnation = worker->incarnation,
+           .lasting = lasting,
+           .witnessed = HasWitness(job),
+           .pause = pause,
+           .until = state.now + pause,
+           .reason = reason};
   OnForgiveTimer(state, job);
   TellRelease(state, *worker, job.name(), job.uid(), job.generation(), reason);
   DropMember(job, *worker);
@@ -97,9 +120,12 @@ std::string UnfitReason(const State& state, const Job& job, const Worker& worker
 }
 
 void OnForgiveTimer(State& state, Job& job) {
+  std::erase_if(job.unfit,
+                [&](const auto& entry) { return RememberedUntil(entry.second) <= state.now; });
   absl::Time next = absl::InfiniteFuture();
-  std::erase_if(job.unfit, [&](const auto& entry) { return entry.second.until <= state.now; });
-  for (const auto& [name, unfit] : job.unfit) next = std::min(next, unfit.until);
+  for (const auto& [name, unfit] : job.unfit) {
+    next = std::min(next, unfit.until > state.now ? unfit.until : RememberedUntil(unfit));
+  }
   if (!job.unfit.empty()) state.timers.Set(TimerKind::kForgive, job.name(), next);
   state.placement_due = true;
 }

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +30,11 @@ struct RankState {
 // A process that failed a job which others had run.
 struct Unfit {
   std::string incarnation;
+  // Trying it again would end the same way, as far as it knows.
+  bool lasting = false;
+  // Somebody was there who had run the job.
+  bool witnessed = false;
+  absl::Duration pause;
   absl::Time until;
   std::string reason;
 };
@@ -60,12 +64,7 @@ struct Job {
   int garbage_told = 0;
   // How often restoring from a checkpoint failed, by directory.
   std::map<std::string, int> damaged;
-  // The processes that did the newest step, and the generation they did it in. See blame.h.
-  std::set<std::string> proven;
-  int64_t proven_in = 0;
-  // The generation that was last given up on account of a worker.
-  int64_t blamed_in = 0;
-  // By worker: whom the placer passes over for this job, and until when.
+  // By worker: whom the placer passes over for this job, and until when. See blame.h.
   std::map<std::string, Unfit> unfit;
   absl::Time progress_stored = absl::InfinitePast();
 

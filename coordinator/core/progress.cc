@@ -53,7 +53,7 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
     if (job.pace.size() > kPaceSteps) job.pace.pop_front();
   }
   if (!advanced) return;
-  if (started) NoteProven(job);
+  const bool first = started && NoteProven(job);
   if (progress->step() > job.record.furthest_step()) {
     job.record.set_furthest_step(progress->step());
     if (started) job.record.clear_recoveries_counted();
@@ -64,8 +64,8 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
   progress->set_planned_bytes_per_step(done.planned_bytes());
   SetRate(job);
   if (started) job.last_step = state.now;
-  if (started && OpenEpisodeOf(job) != nullptr) {
-    MarkFirstStep(state, job);
+  if (started) MarkFirstStep(state, job);
+  if (first) {
     Store(state, job);
   } else {
     StoreProgress(state, job);

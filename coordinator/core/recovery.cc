@@ -60,11 +60,14 @@ void AbortRing(State& state, Job& job, const std::string& reason) {
   Store(state, job);
 }
 
-// Who is to blame in the eyes of the rank that reports, by the name that an operator knows.
+// Who is to blame in the eyes of the rank that reports, by the names that an operator knows.
 std::string Accusation(const Job& job, const v1::Fault& fault) {
-  const int accused = fault.accused_rank();
-  if (!fault.has_accused_rank() || accused < 0 || accused >= job.status().ranks_size()) return "";
-  return absl::StrFormat(" (rank %d is %s)", accused, job.status().ranks(accused).worker());
+  std::string text;
+  for (const int accused : fault.accused_ranks()) {
+    if (accused < 0 || accused >= job.status().ranks_size()) continue;
+    absl::StrAppendFormat(&text, " (rank %d is %s)", accused, job.status().ranks(accused).worker());
+  }
+  return text;
 }
 
 // A member of an ABORTING ring that may still answer.
@@ -128,13 +131,10 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
-  // What the others say of a ring that was given up on account of a worker is seen again in the
-  // next one, if it was not its doing.
-  if (job.blamed_in == job.generation()) return;
   if (const auto blamed = Blamed(state, job, rank, fault)) {
     std::vector<std::string> passed_over;
     for (const int one : *blamed) {
-      passed_over.push_back(PassOver(state, job, one, message));
+      passed_over.push_back(PassOver(state, job, one, fault.deterministic(), message));
       ++state.counters.worker_quarantines[v1::Fault::Kind_Name(fault.kind())];
     }
     GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});

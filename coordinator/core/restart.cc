@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "coordinator/core/blame.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/times.h"
 #include "coordinator/core/workers.h"
@@ -53,7 +52,6 @@ void Adopt(State& state, Job& job) {
   job.phase_end = state.now;
   job.last_step = state.now;
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) AddUnseenWorker(state, job, rank);
-  if (job.record.stage() == store::RING_STAGE_STARTED) NoteProven(job);
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
     state.timers.Set(TimerKind::kStage, job.name(),
                      state.now + std::max(state.options.adoption_window,

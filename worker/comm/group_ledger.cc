@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/wait_for.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 
@@ -127,7 +127,7 @@ absl::Status GroupLedger::Late() const {
   const absl::Status error = absl::DeadlineExceededError(
       absl::StrCat(who_, ": ", what, " exceeded ", absl::FormatDuration(deadline_),
                    "; aborting, a new ring will form"));
-  return first == nullptr ? error : Accuse(error, first->peer);
+  return first == nullptr ? error : Accuse(error, {first->peer});
 }
 
 absl::Status GroupLedger::status() const {

@@ -15,7 +15,7 @@
 #include "base/status_macros.h"
 #include "base/wait_for.h"
 #include "spdlog/spdlog.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 #include "worker/comm/group_ledger.h"
 #include "worker/comm/prove_ring.h"
 
@@ -239,7 +239,7 @@ void World::Leave(int rank) {
   }
   for (const auto& peer : peers) {
     peer->Fail(Accuse(
-        absl::UnavailableError(absl::StrCat(peer->who(), ": rank ", rank, " is gone")), rank));
+        absl::UnavailableError(absl::StrCat(peer->who(), ": rank ", rank, " is gone")), {rank}));
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "worker/comm/accused_ranks.h"
 #include "worker/comm/group_ledger.h"
 #include "worker/comm/prove_ring.h"
 #include "worker/comm/ucx_address.h"
@@ -147,9 +148,11 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
                                                           " of generation ", address.generation));
       }
       if (IsLoopback(address.host) != IsLoopback(options_.host)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            ledger_.who(), ": rank ", rank, " is reached at ", address.host, " and this one at ",
-            options_.host, ", but loopback leads to no other; give --advertise-host"));
+        return Accuse(absl::InvalidArgumentError(
+                          absl::StrCat(ledger_.who(), ": rank ", rank, " is reached at ",
+                                       address.host, " and this one at ", options_.host,
+                                       ", but loopback leads to no other; give --advertise-host")),
+                      {rank});
       }
       addresses.push_back(std::move(address));
     }

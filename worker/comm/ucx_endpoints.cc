@@ -7,7 +7,7 @@
 #include "base/status_macros.h"
 #include "base/steady_now.h"
 #include "spdlog/spdlog.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 #include "worker/comm/ucx_status.h"
 
 namespace ringmaster::worker {
@@ -136,7 +136,7 @@ void UcxEndpoints::Lost(const Peer& peer, ucs_status_t status) {
   if (absl::IsAborted(error)) {  // requests of a lost endpoint are cancelled by UCX
     error = absl::UnavailableError(error.message());
   }
-  ledger_.Fail(Accuse(error, peer.rank));
+  ledger_.Fail(Accuse(error, {peer.rank}));
 }
 
 UcxEndpoints::Request& UcxEndpoints::Add(Request request) {

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -25,8 +25,8 @@ v1::Fault::Kind KindOf(StepFault::Kind kind) {
 }
 
 void Accuse(const absl::Status& status, v1::Fault* fault) {
-  if (const auto rank = AccusedRank(status); rank.has_value()) {
-    fault->set_accused_rank(*rank);
+  for (const int rank : AccusedRanks(status)) {
+    fault->add_accused_ranks(rank);
   }
 }
 

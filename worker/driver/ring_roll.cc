@@ -16,6 +16,7 @@
 #include "base/status_macros.h"
 #include "base/steady_now.h"
 #include "worker/checkpoint/checkpoint_files.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -62,8 +63,10 @@ absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience,
   while (true) {
     const std::set<std::string> names = Names(Folder(form));
     std::vector<std::string> missing;
+    std::vector<int> accused;
     for (const v1::RankAssignment& rank : form.ranks()) {
       if (!names.contains(FileName(form.ring().generation(), rank.rank(), rank.incarnation()))) {
+        accused.push_back(rank.rank());
         missing.push_back(absl::StrCat("rank ", rank.rank(), " (", rank.worker(), ")"));
       }
     }
@@ -74,9 +77,11 @@ absl::Status CheckRingRoll(const v1::FormRing& form, absl::Duration patience,
       return absl::CancelledError(absl::StrCat("waiting for files in ", Folder(form)));
     }
     if (SteadyNow() >= deadline) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "the files of ", absl::StrJoin(missing, ", "), " are not in ", Folder(form),
-          " as this worker sees it: all workers must share one file system at this path"));
+      return Accuse(
+          absl::FailedPreconditionError(absl::StrCat(
+              "the files of ", absl::StrJoin(missing, ", "), " are not in ", Folder(form),
+              " as this worker sees it: all workers must share one file system at this path")),
+          accused);
     }
     absl::SleepFor(kLookAgain);
   }

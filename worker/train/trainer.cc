@@ -17,6 +17,7 @@
 #include "attention/plan.h"
 #include "base/status_macros.h"
 #include "models/longnet.h"
+#include "worker/comm/accused_ranks.h"
 #include "worker/comm/collectives.h"
 #include "worker/comm/subgroup_exchange.h"
 #include "worker/torch_status.h"
@@ -82,6 +83,7 @@ struct Trainer::Implementation {
   absl::Status ComputeGradients(double* loss_sum);
   void Reach(absl::string_view phase, int64_t layer);
   absl::Status Judge(absl::Span<const Vote> votes, StepResult* result);
+  std::vector<int> UnlikeThis(absl::Span<const Vote> votes) const;
   // Fails with a fault that all ranks see alike.
   absl::Status Agreed(StepFault::Kind kind, bool deterministic, absl::Status status);
   StepFault Describe(absl::Status status) const;
@@ -194,6 +196,17 @@ absl::Status Trainer::Implementation::Agreed(StepFault::Kind kind, bool determin
   return status;
 }
 
+// The ranks that see other files than this one.
+std::vector<int> Trainer::Implementation::UnlikeThis(absl::Span<const Vote> votes) const {
+  std::vector<int> ranks;
+  for (size_t r = 0; r < votes.size(); ++r) {
+    if (votes[r].data_fingerprint != source.corpus().fingerprint()) {
+      ranks.push_back(static_cast<int>(r));
+    }
+  }
+  return ranks;
+}
+
 absl::Status Trainer::Implementation::Judge(absl::Span<const Vote> votes, StepResult* result) {
   double loss_sum = 0;
   const Vote& first = votes[0];
@@ -204,11 +217,12 @@ absl::Status Trainer::Implementation::Judge(absl::Span<const Vote> votes, StepRe
           absl::StrCat("rank 0 votes on step ", first.step, ", rank ", r, " on step ", vote.step));
     }
     if (vote.data_fingerprint != first.data_fingerprint) {
-      return Agreed(
-          StepFault::Kind::kData, true,
-          absl::DataLossError(absl::StrCat("ranks 0 and ", r,
-                                           " see different files under data.paths; all workers "
-                                           "must mount the same data")));
+      return Agreed(StepFault::Kind::kData, true,
+                    Accuse(absl::DataLossError(absl::StrCat(
+                               "ranks 0 and ", r,
+                               " see different files under data.paths; all workers must mount the "
+                               "same data")),
+                           UnlikeThis(votes)));
     }
     loss_sum += vote.loss_sum;
     result->exchanged_bytes = std::max(result->exchanged_bytes, vote.exchanged_bytes);

@@ -2,11 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <map>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "tests/coordinator/core/core_driver.h"
 
@@ -24,6 +22,32 @@ void ReplaceBByC(CoreDriver& d) {
   d.Aborted("job-a", 0, CoreDriver::Held(4));
   ASSERT_EQ(d.Job("job-a").status().generation(), 2);
   ASSERT_EQ(d.WorkerAt("job-a", 1), "c");
+}
+
+// Of workers a, b and c, c is killed after step 4; the idle worker e takes its place as rank 2.
+void ReplaceCByE(CoreDriver& d) {
+  for (const char c : {'a', 'b', 'c'}) d.Hello(std::string(1, c), c);
+  d.Create("job-a", 3);
+  d.Form("job-a");
+  d.Step("job-a", 4);
+  d.Hello("e", 'e');
+  d.Exit("c", 9);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  ASSERT_EQ(d.WorkerAt("job-a", 2), "e");
+}
+
+// Of workers a, b and c, b and c are killed after step 4; e and f take their places.
+void ReplaceBAndC(CoreDriver& d) {
+  for (const char c : {'a', 'b', 'c'}) d.Hello(std::string(1, c), c);
+  d.Create("job-a", 3);
+  d.Form("job-a");
+  d.Step("job-a", 4);
+  for (const char* worker : {"b", "c"}) d.Exit(worker, 9);
+  d.Hello("e", 'e');
+  d.Hello("f", 'f');
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  ASSERT_EQ(d.WorkerAt("job-a", 1), "e");
+  ASSERT_EQ(d.WorkerAt("job-a", 2), "f");
 }
 
 TEST(BlameTest, ASpareThatLacksSomethingIsPassedOver) {
@@ -104,71 +128,6 @@ TEST(BlameTest, WhatMayPassIsTriedAgainWhenThereIsNobodyElse) {
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
 }
 
-// c took b's place and runs out of memory, while there is another worker, e, of `other`.
-using Other = std::function<void(CoreDriver&)>;
-void ExpectTheSameWorkerAgain(const Other& other) {
-  CoreDriver d;
-  ReplaceBByC(d);
-  other(d);
-  d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
-  d.Aborted("job-a", 0, CoreDriver::Held(4));
-  d.Aborted("job-a", 1);
-  d.AwaitRetry();
-  ASSERT_EQ(d.Job("job-a").status().generation(), 3);
-  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
-}
-
-TEST(BlameTest, WhoeverCouldNotTakeThePlaceIsNobodyElse) {
-  v1::Hardware small = CoreDriver::Cpu();
-  small.set_memory_bytes(1000);
-  const std::vector<std::pair<const char*, Other>> rows = {
-      {"another build",
-       [](CoreDriver& d) {
-         d.set_version("2.0.0 (facade)");
-         d.Hello("e", 'e');
-       }},
-      {"too little memory", [&](CoreDriver& d) { d.Hello("e", 'e', small); }},
-      {"busy",
-       [](CoreDriver& d) {
-         d.Hello("e", 'e');
-         d.Create("job-b", 1);
-         ASSERT_EQ(d.WorkerAt("job-b", 0), "e");
-       }},
-      {"its stream is broken",
-       [](CoreDriver& d) {
-         d.Hello("e", 'e');
-         d.Break("e");
-       }},
-      {"it does not answer",
-       [](CoreDriver& d) {
-         d.Hello("e", 'e');
-         v1::CancelTrainingJobRequest cancel;
-         cancel.set_name(d.Create("job-b", 1));
-         EXPECT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
-         d.Advance(absl::Seconds(8));
-         ASSERT_EQ(d.StateOf("job-b"), "CANCELLED");
-       }},
-  };
-  for (const auto& [name, other] : rows) {
-    SCOPED_TRACE(name);
-    ExpectTheSameWorkerAgain(other);
-  }
-}
-
-TEST(BlameTest, WhoeverFailedAtTheJobBeforeIsNobodyElse) {
-  CoreDriver d;
-  ReplaceBByC(d);
-  d.Hello("e", 'e');
-  for (int generation = 3; generation <= 4; ++generation) {
-    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
-    d.Aborted("job-a", 0, CoreDriver::Held(4));
-    if (generation == 4) d.Aborted("job-a", 1);
-    d.AwaitRetry();
-    ASSERT_EQ(d.Job("job-a").status().generation(), generation);
-    EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
-  }
-}
-
 TEST(BlameTest, InTheQueueTheJobPassesItOverToo) {
   CoreDriver d;
   d.RunningPair(
@@ -189,8 +148,8 @@ TEST(BlameTest, InTheQueueTheJobPassesItOverToo) {
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
 }
 
-// Both members are killed, and their successors find that the data is gone: nobody can say that it
-// is theirs alone.
+// Both members are killed, and their successors find that the data is gone: nobody is left who
+// could say that it is theirs alone, but both say it.
 TEST(BlameTest, WhereAllAreNewItIsTheJob) {
   CoreDriver d;
   d.RunningPair();
@@ -201,8 +160,24 @@ TEST(BlameTest, WhereAllAreNewItIsTheJob) {
   d.Hello("a", 'A');
   d.Hello("b", 'B');
   d.Fail("job-a", 1, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true);
   EXPECT_EQ(d.StateOf("job-a"), "FAILED");
   EXPECT_EQ(d.Job("job-a").status().failure_class(), v1::DATA);
+}
+
+// Their files differ, and nobody knows which are the job's.
+TEST(BlameTest, WhereAllAreNewNobodyIsTheUnlikeOne) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  for (const char* worker : {"a", "b"}) d.Exit(worker, 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  d.Fail("job-a", 1, v1::Fault::DATA_ERROR, /*deterministic=*/true, {0});
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true, {1});
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
 }
 
 // Other jobs may use it.
@@ -224,7 +199,7 @@ TEST(BlameTest, WhatAllRanksTellSpeaksAgainstTheNewcomer) {
   d.Form("job-a", CoreDriver::Held(4));
   d.Heard("c");
   for (const int rank : {0, 1}) {
-    d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+    d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true, {1 - rank});
   }
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
   EXPECT_THAT(d.Job("job-a").status().episodes().rbegin()->lost_workers(),
@@ -237,20 +212,127 @@ TEST(BlameTest, WhatAllRanksTellSpeaksAgainstTheNewcomer) {
 // Of three, two tell of the third, which is let go at the first word.
 TEST(BlameTest, WhoIsGoneIsNotBlamedAgain) {
   CoreDriver d;
-  for (const char c : {'a', 'b', 'c'}) d.Hello(std::string(1, c), c);
-  d.Create("job-a", 3);
-  d.Form("job-a");
-  d.Step("job-a", 4);
-  d.Hello("e", 'e');
-  d.Exit("c", 9);
-  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
-  ASSERT_EQ(d.WorkerAt("job-a", 2), "e");
+  ReplaceCByE(d);
   for (const int rank : {0, 1}) {
-    d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+    d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true, {2});
     EXPECT_EQ(d.StateOf("job-a"), "RECOVERING") << "rank " << rank;
   }
   EXPECT_THAT(d.Job("job-a").status().episodes().rbegin()->lost_workers(),
               testing::ElementsAre("workers/c", "workers/e"));
+}
+
+// On another host, where those that have run the job use loopback; or with other files in the job's
+// directory.
+TEST(BlameTest, WhoDoesNotFitTheOthersIsPassedOver) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Hello("e", 'e');
+  d.Form("job-a", CoreDriver::Held(4));
+  d.Heard("c");
+  d.Fail("job-a", 0, v1::Fault::FORM_ERROR, /*deterministic=*/true, {1});
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(d.Heard("c"), "ReleaseJob");
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+  // Whom there is not is nobody.
+  CoreDriver of_nobody;
+  ReplaceBByC(of_nobody);
+  of_nobody.Fail("job-a", 0, v1::Fault::FORM_ERROR, /*deterministic=*/true, {2});
+  EXPECT_EQ(of_nobody.StateOf("job-a"), "FAILED");
+}
+
+// Three of which one is new: those that have run the job do not fit each other any more.
+TEST(BlameTest, ANewcomerIsNotBlamedForWhatTheOthersSayOfEachOther) {
+  CoreDriver d;
+  ReplaceCByE(d);
+  d.Fail("job-a", 0, v1::Fault::FORM_ERROR, /*deterministic=*/true, {1});
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
+}
+
+// Of two newcomers one has other files. The other tells it first, of the one that differs from it.
+TEST(BlameTest, OfTwoNewcomersTheUnlikeOneIsPassedOver) {
+  CoreDriver d;
+  ReplaceBAndC(d);
+  d.Heard("e");
+  d.Heard("f");
+  d.Fail("job-a", 1, v1::Fault::DATA_ERROR, /*deterministic=*/true, {2});
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true, {2});
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_EQ(d.Heard("e"), "AbortRing");
+  EXPECT_EQ(d.Heard("f"), "ReleaseJob");
+}
+
+// Each of them tells its own lack; none is asked again to find out.
+TEST(BlameTest, AllThatLackSomethingArePassedOverAtOnce) {
+  CoreDriver d;
+  ReplaceBAndC(d);
+  for (const char* worker : {"e", "f"}) d.Heard(worker);
+  for (const int rank : {1, 2}) {
+    d.Fail("job-a", rank, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  for (const char* worker : {"e", "f"}) EXPECT_THAT(d.Heard(worker), HasSubstr("ReleaseJob"));
+}
+
+// Killed while the newcomer's word is on its way.
+TEST(BlameTest, TheOnlyWitnessIsMissed) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Exit("a", 9);
+  d.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  // Nor is it the second failing without a witness, when the first had one.
+  CoreDriver e;
+  ReplaceBAndC(e);
+  e.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  e.Exit("a", 9);
+  e.Fail("job-a", 2, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(e.StateOf("job-a"), "RECOVERING");
+}
+
+// The driver may hold a dead process's memory for a while; nobody else is there.
+TEST(BlameTest, WhatMayPassIsTriedAgainForAsLongAsAWitnessIsThere) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Hello("b", 'B');
+  absl::Duration longest;
+  for (int generation = 2; generation < 14; ++generation) {
+    ASSERT_EQ(d.Job("job-a").status().generation(), generation);
+    d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+    ASSERT_EQ(d.StateOf("job-a"), "RECOVERING");
+    d.Aborted("job-a", 0, CoreDriver::Held(4));
+    const absl::Time failed = d.now();
+    while (d.Job("job-a").status().generation() == generation) {
+      ASSERT_LT(d.now() - failed, absl::Minutes(6));
+      d.Advance(absl::Milliseconds(250));
+    }
+    EXPECT_GE(d.now() - failed, longest) << "the pauses grow";
+    longest = d.now() - failed;
+  }
+  EXPECT_GT(longest, absl::Minutes(4));
+}
+
+// A ring of one: whoever takes its place is alone.
+TEST(BlameTest, WithoutAWitnessOneBadSpareDoesNotEndTheJobButTwoDo) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  d.Create("job-a", 1);
+  d.Form("job-a");
+  d.Step("job-a", 4);
+  d.Hello("c", 'c');
+  d.Exit("a", 9);
+  ASSERT_EQ(d.WorkerAt("job-a", 0), "c");
+  d.Fail("job-a", 0, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  d.Hello("e", 'e');
+  d.Advance(absl::Seconds(1));
+  ASSERT_EQ(d.WorkerAt("job-a", 0), "e");
+  d.Fail("job-a", 0, v1::Fault::FORM_ERROR, /*deterministic=*/true);
+  EXPECT_EQ(d.StateOf("job-a"), "FAILED");
 }
 
 // Killed between its vote and the others' word. The next ring shows whether it was its doing.
@@ -259,7 +341,7 @@ TEST(BlameTest, WhatIsToldOfTheDeadDoesNotEndTheJob) {
   ReplaceBByC(d);
   d.Hello("e", 'e');
   d.Exit("c", 9);
-  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true);
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true, {1});
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
   d.Aborted("job-a", 0, CoreDriver::Held(4));
   d.Advance(absl::Seconds(1));
@@ -292,6 +374,29 @@ TEST(BlameTest, ARestartedCoordinatorKnowsWhoRanTheJob) {
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
 }
 
+// The veteran tells its fault again to the new coordinator, and the newcomer is gone.
+TEST(BlameTest, ARestartedCoordinatorKnowsWhoWasBlamed) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Form("job-a", CoreDriver::Held(4));
+  for (const int rank : {0, 1}) {
+    d.Fail("job-a", rank, v1::Fault::DATA_ERROR, /*deterministic=*/true, {1 - rank});
+  }
+  d.Restart(v1::PHASE_ABORTING, CoreDriver::Held(4), {0});
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true, {1});
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+}
+
+// Started, but the first step not done: what a vote in it says speaks against the newcomer still.
+TEST(BlameTest, ARestartMakesNobodyProven) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Form("job-a", CoreDriver::Held(4));
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(4));
+  d.Fail("job-a", 0, v1::Fault::DATA_ERROR, /*deterministic=*/true, {1});
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+}
+
 // Told after the peer has noticed.
 TEST(BlameTest, AnEchoIsABlameAllTheSame) {
   CoreDriver d;
@@ -316,134 +421,6 @@ TEST(BlameTest, AWorkerThatHasRunTheJobSpeaksForTheJob) {
   e.Step("job-a", 5);
   e.Fail("job-a", 1, v1::Fault::FORM_ERROR, /*deterministic=*/true);
   EXPECT_EQ(e.StateOf("job-a"), "FAILED");
-}
-
-// Checkpoints of steps 3 and 5; then both workers are killed, and their successors restore.
-void LoseAllMemory(CoreDriver& d) {
-  d.RunningPair();
-  for (const int step : {3, 5}) {
-    d.Step("job-a", step);
-    d.Checkpoint("job-a", step);
-  }
-  d.Exit("a", 9);
-  d.Exit("b", 9);
-  d.Hello("a", 'A');
-  d.Hello("b", 'B');
-  for (const int rank : {0, 1}) d.Join("job-a", rank);
-}
-
-// The newer one is damaged: the ring of generation 3 goes on from step 3.
-void GoOnFromTheOlder(CoreDriver& d) {
-  LoseAllMemory(d);
-  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
-  for (const int rank : {0, 1}) d.Aborted("job-a", rank);
-  d.AwaitRetry();
-  for (const int rank : {0, 1}) d.Join("job-a", rank);
-  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
-  ASSERT_EQ(d.StateOf("job-a"), "RUNNING");
-}
-
-// The step that rank 0 is told to restore.
-int64_t PlannedStep(CoreDriver& d) {
-  const std::string first = d.WorkerAt("job-a", 0);
-  d.Heard(first);
-  return d.Last(first, v1::Directive::kConnectRing).connect_ring().restore().step();
-}
-
-TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
-  CoreDriver d;
-  LoseAllMemory(d);
-  int attempts = 0;
-  while (PlannedStep(d) == 5) {
-    ASSERT_LT(++attempts, 20);
-    ASSERT_NE(d.StateOf("job-a"), "FAILED");
-    d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR);
-    for (const int rank : {0, 1}) d.Aborted("job-a", rank);
-    d.AwaitRetry();
-    for (const int rank : {0, 1}) d.Join("job-a", rank);
-  }
-  EXPECT_EQ(PlannedStep(d), 3);
-  EXPECT_GE(attempts, 5) << "it may pass";
-  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
-  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
-  EXPECT_THAT(d.Heard("a"), testing::Not(HasSubstr("DeleteFiles"))) << "nobody found them damaged";
-  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
-  // A new life of the coordinator tries again, and may find that they can be read now.
-  d.Start();
-  d.Hello("a", 'E');
-  d.Hello("b", 'F');
-  d.AwaitRetry();
-  for (const int rank : {0, 1}) d.Join("job-a", rank);
-  ASSERT_EQ(PlannedStep(d), 5);
-  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(5));
-  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
-}
-
-// Whoever is idle could do no better with a damaged file, though a member is there that has run the
-// job; its own state was cut off in the middle of an update.
-TEST(CheckpointBlameTest, ADamagedOneIsNobodysLack) {
-  CoreDriver d;
-  d.RunningPair();
-  for (const int step : {3, 5}) {
-    d.Step("job-a", step);
-    d.Checkpoint("job-a", step);
-  }
-  d.Hello("c", 'c');
-  d.Hello("e", 'e');
-  d.Exit("b", 9);
-  d.Aborted("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
-  ASSERT_EQ(d.WorkerAt("job-a", 1), "c");
-  d.Join("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
-  d.Join("job-a", 1);
-  ASSERT_EQ(PlannedStep(d), 5);
-  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
-  d.Aborted("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
-  d.Aborted("job-a", 1);
-  d.AwaitRetry();
-  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
-  d.Join("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
-  d.Join("job-a", 1);
-  EXPECT_EQ(PlannedStep(d), 3);
-}
-
-// The ring does the damaged checkpoint's step again and goes on from memory: nobody has read it.
-TEST(CheckpointBlameTest, OnlyWhoHasReadItTakesItBack) {
-  CoreDriver d;
-  GoOnFromTheOlder(d);
-  d.Step("job-a", 6);
-  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
-  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(6));
-  d.AwaitRetry();
-  d.Form("job-a", CoreDriver::Held(6));
-  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
-}
-
-// After a restart of the coordinator nobody remembers that it could not be read, but its mark does.
-TEST(CheckpointBlameTest, MemoryGoesBeforeWhatWasSetAside) {
-  CoreDriver d;
-  GoOnFromTheOlder(d);
-  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(4));
-  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
-  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
-  d.AwaitRetry();
-  for (const int rank : {0, 1}) d.Join("job-a", rank, CoreDriver::Held(4));
-  EXPECT_EQ(PlannedStep(d), 4);
-}
-
-TEST(CheckpointBlameTest, ANewerCheckpointReplacesWhatWasSetAside) {
-  CoreDriver d;
-  GoOnFromTheOlder(d);
-  const std::string damaged =
-      absl::StrCat(d.Job("job-a").spec().directory(), "/checkpoints/step-5/shard-0-g1");
-  const std::string first = d.WorkerAt("job-a", 0);
-  EXPECT_THAT(d.Heard(first), testing::Not(HasSubstr("DeleteFiles")));
-  // The same step again, by another generation.
-  d.Step("job-a", 5);
-  d.Checkpoint("job-a", 5);
-  EXPECT_THAT(d.Heard(first), HasSubstr("CheckpointCommitted"));
-  const v1::DeleteFiles gone = d.Last(first, v1::Directive::kDeleteFiles).delete_files();
-  EXPECT_THAT(gone.paths(), testing::Contains(damaged));
-  EXPECT_THAT(gone.paths(), testing::Not(testing::Contains(d.ShardPath("job-a", 5, 0))));
 }
 
 }  // namespace

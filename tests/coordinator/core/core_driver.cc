@@ -211,12 +211,14 @@ void CoreDriver::Finish(const std::string& id, int rank, const std::string& erro
   Report(WorkerAt(id, rank), report);
 }
 
-void CoreDriver::Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic) {
+void CoreDriver::Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic,
+                      const std::vector<int>& accused) {
   v1::WorkerReport report;
   *report.mutable_fault()->mutable_ring() = Ring(id, rank);
   report.mutable_fault()->set_kind(kind);
   report.mutable_fault()->set_message("boom");
   report.mutable_fault()->set_deterministic(deterministic);
+  report.mutable_fault()->mutable_accused_ranks()->Add(accused.begin(), accused.end());
   Report(WorkerAt(id, rank), report);
 }
 

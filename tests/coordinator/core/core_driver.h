@@ -95,7 +95,8 @@ class CoreDriver {
   // Every rank's shard.
   void Checkpoint(const std::string& id, int64_t step);
   void Finish(const std::string& id, int rank, const std::string& error = "");
-  void Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic = false);
+  void Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic = false,
+            const std::vector<int>& accused = {});
 
   // From FormRing to StartSteps, every rank holding `held` before.
   void Form(const std::string& id, const v1::HeldState& held = {});

@@ -176,7 +176,7 @@ TEST(RecoveryTest, AnEpisodeNamesTheWorkerThatAPeersErrorBlames) {
   *report.mutable_fault()->mutable_ring() = d.Ring("job-a", 0);
   report.mutable_fault()->set_kind(v1::Fault::COMMUNICATION_ERROR);
   report.mutable_fault()->set_message("receive from rank 1 exceeded 30s");
-  report.mutable_fault()->set_accused_rank(1);
+  report.mutable_fault()->add_accused_ranks(1);
   d.Report("a", report);
   EXPECT_EQ(LastEpisode(d).message(),
             "workers/a (rank 0): receive from rank 1 exceeded 30s (rank 1 is workers/b)");

@@ -7,7 +7,7 @@
 #include "base/status_macros.h"
 #include "tests/worker/comm/conformance_scenarios.h"
 #include "tests/worker/comm/message_group.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -16,7 +16,7 @@ namespace {
 // NCCL does not tell.
 absl::Status ExpectAccusesLast(const Rank& rank, const absl::Status& status) {
   if (rank.size() == 2 && rank.transport() != "nccl") {
-    CHECK_OR_RETURN(AccusedRank(status) == 1, status.ToString());
+    CHECK_OR_RETURN(AccusedRanks(status) == std::vector<int>{1}, status.ToString());
   }
   return absl::OkStatus();
 }

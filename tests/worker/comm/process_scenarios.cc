@@ -17,6 +17,7 @@
 #include "absl/strings/str_replace.h"
 #include "attention/exchange.h"
 #include "base/status_macros.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -124,6 +125,7 @@ absl::Status LoopbackBesideAnotherHost(Rank& rank) {
   next = absl::StrReplaceAll(next, {{"127.0.0.1", "192.0.2.1"}});
   const absl::Status status = ring->Connect(addresses, absl::Seconds(20));
   CHECK_OR_RETURN(absl::StrContains(status.message(), "--advertise-host"), status.ToString());
+  CHECK_OR_RETURN(AccusedRanks(status) == std::vector<int>{rank.next()}, status.ToString());
   return ExpectEnd(status, absl::StatusCode::kInvalidArgument, *ring);
 }
 

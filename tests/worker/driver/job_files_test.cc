@@ -20,6 +20,7 @@
 #include "gtest/gtest.h"
 #include "spdlog/logger.h"
 #include "tests/testing/temporary_directory.h"
+#include "worker/comm/accused_ranks.h"
 #include "worker/driver/job_log.h"
 #include "worker/driver/printable_text.h"
 #include "worker/driver/ring_roll.h"
@@ -277,6 +278,7 @@ TEST_F(JobFilesTest, TheRollProvesThatAllRanksSeeOneDirectory) {
   const absl::Status alone = CheckRingRoll(Form(shared, 3, 0), absl::ZeroDuration());
   EXPECT_EQ(alone.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(alone.message(), HasSubstr("rank 1 (workers/w1)"));
+  EXPECT_THAT(AccusedRanks(alone), ElementsAre(1));
   // Another file system at the same path, or a process that is not the one of this generation.
   ASSERT_TRUE(SignRingRoll(Form(directory_ + "/other", 3, 1), one).ok());
   ASSERT_TRUE(SignRingRoll(Form(shared, 3, 1), std::string(32, 'c')).ok());

@@ -14,7 +14,7 @@
 #include "attention/dilated_attention.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -63,7 +63,8 @@ class FailsInBackward : public torch::autograd::Function<FailsInBackward> {
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
                                                  torch::autograd::variable_list) {
-    throw attention::ExchangeError(Accuse(absl::DeadlineExceededError("rank 2 did not answer"), 2));
+    throw attention::ExchangeError(
+        Accuse(absl::DeadlineExceededError("rank 2 did not answer"), {2}));
   }
 };
 
@@ -74,7 +75,7 @@ TEST(CatchTorchTest, ALostPeerInBackwardKeepsItsStatus) {
     torch::autograd::grad({FailsInBackward::apply(x)}, {x}, {at::ones({3})});
     return absl::OkStatus();
   });
-  EXPECT_EQ(status, Accuse(absl::DeadlineExceededError("backward: rank 2 did not answer"), 2));
+  EXPECT_EQ(status, Accuse(absl::DeadlineExceededError("backward: rank 2 did not answer"), {2}));
 }
 
 }  // namespace

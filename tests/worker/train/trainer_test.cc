@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/train/training_ranks.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -132,11 +133,13 @@ TEST_F(TrainerTest, RanksThatSeeDifferentFilesStopBeforeTheFirstUpdate) {
   RunOptions options{.steps = 1};
   options.paths = {path_, other};
   const std::vector<RankRun> runs = Run(WithWorld(SmallJob(), 1, 2), options);
-  for (const RankRun& run : runs) {
+  for (int rank = 0; rank < 2; ++rank) {
+    const RankRun& run = runs[rank];
     ASSERT_TRUE(run.fault.has_value());
     EXPECT_EQ(run.fault->kind, StepFault::Kind::kData);
     EXPECT_TRUE(run.fault->deterministic);
     EXPECT_THAT(run.fault->status.ToString(), HasSubstr("different files"));
+    EXPECT_THAT(AccusedRanks(run.fault->status), testing::ElementsAre(1 - rank));
     EXPECT_EQ(run.state->step(), 0);
   }
 }

@@ -1,0 +1,143 @@
+// A checkpoint that cannot be read: whose fault it is, and what becomes of it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using testing::HasSubstr;
+
+// Checkpoints of steps 3 and 5; then both workers are killed, and their successors restore.
+void LoseAllMemory(CoreDriver& d) {
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    d.Checkpoint("job-a", step);
+  }
+  d.Exit("a", 9);
+  d.Exit("b", 9);
+  d.Hello("a", 'A');
+  d.Hello("b", 'B');
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+}
+
+// The newer one is damaged: the ring of generation 3 goes on from step 3.
+void GoOnFromTheOlder(CoreDriver& d) {
+  LoseAllMemory(d);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+  d.AwaitRetry();
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+  ASSERT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+// The step that rank 0 is told to restore.
+int64_t PlannedStep(CoreDriver& d) {
+  const std::string first = d.WorkerAt("job-a", 0);
+  d.Heard(first);
+  return d.Last(first, v1::Directive::kConnectRing).connect_ring().restore().step();
+}
+
+TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
+  CoreDriver d;
+  LoseAllMemory(d);
+  int attempts = 0;
+  while (PlannedStep(d) == 5) {
+    ASSERT_LT(++attempts, 20);
+    ASSERT_NE(d.StateOf("job-a"), "FAILED");
+    d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR);
+    for (const int rank : {0, 1}) d.Aborted("job-a", rank);
+    d.AwaitRetry();
+    for (const int rank : {0, 1}) d.Join("job-a", rank);
+  }
+  EXPECT_EQ(PlannedStep(d), 3);
+  EXPECT_GE(attempts, 5) << "it may pass";
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_THAT(d.Heard("a"), testing::Not(HasSubstr("DeleteFiles"))) << "nobody found them damaged";
+  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
+  // A new life of the coordinator tries again, and may find that they can be read now.
+  d.Start();
+  d.Hello("a", 'E');
+  d.Hello("b", 'F');
+  d.AwaitRetry();
+  for (const int rank : {0, 1}) d.Join("job-a", rank);
+  ASSERT_EQ(PlannedStep(d), 5);
+  for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(5));
+  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
+}
+
+// Whoever is idle could do no better with a damaged file, though a member is there that has run the
+// job; its own state was cut off in the middle of an update.
+TEST(CheckpointBlameTest, ADamagedOneIsNobodysLack) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int step : {3, 5}) {
+    d.Step("job-a", step);
+    d.Checkpoint("job-a", step);
+  }
+  d.Hello("c", 'c');
+  d.Hello("e", 'e');
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
+  ASSERT_EQ(d.WorkerAt("job-a", 1), "c");
+  d.Join("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
+  d.Join("job-a", 1);
+  ASSERT_EQ(PlannedStep(d), 5);
+  d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR, /*deterministic=*/true);
+  d.Aborted("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
+  d.Aborted("job-a", 1);
+  d.AwaitRetry();
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+  d.Join("job-a", 0, CoreDriver::Held(5, 7, /*clean=*/false));
+  d.Join("job-a", 1);
+  EXPECT_EQ(PlannedStep(d), 3);
+}
+
+// The ring does the damaged checkpoint's step again and goes on from memory: nobody has read it.
+TEST(CheckpointBlameTest, OnlyWhoHasReadItTakesItBack) {
+  CoreDriver d;
+  GoOnFromTheOlder(d);
+  d.Step("job-a", 6);
+  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(6));
+  d.AwaitRetry();
+  d.Form("job-a", CoreDriver::Held(6));
+  EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-3"));
+}
+
+// After a restart of the coordinator nobody remembers that it could not be read, but its mark does.
+TEST(CheckpointBlameTest, MemoryGoesBeforeWhatWasSetAside) {
+  CoreDriver d;
+  GoOnFromTheOlder(d);
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(4));
+  for (const int rank : {0, 1}) d.Fail("job-a", rank, v1::Fault::COMMUNICATION_ERROR);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  d.AwaitRetry();
+  for (const int rank : {0, 1}) d.Join("job-a", rank, CoreDriver::Held(4));
+  EXPECT_EQ(PlannedStep(d), 4);
+}
+
+TEST(CheckpointBlameTest, ANewerCheckpointReplacesWhatWasSetAside) {
+  CoreDriver d;
+  GoOnFromTheOlder(d);
+  const std::string damaged =
+      absl::StrCat(d.Job("job-a").spec().directory(), "/checkpoints/step-5/shard-0-g1");
+  const std::string first = d.WorkerAt("job-a", 0);
+  EXPECT_THAT(d.Heard(first), testing::Not(HasSubstr("DeleteFiles")));
+  // The same step again, by another generation.
+  d.Step("job-a", 5);
+  d.Checkpoint("job-a", 5);
+  EXPECT_THAT(d.Heard(first), HasSubstr("CheckpointCommitted"));
+  const v1::DeleteFiles gone = d.Last(first, v1::Directive::kDeleteFiles).delete_files();
+  EXPECT_THAT(gone.paths(), testing::Contains(damaged));
+  EXPECT_THAT(gone.paths(), testing::Not(testing::Contains(d.ShardPath("job-a", 5, 0))));
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
