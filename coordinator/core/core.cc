@@ -52,11 +52,17 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
   return std::visit(Visitor{state, request}, request.message);
 }
 
+// Nothing may be due for long. But a caller that does not come when nothing was due cannot be told
+// from one that stood still.
+absl::Time NextTickOf(const State& state) {
+  return std::min(state.timers.Next(), state.ticked + state.options.heartbeat_interval);
+}
+
 // A process that stood still (suspended, starved) heard nobody meanwhile: that is no silence of the
-// workers, and what they have said since waits behind the timers. One that is always late (a slow
-// disk) hears everybody all the same, and must give up a silent one some time.
+// workers, and not all that they have said since may have reached its queue. One that is always
+// late (a slow disk) hears everybody all the same, and must give up a silent one some time.
 void ForgiveLateness(State& state, absl::Time now) {
-  const absl::Duration late = now - state.promised;
+  const absl::Duration late = now - NextTickOf(state);
   if (late < state.options.suspect_grace || now < state.forgave + 2 * state.options.lease_ttl)
     return;
   state.forgave = now;
@@ -112,15 +118,8 @@ void OnTimer(State& state, const Timers::Key& timer) {
   }
 }
 
-// Nothing may be due for long. But a caller that does not come when nothing was due cannot be told
-// from one that stood still.
-void Promise(State& state) {
-  state.promised = std::min(state.timers.Next(), state.now + state.options.heartbeat_interval);
-}
-
 Output Finish(State& state) {
   RunPlacer(state);
-  Promise(state);
   return TakeOutput(state);
 }
 
@@ -139,7 +138,7 @@ absl::StatusOr<std::unique_ptr<State>> NewState(CoreOptions options, const Store
   state->now = now;
   const absl::Status loaded = LoadStored(*state, stored);
   if (!loaded.ok()) return loaded;
-  Promise(*state);
+  state->ticked = now;
   return state;
 }
 
@@ -158,9 +157,7 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Create(CoreOptions options, const St
 
 Output Core::Handle(absl::Time now, const Event& event) {
   State& state = *state_;
-  ForgiveLateness(state, now);
   state.now = now;
-  RunTimers(state);
   struct Visitor {
     State& state;
     void operator()(const ApiRequest& request) {
@@ -184,14 +181,15 @@ Output Core::Handle(absl::Time now, const Event& event) {
 }
 
 Output Core::Tick(absl::Time now) {
-  ForgiveLateness(*state_, now);
-  state_->now = now;
-  RunTimers(*state_);
-  return Finish(*state_);
+  State& state = *state_;
+  ForgiveLateness(state, now);
+  state.now = state.ticked = now;
+  RunTimers(state);
+  return Finish(state);
 }
 
 absl::Time Core::NextTick() const {
-  return state_->draining ? absl::InfiniteFuture() : state_->promised;
+  return state_->draining ? absl::InfiniteFuture() : NextTickOf(*state_);
 }
 
 absl::StatusOr<Output> Core::Reload(absl::Time now, const StoredState& stored) {
@@ -215,7 +213,6 @@ absl::StatusOr<Output> Core::Reload(absl::Time now, const StoredState& stored) {
 
 Output Core::SetStoreFull(absl::Time now, bool full) {
   State& state = *state_;
-  ForgiveLateness(state, now);
   state.now = now;
   const bool room_again = state.store_full && !full;
   state.store_full = full;

@@ -76,8 +76,10 @@ class Core {
                                                       absl::Time now, uint64_t seed);
   ~Core();
 
+  // Lets no time-out happen: what is here already is heard before anybody counts as silent.
   Output Handle(absl::Time now, const Event& event);
-  // Lets time-outs happen; due when now >= NextTick(), harmless at any other time.
+  // Lets time-outs happen; due when now >= NextTick() and the events that came are handled,
+  // harmless at any other time.
   Output Tick(absl::Time now);
   // Within a heartbeat_interval, that the core may tell silence of the workers from a standstill of
   // its own process; InfiniteFuture when it drains.

@@ -58,8 +58,8 @@ struct State {
   IdSource ids{0};
   // Of the call being handled.
   absl::Time now;
-  // What NextTick last promised; a later call means that the process stood still.
-  absl::Time promised = absl::InfiniteFuture();
+  // The last Tick. A next one that comes late means that the process stood still.
+  absl::Time ticked;
   // When such a standstill was last not held against the workers.
   absl::Time forgave = absl::InfinitePast();
   bool draining = false;

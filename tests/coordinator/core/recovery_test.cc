@@ -340,6 +340,18 @@ TEST(LatenessTest, AStallWithoutTimersIsOneAllTheSame) {
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
 }
 
+// Two commits that take longer than a lease, one after the other. Heartbeats came meanwhile.
+TEST(LatenessTest, WhatWaitsInTheQueueIsHeardFirst) {
+  CoreDriver d;
+  d.RunningPair();
+  for (int i = 0; i < 2; ++i) {
+    d.Sleep(CoreDriver::Options().lease_ttl + absl::Seconds(1));
+    for (const char* worker : {"a", "b"}) d.Heartbeat(worker);
+    d.Tick();
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
 // A slow disk: what the workers say waits, but is heard.
 TEST(LatenessTest, ACoordinatorThatIsAlwaysLateLosesASilentWorker) {
   CoreDriver d;
