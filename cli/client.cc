@@ -91,10 +91,12 @@ std::string Client::JobName(const std::string& job) const {
 
 absl::Status Client::ReadStream(const std::string& job, bool follow, std::ostream& err,
                                 const std::function<absl::Status(bool& answered)>& read) {
-  v1::GetTrainingJobRequest request;
-  request.set_name(job);
-  v1::TrainingJob found;
-  RETURN_IF_ERROR(Call(&v1::JobService::Stub::GetTrainingJob, jobs(), request, &found));
+  if (!answered_) {
+    v1::GetTrainingJobRequest request;
+    request.set_name(job);
+    v1::TrainingJob found;
+    RETURN_IF_ERROR(Call(&v1::JobService::Stub::GetTrainingJob, jobs(), request, &found));
+  }
   for (int attempts = 1;; ++attempts) {
     bool answered = false;
     absl::Status status = read(answered);

@@ -68,13 +68,15 @@ class Client {
                     Stub& stub, const Request& request, Reply* reply) {
     grpc::ClientContext context;
     Prepare(&context);
-    return Translate((stub.*method)(&context, request, reply));
+    const grpc::Status status = (stub.*method)(&context, request, reply);
+    answered_ = answered_ || status.ok();
+    return Translate(status);
   }
 
   // Runs `read`, which reads a stream about `job` to its end and sets its argument once there is an
   // answer. With `follow`, when the coordinator is gone, runs it again for a minute without an
-  // answer; a gap that lasts is told on `err` in one line. The job is asked for first, so that a
-  // wrong address or name is told at once.
+  // answer; a gap that lasts is told on `err` in one line. Unless a call was answered before, the
+  // job is asked for first, so that a wrong address or name is told at once.
   absl::Status ReadStream(const std::string& job, bool follow, std::ostream& err,
                           const std::function<absl::Status(bool& answered)>& read);
 
@@ -86,6 +88,7 @@ class Client {
   Client(GlobalOptions options, std::shared_ptr<grpc::Channel> channel);
 
   const GlobalOptions options_;
+  bool answered_ = false;
   const std::unique_ptr<v1::JobService::Stub> jobs_;
   const std::unique_ptr<v1::ClusterService::Stub> cluster_;
   const std::unique_ptr<v1::CheckpointService::Stub> checkpoints_;

@@ -112,11 +112,15 @@ std::string PassOver(State& state, Job& job, int rank, bool lasting, const std::
   return worker->name;
 }
 
-std::string UnfitReason(const State& state, const Job& job, const Worker& worker) {
+bool FailedBefore(const Job& job, const Worker& worker) {
   const auto found = job.unfit.find(worker.name);
-  const bool unfit = found != job.unfit.end() && found->second.until > state.now &&
-                     found->second.incarnation == worker.incarnation;
-  return unfit ? found->second.reason : "";
+  return found != job.unfit.end() && found->second.incarnation == worker.incarnation;
+}
+
+std::string UnfitReason(const State& state, const Job& job, const Worker& worker) {
+  if (!FailedBefore(job, worker)) return "";
+  const Unfit& unfit = job.unfit.at(worker.name);
+  return unfit.until > state.now ? unfit.reason : "";
 }
 
 void OnForgiveTimer(State& state, Job& job) {

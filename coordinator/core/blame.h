@@ -31,6 +31,9 @@ std::string PassOver(State& state, Job& job, int rank, bool lasting, const std::
 // Why `worker` is not chosen for the job at present; empty when it may be.
 std::string UnfitReason(const State& state, const Job& job, const Worker& worker);
 
+// Not long ago, though it may be chosen again.
+bool FailedBefore(const Job& job, const Worker& worker);
+
 // Some time is over: forgives whom it can, and comes again for the others.
 void OnForgiveTimer(State& state, Job& job);
 

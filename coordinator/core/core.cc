@@ -55,23 +55,29 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
 // Nothing may be due for long. But a caller that does not come when nothing was due cannot be told
 // from one that stood still.
 absl::Time NextTickOf(const State& state) {
-  return std::min(state.timers.Next(), state.ticked + state.options.heartbeat_interval);
+  return std::min(state.timers.Next(), state.called + state.options.heartbeat_interval);
 }
 
 // A process that stood still (suspended, starved) heard nobody meanwhile: that is no silence of the
-// workers, and not all that they have said since may have reached its queue. One that is always
-// late (a slow disk) hears everybody all the same, and must give up a silent one some time.
+// workers. And not all that they have said since may have reached its queue: what is due waits a
+// little, but not each time, or one that is always late (a slow disk) would never give anybody up.
 void ForgiveLateness(State& state, absl::Time now) {
-  const absl::Duration late = now - NextTickOf(state);
-  if (late < state.options.suspect_grace || now < state.forgave + 2 * state.options.lease_ttl)
-    return;
-  state.forgave = now;
+  const absl::Duration late = now - (state.called + state.options.heartbeat_interval);
+  state.called = now;
+  if (late < state.options.suspect_grace) return;
   for (auto& [name, worker] : state.workers) {
-    if (!worker.lost) worker.last_contact = worker.detached = now;
+    if (worker.lost) continue;
+    worker.last_contact += late;
+    worker.detached += late;
+  }
+  absl::Time earliest = absl::InfinitePast();
+  if (now >= state.waited + 2 * state.options.lease_ttl) {
+    state.waited = now;
+    earliest = now + state.options.suspect_grace;
   }
   // The others wait for nobody's word.
   state.timers.Postpone({TimerKind::kSuspect, TimerKind::kStage, TimerKind::kRejoin}, late,
-                        now + state.options.suspect_grace);
+                        earliest);
 }
 
 void OnTimer(State& state, const Timers::Key& timer) {
@@ -138,7 +144,7 @@ absl::StatusOr<std::unique_ptr<State>> NewState(CoreOptions options, const Store
   state->now = now;
   const absl::Status loaded = LoadStored(*state, stored);
   if (!loaded.ok()) return loaded;
-  state->ticked = now;
+  state->called = now;
   return state;
 }
 
@@ -157,6 +163,7 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Create(CoreOptions options, const St
 
 Output Core::Handle(absl::Time now, const Event& event) {
   State& state = *state_;
+  ForgiveLateness(state, now);
   state.now = now;
   struct Visitor {
     State& state;
@@ -183,7 +190,7 @@ Output Core::Handle(absl::Time now, const Event& event) {
 Output Core::Tick(absl::Time now) {
   State& state = *state_;
   ForgiveLateness(state, now);
-  state.now = state.ticked = now;
+  state.now = now;
   RunTimers(state);
   return Finish(state);
 }
@@ -213,6 +220,7 @@ absl::StatusOr<Output> Core::Reload(absl::Time now, const StoredState& stored) {
 
 Output Core::SetStoreFull(absl::Time now, bool full) {
   State& state = *state_;
+  ForgiveLateness(state, now);
   state.now = now;
   const bool room_again = state.store_full && !full;
   state.store_full = full;

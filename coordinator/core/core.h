@@ -65,7 +65,7 @@ struct CoreSnapshot {
 // by the event loop's thread.
 //
 // Times may be of any clock that never steps back; when the process was not run for a while (a late
-// Tick), all leases begin anew, and whatever else waits for a worker's word waits that much longer.
+// call), leases and whatever else waits for a worker's word wait that much longer.
 class Core {
  public:
   // `stored` is all rows of the store, in any order. `epoch` is larger than in any life before.

@@ -155,11 +155,16 @@ void Placing::Recover(Job& job) {
     }
   }
   if (members.empty()) kind = MostOf(fitting);
-  const std::vector<Worker*> alike = std::move(fitting[kind]);
+  std::vector<Worker*> alike = std::move(fitting[kind]);
   fitting.erase(kind);
+  const int wanted = requirement.workers - static_cast<int>(members.size());
+  // Whoever failed at the job before is tried again when nobody else is there.
+  const auto failed = std::stable_partition(alike.begin(), alike.end(), [&](const Worker* worker) {
+    return !FailedBefore(job, *worker);
+  });
+  if (failed - alike.begin() >= wanted) alike.erase(failed, alike.end());
   std::vector<Place> candidates;
   for (const Worker* worker : alike) candidates.push_back(PlaceOf(*worker, -1));
-  const int wanted = requirement.workers - static_cast<int>(members.size());
   if (wanted > static_cast<int>(candidates.size())) {
     v1::PendingReason reason;
     reason.set_code("WAITING_FOR_REPLACEMENT");

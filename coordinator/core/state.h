@@ -58,10 +58,10 @@ struct State {
   IdSource ids{0};
   // Of the call being handled.
   absl::Time now;
-  // The last Tick. A next one that comes late means that the process stood still.
-  absl::Time ticked;
-  // When such a standstill was last not held against the workers.
-  absl::Time forgave = absl::InfinitePast();
+  // When the core was last called. A next call that comes late means that the process stood still.
+  absl::Time called;
+  // When what was due after such a standstill last waited for words on their way.
+  absl::Time waited = absl::InfinitePast();
   bool draining = false;
   bool store_full = false;
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A worker's process as a coordinator sees it: whose child it is, and that its last words are in the job's log."""
+"""A worker's process as a coordinator sees it: whose child it is, and what it says of its sums."""
 
 import concurrent.futures
 import os
@@ -50,9 +50,6 @@ class FakeCoordinator(worker_service_pb2_grpc.WorkerServiceServicer):
 
 class SupervisedWorkerTest(unittest.TestCase):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory(prefix='ringmaster-test-')
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
         self.coordinator = FakeCoordinator()
         self.addCleanup(self.coordinator.stop)
 
@@ -98,29 +95,6 @@ class SupervisedWorkerTest(unittest.TestCase):
         hello, _ = self.attached()
         order = os.environ.get('MKL_CBWR', 'AUTO')
         self.assertRegex(hello.hello.hardware.cpu_capability, f' MKL_CBWR={order}$')
-
-    def test_the_last_words_are_in_the_jobs_log(self):
-        # Several: one that does not wait for its log may be lucky.
-        processes = [self.start() for _ in range(5)]
-        logs = [f'{self.folder}/logs/rank-{rank}.log' for rank in range(len(processes))]
-        for rank, log in enumerate(logs):
-            hello, say = self.attached()
-            form = pb.Directive(epoch=1)
-            form.form_ring.ring.training_job_uid = 'uid'
-            form.form_ring.ring.generation = 1
-            form.form_ring.ring.rank = rank
-            form.form_ring.directory = self.folder
-            form.form_ring.ranks.add(worker='workers/w', incarnation=hello.incarnation)
-            say.put(form)
-            harness.wait_until(lambda log=log: os.path.exists(log), log)
-            drain = pb.Directive(epoch=1)
-            drain.drain.reason = 'as told'
-            say.put(drain)
-        for process in processes:
-            self.assertEqual(process.wait(harness.SECONDS), 0)
-        for path in logs:
-            with open(path, encoding='utf-8') as log:
-                self.assertRegex(log.readlines()[-1], 'leaving with exit code 0: .*as told')
 
 
 if __name__ == '__main__':

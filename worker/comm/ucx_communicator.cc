@@ -140,6 +140,7 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
                                                      " ranks, or not this rank's own among them"));
     }
     std::vector<UcxAddress> addresses;
+    std::vector<int> unlike;
     for (int rank = 0; rank < options_.world_size; ++rank) {
       ASSIGN_OR_RETURN(UcxAddress address, UcxAddress::Parse(texts[rank]));
       if (address.generation != options_.generation || address.rank != rank) {
@@ -147,16 +148,15 @@ class UcxCommunicator final : public Communicator, private attention::GroupedExc
                                                           rank, " is that of rank ", address.rank,
                                                           " of generation ", address.generation));
       }
-      if (IsLoopback(address.host) != IsLoopback(options_.host)) {
-        return Accuse(absl::InvalidArgumentError(
-                          absl::StrCat(ledger_.who(), ": rank ", rank, " is reached at ",
-                                       address.host, " and this one at ", options_.host,
-                                       ", but loopback leads to no other; give --advertise-host")),
-                      {rank});
-      }
+      if (IsLoopback(address.host) != IsLoopback(options_.host)) unlike.push_back(rank);
       addresses.push_back(std::move(address));
     }
-    return addresses;
+    if (unlike.empty()) return addresses;
+    return Accuse(absl::InvalidArgumentError(
+                      absl::StrCat(ledger_.who(), ": rank ", unlike[0], " is reached at ",
+                                   addresses[unlike[0]].host, " and this one at ", options_.host,
+                                   ", but loopback leads to no other; give --advertise-host")),
+                  unlike);
   }
 
   void Execute() {

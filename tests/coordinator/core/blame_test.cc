@@ -180,6 +180,21 @@ TEST(BlameTest, WhereAllAreNewNobodyIsTheUnlikeOne) {
   EXPECT_EQ(d.StateOf("job-a"), "FAILED");
 }
 
+// It may be chosen again by the time that the others have aborted; but it is not, while somebody
+// else is there who has not failed.
+TEST(BlameTest, AnotherSpareComesFirst) {
+  CoreDriver d;
+  ReplaceBByC(d);
+  d.Fail("job-a", 1, v1::Fault::OUT_OF_MEMORY_ERROR);
+  d.Advance(absl::Milliseconds(500));
+  d.Hello("e", 'e');
+  d.Advance(absl::Seconds(2));
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Advance(absl::Seconds(1));
+  ASSERT_EQ(d.Job("job-a").status().generation(), 3);
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "e");
+}
+
 // Other jobs may use it.
 TEST(BlameTest, IsOfOneJob) {
   CoreDriver d;

@@ -365,7 +365,59 @@ TEST(LatenessTest, ACoordinatorThatIsAlwaysLateLosesASilentWorker) {
   EXPECT_THAT(LastEpisode(d).lost_workers(), testing::ElementsAre("workers/b"));
 }
 
-// Timers come before what waits in the queue.
+// Nor does it wait for ever for one that does not abort.
+TEST(LatenessTest, ACoordinatorThatIsAlwaysLateGivesUpWaiting) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  for (int i = 0; i < 20 && LastEpisode(d).lost_workers().empty(); ++i) {
+    d.Sleep(absl::Seconds(2));
+    for (const char* worker : {"a", "b"}) d.Heartbeat(worker);
+    d.Tick();
+  }
+  EXPECT_THAT(LastEpisode(d).lost_workers(), testing::ElementsAre("workers/b"));
+}
+
+// A brown-out, and within seconds nothing at all for longer than a lease, not even what came.
+TEST(LatenessTest, AHiccupBeforeAStandstillChangesNothing) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Sleep(absl::Seconds(2));
+  d.Tick();
+  for (const char* worker : {"a", "b"}) d.Heartbeat(worker);
+  d.Sleep(CoreDriver::Options().lease_ttl + absl::Seconds(1));
+  d.Tick();
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+}
+
+// What is waited for is in the queue when its time is over, and so is what follows from it.
+TEST(LatenessTest, TimersComeAfterWhatWaitsInTheQueue) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 4);
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Heard("a");
+  const absl::Duration patience =
+      absl::Seconds(d.Job("job-a").spec().recovery().abort_deadline().seconds()) +
+      CoreDriver::Options().abort_margin;
+  // A first lateness is made up for, and more: a second one is not.
+  d.Advance(patience - absl::Milliseconds(2250));
+  d.Sleep(absl::Seconds(2));
+  d.Tick();
+  d.Advance(absl::Seconds(1));
+  d.Sleep(absl::Seconds(4));
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  d.Tick();
+  EXPECT_EQ(d.Heard("a"), "FormRing");
+  EXPECT_THAT(LastEpisode(d).lost_workers(), testing::IsEmpty());
+  // The ring that forms now has the time it would have had.
+  d.Advance(CoreDriver::Options().join_timeout + absl::Milliseconds(500));
+  EXPECT_EQ(d.Heard("a"), "AbortRing");
+}
+
+// What may not have come yet is waited for.
 TEST(LatenessTest, AStalledCoordinatorHearsWhatItWaitsForBeforeItGivesUp) {
   CoreDriver d;
   d.RunningPair();

@@ -4,7 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "worker/comm/accused_rank.h"
+#include "worker/comm/accused_ranks.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -72,23 +72,21 @@ TEST(RingFaultsTest, SaysOfAFailureToFormWhoseItIsAndWhetherItWouldComeAgain) {
     EXPECT_EQ(fault.deterministic(), row.deterministic);
     EXPECT_EQ(fault.where(), row.where);
     EXPECT_THAT(fault.message(), EndsWith(": why"));
-    EXPECT_FALSE(fault.has_accused_rank());
+    EXPECT_THAT(fault.accused_ranks(), testing::IsEmpty());
   }
 }
 
 TEST(RingFaultsTest, NamesTheRankThatTheTransportBlames) {
-  const absl::Status lost = Accuse(absl::UnavailableError("rank 0 is gone"), 0);
+  const absl::Status lost = Accuse(absl::UnavailableError("rank 0 is gone"), {0});
   const v1::Fault forming = FormFault(SomeRing(), FormStage::kConnect, lost);
-  ASSERT_TRUE(forming.has_accused_rank());
-  EXPECT_EQ(forming.accused_rank(), 0);
+  EXPECT_THAT(forming.accused_ranks(), testing::ElementsAre(0));
   EXPECT_EQ(forming.message(), "ring generation 7 rank 3: connect: rank 0 is gone");
 
   const v1::Fault stepping = FaultOf(
       SomeRing(),
       {.kind = StepFault::Kind::kCommunication, .status = lost, .where = "step.reduce", .step = 5});
   EXPECT_EQ(stepping.kind(), v1::Fault::COMMUNICATION_ERROR);
-  ASSERT_TRUE(stepping.has_accused_rank());
-  EXPECT_EQ(stepping.accused_rank(), 0);
+  EXPECT_THAT(stepping.accused_ranks(), testing::ElementsAre(0));
   EXPECT_EQ(stepping.where(), "step.reduce");
   EXPECT_EQ(stepping.step(), 5);
   EXPECT_FALSE(stepping.deterministic());
@@ -113,7 +111,7 @@ TEST(RingFaultsTest, AStepsFaultKeepsItsKind) {
                 {.kind = row.from, .status = absl::InternalError("why"), .deterministic = true});
     EXPECT_EQ(v1::Fault::Kind_Name(fault.kind()), v1::Fault::Kind_Name(row.to));
     EXPECT_TRUE(fault.deterministic());
-    EXPECT_FALSE(fault.has_accused_rank());
+    EXPECT_THAT(fault.accused_ranks(), testing::IsEmpty());
   }
 }
 
