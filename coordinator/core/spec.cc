@@ -4,12 +4,14 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "coordinator/core/times.h"
 
@@ -232,6 +234,11 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
              absl::StrCat("'", absl::CHexEscape(spec->directory()),
                           "' must be an absolute path below /, without . and .. parts and control "
                           "characters"));
+  } else if (!spec->directory().empty()) {
+    // Paths are compared as text.
+    const std::vector<absl::string_view> parts =
+        absl::StrSplit(spec->directory(), '/', absl::SkipEmpty());
+    spec->set_directory(absl::StrCat("/", absl::StrJoin(parts, "/")));
   }
   const bool resumes = spec->start_from_case() == v1::TrainingJobSpec::kResumeFrom;
   const std::string& start = resumes ? spec->resume_from() : spec->init_from();

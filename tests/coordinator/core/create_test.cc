@@ -258,10 +258,16 @@ TEST(CreateTest, ADirectoryBelongsToOneJobAtATime) {
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find("projects/default/trainingJobs/job-a"), std::string::npos)
       << status;
+  // However it is written.
+  for (const char* same : {"/shared/mine/", "//shared///mine//"}) {
+    SpecOf(request).set_directory(same);
+    EXPECT_EQ(d.Call<v1::TrainingJob>(request).status().code(), Code::kInvalidArgument) << same;
+  }
   v1::CancelTrainingJobRequest cancel;
   cancel.set_name(d.Job("job-a").name());
   ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
   EXPECT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  EXPECT_EQ(d.Job("job-b").spec().directory(), "/shared/mine");
 }
 
 TEST(CreateTest, RefusesTakenIdsAndTooManyJobs) {
