@@ -93,7 +93,7 @@ void DropMember(Job& job, Worker& worker) {
 
 void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
-    if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
+    for (const std::string& worker : loss.lost_workers) AddLostWorker(job, worker);
     ExplainEpisode(job, loss.cause, loss.message, loss.fault_time);
     Store(state, job);
     CheckAborted(state, job);
@@ -117,7 +117,7 @@ void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
     job.record.set_recoveries_counted(counted);
   }
   BeginEpisode(state, job, loss.cause, loss.message, loss.fault_time);
-  if (!loss.lost_worker.empty()) AddLostWorker(job, loss.lost_worker);
+  for (const std::string& worker : loss.lost_workers) AddLostWorker(job, worker);
   SetState(state, job, v1::TrainingJobStatus::RECOVERING, loss.message);
   AbortRing(state, job, loss.message);
   CheckAborted(state, job);
@@ -132,13 +132,12 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
   if (const auto blamed = Blamed(state, job, rank, fault)) {
-    std::vector<std::string> passed_over;
+    RingLoss loss{.cause = CauseOf(fault.kind()), .message = message};
     for (const int one : *blamed) {
-      passed_over.push_back(PassOver(state, job, one, fault.deterministic(), message));
+      loss.lost_workers.push_back(PassOver(state, job, one, fault.deterministic(), message));
       ++state.counters.worker_quarantines[v1::Fault::Kind_Name(fault.kind())];
     }
-    GiveUpRing(state, job, {.cause = CauseOf(fault.kind()), .message = message});
-    for (const std::string& worker : passed_over) AddLostWorker(job, worker);
+    GiveUpRing(state, job, loss);
     return;
   }
   // In an ABORTING ring most faults are echoes of the first one. That of the work itself may be

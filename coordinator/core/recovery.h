@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/core/state.h"
 
@@ -15,8 +16,8 @@ struct RingLoss {
   std::string message;
   // When the fault itself happened, where that is known.
   std::optional<absl::Time> fault_time;
-  // The worker that left, if one did.
-  std::string lost_worker;
+  // The workers that left or are passed over.
+  std::vector<std::string> lost_workers;
 };
 
 // The current generation cannot go on. Ends the job instead when its last checkpoint is committed

@@ -73,7 +73,7 @@ void Lose(State& state, Worker& worker, RingLoss loss, bool tell_die) {
   Job* job = state.FindJob(worker.job);
   if (job == nullptr) return;
   DropMember(*job, worker);
-  loss.lost_worker = worker.name;
+  loss.lost_workers = {worker.name};
   GiveUpRing(state, *job, loss);
 }
 
