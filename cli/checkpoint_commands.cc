@@ -32,10 +32,11 @@ void PrintCheckpoints(CommandContext& context, const std::vector<const Checkpoin
                       absl::StrCat(checkpoint->generation()),
                       HumanBytes(static_cast<double>(checkpoint->bytes())),
                       absl::StrCat(checkpoint->shards_size()),
-                      Age(checkpoint->create_time(), absl::Now()), checkpoint->directory()});
+                      Age(checkpoint->create_time(), absl::Now()),
+                      checkpoint->set_aside() ? "set aside" : "committed", checkpoint->directory()});
     }
-    PrintTable(*context.out, {"NAME", "STEP", "GENERATION", "SIZE", "SHARDS", "AGE", "DIRECTORY"},
-               rows);
+    PrintTable(*context.out,
+               {"NAME", "STEP", "GENERATION", "SIZE", "SHARDS", "AGE", "STATE", "DIRECTORY"}, rows);
   } else if (one) {
     PrintMessage(*context.out, *checkpoints.front(), context.options.output);
   } else {

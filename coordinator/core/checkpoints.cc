@@ -88,7 +88,7 @@ void Retire(State& state, Job& job, v1::Checkpoint old) {
 
 void RetireSetAside(State& state, Job& job) {
   for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
-    if (state.checkpoints.at(checkpoint->name()).set_aside()) Retire(state, job, *checkpoint);
+    if (checkpoint->set_aside()) Retire(state, job, *checkpoint);
   }
 }
 
@@ -158,6 +158,14 @@ void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& wr
     DiscardStaleShard(state, job, written);
     return;
   }
+  const v1::Checkpoint* newest = NewestOf(state, job);
+  if (newest != nullptr && written.step() <= newest->step()) {
+    // Told again after a re-attach, be it a failure or a shard of a checkpoint that retention may
+    // have deleted since, or the step was done again: the first manifest stands.
+    AddGarbage(state, job, written.shard().path());
+    if (rank == 0) TellCommitted(state, job, *state.Member(job, 0), *newest);
+    return;
+  }
   if (!written.error().empty()) {
     NoteFailure(state, job, rank, written, written.error());
     return;
@@ -165,14 +173,6 @@ void OnShardWritten(State& state, Job& job, int rank, const v1::ShardWritten& wr
   if (const std::string objection = Objection(job, written); !objection.empty()) {
     DiscardStaleShard(state, job, written);
     NoteFailure(state, job, rank, written, objection);
-    return;
-  }
-  const v1::Checkpoint* newest = NewestOf(state, job);
-  if (newest != nullptr && written.step() <= newest->step()) {
-    // Reported again after a re-attach, perhaps of a checkpoint that retention has deleted since,
-    // or the step was done again: the first manifest stands.
-    AddGarbage(state, job, written.shard().path());
-    if (rank == 0) TellCommitted(state, job, *state.Member(job, 0), *newest);
     return;
   }
   v1::CheckpointShard shard = written.shard();
@@ -205,13 +205,13 @@ void CommitComplete(State& state, Job& job) {
 
 void SetAsideAfter(State& state, Job& job, const v1::RestorePlan& plan) {
   for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
-    store::CheckpointRecord& record = state.checkpoints.at(checkpoint->name());
     // Only who has read it knows that it can be read again.
     const bool read = plan.source() == v1::RecoveryEpisode::CHECKPOINT &&
                       plan.checkpoint().name() == checkpoint->name();
-    const bool aside = checkpoint->step() > plan.step() || (record.set_aside() && !read);
-    if (record.set_aside() == aside) continue;
-    record.set_set_aside(aside);
+    const bool aside = checkpoint->step() > plan.step() || (checkpoint->set_aside() && !read);
+    if (checkpoint->set_aside() == aside) continue;
+    store::CheckpointRecord& record = state.checkpoints.at(checkpoint->name());
+    record.mutable_checkpoint()->set_set_aside(aside);
     Put(state, Table::kCheckpoints, checkpoint->name(), record);
   }
   const v1::Checkpoint* newest = NewestOf(state, job);
@@ -232,14 +232,14 @@ void TellCheckpoints(State& state, const Job& job, const Worker& worker) {
   }
 }
 
-void TellGarbage(State& state, Job& job) {
-  if (job.status().ranks().empty()) return;
-  const Worker* worker = state.Member(job, 0);
+void TellGarbage(State& state, Job& job, int rank) {
+  if (rank >= job.status().ranks_size()) return;
+  const Worker* worker = state.Member(job, rank);
   if (worker == nullptr || !worker->attached() || job.garbage_told >= job.record.garbage_size()) {
     return;
   }
   v1::Directive directive;
-  *directive.mutable_delete_files()->mutable_ring() = RefOf(job, 0);
+  *directive.mutable_delete_files()->mutable_ring() = RefOf(job, rank);
   for (int i = job.garbage_told; i < job.record.garbage_size(); ++i) {
     directive.mutable_delete_files()->add_paths(job.record.garbage(i));
   }
@@ -285,15 +285,14 @@ std::vector<const v1::Checkpoint*> CheckpointsOf(const State& state, const Job& 
 
 const v1::Checkpoint* NewestOf(const State& state, const Job& job) {
   const std::vector<const v1::Checkpoint*> all = CheckpointsOf(state, job);
-  const auto newest = std::find_if(all.rbegin(), all.rend(), [&](const v1::Checkpoint* one) {
-    return !state.checkpoints.at(one->name()).set_aside();
-  });
+  const auto newest = std::find_if(all.rbegin(), all.rend(),
+                                   [](const v1::Checkpoint* one) { return !one->set_aside(); });
   return newest == all.rend() ? nullptr : *newest;
 }
 
 bool IsCommitted(const State& state, const Job& job, int64_t step) {
   const auto found = state.checkpoints.find(NameOf(job, step));
-  return found != state.checkpoints.end() && !found->second.set_aside();
+  return found != state.checkpoints.end() && !found->second.checkpoint().set_aside();
 }
 
 void EraseCheckpoints(State& state, const Job& job) {

@@ -22,8 +22,8 @@ void DiscardShards(State& state, Job& job);
 // Tells a member which checkpoints the job has, so that their manifest.json is written where it is
 // missing: who was told before may not have lived to do it.
 void TellCheckpoints(State& state, const Job& job, const Worker& worker);
-// Tells rank 0, if there, to delete the garbage that this process was not told of yet.
-void TellGarbage(State& state, Job& job);
+// Tells a rank, if there, to delete the garbage that nobody was told of yet in this generation.
+void TellGarbage(State& state, Job& job, int rank = 0);
 // Any worker's report, whatever the generation: a fact about the disk.
 void OnFilesDeleted(State& state, Job& job, const v1::FilesDeleted& deleted);
 // The job goes on as planned: checkpoints of later steps, which could not be read, count no more

@@ -1,5 +1,7 @@
 #include "coordinator/core/faults.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
@@ -7,11 +9,16 @@ namespace ringmaster::coordinator {
 namespace {
 
 constexpr size_t kTextMax = 2000;
-// A checkpoint that could not be read this often is not tried again. The pauses between the
-// attempts grow: what is wrong with a file system for a moment costs no checkpoint.
 constexpr int kRestoreAttemptsMax = 8;
 // The same kind of fault, this often, without a step in between.
 constexpr int64_t kRepeatedFaultMax = 5;
+
+// A checkpoint that could not be read this often is not tried again. The pauses between the
+// attempts grow: what is wrong with a file system for a moment costs no checkpoint. The loss of the
+// state counts against the budget as well, and the older checkpoint is to be tried within it.
+int RestoreAttempts(const Job& job) {
+  return std::clamp(job.spec().recovery().episodes_max() - 1, 1, kRestoreAttemptsMax);
+}
 
 v1::FailureClass ClassOf(v1::Fault::Kind kind) {
   switch (kind) {
@@ -66,7 +73,7 @@ FaultVerdict Judge(Job& job, const v1::Fault& fault) {
       job.plan.source() != v1::RecoveryEpisode::FRESH) {
     if (job.plan.source() == v1::RecoveryEpisode::CHECKPOINT) {
       job.damaged[job.plan.checkpoint().directory()] +=
-          fault.deterministic() ? kRestoreAttemptsMax : 1;
+          fault.deterministic() ? RestoreAttempts(job) : 1;
     }
     return {};
   }
@@ -92,7 +99,7 @@ FaultVerdict Judge(Job& job, const v1::Fault& fault) {
 
 bool IsTrusted(const Job& job, const v1::Checkpoint& checkpoint) {
   const auto found = job.damaged.find(checkpoint.directory());
-  return found == job.damaged.end() || found->second < kRestoreAttemptsMax;
+  return found == job.damaged.end() || found->second < RestoreAttempts(job);
 }
 
 }  // namespace ringmaster::coordinator

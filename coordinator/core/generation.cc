@@ -80,8 +80,7 @@ void Connect(State& state, Job& job) {
   }
   bool lost = false;
   for (const v1::Checkpoint* checkpoint : CheckpointsOf(state, job)) {
-    const bool set_aside = state.checkpoints.at(checkpoint->name()).set_aside();
-    if (IsTrusted(job, *checkpoint) && !(set_aside && in_memory)) {
+    if (IsTrusted(job, *checkpoint) && !(checkpoint->set_aside() && in_memory)) {
       sources.checkpoints.push_back(*checkpoint);
     } else {
       lost = true;

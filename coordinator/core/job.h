@@ -60,7 +60,7 @@ struct Job {
   absl::Time last_step = absl::InfinitePast();
   // Shards of checkpoints not committed yet, by step and rank, all of the current generation.
   std::map<int64_t, std::map<int, v1::CheckpointShard>> shards;
-  // How many of record.garbage, from its begin, rank 0 was told to delete in this generation.
+  // How many of record.garbage, from its begin, a member was told to delete in this generation.
   int garbage_told = 0;
   // How often restoring from a checkpoint failed, by directory.
   std::map<std::string, int> damaged;

@@ -127,12 +127,17 @@ void TellRelease(State& state, const Worker& worker, const std::string& job, con
 
 namespace {
 
-// Without rank 0, what it may have left undone is the next member's: perhaps no ring forms again.
-void TellSuccessorOfRank0(State& state, const Job& job) {
+// What is left to do on the disk. Without rank 0, what it may have left undone is the next member's
+// as well: perhaps no ring forms again.
+void TellLastWords(State& state, Job& job) {
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     const Worker* worker = state.Member(job, rank);
     if (worker == nullptr || !worker->attached()) continue;
-    if (rank > 0) TellCheckpoints(state, job, *worker);
+    if (rank > 0) {
+      TellCheckpoints(state, job, *worker);
+      job.garbage_told = 0;
+    }
+    TellGarbage(state, job, rank);
     return;
   }
 }
@@ -141,8 +146,7 @@ void TellSuccessorOfRank0(State& state, const Job& job) {
 
 void ReleaseMembers(State& state, Job& job, const std::string& reason) {
   DiscardShards(state, job);
-  TellGarbage(state, job);
-  TellSuccessorOfRank0(state, job);
+  TellLastWords(state, job);
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     Worker* worker = state.Member(job, rank);
     if (worker == nullptr) continue;

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 
 #include "tests/coordinator/core/core_driver.h"
@@ -12,8 +13,9 @@ namespace {
 using testing::HasSubstr;
 
 // Checkpoints of steps 3 and 5; then both workers are killed, and their successors restore.
-void LoseAllMemory(CoreDriver& d) {
-  d.RunningPair();
+void LoseAllMemory(
+    CoreDriver& d, const CoreDriver::Edit& edit = [](auto&) {}) {
+  d.RunningPair(edit);
   for (const int step : {3, 5}) {
     d.Step("job-a", step);
     d.Checkpoint("job-a", step);
@@ -43,18 +45,23 @@ int64_t PlannedStep(CoreDriver& d) {
   return d.Last(first, v1::Directive::kConnectRing).connect_ring().restore().step();
 }
 
-TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
-  CoreDriver d;
-  LoseAllMemory(d);
+// How often rank 1 fails to read the newer one until the older one is planned.
+int AttemptsAtTheNewer(CoreDriver& d) {
   int attempts = 0;
   while (PlannedStep(d) == 5) {
-    ASSERT_LT(++attempts, 20);
-    ASSERT_NE(d.StateOf("job-a"), "FAILED");
+    if (++attempts > 20 || d.StateOf("job-a") == "FAILED") break;
     d.Fail("job-a", 1, v1::Fault::CHECKPOINT_ERROR);
     for (const int rank : {0, 1}) d.Aborted("job-a", rank);
     d.AwaitRetry();
     for (const int rank : {0, 1}) d.Join("job-a", rank);
   }
+  return attempts;
+}
+
+TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
+  CoreDriver d;
+  LoseAllMemory(d);
+  const int attempts = AttemptsAtTheNewer(d);
   EXPECT_EQ(PlannedStep(d), 3);
   EXPECT_GE(attempts, 5) << "it may pass";
   for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
@@ -70,6 +77,19 @@ TEST(CheckpointBlameTest, ReadErrorsDeleteNothing) {
   ASSERT_EQ(PlannedStep(d), 5);
   for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(5));
   EXPECT_THAT(d.Job("job-a").status().last_checkpoint(), HasSubstr("step-5"));
+}
+
+// The deaths cost the first, each attempt at the newer one another.
+TEST(CheckpointBlameTest, TheBudgetIsEnoughForTheOlderOne) {
+  for (const int budget : {2, 3, 9, 100}) {
+    SCOPED_TRACE(budget);
+    CoreDriver d;
+    LoseAllMemory(d, [&](auto& spec) { spec.mutable_recovery()->set_episodes_max(budget); });
+    EXPECT_EQ(AttemptsAtTheNewer(d), std::min(budget - 1, 8));
+    EXPECT_EQ(PlannedStep(d), 3);
+    for (const int rank : {0, 1}) d.Ready("job-a", rank, CoreDriver::Held(3));
+    EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  }
 }
 
 // Whoever is idle could do no better with a damaged file, though a member is there that has run the
@@ -121,6 +141,17 @@ TEST(CheckpointBlameTest, MemoryGoesBeforeWhatWasSetAside) {
   d.AwaitRetry();
   for (const int rank : {0, 1}) d.Join("job-a", rank, CoreDriver::Held(4));
   EXPECT_EQ(PlannedStep(d), 4);
+}
+
+TEST(CheckpointBlameTest, UsersSeeWhatWasSetAside) {
+  CoreDriver d;
+  GoOnFromTheOlder(d);
+  v1::ListCheckpointsRequest request;
+  request.set_parent(d.Job("job-a").name());
+  const auto list = d.Call<v1::ListCheckpointsResponse>(request);
+  ASSERT_EQ(list->checkpoints_size(), 2);
+  EXPECT_TRUE(list->checkpoints(0).set_aside());
+  EXPECT_FALSE(list->checkpoints(1).set_aside());
 }
 
 TEST(CheckpointBlameTest, ANewerCheckpointReplacesWhatWasSetAside) {
