@@ -7,7 +7,20 @@
 
 namespace ringmaster::simulation {
 
+using Lack = Process::Lack;
 using Work = Process::Work;
+
+namespace {
+
+v1::Fault FaultOf(v1::Fault::Kind kind, const std::string& message, bool deterministic = false) {
+  v1::Fault fault;
+  fault.set_kind(kind);
+  fault.set_message(message);
+  fault.set_deterministic(deterministic);
+  return fault;
+}
+
+}  // namespace
 
 void FakeTrainers::In(Process& process, std::function<void()> what) {
   if (!process.alive) return;
@@ -44,6 +57,10 @@ void FakeTrainers::Open(Process& process, const v1::FormRing& form) {
   scheduler_.After(scheduler_.Ms(1, 30), [this, &process, key] {
     In(process, [this, &process, key] {
       if (!Takes(process, key, Work::kOpened)) return;
+      if (process.lack == Lack::kMount) {
+        FailWork(process, key, FaultOf(v1::Fault::FORM_ERROR, "misfit: no mount", true));
+        return;
+      }
       deliver_(process, worker::TransportOpened{process.form.ring(), process.name, process.held});
     });
   });
@@ -79,7 +96,7 @@ void FakeTrainers::Connect(Process& process, const v1::ConnectRing& connect) {
   scheduler_.After(absl::Seconds(30), [this, &process, key] {
     In(process, [this, &process, key] {
       if (Takes(process, key, Work::kConnecting)) {
-        FailWork(process, key, v1::Fault::COMMUNICATION_ERROR, "connect: hop deadline");
+        FailWork(process, key, FaultOf(v1::Fault::COMMUNICATION_ERROR, "connect: hop deadline"));
       }
     });
   });
@@ -96,6 +113,10 @@ bool FakeTrainers::IsCurrent(const Process& process) const {
 
 void FakeTrainers::Restore(Process& process, const Key& key) {
   if (!Takes(process, key, Work::kConnecting)) return;
+  if (process.lack == Lack::kMemory) {
+    FailWork(process, key, FaultOf(v1::Fault::OUT_OF_MEMORY_ERROR, "misfit: no memory"));
+    return;
+  }
   const v1::RestorePlan& plan = process.plan;
   switch (plan.source()) {
     case v1::RecoveryEpisode::OWN:
@@ -104,20 +125,26 @@ void FakeTrainers::Restore(Process& process, const Key& key) {
       const Process* donor = RingOf(process).ranks[plan.donor_rank()];
       if (!donor->alive || KeyOf(*donor) != key || !donor->held.clean() ||
           donor->held.step() != plan.step()) {
-        FailWork(process, key, v1::Fault::COMMUNICATION_ERROR, "restore: the donor is gone");
+        FailWork(process, key,
+                 FaultOf(v1::Fault::COMMUNICATION_ERROR, "restore: the donor is gone"));
         return;
       }
       process.held = donor->held;
       break;
     }
     case v1::RecoveryEpisode::CHECKPOINT:
+      if (scheduler_.now() < unreadable_until_ && scheduler_.Chance(0.8)) {
+        FailWork(process, key, FaultOf(v1::Fault::CHECKPOINT_ERROR, "restore: it hangs"));
+        return;
+      }
       for (const v1::CheckpointShard& shard : plan.checkpoint().shards()) {
         if (FileExists(shard.path())) continue;
         // A process that was stopped meanwhile may come late: the files were deleted in good order.
         if (IsCurrent(process)) {
           invariants_.Violated(absl::StrCat("restore: ", shard.path(), " is missing"));
         }
-        FailWork(process, key, v1::Fault::CHECKPOINT_ERROR, "restore: a shard is missing", true);
+        FailWork(process, key,
+                 FaultOf(v1::Fault::CHECKPOINT_ERROR, "restore: a shard is missing", true));
         return;
       }
       process.held = Held(process.held_uid, plan.step());
@@ -152,7 +179,27 @@ void FakeTrainers::Run(Process& process) {
     for (Process* peer : ring.ranks) WriteShard(*peer, key, ring.step, true);
     return;
   }
-  PlanVote(key);
+  if (HaveSameFiles(key)) PlanVote(key);
+}
+
+bool FakeTrainers::HaveSameFiles(const Key& key) {
+  const std::vector<Process*>& ranks = rings_[key].ranks;
+  bool same = true;
+  for (Process* one : ranks) {
+    v1::Fault fault = FaultOf(v1::Fault::DATA_ERROR, "misfit: other files", true);
+    for (const Process* other : ranks) {
+      const bool differs = one->lack == Lack::kFiles || other->lack == Lack::kFiles;
+      if (other != one && differs) fault.add_accused_ranks(other->form.ring().rank());
+    }
+    if (fault.accused_ranks().empty()) continue;
+    same = false;
+    scheduler_.After(scheduler_.Ms(0, 100), [this, one, key, fault] {
+      In(*one, [this, one, key, fault] {
+        if (Takes(*one, key, Work::kRunning)) FailWork(*one, key, fault);
+      });
+    });
+  }
+  return same;
 }
 
 void FakeTrainers::PlanVote(const Key& key) {
@@ -187,7 +234,7 @@ void FakeTrainers::Vote(const Key& key) {
   if (applying) return PlanVote(key);
   for (Process* peer : ring.ranks) {
     if (std::exchange(peer->throws, false)) {
-      FailWork(*peer, key, v1::Fault::EXCEPTION, "injected");
+      FailWork(*peer, key, FaultOf(v1::Fault::EXCEPTION, "injected"));
       return;
     }
   }
@@ -262,7 +309,7 @@ void FakeTrainers::Break(const Key& key) {
     scheduler_.After(scheduler_.Ms(5, 150), [this, peer, key] {
       In(*peer, [this, peer, key] {
         if (Takes(*peer, key, Work::kConnecting) || Takes(*peer, key, Work::kRunning)) {
-          FailWork(*peer, key, v1::Fault::COMMUNICATION_ERROR, "a peer is gone");
+          FailWork(*peer, key, FaultOf(v1::Fault::COMMUNICATION_ERROR, "a peer is gone"));
         }
       });
     });
@@ -281,15 +328,13 @@ void FakeTrainers::EndWork(Process& process) {
   }
 }
 
-void FakeTrainers::FailWork(Process& process, const Key& key, v1::Fault::Kind kind,
-                            const std::string& message, bool deterministic) {
+void FakeTrainers::FailWork(Process& process, const Key& key, const v1::Fault& fault) {
   EndWork(process);
   Break(key);
-  worker::RingStopped stopped{.ring = process.form.ring(), .held = process.held, .faulted = true};
-  stopped.fault.set_kind(kind);
-  stopped.fault.set_message(message);
-  stopped.fault.set_deterministic(deterministic);
-  deliver_(process, stopped);
+  invariants_.Faulted(key.first, fault);
+  deliver_(process,
+           worker::RingStopped{
+               .ring = process.form.ring(), .held = process.held, .faulted = true, .fault = fault});
 }
 
 void FakeTrainers::Abandon(Process& process) {

@@ -41,6 +41,10 @@ struct Process {
   bool applying = false;
   // This process throws in its next step.
   bool throws = false;
+  // What this process has not, until it gets it: the job's mount, memory, the files that others
+  // have. It never loses what it had.
+  enum class Lack { kNothing, kMount, kMemory, kFiles };
+  Lack lack = Lack::kNothing;
 };
 
 // All trainers and their shared file system. A step is agreed when every rank of a generation runs
@@ -77,6 +81,8 @@ class FakeTrainers {
     shard_fault_ = shard;
     abort_fault_ = abort;
   }
+  // Until then most attempts to read a checkpoint fail.
+  void SetUnreadable(absl::Time until) { unreadable_until_ = until; }
   int64_t steps_agreed() const { return steps_agreed_; }
 
  private:
@@ -102,6 +108,8 @@ class FakeTrainers {
   // Whether this is the job's stored generation.
   bool IsCurrent(const Process& process) const;
   void Restore(Process& process, const Key& key);
+  // False when the ranks' files differ: each tells of those that have others.
+  bool HaveSameFiles(const Key& key);
   void PlanVote(const Key& key);
   void Vote(const Key& key);
   void Apply(Process& process, const Key& key, int64_t step);
@@ -109,8 +117,7 @@ class FakeTrainers {
   void WriteShard(Process& process, const Key& key, int64_t step, bool last);
   // The other ranks' exchange fails.
   void Break(const Key& key);
-  void FailWork(Process& process, const Key& key, v1::Fault::Kind kind, const std::string& message,
-                bool deterministic = false);
+  void FailWork(Process& process, const Key& key, const v1::Fault& fault);
   void EndWork(Process& process);
 
   Scheduler& scheduler_;
@@ -121,6 +128,7 @@ class FakeTrainers {
   std::set<std::string> files_;
   double shard_fault_ = 0;
   double abort_fault_ = 0;
+  absl::Time unreadable_until_ = absl::InfinitePast();
   int64_t steps_agreed_ = 0;
 };
 

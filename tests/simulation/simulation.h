@@ -16,8 +16,9 @@ namespace ringmaster::simulation {
 
 // A whole deployment in virtual time: the production coordinator core on a fake store, production
 // session cores with fake trainers, streams with delays that break, users that retry, and faults:
-// killed and stopped workers, hanging aborts, exceptions, a coordinator that dies before or after
-// a commit, a full disk. Everything follows from the seed.
+// killed and stopped workers, hanging aborts, exceptions, workers that lack what others have,
+// checkpoints that cannot be read, a coordinator that dies before or after a commit, a full disk.
+// Everything follows from the seed.
 class Simulation {
  public:
   explicit Simulation(uint64_t seed);
@@ -77,6 +78,8 @@ class Simulation {
   // ---- faults
   void PlanFaults();
   void InjectFault();
+  // For a while.
+  void MakeMisfit(Process& process);
   Process* AnyProcess();
   bool AllEnded() const;
 
@@ -91,6 +94,8 @@ class Simulation {
   absl::Time tick_planned_ = absl::InfiniteFuture();
   bool disk_full_ = false;
   bool faults_ = true;
+  // Of a process that starts.
+  double misfit_chance_ = 0;
   // The next output is committed, and then the coordinator dies; or dies before the commit.
   bool crash_after_commit_ = false;
   bool crash_before_commit_ = false;
