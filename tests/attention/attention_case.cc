@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
@@ -14,6 +15,7 @@
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
 #include "attention/plan.h"
+#include "tests/attention/device.h"
 #include "worker/comm/in_process_exchange.h"
 
 namespace ringmaster::attention {
@@ -107,23 +109,27 @@ class CountingExchange : public GroupedExchange {
   int messages_ = 0;
 };
 
-AttentionResult RunRank(const AttentionCase& problem, Path path, int rank,
+AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device device, int rank,
                         GroupedExchange* exchange) {
   at::set_num_threads(1);  // of this rank's thread
   std::vector<at::Tensor> inputs;
   for (const at::Tensor& x : {problem.q, problem.k, problem.v}) {
     at::Tensor local = problem.map.ranks() == 1 ? x.detach() : Local(x, problem.map, rank);
-    inputs.push_back(local.set_requires_grad(true));
+    inputs.push_back(local.to(device).set_requires_grad(true));
   }
   const at::Tensor dout =
-      problem.map.ranks() == 1 ? problem.dout : Local(problem.dout, problem.map, rank);
-  if (path == Path::kLongSequence) {
+      (problem.map.ranks() == 1 ? problem.dout : Local(problem.dout, problem.map, rank)).to(device);
+  if (path == Path::kLongSequence || device.is_cuda()) {
+    const at::NoGradGuard no_grad;
     Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.options, problem.map, exchange);
-    call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    if (path == Path::kLongSequence) {
+      call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    }
     Saved saved;
     const AttentionOutput output = Forward(call, inputs[0], inputs[1], inputs[2], &saved);
     const DenseGradients gradients = Backward(call, saved, dout);
-    return {output.out, output.lse, gradients.dq, gradients.dk, gradients.dv};
+    return {output.out.cpu(), output.lse.cpu(), gradients.dq.cpu(), gradients.dk.cpu(),
+            gradients.dv.cpu()};
   }
   const AttentionOutput output =
       DilatedAttention(inputs[0], inputs[1], inputs[2], problem.options, problem.map, exchange);
@@ -182,12 +188,14 @@ AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
   return problem;
 }
 
-AttentionResult RunRanks(const AttentionCase& problem, Path path) {
+AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device device) {
   const int ranks = problem.map.ranks();
   if (ranks == 1) {
-    return RunRank(problem, path, 0, nullptr);
+    return RunRank(problem, path, device, 0, nullptr);
   }
-  auto communicators = worker::ConnectInProcess(ranks);
+  auto communicators =
+      device.is_cpu() ? worker::ConnectInProcess(ranks)
+                      : worker::ConnectInProcess(ranks, absl::Seconds(30), &CopyDeviceBytes, 0);
   std::vector<AttentionResult> results(ranks);
   std::vector<std::exception_ptr> errors(ranks);
   std::vector<std::thread> threads;
@@ -196,7 +204,7 @@ AttentionResult RunRanks(const AttentionCase& problem, Path path) {
       try {
         CountingExchange counting(&communicators[rank]->world());
         const uint64_t before = counting.sent_bytes();
-        results[rank] = RunRank(problem, path, rank, &counting);
+        results[rank] = RunRank(problem, path, device, rank, &counting);
         results[rank].sent_bytes = counting.sent_bytes() - before;
         results[rank].sent_messages = counting.messages();
       } catch (...) {

@@ -47,9 +47,11 @@ struct AttentionResult {
 enum class Path { kAsCalled, kLongSequence };
 
 // Runs the operator and its backward on all ranks of the case's map, each a thread, and puts
-// the results together in the order of the sequence. A map of one rank runs without an exchange.
-// Rethrows what a rank threw.
-AttentionResult RunRanks(const AttentionCase& problem, Path path = Path::kAsCalled);
+// the results together in the order of the sequence, on the CPU. A map of one rank runs without an
+// exchange. On a GPU all ranks share it, and the passes beneath are called: autograd has one thread
+// a device, in which one rank's backward would wait for the others'. Rethrows what a rank threw.
+AttentionResult RunRanks(const AttentionCase& problem, Path path = Path::kAsCalled,
+                         at::Device device = at::kCPU);
 
 // The bytes and messages that the plan announces for such a run.
 AttentionResult PlannedTraffic(const AttentionCase& problem);

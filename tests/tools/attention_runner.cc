@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/version.h"
+#include "tests/attention/device.h"
 #include "tests/tools/attention_runner_input.h"
 #include "tests/tools/attention_runner_ranks.h"
 
@@ -43,7 +44,7 @@ absl::Status Run(const Flags& flags) {
   }
   ASSIGN_OR_RETURN(const attention::DilatedAttentionOptions options, ReadSpec(flags.spec));
   ASSIGN_OR_RETURN(const RunnerInput input, ReadInput(flags.input, options));
-  ASSIGN_OR_RETURN(const at::Device device, OpenDevice(flags.device));
+  ASSIGN_OR_RETURN(const at::Device device, attention::OpenDevice(flags.device));
   ASSIGN_OR_RETURN(const auto tensors, RunRanks(input, options, device, flags.ranks));
   return WriteOutput(flags.output, tensors);
 }

@@ -1,11 +1,8 @@
 #include "tests/tools/attention_runner_ranks.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <exception>
@@ -16,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/passes.h"
+#include "tests/attention/device.h"
 #include "worker/comm/in_process_exchange.h"
 
 namespace ringmaster::tools {
@@ -29,19 +27,6 @@ constexpr int kMaxThreads = 1024;
 // Up to here ranks without tokens are run like the others; beyond, they are left out: they take no
 // part anyway.
 constexpr int kMaxEmptyRanks = 64;
-
-// All ranks work on the default stream, so a copy enqueued there is ordered behind what filled its
-// source.
-void CopyDeviceBytes(void* to, const void* from, size_t bytes, attention::StreamHandle) {
-  const at::Device device(at::kCUDA, 0);
-  const auto wrap = [&](void* data) {
-    return at::for_blob(data, {static_cast<int64_t>(bytes)})
-        .options(at::TensorOptions(at::kByte).device(device))
-        .target_device(device)
-        .make_tensor();
-  };
-  wrap(to).copy_(wrap(const_cast<void*>(from)));
-}
 
 absl::StatusOr<ShardMap> MakeMap(int64_t tokens, int64_t ranks) {
   const ShardMap map = ShardMap::Contiguous(
@@ -109,26 +94,6 @@ at::Tensor Whole(const std::vector<RankResult>& results, at::Tensor (*part)(cons
 
 }  // namespace
 
-absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
-  if (name == "cpu") {
-    return at::Device(at::kCPU);
-  }
-  // Beside libtorch_cpu.so, wherever that came from.
-  Dl_info library{};
-  std::string path = "libtorch_cuda.so";
-  if (::dladdr(reinterpret_cast<const void*>(&at::globalContext), &library) != 0) {
-    const std::string cpu = library.dli_fname;
-    path = absl::StrCat(cpu.substr(0, cpu.rfind('/') + 1), path);
-  }
-  if (::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", ::dlerror()));
-  }
-  if (!at::globalContext().hasCUDA()) {
-    return absl::FailedPreconditionError("--device cuda: no CUDA device was found");
-  }
-  return at::Device(at::kCUDA, 0);
-}
-
 absl::StatusOr<std::map<std::string, at::Tensor>> RunRanks(const RunnerInput& input,
                                                            const DilatedAttentionOptions& options,
                                                            at::Device device, int64_t ranks) {
@@ -139,9 +104,9 @@ absl::StatusOr<std::map<std::string, at::Tensor>> RunRanks(const RunnerInput& in
   const int size = map->ranks();
   std::vector<std::unique_ptr<worker::Communicator>> communicators;
   if (size > 1) {
-    communicators = device.is_cpu()
-                        ? worker::ConnectInProcess(size)
-                        : worker::ConnectInProcess(size, absl::Seconds(30), &CopyDeviceBytes, 0);
+    communicators = device.is_cpu() ? worker::ConnectInProcess(size)
+                                    : worker::ConnectInProcess(size, absl::Seconds(30),
+                                                               &attention::CopyDeviceBytes, 0);
   }
   std::vector<RankResult> results(size);
   std::vector<std::exception_ptr> errors(size);

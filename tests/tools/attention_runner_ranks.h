@@ -11,10 +11,6 @@
 
 namespace ringmaster::tools {
 
-// Opens LibTorch's CUDA part, which registers its kernels. FailedPrecondition when there is none or
-// no device.
-absl::StatusOr<at::Device> OpenDevice(const std::string& name);
-
 // The tensors of OUT, on the CPU: the operator run by `ranks` threads that share the sequence and
 // swap rows through memory. Ranks beyond the number of tokens hold none.
 absl::StatusOr<std::map<std::string, at::Tensor>> RunRanks(
