@@ -17,9 +17,8 @@ namespace ringmaster::worker {
 absl::Status SignRingRoll(const v1::FormRing& form, const std::string& incarnation);
 
 // OK when the files of all ranks are there. Network file systems may show a new file late, hence
-// `patience`; FailedPrecondition names the ranks that are missing, and accuses
-// them. Cancelled soon after `cancelled`
-// says so.
+// `patience`; FailedPrecondition names the ranks that are missing, and accuses them. Cancelled soon
+// after `cancelled` says so.
 absl::Status CheckRingRoll(
     const v1::FormRing& form, absl::Duration patience,
     absl::FunctionRef<bool()> cancelled = [] { return false; });
