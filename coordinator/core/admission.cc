@@ -172,14 +172,13 @@ absl::StatusOr<store::JobRecord> Admit(
   }
   violations.UsePrefix("training_job.spec");
   v1::TrainingJobSpec* spec = job->mutable_spec();
-  ResolveSpec(spec, &violations);
-  if (spec->directory().empty()) {
-    if (state.options.shared_directory.empty()) {
-      violations.Field("directory", "is required: the coordinator runs without --shared-dir");
-    }
+  if (spec->directory().empty() && state.options.shared_directory.empty()) {
+    violations.Field("directory", "is required: the coordinator runs without --shared-dir");
+  } else if (spec->directory().empty()) {
     spec->set_directory(absl::StrCat(state.options.shared_directory, "/", project, "/", id, "-",
                                      uid.substr(0, kUidDigits)));
   }
+  ResolveSpec(spec, &violations);
   CheckDirectoryIsFree(state, *job, &violations);
   if (violations.empty()) CheckStart(*spec, manifest, &violations);
   if (!violations.empty()) return violations.ToStatus();

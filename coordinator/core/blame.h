@@ -9,8 +9,8 @@
 // Whose fault is it, the job's or a worker's? A worker that has no part in the job's steps yet, and
 // fails ere its ring's first, may lack what others have: a mount, memory, the same files. While
 // somebody is there who has run the job, that is the worker's fault: the job goes on without it and
-// passes it over for a while. Where nobody is, the second failing that would come again is the
-// job's.
+// passes it over for a while. Where nobody is, the second word of a failing that would come again
+// is the job's fault, though it be of the same failing.
 //
 // What two ranks find unlike (their files, their addresses) both tell, each accusing the other: it
 // is the fault of whom those that have run the job do not agree with, whoever is heard first.

@@ -66,15 +66,25 @@ v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind) {
   }
 }
 
+void NoteUnreadable(Job& job, const v1::Fault& fault) {
+  // A coordinator that has started again has no plan: the next one tries that checkpoint once more.
+  if (fault.kind() != v1::Fault::CHECKPOINT_ERROR ||
+      job.plan.source() != v1::RecoveryEpisode::CHECKPOINT) {
+    return;
+  }
+  int& failed = job.damaged[job.plan.checkpoint().directory()];
+  if (fault.deterministic()) {
+    failed = std::max(failed, RestoreAttempts(job));
+  } else if (job.unreadable_in != job.generation()) {
+    ++failed;
+  }
+  job.unreadable_in = job.generation();
+}
+
 FaultVerdict Judge(Job& job, const v1::Fault& fault) {
-  // An older checkpoint may be sound: the next plan decides, and ends the job when there is none. A
-  // coordinator that has started again has no plan: the next one tries that checkpoint once more.
+  // An older checkpoint may be sound: the next plan decides, and ends the job when there is none.
   if (fault.kind() == v1::Fault::CHECKPOINT_ERROR &&
       job.plan.source() != v1::RecoveryEpisode::FRESH) {
-    if (job.plan.source() == v1::RecoveryEpisode::CHECKPOINT) {
-      job.damaged[job.plan.checkpoint().directory()] +=
-          fault.deterministic() ? RestoreAttempts(job) : 1;
-    }
     return {};
   }
   if (fault.deterministic()) {

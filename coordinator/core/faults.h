@@ -22,10 +22,12 @@ struct FaultVerdict {
   std::string remark;
 };
 
-// Remembers in the job what is needed to see that a fault repeats itself, and which checkpoints
-// could not be restored. All ranks may tell of one fault: it counts once in a generation.
+// Remembers in the job what is needed to see that a fault repeats itself. All ranks may tell of one
+// fault: it counts once in a generation.
 FaultVerdict Judge(Job& job, const v1::Fault& fault);
 
+// Remembers which checkpoint could not be restored, once in a generation, whoever is to blame.
+void NoteUnreadable(Job& job, const v1::Fault& fault);
 // A checkpoint that may be tried (again).
 bool IsTrusted(const Job& job, const v1::Checkpoint& checkpoint);
 

@@ -142,7 +142,6 @@ void StartIfReady(State& state, Job& job) {
   progress->clear_tokens_per_second();
   progress->clear_remaining();
   job.pace.clear();
-  job.garbage_told = 0;
   job.last_step = state.now;
   SetAsideAfter(state, job, job.plan);
   job.record.set_stage(store::RING_STAGE_STARTED);
@@ -220,6 +219,7 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
   job.ranks.assign(members.size(), {});
   job.adopting = job.waiting = job.connecting = false;
   job.plan.Clear();
+  job.garbage_told = 0;
   job.record.set_stage(store::RING_STAGE_FORMING);
   for (size_t i = 0; i < members.size(); ++i) {
     Worker& worker = *members[i];

@@ -64,6 +64,8 @@ struct Job {
   int garbage_told = 0;
   // How often restoring from a checkpoint failed, by directory.
   std::map<std::string, int> damaged;
+  // The generation that this was last told in: all its ranks may tell it.
+  int64_t unreadable_in = 0;
   // By worker: whom the placer passes over for this job, and until when. See blame.h.
   std::map<std::string, Unfit> unfit;
   absl::Time progress_stored = absl::InfinitePast();

@@ -162,7 +162,8 @@ void Placing::Recover(Job& job) {
   const auto failed = std::stable_partition(alike.begin(), alike.end(), [&](const Worker* worker) {
     return !FailedBefore(job, *worker);
   });
-  if (failed - alike.begin() >= wanted) alike.erase(failed, alike.end());
+  const size_t others = std::max<size_t>(failed - alike.begin(), std::max(wanted, 0));
+  alike.resize(std::min(alike.size(), others));
   std::vector<Place> candidates;
   for (const Worker* worker : alike) candidates.push_back(PlaceOf(*worker, -1));
   if (wanted > static_cast<int>(candidates.size())) {

@@ -131,6 +131,7 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
+  NoteUnreadable(job, fault);
   if (const auto blamed = Blamed(state, job, rank, fault)) {
     RingLoss loss{.cause = CauseOf(fault.kind()), .message = message};
     for (const int one : *blamed) {

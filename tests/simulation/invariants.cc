@@ -82,7 +82,7 @@ void Invariants::CheckCheckpoint(const store::CheckpointRecord& record, const Ro
     return;
   }
   const store::JobRecord job = ParseJob(row->second);
-  int64_t& committed = committed_[checkpoint.name()];
+  int64_t& committed = committed_[absl::StrCat(record.training_job_uid(), " ", checkpoint.name())];
   const bool fresh = committed != checkpoint.generation();
   committed = checkpoint.generation();
   if (fresh && checkpoint.generation() != job.job().status().generation()) {

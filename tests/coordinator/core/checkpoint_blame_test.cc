@@ -119,6 +119,44 @@ TEST(CheckpointBlameTest, ADamagedOneIsNobodysLack) {
   EXPECT_EQ(PlannedStep(d), 3);
 }
 
+// A member that has run the job is there, its state cut off in the middle of an update. It cannot
+// read the newest checkpoint either, but the newcomer is heard first each time.
+TEST(CheckpointBlameTest, WithAWitnessTheOlderOneIsTriedInTime) {
+  for (const int budget : {3, 9, 100}) {
+    SCOPED_TRACE(budget);
+    CoreDriver d;
+    d.RunningPair([&](auto& spec) { spec.mutable_recovery()->set_episodes_max(budget); });
+    for (const int step : {3, 5}) {
+      d.Step("job-a", step);
+      d.Checkpoint("job-a", step);
+    }
+    const v1::HeldState dirty = CoreDriver::Held(5, 7, /*clean=*/false);
+    d.Exit("b", 9);
+    d.Aborted("job-a", 0, dirty);
+    d.Hello("b", 'B');
+    const auto join = [&] {
+      d.Join("job-a", 0, dirty);
+      d.Join("job-a", 1);
+    };
+    join();
+    int attempts = 0;
+    for (; PlannedStep(d) == 5; ++attempts) {
+      ASSERT_LT(attempts, 8);
+      const int64_t generation = d.Job("job-a").status().generation();
+      for (const int rank : {1, 0}) d.Fail("job-a", rank, v1::Fault::CHECKPOINT_ERROR);
+      ASSERT_EQ(d.StateOf("job-a"), "RECOVERING");
+      for (const int rank : {0, 1}) d.Aborted("job-a", rank, dirty);
+      for (int i = 0; i < 800 && d.Job("job-a").status().generation() == generation; ++i) {
+        d.Advance(absl::Milliseconds(250));
+      }
+      ASSERT_GT(d.Job("job-a").status().generation(), generation);
+      join();
+    }
+    EXPECT_EQ(PlannedStep(d), 3);
+    EXPECT_EQ(attempts, std::min(8, budget - 1)) << "each counts once, though two tell it";
+  }
+}
+
 // The ring does the damaged checkpoint's step again and goes on from memory: nobody has read it.
 TEST(CheckpointBlameTest, OnlyWhoHasReadItTakesItBack) {
   CoreDriver d;

@@ -112,6 +112,28 @@ TEST(CheckpointTest, AtTheEndWithoutRankZeroAnotherMemberDeletes) {
               testing::IsSupersetOf({gone, in_vain}));
 }
 
+// Rank 0 was told and killed; another worker took its place, and no ring began to step again.
+TEST(CheckpointTest, AtTheEndTheSuccessorOfRankZeroDeletes) {
+  CoreDriver d;
+  d.RunningPair();
+  const std::string first = d.WorkerAt("job-a", 0);
+  for (int64_t step = 1; step <= 4; ++step) d.Checkpoint("job-a", step);
+  const std::string gone = d.ShardPath("job-a", 1, 0);
+  d.Hello("c", 'c');
+  d.Exit(first, 9);
+  d.Aborted("job-a", 1, CoreDriver::Held(4));
+  ASSERT_EQ(d.WorkerAt("job-a", 0), "c");
+  d.Heard("c");
+  v1::CancelTrainingJobRequest cancel;
+  cancel.set_name(d.Job("job-a").name());
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  ASSERT_EQ(d.StateOf("job-a"), "CANCELLED");
+  EXPECT_THAT(d.Heard("c"), testing::EndsWith("DeleteFiles ReleaseJob"));
+  EXPECT_THAT(d.Last("c", v1::Directive::kDeleteFiles).delete_files().paths(),
+              testing::Contains(gone));
+}
+
 TEST(CheckpointTest, WhatIsToBeDeletedIsNotImported) {
   CoreDriver d;
   d.RunningPair();

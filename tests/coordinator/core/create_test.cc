@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "tests/coordinator/core/core_driver.h"
 
 namespace ringmaster::coordinator {
@@ -268,6 +269,14 @@ TEST(CreateTest, ADirectoryBelongsToOneJobAtATime) {
   ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
   EXPECT_TRUE(d.Call<v1::TrainingJob>(request).ok());
   EXPECT_EQ(d.Job("job-b").spec().directory(), "/shared/mine");
+  // The one that a job gets as well.
+  CoreOptions options;
+  options.shared_directory = "//shared/of///all/";
+  CoreDriver untidy(options);
+  untidy.Create("job-c");
+  EXPECT_TRUE(
+      absl::StartsWith(untidy.Job("job-c").spec().directory(), "/shared/of/all/default/job-c-"))
+      << untidy.Job("job-c").spec().directory();
 }
 
 TEST(CreateTest, RefusesTakenIdsAndTooManyJobs) {
