@@ -3,8 +3,8 @@
 # Labels: unit (fast, no processes), conformance, integration (real processes), simulation, docs.
 find_package(GTest REQUIRED)
 
-# What the sanitizers are told. Torch, gRPC and UCX are not instrumented: a test that runs their threads gets the
-# suppressions and the findings inside their modules are left out. LibTorch::cpu says so to whatever links it
+# What the sanitizers are told. Torch, gRPC and UCX are not instrumented: of a test that runs their threads the findings
+# inside their modules are left out. LibTorch::cpu says so to whatever links it
 # (RINGMASTER_LINKS_TORCH), a test of gRPC streams by UNINSTRUMENTED; all other tests are held to everything the
 # sanitizer sees. OpenMP's runtime hides its order, so tests run on one thread of it; UCX's hooks of the memory
 # functions would call the sanitizer on threads that it has left. An allocation that cannot be met fails, as it does
@@ -13,7 +13,7 @@ set(sanitizer_environment
   "ASAN_OPTIONS=allocator_may_return_null=1"
   "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
   "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0")
-set(tsan_lenient "ignore_noninstrumented_modules=1:suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp")
+set(tsan_options "halt_on_error=1:allocator_may_return_null=1:suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp")
 set(openmp_threads 2)
 set(slower 1)
 set(tsan_order "")
@@ -40,7 +40,7 @@ function(ringmaster_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT "OMP_NUM_THREADS=${openmp_threads};UCX_LOG_LEVEL=error;${sanitizer_environment};TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:$<$<OR:$<BOOL:${ARG_UNINSTRUMENTED}>,$<BOOL:$<TARGET_PROPERTY:${name},RINGMASTER_LINKS_TORCH>>>:${tsan_lenient}>")
+    ENVIRONMENT "OMP_NUM_THREADS=${openmp_threads};UCX_LOG_LEVEL=error;${sanitizer_environment};TSAN_OPTIONS=${tsan_options}:$<$<OR:$<BOOL:${ARG_UNINSTRUMENTED}>,$<BOOL:$<TARGET_PROPERTY:${name},RINGMASTER_LINKS_TORCH>>>:ignore_noninstrumented_modules=1>")
 endfunction()
 
 # ringmaster_script_test(NAME COMMAND script args... [LABELS docs] [TIMEOUT s]): a Python unittest, one ctest entry. It
