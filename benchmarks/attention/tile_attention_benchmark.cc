@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "attention/kernels/tile_attention.h"
-#include "tests/attention/kernels/tile_fixture.h"
+#include "tests/attention/kernels/branch_lists.h"
+#include "tests/attention/kernels/device_array.h"
 
 namespace ringmaster::attention::kernels {
 namespace {

@@ -9,7 +9,8 @@
 #include <random>
 #include <vector>
 
-#include "tests/attention/kernels/tile_fixture.h"
+#include "tests/attention/kernels/branch_lists.h"
+#include "tests/attention/kernels/device_array.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
@@ -61,6 +62,11 @@ class TileAttentionTest : public testing::TestWithParam<int> {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
       GTEST_SKIP() << "no CUDA device";
+    }
+    int major = 0;
+    Check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    if (major != 9) {
+      GTEST_SKIP() << "the kernels are for Hopper (9.x), the device is of " << major << ".x";
     }
   }
 };
