@@ -25,24 +25,26 @@ void ReplaceBByC(CoreDriver& d) {
   ASSERT_EQ(d.WorkerAt("job-a", 1), "c");
 }
 
-// Of workers a, b and c, c is killed after step 4; the idle worker e takes its place as rank 2.
-void ReplaceCByE(CoreDriver& d) {
+// Workers a, b and c run job-a and have done step 4.
+void RunningThree(CoreDriver& d) {
   for (const char c : {'a', 'b', 'c'}) d.Hello(std::string(1, c), c);
   d.Create("job-a", 3);
   d.Form("job-a");
   d.Step("job-a", 4);
+}
+
+// Of the three, c is killed; the idle worker e takes its place as rank 2.
+void ReplaceCByE(CoreDriver& d) {
+  RunningThree(d);
   d.Hello("e", 'e');
   d.Exit("c", 9);
   for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
   ASSERT_EQ(d.WorkerAt("job-a", 2), "e");
 }
 
-// Of workers a, b and c, b and c are killed after step 4; e and f take their places.
+// Of the three, b and c are killed; e and f take their places.
 void ReplaceBAndC(CoreDriver& d) {
-  for (const char c : {'a', 'b', 'c'}) d.Hello(std::string(1, c), c);
-  d.Create("job-a", 3);
-  d.Form("job-a");
-  d.Step("job-a", 4);
+  RunningThree(d);
   for (const char* worker : {"b", "c"}) d.Exit(worker, 9);
   d.Hello("e", 'e');
   d.Hello("f", 'f');

@@ -340,11 +340,12 @@ TEST(LatenessTest, AStallWithoutTimersIsOneAllTheSame) {
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
 }
 
-// Two commits that take longer than a lease, one after the other. Heartbeats came meanwhile.
+// Commits that take long, after a silence of almost a lease. Heartbeats came meanwhile.
 TEST(LatenessTest, WhatWaitsInTheQueueIsHeardFirst) {
   CoreDriver d;
   d.RunningPair();
   for (int i = 0; i < 2; ++i) {
+    d.Advance(CoreDriver::Options().lease_ttl - absl::Milliseconds(500), /*heartbeats=*/false);
     d.Sleep(CoreDriver::Options().lease_ttl + absl::Seconds(1));
     for (const char* worker : {"a", "b"}) d.Heartbeat(worker);
     d.Tick();
