@@ -4,11 +4,11 @@
 find_package(GTest REQUIRED)
 
 # What the sanitizers are told. Torch, gRPC and UCX are not instrumented: of a test that runs their threads the findings
-# inside their modules are left out. LibTorch::cpu says so to whatever links it
-# (RINGMASTER_LINKS_TORCH), a test of gRPC streams by UNINSTRUMENTED; all other tests are held to everything the
-# sanitizer sees. OpenMP's runtime hides its order, so tests run on one thread of it; UCX's hooks of the memory
-# functions would call the sanitizer on threads that it has left. An allocation that cannot be met fails, as it does
-# without a sanitizer: tests run out of memory on purpose.
+# inside their modules are left out. LibTorch::cpu says so to whatever links it (RINGMASTER_LINKS_TORCH), a test of gRPC
+# streams by UNINSTRUMENTED; all other tests are held to everything that tests/tsan.supp does not name. OpenMP's runtime
+# hides its order, so tests run on one thread of it; UCX's hooks of the memory functions would call the sanitizer on
+# threads that it has left. An allocation that cannot be met fails, as it does without a sanitizer: tests run out of
+# memory on purpose.
 set(sanitizer_environment
   "ASAN_OPTIONS=allocator_may_return_null=1"
   "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"

@@ -55,13 +55,6 @@ Accusation AccusationOf(State& state, const Job& job, int rank, const v1::Fault&
   return accusation;
 }
 
-// It was passed over for as long as what may pass is waited for, and fails again.
-bool HasNotPassed(State& state, const Job& job, int rank) {
-  const Worker* worker = state.Member(job, rank);
-  return worker != nullptr && FailedBefore(job, *worker) &&
-         job.unfit.at(worker->name).pause >= kPassedOverFor;
-}
-
 // Without a witness somebody could not run the job, and would not another time either.
 bool WasToldBefore(const State& state, const Job& job) {
   return std::any_of(job.unfit.begin(), job.unfit.end(), [&](const auto& entry) {
@@ -96,7 +89,6 @@ std::optional<std::vector<int>> Blamed(State& state, const Job& job, int rank,
   if (witness && accusation.made && !accusation.of_proven) return accusation.of_newcomers;
   if (IsProven(job, rank)) return std::nullopt;
   if (!witness && (!fault.deterministic() || WasToldBefore(state, job))) return std::nullopt;
-  if (!fault.deterministic() && HasNotPassed(state, job, rank)) return std::nullopt;
   return std::vector<int>{rank};
 }
 
@@ -123,6 +115,12 @@ std::string PassOver(State& state, Job& job, int rank, bool lasting, const std::
 bool FailedBefore(const Job& job, const Worker& worker) {
   const auto found = job.unfit.find(worker.name);
   return found != job.unfit.end() && found->second.incarnation == worker.incarnation;
+}
+
+bool HasNotPassed(State& state, const Job& job, int rank) {
+  const Worker* worker = state.Member(job, rank);
+  return worker != nullptr && FailedBefore(job, *worker) &&
+         job.unfit.at(worker->name).pause >= kPassedOverFor;
 }
 
 std::string UnfitReason(const State& state, const Job& job, const Worker& worker) {

@@ -34,6 +34,10 @@ std::string UnfitReason(const State& state, const Job& job, const Worker& worker
 // Not long ago, though it may be chosen again.
 bool FailedBefore(const Job& job, const Worker& worker);
 
+// A member was passed over for as long as ever. When what may pass makes it fail again, that may be
+// the job's fault as well as its own.
+bool HasNotPassed(State& state, const Job& job, int rank);
+
 // Some time is over: forgives whom it can, and comes again for the others.
 void OnForgiveTimer(State& state, Job& job);
 

@@ -1,9 +1,11 @@
 #include "coordinator/core/faults.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "coordinator/core/checkpoints.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -18,6 +20,14 @@ constexpr int64_t kRepeatedFaultMax = 5;
 // state counts against the budget as well, and the older checkpoint is to be tried within it.
 int RestoreAttempts(const Job& job) {
   return std::clamp(job.spec().recovery().episodes_max() - 1, 1, kRestoreAttemptsMax);
+}
+
+// A checkpoint of its own besides the planned one.
+bool HasAnother(const State& state, const Job& job) {
+  const std::vector<const v1::Checkpoint*> checkpoints = CheckpointsOf(state, job);
+  return std::any_of(checkpoints.begin(), checkpoints.end(), [&](const v1::Checkpoint* one) {
+    return one->directory() != job.plan.checkpoint().directory() && IsTrusted(job, *one);
+  });
 }
 
 v1::FailureClass ClassOf(v1::Fault::Kind kind) {
@@ -66,12 +76,13 @@ v1::RecoveryEpisode::Cause CauseOf(v1::Fault::Kind kind) {
   }
 }
 
-void NoteUnreadable(Job& job, const v1::Fault& fault) {
+void NoteUnreadable(const State& state, Job& job, const v1::Fault& fault, bool newcomer) {
   // A coordinator that has started again has no plan: the next one tries that checkpoint once more.
   if (fault.kind() != v1::Fault::CHECKPOINT_ERROR ||
       job.plan.source() != v1::RecoveryEpisode::CHECKPOINT) {
     return;
   }
+  if (newcomer && !HasAnother(state, job)) return;
   int& failed = job.damaged[job.plan.checkpoint().directory()];
   if (fault.deterministic()) {
     failed = std::max(failed, RestoreAttempts(job));

@@ -26,8 +26,9 @@ struct FaultVerdict {
 // fault: it counts once in a generation.
 FaultVerdict Judge(Job& job, const v1::Fault& fault);
 
-// Remembers which checkpoint could not be restored, once in a generation, whoever is to blame.
-void NoteUnreadable(Job& job, const v1::Fault& fault);
+// Remembers which checkpoint could not be restored, once in a generation. A newcomer that is to
+// blame takes no job its last one: others may read it.
+void NoteUnreadable(const State& state, Job& job, const v1::Fault& fault, bool newcomer);
 // A checkpoint that may be tried (again).
 bool IsTrusted(const Job& job, const v1::Checkpoint& checkpoint);
 

@@ -70,6 +70,15 @@ std::string Accusation(const Job& job, const v1::Fault& fault) {
   return text;
 }
 
+// Fails the job when trying again makes no sense.
+bool EndsJob(State& state, Job& job, const v1::Fault& fault, const std::string& message) {
+  const FaultVerdict verdict = Judge(job, fault);
+  if (verdict.ends_job) {
+    Fail(state, job, verdict.failure_class, absl::StrCat(message, verdict.remark));
+  }
+  return verdict.ends_job;
+}
+
 // A member of an ABORTING ring that may still answer.
 bool IsAwaited(const State& state, const Worker& worker) {
   return worker.attached() || worker.unseen ||
@@ -131,8 +140,13 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   const std::string message = absl::StrFormat(
       "%s (rank %d): %s%s%s%s", job.status().ranks(rank).worker(), rank, Shortened(fault.where()),
       fault.where().empty() ? "" : ": ", Shortened(fault.message()), Accusation(job, fault));
-  NoteUnreadable(job, fault);
-  if (const auto blamed = Blamed(state, job, rank, fault)) {
+  const auto blamed = Blamed(state, job, rank, fault);
+  NoteUnreadable(state, job, fault, blamed.has_value());
+  if (blamed.has_value()) {
+    if (!fault.deterministic() && HasNotPassed(state, job, rank) &&
+        EndsJob(state, job, fault, message)) {
+      return;
+    }
     RingLoss loss{.cause = CauseOf(fault.kind()), .message = message};
     for (const int one : *blamed) {
       loss.lost_workers.push_back(PassOver(state, job, one, fault.deterministic(), message));
@@ -145,13 +159,7 @@ void OnFault(State& state, Job& job, int rank, const v1::Fault& fault) {
   // overtaken by its peers' loss of the rank, and counts all the same.
   const bool echo = job.record.stage() == store::RING_STAGE_ABORTING && !fault.deterministic();
   if (echo) ExplainEpisode(job, CauseOf(fault.kind()), message, std::nullopt);
-  if (!echo || MayRepeat(fault.kind())) {
-    const FaultVerdict verdict = Judge(job, fault);
-    if (verdict.ends_job) {
-      Fail(state, job, verdict.failure_class, absl::StrCat(message, verdict.remark));
-      return;
-    }
-  }
+  if ((!echo || MayRepeat(fault.kind())) && EndsJob(state, job, fault, message)) return;
   if (echo) {
     Store(state, job);
   } else {

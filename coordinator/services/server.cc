@@ -1,6 +1,7 @@
 #include "coordinator/services/server.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <future>
 #include <random>
 #include <utility>
@@ -113,9 +114,11 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
   ASSIGN_OR_RETURN(store_, SqliteStore::Open({.directory = options_.data_directory}));
   ASSIGN_OR_RETURN(const StoredState stored, store_->Load());
   CoreOptions core_options = options_.core;
-  core_options.shared_directory = options_.shared_directory.empty()
-                                      ? store_->directory().File("jobs")
-                                      : options_.shared_directory;
+  // Workers have working directories of their own.
+  core_options.shared_directory =
+      std::filesystem::absolute(options_.shared_directory.empty() ? store_->directory().File("jobs")
+                                                                  : options_.shared_directory)
+          .lexically_normal();
   EventLoopOptions loop_options = {.now = options_.now ? options_.now : SteadyNow,
                                    .on_fatal = DieWithoutStore};
   std::random_device entropy;

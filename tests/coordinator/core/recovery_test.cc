@@ -346,6 +346,7 @@ TEST(LatenessTest, WhatWaitsInTheQueueIsHeardFirst) {
   d.RunningPair();
   for (int i = 0; i < 2; ++i) {
     d.Advance(CoreDriver::Options().lease_ttl - absl::Milliseconds(500), /*heartbeats=*/false);
+    d.Tick();
     d.Sleep(CoreDriver::Options().lease_ttl + absl::Seconds(1));
     for (const char* worker : {"a", "b"}) d.Heartbeat(worker);
     d.Tick();

@@ -1,5 +1,6 @@
 #include "coordinator/services/server.h"
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -13,6 +14,7 @@ namespace ringmaster::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class RunningServerTest : public ServerTest {
  protected:
@@ -71,6 +73,18 @@ TEST_F(RunningServerTest, WorkerAttachesBeatsAndIsListed) {
   v1::Worker worker;
   ASSERT_TRUE(Call(&v1::ClusterService::Stub::GetWorker, cluster_, get, &worker).ok());
   EXPECT_EQ(worker.state(), v1::Worker::LOST);
+}
+
+// The jobs' directories are told to workers, who started elsewhere.
+TEST_F(RunningServerTest, RelativeDirectoriesAreOfItsWorkingDirectory) {
+  server_.reset();
+  ServerOptions options = Options();
+  options.shared_directory = "some/../shared";
+  Start(options);
+  const absl::StatusOr<v1::TrainingJob> job = Create(CreateRequest("job-a"));
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_THAT(job->spec().directory(),
+              StartsWith((std::filesystem::current_path() / "shared/default/job-a-").string()));
 }
 
 TEST_F(RunningServerTest, NewerStreamOfAWorkerEndsTheOlderOne) {
