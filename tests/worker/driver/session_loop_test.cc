@@ -6,10 +6,12 @@
 #include <iterator>
 #include <map>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/steady_now.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/json_util.h"
 #include "gtest/gtest.h"
@@ -41,6 +43,11 @@ std::map<int64_t, v1::StepRecord> RecordsInFile(const RingScene& scene) {
     }
   }
   return records;
+}
+
+int64_t LinesInFile(const RingScene& scene) {
+  std::ifstream file(scene.directory() + "/steps.jsonl");
+  return std::count(std::istreambuf_iterator<char>(file), {}, '\n');
 }
 
 // Step -> training loss and validation loss (0 when there was none): what a recovery must not
@@ -115,9 +122,7 @@ TEST(SessionLoopTest, RunsAJobFromTheFirstStepToTheManifest) {
   scene.Drain("b");
   scene.JoinWorker("b");
   scene.KillWorker("b");
-  std::ifstream file(scene.directory() + "/steps.jsonl");
-  EXPECT_EQ(std::count(std::istreambuf_iterator<char>(file), {}, '\n'), kSteps)
-      << "rank 1 says nothing that rank 0 has said";
+  EXPECT_EQ(LinesInFile(scene), kSteps) << "rank 1 says nothing that rank 0 has said";
 }
 
 TEST(SessionLoopTest, AFaultIsToldAndTheSameProcessesGoOnFromMemory) {
@@ -290,9 +295,32 @@ TEST(SessionLoopTest, SigtermEndsAfterAStepOnAllRanks) {
   EXPECT_TRUE(scene.faults().empty());
 }
 
+// Waits until the file has this many records: without a coordinator nobody tells of them.
+void AwaitLines(const RingScene& scene, int64_t count) {
+  const absl::Time deadline = SteadyNow() + absl::Seconds(30);
+  while (LinesInFile(scene) < count) {
+    ASSERT_LT(SteadyNow(), deadline) << "still waiting for step " << count;
+    std::this_thread::yield();
+  }
+}
+
 TEST(SessionLoopTest, TrainingGoesOnWithoutACoordinator) {
+  RingScene scene(/*steps=*/100'000);
+  scene.StartPair();
+  scene.PumpUntil([&] { return !scene.records().empty(); }, "the first step");
+  scene.coordinator().Stop();
+  // Far more than are made before the workers see the end of their streams.
+  const int64_t step = LinesInFile(scene) + 20;
+  ASSERT_NO_FATAL_FAILURE(AwaitLines(scene, step));
+  scene.coordinator().Restart();
+  scene.PumpUntil([&] { return scene.records().contains(step); }, "a step made meanwhile");
+  EXPECT_TRUE(scene.faults().empty());
+}
+
+TEST(SessionLoopTest, ACoordinatorThatStartsAgainChangesNoLoss) {
   RingScene scene(kSteps);
   scene.StartPair();
+  scene.PumpUntil([&] { return !scene.records().empty(); }, "the first step");
   scene.coordinator().Stop();
   scene.coordinator().Restart();
   // Hello is answered on the new streams; steps and RingFinished are told again.
