@@ -12,6 +12,12 @@ import yaml
 
 CHECKOUT, BIN = sys.argv[1:3]
 FOLDER = os.path.join(CHECKOUT, 'deploy', 'prometheus')
+ALERTS_TEST = os.path.join(CHECKOUT, 'tests', 'deploy', 'alerts_test.yml')
+
+
+def alert_rules():
+    with open(os.path.join(FOLDER, 'alerts.yml'), encoding='utf-8') as file:
+        return [rule for group in yaml.safe_load(file)['groups'] for rule in group['rules']]
 
 
 def exposed_series():
@@ -36,11 +42,17 @@ class PrometheusTest(unittest.TestCase):
         self.promtool('check', 'config', os.path.join(FOLDER, 'prometheus.yml'))
 
     def test_alerts_fire_when_they_should(self):
-        self.promtool('test', 'rules', os.path.join(CHECKOUT, 'tests', 'deploy', 'alerts_test.yml'))
+        self.promtool('test', 'rules', ALERTS_TEST)
+
+    def test_every_alert_is_seen_to_fire_and_not_to(self):
+        with open(ALERTS_TEST, encoding='utf-8') as file:
+            cases = [case for test in yaml.safe_load(file)['tests'] for case in test['alert_rule_test']]
+        alerts = {rule['alert'] for rule in alert_rules()}
+        for fires in (True, False):
+            self.assertEqual({case['alertname'] for case in cases if bool(case['exp_alerts']) == fires}, alerts)
 
     def test_alerts_use_metrics_that_exist(self):
-        with open(os.path.join(FOLDER, 'alerts.yml'), encoding='utf-8') as file:
-            rules = [rule for group in yaml.safe_load(file)['groups'] for rule in group['rules']]
+        rules = alert_rules()
         used = {name for rule in rules for name in re.findall(r'\b(?:ringmaster_\w+|up)\b', rule['expr'])}
         self.assertGreater(len(used), 5)
         self.assertEqual(used - exposed_series(), set())
