@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A real Prometheus server scrapes a live job, with our scrape configuration and alert rules."""
 
+import datetime
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import urllib.request
 import yaml
 
 import harness
+
+FOLDER = os.path.join(harness.CHECKOUT, 'deploy', 'prometheus')
 
 
 def free_address():
@@ -30,11 +33,10 @@ class PrometheusLiveTest(harness.ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = os.path.join(harness.CHECKOUT, 'deploy', 'prometheus')
-        with open(os.path.join(folder, 'prometheus.yml'), encoding='utf-8') as file:
+        with open(os.path.join(FOLDER, 'prometheus.yml'), encoding='utf-8') as file:
             config = yaml.safe_load(file)
         config['global'] = {'scrape_interval': '200ms', 'evaluation_interval': '200ms'}
-        config['rule_files'] = [os.path.join(folder, 'alerts.yml')]
+        config['rule_files'] = [os.path.join(FOLDER, 'alerts.yml')]
         targets = {'ringmaster-coordinator': [cls.cluster.http_address],
                    'ringmaster-worker': [worker.addresses()[0] for worker in cls.cluster.workers.values()]}
         for scrape in config['scrape_configs']:
@@ -52,17 +54,22 @@ class PrometheusLiveTest(harness.ClusterTest):
         test.submit('scraped', steps=100000)
         test.wait_for_step('scraped', 5)
 
+    def ask(self, path):
+        with urllib.request.urlopen(f'http://{self.address}/api/v1/{path}', timeout=10) as reply:
+            return json.load(reply)['data']
+
     def query(self, expression):
-        """[(labels, value)], empty while the server starts."""
-        url = f'http://{self.address}/api/v1/query?' + urllib.parse.urlencode({'query': expression})
-        try:
-            with urllib.request.urlopen(url, timeout=10) as reply:
-                return [(entry['metric'], float(entry['value'][1])) for entry in json.load(reply)['data']['result']]
-        except OSError:
-            return []
+        """[(labels, value)]; OSError while the server starts."""
+        result = self.ask('query?' + urllib.parse.urlencode({'query': expression}))['result']
+        return [(entry['metric'], float(entry['value'][1])) for entry in result]
 
     def expect(self, expression):
-        return harness.wait_until(lambda: self.query(expression), expression, harness.SECONDS, pause=0.1)
+        def found():
+            try:
+                return self.query(expression)
+            except OSError:
+                return []
+        return harness.wait_until(found, expression, harness.SECONDS, pause=0.1)
 
     def test_a_live_job_is_seen(self):
         self.expect('count(up == 1) == 3')
@@ -81,6 +88,16 @@ class PrometheusLiveTest(harness.ClusterTest):
 
     def test_rules_are_evaluated_and_quiet(self):
         self.expect('count(up == 1) == 3')
+        scraped = datetime.datetime.now(datetime.timezone.utc)
+
+        def evaluated():
+            rules = [rule for group in self.ask('rules')['groups'] for rule in group['rules']]
+            times = [datetime.datetime.fromisoformat(rule['lastEvaluation']) for rule in rules]
+            return rules if all(time > scraped for time in times) else []
+        rules = harness.wait_until(evaluated, 'there are rules, evaluated since', harness.SECONDS, pause=0.1)
+        with open(os.path.join(FOLDER, 'alerts.yml'), encoding='utf-8') as file:
+            self.assertEqual({rule['name'] for rule in rules}, set(re.findall(r'alert: (\w+)', file.read())))
+        self.assertEqual({rule['health'] for rule in rules}, {'ok'}, rules)
         self.assertEqual(self.query('ALERTS{alertstate="firing"}'), [])
 
     def test_everything_exposed_is_in_the_documents(self):
