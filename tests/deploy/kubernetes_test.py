@@ -60,21 +60,54 @@ class KubernetesTest(unittest.TestCase):
             for container in spec['template']['spec']['containers']:
                 self.assertLessEqual({mount['name'] for mount in container['volumeMounts']}, volumes)
 
-    def test_services_policies_and_probes_meet_a_pod(self):
+    def port_names(self, pod):
+        return {port['name'] for container in self.templates[pod]['spec']['containers'] for port in container['ports']}
+
+    def peers(self, rules, side):
+        """(pod, port names) of each rule and pod that it selects. A rule without ports is for all: no names."""
+        for rule in rules:
+            names = {port['port'] for port in rule.get('ports', []) if isinstance(port['port'], str)}
+            pods = []
+            for peer in rule[side]:
+                if 'podSelector' in peer:
+                    found = self.selected(peer['podSelector']['matchLabels'])
+                    self.assertTrue(found, peer)
+                    pods += found
+            if side == 'to' and names:
+                self.assertTrue(pods, f'whose ports are {names}?')
+            yield from ((pod, names) for pod in pods)
+
+    def test_services_and_probes_meet_a_pod(self):
         for service in self.of_kind('Service'):
             (name,) = self.selected(service['spec']['selector'])
-            ports = {port['name'] for container in self.templates[name]['spec']['containers']
-                     for port in container['ports']}
             for port in service['spec']['ports']:
-                self.assertIn(port['targetPort'], ports)
-        guarded = [self.selected(policy['spec']['podSelector']['matchLabels'])
-                   for policy in self.of_kind('NetworkPolicy')]
-        self.assertEqual(sorted(sum(guarded, [])), sorted(self.templates))
+                self.assertIn(port['targetPort'], self.port_names(name))
         for container in self.containers():
             ports = {port['name'] for port in container['ports']}
             for probe in ('startupProbe', 'livenessProbe', 'readinessProbe'):
                 if probe in container:
                     self.assertIn(container[probe]['httpGet']['port'], ports)
+
+    def test_network_policies_meet_pods_and_their_ports(self):
+        policies = {}
+        for policy in self.of_kind('NetworkPolicy'):
+            (name,) = self.selected(policy['spec']['podSelector']['matchLabels'])
+            self.assertNotIn(name, policies)
+            self.assertEqual(policy['spec']['policyTypes'], ['Ingress', 'Egress'])
+            policies[name] = policy['spec']
+        self.assertEqual(policies.keys(), self.templates.keys())
+        let_in = {(source, name): names for name, policy in policies.items()
+                  for source, names in self.peers(policy['ingress'], 'from')}
+        let_out = {(name, target): names for name, policy in policies.items()
+                   for target, names in self.peers(policy['egress'], 'to')}
+        # Nobody may call who is not let in, and the other way round.
+        self.assertEqual(let_out, let_in)
+        for name, policy in policies.items():
+            for rule in policy['ingress']:
+                for port in rule.get('ports', []):
+                    self.assertIn(port['port'], self.port_names(name))
+        for (_, target), names in let_out.items():
+            self.assertLessEqual(names, self.port_names(target))
 
     def test_listening_ports_are_the_declared_ones(self):
         for container in self.containers():
