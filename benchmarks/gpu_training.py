@@ -5,9 +5,9 @@
 
 Cases: one-rank (128K tokens), ring-2, ring-4 (32K tokens over NCCL, undisturbed), ring-2-kill, ring-4-kill (a rank is
 killed -9 in the middle; losses are compared with those of the undisturbed case, which are kept below --state for a later
-call). Several workers share one GPU when there are fewer GPUs than ranks: NCCL then takes each process for a host of its
-own and talks over sockets, so that such cases prove the whole path but say nothing about speed. Prints one JSON object a
-case, complete as history.jsonl has it.
+call; all else that a case has left there is removed when it is run again). Several workers share one GPU when there are
+fewer GPUs than ranks: NCCL then takes each process for a host of its own and talks over sockets, so that such cases prove
+the whole path but say nothing about speed. Prints one JSON object a case, complete as history.jsonl has it.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -184,7 +185,10 @@ def main():
         # The warm spare; not where it would be second on a GPU beside ranks with one each, which NCCL refuses.
         if name.endswith('-kill') and args.gpus != workers:
             workers += 1
-        with Cluster(args.bin, os.path.join(args.state, name)) as cluster:
+        state = os.path.join(args.state, name)
+        # Of an earlier call: its coordinator's database has a job of this name.
+        shutil.rmtree(state, ignore_errors=True)
+        with Cluster(args.bin, state) as cluster:
             start_workers(cluster, workers, args.gpus)
             result, by_step = run_case(cluster, name, args)
         if name.endswith('-kill'):
