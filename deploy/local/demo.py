@@ -241,6 +241,8 @@ def main():
     # When the command began, set-up and build included, in seconds since 1970.
     parser.add_argument('--begun', type=float, default=time.time(), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.kill_steps is not None and not args.chaos:
+        parser.error('--kill-steps is for --chaos: without it nothing is killed')
     # Ctrl-C and SIGTERM leave through the block below, which stops all processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     state = os.path.abspath(args.dir)

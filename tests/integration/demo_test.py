@@ -59,6 +59,14 @@ class DemoTest(unittest.TestCase):
         self.assertGreaterEqual(workers, 2, said)
         self.assertGreaterEqual(coordinators, 1, said)
 
+    def test_nothing_to_kill_without_chaos(self):
+        with tempfile.TemporaryDirectory(prefix='ringmaster-demo-') as folder:
+            for kill_steps in ('5', '0'):
+                done = subprocess.run([sys.executable, demo.__file__, '--bin', folder, '--dir', f'{folder}/state',
+                                       '--kill-steps', kill_steps], capture_output=True, text=True, check=False)
+                self.assertEqual((done.returncode, done.stdout), (2, ''))
+                self.assertIn('--kill-steps is for --chaos', done.stderr)
+
 
 class WatchingTest(unittest.TestCase):
     def setUp(self):
