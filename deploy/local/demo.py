@@ -23,6 +23,7 @@ WORKERS = 3
 KILL_SECONDS, KILLS_MAX = 10, 12
 CHAOS_STEPS = 160
 FIRST_LOSS, FIRST_LOSS_SLACK, VALIDATION_LOSS_MAX = 5.5, 0.3, 2.2
+TEXT_BYTES_MIN, SEQUENCE_BYTES_MIN = 1_000_000, 8192
 PROMPT, SAMPLE_BYTES, SAMPLE_CHARACTERS_MIN = 'And God said', 200, 100
 EPISODE_SECONDS_MAX, DETECT_MS_MAX = 2, 100
 RUN_SECONDS_MAX, SECOND_START_SECONDS_MAX = 20 * 60, 60
@@ -86,15 +87,21 @@ def require_success(job):
         sys.exit(f'demo: {job["name"]} {job["status"]["state"]}: {job["status"].get("state_reason", "")}')
 
 
-def far_branches(cluster, text):
-    """How many branches span the ring by the plan: what each would send if it were the only one."""
+def check_job(cluster, text, promises):
+    """That the job is large enough. By the plan a branch spans the ring when it would send something as the only one."""
     def estimate(*settings):
         words = [word for setting in (f'data.paths=["{text}"]', *settings) for word in ('--set', setting)]
         return json.loads(cluster.ringctl('estimate', os.path.join(HERE, 'demo.yaml'), *words, '-o', 'json'))
-    attention = estimate()['spec']['attention']
-    alone = [estimate(f'attention.segment_lengths=[{length}]', f'attention.dilation_rates=[{rate}]')
-             for length, rate in zip(attention['segment_lengths'], attention['dilation_rates'])]
-    return sum(int(plan.get('exchanged_bytes_per_step', 0)) > 0 for plan in alone)
+    spec = estimate()['spec']
+    length, size = int(spec['data']['sequence_length']), os.path.getsize(text)
+    alone = [estimate(f'attention.segment_lengths=[{segment}]', f'attention.dilation_rates=[{rate}]')
+             for segment, rate in zip(spec['attention']['segment_lengths'], spec['attention']['dilation_rates'])]
+    spanning = sum(int(plan.get('exchanged_bytes_per_step', 0)) > 0 for plan in alone)
+    promises.check(size >= TEXT_BYTES_MIN, f'a text of at least {TEXT_BYTES_MIN:,} bytes: {size:,}', of_whole_run=True)
+    promises.check(length >= SEQUENCE_BYTES_MIN, f'sequences of at least {SEQUENCE_BYTES_MIN:,} bytes: {length:,}',
+                   of_whole_run=True)
+    promises.check(len(alone) >= 3 and spanning >= 2,
+                   f'of at least three branches two span both ranks by the plan: {spanning} of {len(alone)} do')
 
 
 def check_sample(sample, promises):
@@ -128,8 +135,7 @@ def show_result(cluster, name, text, promises):
     sample = cluster.ringctl('generate', name, '--prompt', PROMPT, '--tokens', str(SAMPLE_BYTES), seconds=120)
     print(f'Sample, {SAMPLE_BYTES} bytes\n---\n{sample.rstrip()}\n---')
     check_sample(sample, promises)
-    spanning = far_branches(cluster, text)
-    promises.check(spanning >= 2, f'two branches span both ranks by the plan: {spanning} do')
+    check_job(cluster, text, promises)
     promises.check(0 < sent == planned, 'the bytes exchanged are those planned')
     promises.check(abs(first - FIRST_LOSS) < FIRST_LOSS_SLACK and last < first,
                    f'training loss falls from about {FIRST_LOSS}: from {first:.4f} to {last:.4f}')

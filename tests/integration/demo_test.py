@@ -3,6 +3,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -45,7 +46,8 @@ class DemoTest(unittest.TestCase):
 
     def test_it_trains(self):
         said = self.run_demo('--steps', '12')
-        for promise in ('two branches span both ranks', 'the bytes exchanged are those planned', 'training loss falls',
+        for promise in ('sequences of at least 8,192 bytes: 8,192',
+                        'of at least three branches two span both ranks by the plan: 2 of 3', 'the bytes exchanged are those planned', 'training loss falls',
                         'a sample goes on from its prompt'):
             self.assertRegex(said, f'(?m)^Kept +{promise}')
         self.assertIn('succeeded step 12/12', said)
@@ -116,6 +118,28 @@ class PromisesTest(unittest.TestCase):
             with contextlib.redirect_stdout(said):
                 demo.check_sample(demo.PROMPT + generated, demo.Promises(whole=False))
             self.assertTrue(said.getvalue().startswith('Kept' if kept else 'Missed'), said.getvalue())
+
+    def test_a_job_too_small_is_seen(self):
+        def said_of(size, length, sent):
+            """`sent`: what each branch exchanges as the only one."""
+            spec = {'data': {'sequence_length': length},
+                    'attention': {'segment_lengths': list(sent), 'dilation_rates': [1] * len(sent)}}
+
+            def ringctl(*words):
+                branch = re.search(r'segment_lengths=\[(\w+)\]', ' '.join(words))
+                return json.dumps({'exchanged_bytes_per_step': sent[branch[1]]} if branch else {'spec': spec})
+            said = io.StringIO()
+            with tempfile.NamedTemporaryFile() as text, contextlib.redirect_stdout(said):
+                os.truncate(text.name, size)
+                demo.check_job(types.SimpleNamespace(ringctl=ringctl), text.name, demo.Promises(whole=True))
+            return re.findall('^Kept|^Missed', said.getvalue(), re.M)
+        large = {'size': 1000000, 'length': '8192', 'sent': {'512': '0', '1024': '8', '8192': '8'}}
+        self.assertEqual(said_of(**large), ['Kept'] * 3)
+        for place, small in enumerate(({'size': 999999}, {'length': '8191'}, {'sent': {'1024': '8', '8192': '8'}},
+                                       {'sent': {'512': '0', '1024': '0', '8192': '8'}})):
+            expected = ['Kept'] * 3
+            expected[min(place, 2)] = 'Missed'
+            self.assertEqual(said_of(**{**large, **small}), expected, small)
 
     def test_a_start_is_a_second_one_when_nothing_was_built(self):
         with tempfile.TemporaryDirectory(prefix='ringmaster-demo-') as folder:
