@@ -57,6 +57,7 @@ class DemoTest(unittest.TestCase):
     def test_killed_workers_and_coordinators_change_no_loss(self):
         said = self.run_demo('--chaos', '--steps', str(STEPS), '--kill-steps', '5')
         self.assertRegex(said, f'(?m)^Kept +all {STEPS} losses equal')
+        self.assertRegex(said, '(?m)^Kept +every killed worker is lost in an episode that ended')
         workers, coordinators = map(int, re.search('coordinators killed: (.*) and ([0-9]+)', said).groups())
         self.assertGreaterEqual(workers, 2, said)
         self.assertGreaterEqual(coordinators, 1, said)
@@ -154,14 +155,33 @@ class PromisesTest(unittest.TestCase):
                     demo.show_start(cluster, 'job', begun, demo.Promises(whole=True))
                 self.assertEqual(re.findall('^(Kept|Missed) ', said.getvalue(), re.M), [says] if says else [])
 
-    def test_one_slow_detection_is_seen(self):
-        for slowest, kept in ((99, True), (100, False)):
-            episodes = [{'from_generation': 1, 'to_generation': 2, 'cause': 'WORKER_EXIT', 'detect_ms': ms}
-                        for ms in (5, 5, slowest)]
+    def test_kills_and_their_episodes(self):
+        def episode(*lost, **changes):
+            """One of 1 s in all; None takes a key away."""
+            whole = {'lost_workers': lost, 'finished': True, 'detect_ms': '9', 'abort_ms': '1', 'form_ms': '40',
+                     'restore_ms': '0', 'first_step_ms': '950', **changes}
+            return {key: value for key, value in whole.items() if value is not None}
+
+        def missed(episodes, coordinator=False):
+            """Which promises, when a, b and a again were killed, the last perhaps with the coordinator."""
             said = io.StringIO()
             with contextlib.redirect_stdout(said):
-                demo.show_episodes(episodes, demo.Promises(whole=True))
-            self.assertRegex(said.getvalue(), rf'(?m)^{"Kept" if kept else "Missed"} +detection of every kill')
+                demo.check_episodes(episodes, [('a', False), ('b', False), ('a', coordinator)], demo.Promises(whole=True))
+            return re.findall('^Missed +(median|every killed|detection)', said.getvalue(), re.M)
+
+        self.assertEqual(missed([episode('a'), episode('b'), episode('a', detect_ms='99')]), [])
+        self.assertEqual(missed([episode('b', 'a'), episode('a')]), [])
+        self.assertEqual(missed([episode('a'), episode('b'), episode('a', detect_ms='100')]), ['detection'])
+        unknown = [episode('a'), episode('b'), episode('a', detect_ms=None)]
+        self.assertEqual(missed(unknown), ['detection'])
+        self.assertEqual(missed(unknown, coordinator=True), [])
+        self.assertEqual(missed([episode('a'), episode('b'), episode()]), ['every killed', 'detection'])
+        self.assertEqual(missed([episode('a', 'b')], coordinator=True), ['every killed', 'detection'])
+        self.assertEqual(missed([episode('a'), episode('b'), episode('a', finished=None)]), ['every killed'])
+        # What is not known is no short time.
+        for without in ({'finished': None}, {'form_ms': None}):
+            self.assertIn('median', missed([episode('a', **without), episode('b', **without), episode('a')]))
+        self.assertEqual(missed([]), ['median', 'every killed', 'detection'])
 
     def test_one_other_loss_is_seen(self):
         run = {1: {'loss': '5.5'}, 2: {'loss': '5.25', 'validation_loss': '5.125'}}
