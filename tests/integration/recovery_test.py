@@ -2,7 +2,9 @@
 """Faults in real processes while a job trains: the job ends, and every loss is the undisturbed run's, bit for bit."""
 
 import errno
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -230,19 +232,39 @@ class DiskFullTest(harness.ClusterTest):
             raise harness.unittest.SkipTest(f'no file system of its own: {mounted.stderr.strip()}')
         cls.addClassCleanup(subprocess.run, ['umount', '-l', shared], check=True)
 
-    def test_training_goes_on_and_a_later_checkpoint_succeeds(self):
-        filler = os.path.join(self.cluster.shared, 'filler')
-        self.submit('full', steps=400)
-        self.wait_for('full', lambda job: job['status'].get('last_checkpoint'), 'a checkpoint')
-        # The job writes meanwhile: fill the disk to the last byte.
-        with open(filler, 'wb', buffering=0) as file:
+    def fill(self, filler):
+        """To the last byte."""
+        with open(filler, 'ab', buffering=0) as file:
             try:
                 while file.write(bytes(4096)):
                     pass
             except OSError as error:
                 self.assertEqual(error.errno, errno.ENOSPC)
+
+    def wait_for_failed_checkpoint(self, after_step):
+        """The job when its newest checkpoint to fail is of a later step."""
+        def failed(job):
+            found = re.match('checkpoint of step ([0-9]+) failed .*No space left', job['status'].get('state_reason', ''))
+            return found and int(found[1]) > after_step
+        return self.wait_for('full', failed, f'a checkpoint that fails after step {after_step}')
+
+    def test_training_goes_on_and_a_later_checkpoint_succeeds(self):
+        filler = os.path.join(self.cluster.shared, 'filler')
+        # None is deleted, which would make room.
+        self.submit('full', 400, ['checkpoint.keep_last=100'])
+        self.wait_for('full', lambda job: job['status'].get('last_checkpoint'), 'a checkpoint')
+        # The job writes meanwhile.
+        self.fill(filler)
+        self.wait_for_failed_checkpoint(after_step=0)
+        # The parts of that one are gone.
+        self.fill(filler)
         before = int(self.cluster.job('full')['status']['progress']['step'])
-        self.wait_for_step('full', before + 60)
+        status = self.wait_for_failed_checkpoint(after_step=before)['status']
+        self.assertEqual(status['state'], 'RUNNING')
+        kept = json.loads(self.cluster.ringctl('checkpoints', 'get', status['last_checkpoint'], '-o', 'json'))
+        self.assertLessEqual(int(kept['step']), before)
+        for shard in kept['shards']:
+            self.assertEqual(os.path.getsize(shard['path']), int(shard['bytes']))
         # The job's own log has no room either.
         with open(os.path.join(self.cluster.state, 'logs', 'worker-0.log'), encoding='utf-8') as log:
             self.assertIn('No space left', log.read())
