@@ -55,8 +55,10 @@ std::string Misfit(const Requirement& requirement, const v1::Hardware& hardware)
 
 std::string KindOf(const v1::Hardware& hardware, const std::string& build) {
   const bool cuda = hardware.device() == v1::CUDA;
-  return absl::StrCat(cuda ? 0 : 1, "\n", cuda ? "" : hardware.cpu_capability(), "\n",
-                      TransportVersion(hardware, TransportOf(hardware.device())), "\n", build);
+  // How a device sums depends on how many multiprocessors it has.
+  return absl::StrCat(cuda ? 0 : 1, "\n", cuda ? hardware.device_name() : hardware.cpu_capability(),
+                      "\n", TransportVersion(hardware, TransportOf(hardware.device())), "\n",
+                      build);
 }
 
 }  // namespace ringmaster::coordinator

@@ -33,8 +33,8 @@ std::string Misfit(const Requirement& requirement, const v1::Hardware& hardware)
 // "ucx" or "nccl"; the transport of a device.
 std::string TransportOf(v1::Device device);
 
-// Ranks of one ring must be equal in this: device, CPU code path, transport version, and the build
-// of the worker, since what ranks send each other is fixed by nothing else.
+// Ranks of one ring must be equal in this: device, a GPU's name or the CPU's code path, transport
+// version, and the build of the worker, since what ranks send each other is fixed by nothing else.
 std::string KindOf(const v1::Hardware& hardware, const std::string& build);
 
 }  // namespace ringmaster::coordinator

@@ -209,6 +209,23 @@ TEST(PlacerTest, TheCpuOfAGpuWorkerDoesNotMatter) {
   EXPECT_EQ(d.StateOf("pair"), "STARTING");
 }
 
+// Another model's multiprocessors are more or fewer, and so are the parts that it sums.
+TEST(PlacerTest, GpusOfOneRingAreOfOneModel) {
+  CoreDriver d;
+  v1::Hardware gpu = CoreDriver::Cpu();
+  gpu.set_device(v1::CUDA);
+  gpu.add_transports("nccl/2.28.9");
+  gpu.set_device_name("NVIDIA H100");
+  d.Hello("a", 'a', gpu);
+  gpu.set_device_name("NVIDIA A100");
+  d.Hello("b", 'b', gpu);
+  d.Create("pair", 2);
+  EXPECT_EQ(d.StateOf("pair"), "QUEUED");
+  d.Hello("c", 'c', gpu);
+  ASSERT_EQ(d.StateOf("pair"), "STARTING");
+  EXPECT_EQ(d.WorkerAt("pair", 0), "b");
+}
+
 TEST(PlacerTest, RanksOfOneRingRunOneBuild) {
   CoreDriver d;
   d.RunningPair();
