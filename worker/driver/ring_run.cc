@@ -11,6 +11,7 @@
 #include "google/protobuf/util/time_util.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/job_directory.h"
+#include "worker/driver/hardware.h"
 #include "worker/driver/ring_roll.h"
 
 namespace ringmaster::worker {
@@ -82,12 +83,16 @@ void RingRun::Open() {
   if (absl::Status status = SignRingRoll(form_, context_->incarnation); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
+  const std::string host = context_->advertise_host.empty() ? RouteAddress(context_->coordinator)
+                                                            : context_->advertise_host;
+  SPDLOG_INFO("ring generation {}: rank {} of {}; peers reach it at {}", form_.ring().generation(),
+              rank(), held_->config().world_size(), host);
   auto opened =
       context_->open_communicator(form_.transport(), {.generation = form_.ring().generation(),
                                                       .rank = rank(),
                                                       .world_size = held_->config().world_size(),
                                                       .hop_deadline = HopDeadline(),
-                                                      .host = context_->data_host,
+                                                      .host = host,
                                                       .device_index = context_->device_index});
   if (!opened.ok()) {
     return FailForm(FormStage::kOpen, opened.status());

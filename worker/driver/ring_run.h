@@ -33,8 +33,11 @@ using CommunicatorFactory = std::function<absl::StatusOr<std::unique_ptr<Communi
 struct RingContext {
   // 32 hexadecimal digits.
   std::string incarnation;
-  // Numeric address at which peers reach this worker (UCX).
-  std::string data_host;
+  // Numeric address at which peers reach this worker (UCX). Empty: that of the route to
+  // `coordinator` ("host:port"), asked for by each ring: names may not resolve yet when a host
+  // starts.
+  std::string advertise_host;
+  std::string coordinator;
   int device_index = 0;
   // Jobs' directories must lie below it; empty: anywhere.
   std::string shared_directory;

@@ -147,8 +147,8 @@ absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
   const char* const fault = std::getenv("RINGMASTER_FAULT");
   ASSIGN_OR_RETURN(loop.ring.fault, FaultInjection::Parse(fault == nullptr ? "" : fault));
   loop.ring.incarnation = incarnation;
-  loop.ring.data_host = options.advertise_host.empty() ? RouteAddress(options.coordinator.target)
-                                                       : options.advertise_host;
+  loop.ring.advertise_host = options.advertise_host;
+  loop.ring.coordinator = options.coordinator.target;
   loop.ring.device_index = choice.index;
   loop.ring.shared_directory = options.shared_directory;
   loop.ring.open_communicator = OpenCommunicator;
@@ -167,9 +167,8 @@ absl::Status Start(const WorkerOptions& options, const std::string& incarnation,
   ASSIGN_OR_RETURN(ChannelFactory channels, ChannelFactory::Create(options.coordinator));
   RETURN_IF_ERROR(StartHttp(options, process));
   ASSIGN_OR_RETURN(SessionLoopOptions loop, LoopOptions(options, incarnation, process));
-  SPDLOG_INFO("{} version {} ({}), incarnation {}, coordinator {}, peers reach it at {}",
-              loop.identity.worker, Version(), Commit(), incarnation, channels.target(),
-              loop.ring.data_host);
+  SPDLOG_INFO("{} version {} ({}), incarnation {}, coordinator {}", loop.identity.worker, Version(),
+              Commit(), incarnation, channels.target());
   process->loop =
       std::make_unique<SessionLoop>(std::move(channels), &process->queue, std::move(loop));
   return absl::OkStatus();

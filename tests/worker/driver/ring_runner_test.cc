@@ -1,5 +1,6 @@
 #include "worker/driver/ring_runner.h"
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
@@ -77,7 +78,8 @@ class RingRunnerTest : public ::testing::Test {
   RingContext Context() {
     RingContext context;
     context.incarnation = std::string(32, 'a');
-    context.open_communicator = [this](const std::string&, const CommunicatorOptions&) {
+    context.open_communicator = [this](const std::string&, const CommunicatorOptions& options) {
+      host_ = options.host;
       return std::make_unique<LoneCommunicator>(&aborted_);
     };
     context.post = [this](const Event& event) {
@@ -98,6 +100,8 @@ class RingRunnerTest : public ::testing::Test {
   v1::FormRing form_;
   std::atomic<bool> aborted_{false};
   absl::Notification opened_;
+  // What the transport was opened at.
+  std::string host_;
   // What each PathsDeleted named; to be read when the runner is gone.
   std::vector<std::vector<std::string>> deleted_;
   WorkerMetrics metrics_;
@@ -121,6 +125,26 @@ TEST_F(RingRunnerTest, ARingIsAbortedBeforeTheLogHearsOfIt) {
   }
   sinks.pop_back();
   EXPECT_TRUE(aborted_before);
+}
+
+TEST_F(RingRunnerTest, PeersAreToldTheAdvertisedAddressOrTheRoutes) {
+  for (const auto& [advertised, coordinator, expected] :
+       {std::array{"192.0.2.1", "127.0.0.1:7077", "192.0.2.1"},
+        std::array{"", "127.0.0.1:7077", "127.0.0.1"},
+        std::array{"", "unix:/socket", "127.0.0.1"}}) {
+    absl::Notification opened;
+    RingContext context = Context();
+    context.advertise_host = advertised;
+    context.coordinator = coordinator;
+    context.post = [&](const Event& event) {
+      if (std::holds_alternative<TransportOpened>(event)) opened.Notify();
+    };
+    RingRunner runner("cpu", context);
+    runner.Do(OpenTransport{form_});
+    ASSERT_TRUE(opened.WaitForNotificationWithTimeout(absl::Seconds(30)));
+    EXPECT_EQ(host_, expected) << coordinator;
+    runner.Do(AbandonRing{form_.ring(), "as told"});
+  }
 }
 
 // Else the coordinator forgets a file that is still there.
