@@ -152,6 +152,8 @@ absl::Status HeldJob::Restore(const v1::RestorePlan& plan, const v1::TrainingJob
 absl::Status HeldJob::RestoreFresh(const v1::RestorePlan& plan, const v1::TrainingJobSpec& spec,
                                    absl::FunctionRef<bool()> cancelled) {
   Touch();
+  // Clean from here on, but without init_from's weights it is not the job's.
+  restored_ = false;
   RETURN_IF_ERROR(state_->Initialize());
   if (!spec.has_init_from()) {
     return absl::OkStatus();
