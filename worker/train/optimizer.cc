@@ -1,8 +1,13 @@
 #include "worker/train/optimizer.h"
 
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/split.h>
+#include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
+
+#include <vector>
 
 namespace ringmaster::worker {
 namespace {
@@ -13,7 +18,19 @@ struct Slice {
   double weight_decay;
 };
 
+// Of 8 bytes each: what is summed in fp64 is copied to it first.
+constexpr int64_t kNormPiece = int64_t{1} << 22;
+
 }  // namespace
+
+double GradientNorm(const at::Tensor& gradients) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> norms;
+  for (const at::Tensor& piece : gradients.split(kNormPiece)) {
+    norms.push_back(at::linalg_vector_norm(piece, 2, {}, false, at::kDouble));
+  }
+  return at::linalg_vector_norm(at::stack(norms)).item<double>();
+}
 
 void ApplyAdamW(const OptimizerConfig& config, double learning_rate, double grad_norm,
                 const at::Tensor& gradients, const FaultPoint& fault, TrainingState& state) {

@@ -8,6 +8,10 @@
 
 namespace ringmaster::worker {
 
+// The 2-norm of flat `gradients`, summed in fp64, and its copy's memory: a piece at a time. Equal
+// bits on equal devices. Waits for the device; throws c10::Error.
+double GradientNorm(const at::Tensor& gradients);
+
 // One AdamW update of `state`, from step() to step() + 1; the state is dirty meanwhile.
 //   gradients  flat, as state.parameters(); scaled in place to the norm config.clip_norm when
 //              grad_norm, their global norm, is larger

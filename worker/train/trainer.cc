@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
@@ -262,7 +261,7 @@ absl::Status Trainer::Implementation::Step(bool stop, StepResult* result) {
   vote.exchanged_bytes = ring_exchange.sent_bytes() - sent_before;
   Reach("reduce", -1);
   RETURN_IF_ERROR(AllReduceSum(communicator.world(), gradients));
-  vote.grad_norm = at::linalg_vector_norm(gradients, 2, {}, false, at::kDouble).item<double>();
+  vote.grad_norm = GradientNorm(gradients);
   Reach("vote", -1);
   ASSIGN_OR_RETURN(const std::vector<Vote> votes, AllGather(communicator, vote));
   RETURN_IF_ERROR(Judge(votes, result));

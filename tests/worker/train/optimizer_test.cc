@@ -1,5 +1,6 @@
 #include "worker/train/optimizer.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 
 #include <cmath>
@@ -47,6 +48,17 @@ TEST(ApplyAdamWTest, AgreesWithTheFormula) {
   for (int64_t i = 0; i < size; ++i) {
     ASSERT_NEAR(state->parameters().const_data_ptr<double>()[i], parameters[i], 1e-10) << i;
   }
+}
+
+// Of several pieces, the last of them short; what is not finite stays so.
+TEST(GradientNormTest, IsOfAllPieces) {
+  const at::Tensor gradients = at::full({9'000'001}, 2, at::kFloat);
+  EXPECT_NEAR(GradientNorm(gradients), 2 * std::sqrt(9'000'001.0), 1e-9);
+  EXPECT_EQ(GradientNorm(gradients.slice(0, 0, 16)), 8);
+  gradients[9'000'000] = 1e30;
+  EXPECT_NEAR(GradientNorm(gradients) / static_cast<double>(1e30f), 1, 1e-12);
+  gradients[0] = std::nan("");
+  EXPECT_TRUE(std::isnan(GradientNorm(gradients)));
 }
 
 TEST(TrainingStateTest, DigestTellsEveryPartApart) {
