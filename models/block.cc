@@ -68,8 +68,12 @@ at::Tensor Embed(const at::Tensor& table, const at::Tensor& tokens) {
   return at::embedding(table, tokens) * std::sqrt(static_cast<double>(table.size(1)));
 }
 
+// Summed row by row in the type that it is given: thousands of rows of one byte are too much for
+// bf16.
 at::Tensor EmbedBackward(const at::Tensor& gradient, const at::Tensor& tokens, int64_t vocab_size) {
-  return at::embedding_dense_backward(gradient * std::sqrt(static_cast<double>(gradient.size(-1))),
+  const at::Tensor rows =
+      gradient.scalar_type() == at::kDouble ? gradient : gradient.to(at::kFloat);
+  return at::embedding_dense_backward(rows * std::sqrt(static_cast<double>(gradient.size(-1))),
                                       tokens, vocab_size,
                                       /*padding_idx=*/-1, /*scale_grad_by_freq=*/false);
 }

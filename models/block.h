@@ -34,7 +34,7 @@ at::Tensor FinishBlock(const LongNetConfig& config, absl::Span<const at::Tensor>
 
 // tokens [...] -> [..., dim].
 at::Tensor Embed(const at::Tensor& table, const at::Tensor& tokens);
-// The gradient of `table` for that of Embed's result.
+// The gradient of `table` for that of Embed's result, in fp32 at least.
 at::Tensor EmbedBackward(const at::Tensor& gradient, const at::Tensor& tokens, int64_t vocab_size);
 
 // Final norm and output projection: x [rows, dim] -> [rows, vocab].

@@ -1,5 +1,6 @@
 #include "models/positions.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mul.h>
@@ -7,12 +8,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace ringmaster::models {
 namespace {
 
 constexpr double kXposScaleBase = 512;
 constexpr double kXposGamma = 0.4;
+constexpr int64_t kTokensPerTask = 256;
 
 at::Tensor Turn(const at::Tensor& input, const at::Tensor& cos, const at::Tensor& sin,
                 double direction) {
@@ -65,21 +68,31 @@ RotaryTables MakeRotaryTables(const LongNetConfig& config, absl::Span<const int6
   double* values[4];
   std::transform(std::begin(tables), std::end(tables), values,
                  [](const at::Tensor& t) { return t.mutable_data_ptr<double>(); });
-  for (int64_t token = 0; token < tokens; ++token) {
-    const double exponent =
-        static_cast<double>(positions[token] % segment - segment / 2) / kXposScaleBase;
-    for (int64_t m = 0; m < half; ++m) {
-      const double share = static_cast<double>(m) / static_cast<double>(half);
-      const double angle = static_cast<double>(positions[token]) * std::pow(10000.0, -share);
-      const double zeta = (share + kXposGamma) / (1 + kXposGamma);
-      const double decay = xpos ? std::pow(zeta, exponent) : 1;
-      const int64_t at = token * half + m;
-      values[0][at] = std::cos(angle) * decay;
-      values[1][at] = std::sin(angle) * decay;
-      values[2][at] = std::cos(angle) / decay;
-      values[3][at] = std::sin(angle) / decay;
-    }
+  std::vector<double> frequencies(half);
+  std::vector<double> zetas(half);
+  for (int64_t m = 0; m < half; ++m) {
+    const double share = static_cast<double>(m) / static_cast<double>(half);
+    frequencies[m] = std::pow(10000.0, -share);
+    zetas[m] = (share + kXposGamma) / (1 + kXposGamma);
   }
+  // Every ring makes them anew while its peers wait.
+  at::parallel_for(0, tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      const double exponent =
+          static_cast<double>(positions[token] % segment - segment / 2) / kXposScaleBase;
+      for (int64_t m = 0; m < half; ++m) {
+        const double angle = static_cast<double>(positions[token]) * frequencies[m];
+        const double decay = xpos ? std::pow(zetas[m], exponent) : 1;
+        const double cos = std::cos(angle);
+        const double sin = std::sin(angle);
+        const int64_t at = token * half + m;
+        values[0][at] = cos * decay;
+        values[1][at] = sin * decay;
+        values[2][at] = cos / decay;
+        values[3][at] = sin / decay;
+      }
+    }
+  });
   const at::ScalarType dtype =
       at::typeMetaToScalarType(options.dtype()) == at::kDouble ? at::kDouble : at::kFloat;
   const auto place = [&](const at::Tensor& t) { return t.to(options.device(), dtype); };

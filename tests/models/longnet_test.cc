@@ -3,6 +3,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <string>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "models/block.h"
 #include "tests/models/small_models.h"
 
 namespace ringmaster::models {
@@ -31,6 +34,17 @@ LongNet::PassOptions Dropping(double share) {
   options.dropout = share;
   options.dropout_seeds = {DropoutSeed(1, 2, 0), DropoutSeed(1, 2, 1)};
   return options;
+}
+
+// In bf16 a sum of ones ends at 256.
+TEST(BlockTest, ManyRowsOfOneByteAddUpInEveryPrecision) {
+  const at::Tensor tokens = at::zeros({1, 5000}, at::kLong);
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat, at::kDouble}) {
+    const at::Tensor sum = EmbedBackward(at::ones({1, 5000, 4}, dtype), tokens, /*vocab_size=*/3);
+    EXPECT_EQ(sum.scalar_type(), dtype == at::kDouble ? at::kDouble : at::kFloat);
+    EXPECT_EQ(sum[0][0].item<double>(), 10000) << dtype;
+    EXPECT_EQ(sum[1][0].item<double>(), 0);
+  }
 }
 
 TEST(LongNetTest, GradientsMatchFiniteDifferences) {
