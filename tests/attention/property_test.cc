@@ -25,13 +25,13 @@ double Limit(at::ScalarType dtype, double same_precision) {
   return dtype == at::kDouble ? 1e-10 : dtype == at::kFloat ? 2e-5 : 2 * same_precision;
 }
 
-// With sums in fp32. Where all softmaxes of a problem are all but one key's, its gradients are small
-// differences of large numbers, and the dense model with fp32 sums misses 2e-5 as well or comes near
-// to it: the operator may miss by one and a half times as much, and by four times where short
-// sequences, which it sums in fp64, are made to take the path of long ones: the fused kernel rounds
-// the two numbers apart. lse stays fp32 with bf16 inputs, so that fp32's limit is its own. On GPUs
-// the stock kernel's backward rounds the gradients of the scores to bf16 as well, which the dense
-// model does not: theirs may miss by two and a half times as much.
+// With sums in fp32. Where all softmaxes of a problem are all but one key's, its gradients are
+// small differences of large numbers, and the dense model with fp32 sums misses 2e-5 as well or
+// comes near to it: the operator may miss by one and a half times as much, and by four times where
+// short sequences, which it sums in fp64, are made to take the path of long ones: the fused kernel
+// rounds the two numbers apart. lse stays fp32 with bf16 inputs, so that fp32's limit is its own.
+// On GPUs the stock kernel's backward rounds the gradients of the scores to bf16 as well, which the
+// dense model does not: theirs may miss by two and a half times as much.
 double LimitOfFp32Sums(at::ScalarType dtype, Path path, size_t tensor, double same_precision) {
   if (dtype == at::kFloat) {
     return std::max(2e-5, (path == Path::kAsCalled ? 1.5 : 4) * same_precision);
