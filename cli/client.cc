@@ -1,9 +1,7 @@
 #include "cli/client.h"
 
-#include <chrono>
 #include <cstdint>
 #include <random>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -11,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "cli/retry_stream.h"
 #include "grpcpp/create_channel.h"
 #include "proto/client_credentials.h"
 #include "proto/rpc_status.h"
@@ -30,11 +29,8 @@ constexpr char kServiceConfig[] = R"({"methodConfig": [{
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s",
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
 
-// Attempts in a row; a coordinator that is being restarted is back well within this time.
-constexpr int kAttemptsMax = 60;
-constexpr auto kPause = std::chrono::seconds(1);
-// A shorter gap is not worth a word.
-constexpr int kToldAfter = 3;
+// For one of several attempts.
+constexpr absl::Duration kConnectPatience = absl::Seconds(5);
 
 }  // namespace
 
@@ -69,6 +65,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& opti
   // A watch must notice that the coordinator's host is gone.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  // By default the third ping would wait until data is sent; a watch sends none.
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Who follows a job pauses by itself, and must notice that the coordinator is back.
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   auto channel = grpc::CreateCustomChannel(options.address, credentials, arguments);
@@ -77,9 +75,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& opti
 
 Client::Client(GlobalOptions options, std::shared_ptr<grpc::Channel> channel)
     : options_(std::move(options)),
-      jobs_(v1::JobService::NewStub(channel)),
-      cluster_(v1::ClusterService::NewStub(channel)),
-      checkpoints_(v1::CheckpointService::NewStub(channel)) {}
+      channel_(std::move(channel)),
+      jobs_(v1::JobService::NewStub(channel_)),
+      cluster_(v1::ClusterService::NewStub(channel_)),
+      checkpoints_(v1::CheckpointService::NewStub(channel_)) {}
 
 void Client::Prepare(grpc::ClientContext* context) const {
   context->set_deadline(absl::ToChronoTime(absl::Now() + options_.timeout));
@@ -97,15 +96,17 @@ absl::Status Client::ReadStream(const std::string& job, bool follow, std::ostrea
     v1::TrainingJob found;
     RETURN_IF_ERROR(Call(&v1::JobService::Stub::GetTrainingJob, jobs(), request, &found));
   }
-  for (int attempts = 1;; ++attempts) {
+  if (!follow) {
     bool answered = false;
-    absl::Status status = read(answered);
-    if (answered) attempts = 1;
-    const bool again = absl::IsUnavailable(status) || absl::IsAborted(status);
-    if (!follow || !again || attempts > kAttemptsMax) return status;
-    if (attempts == kToldAfter) err << status.message() << "; trying again\n" << std::flush;
-    std::this_thread::sleep_for(kPause);
+    return read(answered);
   }
+  const auto connect = [this] {
+    if (channel_->WaitForConnected(absl::ToChronoTime(absl::Now() + kConnectPatience))) {
+      return absl::OkStatus();
+    }
+    return Translate({grpc::StatusCode::UNAVAILABLE, "no connection"});
+  };
+  return RetryStream(connect, read, err);
 }
 
 absl::Status Client::Translate(const grpc::Status& status) const {

@@ -73,10 +73,9 @@ class Client {
     return Translate(status);
   }
 
-  // Runs `read`, which reads a stream about `job` to its end and sets its argument once there is an
-  // answer. With `follow`, when the coordinator is gone, runs it again for a minute without an
-  // answer; a gap that lasts is told on `err` in one line. Unless a call was answered before, the
-  // job is asked for first, so that a wrong address or name is told at once.
+  // Runs `read`, which reads a stream about `job`: with `follow` as RetryStream does, else once.
+  // Unless a call was answered before, the job is asked for first, so that a wrong address or name
+  // is told at once.
   absl::Status ReadStream(const std::string& job, bool follow, std::ostream& err,
                           const std::function<absl::Status(bool& answered)>& read);
 
@@ -89,6 +88,7 @@ class Client {
 
   const GlobalOptions options_;
   bool answered_ = false;
+  const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::JobService::Stub> jobs_;
   const std::unique_ptr<v1::ClusterService::Stub> cluster_;
   const std::unique_ptr<v1::CheckpointService::Stub> checkpoints_;
