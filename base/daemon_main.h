@@ -3,7 +3,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "base/logging.h"
 
@@ -12,10 +11,6 @@ class App;
 }
 
 namespace ringmaster {
-
-// The arguments with each "--flag=" as "--flag" and "": CLI11 would take the next argument for the
-// value. Changes the strings of `argv`, in which the result points.
-std::vector<const char*> SplitEmptyValues(int argc, char** argv);
 
 // What the command lines of the daemons have in common.
 struct DaemonFlags {

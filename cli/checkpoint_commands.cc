@@ -128,12 +128,11 @@ absl::Status ExecGenerate(const std::string& directory, const GenerateOptions& o
   std::vector<std::string> words = {program,
                                     "generate",
                                     absl::StrCat("--checkpoint=", directory),
+                                    absl::StrCat("--prompt=", options.prompt),
                                     absl::StrCat("--tokens=", options.tokens),
                                     absl::StrCat("--temperature=", options.temperature),
                                     absl::StrCat("--seed=", options.seed),
                                     absl::StrCat("--threads=", options.threads)};
-  // With nothing behind "=" the parser would take the next word.
-  if (!options.prompt.empty()) words.push_back(absl::StrCat("--prompt=", options.prompt));
   std::vector<char*> arguments;
   for (const std::string& word : words) {
     arguments.push_back(const_cast<char*>(word.c_str()));

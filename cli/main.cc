@@ -8,6 +8,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "base/command_line.h"
 #include "base/version.h"
 #include "cli/client.h"
 #include "cli/commands.h"
@@ -78,7 +79,8 @@ int main(int argc, char** argv) {
   });
 
   try {
-    app.parse(argc, argv);
+    const std::vector<const char*> arguments = ringmaster::SplitEmptyValues(argc, argv);
+    app.parse(static_cast<int>(arguments.size()), arguments.data());
   } catch (const CLI::ParseError& error) {
     // The innermost command that was recognised; what it leaves may be a misspelt subcommand of it.
     const CLI::App* last = &app;

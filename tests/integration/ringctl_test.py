@@ -81,6 +81,12 @@ class RingctlTest(harness.ClusterTest):
         with open(path, encoding='ascii') as file:
             self.assertRegex(file.read(), r'^step,generation,.*\n$')
 
+    def test_an_empty_value_takes_no_other_flag(self):
+        self.cluster.ringctl('submit', self.job_file(), '--set', 'name=unnamed')
+        printed = self.cluster.ringctl('metrics', 'unnamed')
+        self.assertEqual(self.run_it('metrics', 'unnamed', '--file=', '--start-step=0', cwd=self.folder).stdout, printed)
+        self.assertNotIn('--start-step=0', os.listdir(self.folder))
+
     def test_generate_hands_its_options_to_the_worker_program(self):
         beside = f'{self.folder}/bin'
         os.makedirs(beside)
@@ -91,9 +97,11 @@ class RingctlTest(harness.ClusterTest):
         told = lambda *words: sorted(subprocess.run([f'{beside}/ringctl', 'generate', '--checkpoint=/c', *words],
                                                     check=True, capture_output=True, text=True,
                                                     timeout=harness.SECONDS).stdout.splitlines())
-        options = ['--checkpoint=/c', '--seed=1', '--temperature=0.8', '--threads=0', '--tokens=200', 'generate']
+        options = ['--checkpoint=/c', '--prompt=', '--seed=1', '--temperature=0.8', '--threads=0', '--tokens=200', 'generate']
         self.assertEqual(told(), options)
-        self.assertEqual(told('--prompt', 'a b'), sorted([*options, '--prompt=a b']))
+        self.assertEqual(told('--prompt', 'a b'), [word.replace('--prompt=', '--prompt=a b') for word in options])
+        # What a shell makes of an empty variable.
+        self.assertEqual(told('--prompt=', '--seed=3'), [word.replace('--seed=1', '--seed=3') for word in options])
 
     def test_a_directory_to_import_may_be_written_as_shells_do(self):
         os.makedirs(f'{self.folder}/shared/step-1', exist_ok=True)
