@@ -12,6 +12,16 @@
 #include "base/version.h"
 
 namespace ringmaster {
+namespace {
+
+// The exit code of what only prints: a full disk behind a redirection must not look like success.
+int Printed(const CLI::App& app) {
+  if (std::cout.flush()) return EXIT_SUCCESS;
+  std::cerr << app.get_name() << ": standard output cannot be written\n";
+  return EX_IOERR;
+}
+
+}  // namespace
 
 void AddDaemonFlags(CLI::App& app, DaemonFlags& flags, const std::string& libraries) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -38,11 +48,11 @@ std::optional<int> ReadCommandLine(CLI::App& app, DaemonFlags& flags, int argc, 
     const std::vector<const char*> arguments = SplitEmptyValues(argc, argv);
     app.parse(static_cast<int>(arguments.size()), arguments.data());
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? EXIT_SUCCESS : EX_USAGE;
+    return app.exit(error) == 0 ? Printed(app) : EX_USAGE;
   }
   if (flags.print_metrics) {
     std::cout << metrics();
-    return EXIT_SUCCESS;
+    return Printed(app);
   }
   flags.logging.json = flags.log_format == "json";
   if (absl::Status status = SetUpLogging(app.get_name(), flags.logging); !status.ok()) {

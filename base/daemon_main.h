@@ -25,8 +25,8 @@ struct DaemonFlags {
 void AddDaemonFlags(CLI::App& app, DaemonFlags& flags, const std::string& libraries);
 
 // Parses the command line, and sets up logging. Returns the exit code when the program is to end: 0
-// behind --help, --version and --print-metrics, which prints what `metrics` returns; 64 when a flag
-// is wrong, which it has told.
+// behind --help, --version and --print-metrics, which prints what `metrics` returns; 74 when that
+// cannot be written, 64 when a flag is wrong, which it has told.
 std::optional<int> ReadCommandLine(CLI::App& app, DaemonFlags& flags, int argc, char** argv,
                                    const std::function<std::string()>& metrics);
 

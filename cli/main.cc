@@ -95,8 +95,8 @@ int main(int argc, char** argv) {
                 << ringmaster::cli::DidYouMean(unknown.front(), verbs) << "; see ringctl --help\n";
       return ringmaster::cli::kExitUsage;
     }
-    const int code = app.exit(error, std::cout, std::cerr);
-    return code == 0 ? ringmaster::cli::kExitOk : ringmaster::cli::kExitUsage;
+    // 0: it printed --help or --version.
+    if (app.exit(error, std::cout, std::cerr) != 0) return ringmaster::cli::kExitUsage;
   }
   // A full disk behind a redirection must not look like success.
   if (!std::cout.flush() && context.exit_code == ringmaster::cli::kExitOk) {

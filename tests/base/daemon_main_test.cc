@@ -1,5 +1,6 @@
 #include "base/daemon_main.h"
 
+#include <iostream>
 #include <optional>
 #include <string>
 #include <utility>
@@ -56,6 +57,16 @@ TEST(ReadCommandLineTest, WhatOnlyPrintsEndsWell) {
     Daemon daemon;
     EXPECT_EQ(daemon.Read({flag}), 0);
     EXPECT_THAT(daemon.out, HasSubstr(says));
+  }
+}
+
+TEST(ReadCommandLineTest, WhatCannotBePrintedEndsWith74) {
+  for (const std::string flag : {"--version", "--help", "--print-metrics"}) {
+    Daemon daemon;
+    std::cout.setstate(std::ios::failbit);
+    EXPECT_EQ(daemon.Read({flag}), 74) << flag;
+    std::cout.clear();
+    EXPECT_THAT(daemon.error, HasSubstr("standard output"));
   }
 }
 

@@ -155,6 +155,11 @@ class EndedJobTest(harness.ClusterTest):
         samples = {self.expect(0, 'generate', *source, *words) for source in (
             ('main',), ('--checkpoint', printed['name']), ('--checkpoint', self.moved))}
         self.assertEqual(len(samples), 1, samples)
+        with open('/dev/full', 'w', encoding='ascii') as full:
+            lost = subprocess.run([f'{self.cluster.bin}/ringctl', f'--address={self.cluster.address}', 'generate',
+                                   f'--checkpoint={self.moved}', *words], check=False, stdout=full,
+                                  stderr=subprocess.PIPE, text=True, timeout=harness.SECONDS)
+        self.assertEqual((lost.returncode, lost.stderr), (6, 'ringmaster-worker: standard output cannot be written\n'))
 
     def test_init_from_takes_the_weights_alone(self):
         main, weights = self.losses('main'), self.losses('weights')

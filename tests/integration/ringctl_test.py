@@ -41,7 +41,8 @@ class RingctlTest(harness.ClusterTest):
 
     def test_output_that_cannot_be_written_is_a_failure(self):
         with open('/dev/full', 'w', encoding='ascii') as full:
-            self.expect(6, 'standard output', 'version', stdout=full)
+            for words in ('version',), ('--version',), ('--help',), ('metrics', '--help'):
+                self.expect(6, 'standard output', *words, stdout=full)
             self.cluster.ringctl('submit', self.job_file(), '--set', 'name=written')
             self.expect(6, 'writing standard output failed', 'metrics', 'written', stdout=full)
         self.expect(6, 'writing /dev/full failed', 'metrics', 'written', '--file', '/dev/full')

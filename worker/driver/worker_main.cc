@@ -100,7 +100,9 @@ int RunGenerate(const GenerateOptions& options) {
     return absl::IsInvalidArgument(status) ? 2 : absl::IsNotFound(status) ? 3 : 6;
   }
   std::cout << "\n";
-  return kExitOk;
+  if (std::cout.flush()) return kExitOk;
+  std::cerr << "ringmaster-worker: standard output cannot be written\n";
+  return 6;
 }
 
 std::string Libraries() {
