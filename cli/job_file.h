@@ -32,7 +32,8 @@ struct JobFile {
 absl::StatusOr<JobFile> ParseJobFile(const std::string& yaml, const std::string& source,
                                      const std::vector<std::string>& overrides);
 
-// Reads `path` ("-": standard input) and parses it. NotFound when it cannot be read.
+// Reads `path` ("-": standard input) and parses it. InvalidArgument also when it cannot
+// be read.
 absl::StatusOr<JobFile> ReadJobFile(const std::string& path,
                                     const std::vector<std::string>& overrides);
 
