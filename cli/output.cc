@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "google/protobuf/descriptor.h"
@@ -12,6 +14,9 @@
 
 namespace ringmaster::cli {
 namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
 
 std::string Json(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
@@ -26,19 +31,62 @@ std::string Json(const google::protobuf::Message& message) {
   return json;
 }
 
-void ToBlockStyle(YAML::Node node) {
-  node.SetStyle(YAML::EmitterStyle::Block);
-  for (const auto& entry : node) {
-    ToBlockStyle(node.IsMap() ? entry.second : YAML::Node(entry));
+// Whether every reader takes the text for text without quotes too: what begins like this is neither
+// a number nor a time.
+bool IsPlainText(const std::string& text) {
+  static const auto* const kWords =
+      new std::set<std::string>{"y", "n", "yes", "no", "on", "off", "true", "false", "null"};
+  return !text.empty() && (absl::ascii_isalpha(text[0]) || text[0] == '/') &&
+         kWords->count(absl::AsciiStrToLower(text)) == 0;
+}
+
+// In JSON whole numbers of 64 bits are text.
+bool IsWholeNumber(const FieldDescriptor& field) {
+  return field.cpp_type() == FieldDescriptor::CPPTYPE_INT64 ||
+         field.cpp_type() == FieldDescriptor::CPPTYPE_UINT64;
+}
+
+void EmitScalar(std::string text, bool is_text, YAML::Emitter& out) {
+  const size_t e = text.find('e');
+  if (is_text && !IsPlainText(text)) {
+    out << YAML::DoubleQuoted;
+  } else if (!is_text && absl::ascii_isdigit(text.back()) && e != text.npos &&
+             !absl::StrContains(text, '.')) {
+    // To readers of YAML 1.1 a number with an exponent and without a point is text.
+    text.insert(e, ".0");
+  }
+  out << text;
+}
+
+// `node` is a value of `field`, or the message of `type` itself; both are null within maps.
+void Emit(const YAML::Node& node, const Descriptor* type, const FieldDescriptor* field,
+          YAML::Emitter& out) {
+  if (node.IsMap()) {
+    out << YAML::BeginMap;
+    for (const auto& entry : node) {
+      const auto* child = type == nullptr ? nullptr : type->FindFieldByName(entry.first.Scalar());
+      out << YAML::Key;
+      EmitScalar(entry.first.Scalar(), /*is_text=*/true, out);
+      out << YAML::Value;
+      Emit(entry.second, child == nullptr || child->is_map() ? nullptr : child->message_type(),
+           child, out);
+    }
+    out << YAML::EndMap;
+  } else if (node.IsSequence()) {
+    out << YAML::BeginSeq;
+    for (const auto& entry : node) Emit(entry, type, field, out);
+    out << YAML::EndSeq;
+  } else {
+    // The parser's mark of what was quoted.
+    const bool quoted = node.Tag() == "!";
+    EmitScalar(node.Scalar(), quoted && (field == nullptr || !IsWholeNumber(*field)), out);
   }
 }
 
 std::string Yaml(const google::protobuf::Message& message) {
-  // JSON is YAML; reparsing gives the block style people expect.
-  YAML::Node node = YAML::Load(Json(message));
-  ToBlockStyle(node);
+  // JSON is YAML; writing it anew gives the block style people expect.
   YAML::Emitter emitter;
-  emitter << node;
+  Emit(YAML::Load(Json(message)), message.GetDescriptor(), nullptr, emitter);
   return emitter.c_str();
 }
 

@@ -20,7 +20,8 @@ absl::StatusOr<OutputFormat> ParseOutputFormat(const std::string& text);
 void PrintTable(std::ostream& out, const std::vector<std::string>& header,
                 const std::vector<std::vector<std::string>>& rows);
 
-// The message with its proto field names; kJson and kYaml only.
+// The message with its proto field names; kJson and kYaml only. In YAML text that reads as
+// something else is quoted, and whole numbers of 64 bits, which JSON has as text, are numbers.
 void PrintMessage(std::ostream& out, const google::protobuf::Message& message, OutputFormat format);
 // Several messages: a JSON array, or YAML documents.
 void PrintMessages(std::ostream& out, const std::vector<const google::protobuf::Message*>& messages,

@@ -11,7 +11,7 @@ import subprocess
 import uuid
 
 import yaml
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from safetensors import safe_open
 
 import harness
@@ -99,10 +99,12 @@ class EndedJobTest(harness.ClusterTest):
             self.assertIn(name, [job['name'] for job in yaml.safe_load_all(self.expect(0, *words, '-o', 'yaml'))])
         self.assertEqual(self.expect(0, 'list', '--state', 'failed', '-o', 'name'), '')
         self.assertEqual(self.expect(0, 'get', 'main', '-o', 'name').strip(), name)
-        # JSON is YAML; whole numbers of 64 bits are text in JSON, so all scalars are compared as text.
-        as_json, as_yaml = (yaml.load(self.expect(0, *words), yaml.BaseLoader)
-                            for words in (('get', name, '-o', 'json'), ('-o', 'yaml', 'get', 'main')))
-        self.assertEqual(as_json, as_yaml)
+        as_json = json.loads(self.expect(0, 'get', name, '-o', 'json'))
+        as_yaml = yaml.safe_load(self.expect(0, '-o', 'yaml', 'get', 'main'))
+        # Refuses a number for text.
+        as_job = lambda values: json_format.ParseDict(values, self.api.job.TrainingJob())
+        self.assertEqual(as_job(as_yaml), as_job(as_json))
+        self.assertEqual(as_yaml['spec']['steps'], STEPS)
 
     def test_describe(self):
         self.expect(0, 'describe', 'main', says=r'(?s)State: +succeeded.*Step: +40 of 40.*Validation:.*planned:')
