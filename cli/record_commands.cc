@@ -238,8 +238,9 @@ void AddLogs(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("logs", "Print the ranks' logs");
   command->add_option("JOB", options->job, "Job id or full name")->required();
   command->add_flag("-f,--follow", options->follow, "Go on until the job ends");
+  // To the service 0 means all lines.
   command->add_option("--tail", options->tail, "Only the last n lines of each rank")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()));
   command->add_option("--rank", options->ranks, "Only these ranks")
       ->delimiter(',')
       ->check(CLI::Range(0, std::numeric_limits<int>::max()));

@@ -238,6 +238,7 @@ class EndedJobTest(harness.ClusterTest):
                 (2, ('submit', job, '--set', 'optimizer.lr=-1'), 'optimizer.lr.*-1.*above 0'),
                 (2, ('list', '--state', 'runing'), 'running'),
                 (2, ('generate',), 'give a job'),
+                (2, ('logs', 'main', '--tail', '0'), '--tail.*not in range'),
                 (5, ('delete', 'waits'), 'waits'),
         ]:
             with self.subTest(words=words):
