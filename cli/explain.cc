@@ -1,6 +1,8 @@
 #include "cli/explain.h"
 
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -49,11 +51,12 @@ std::string TypeName(const FieldDescriptor& field) {
                ? "duration, for example 30s"
                : "group";
   }
+  if (field.is_map()) return "map of text to text";
   return field.is_repeated() ? absl::StrCat("list of ", name) : name;
 }
 
 bool IsGroup(const FieldDescriptor& field) {
-  return field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+  return !field.is_map() && field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
          field.message_type()->full_name() != "google.protobuf.Duration";
 }
 
@@ -77,24 +80,42 @@ std::string ListFields(const Descriptor& type) {
   return text;
 }
 
+// The keys that a job file has beside the fields of TrainingJobSpec, and where the API has them.
+constexpr std::pair<const char*, const char*> kJobKeys[] = {
+    {"name", "ringmaster.v1.CreateTrainingJobRequest.training_job_id"},
+    {"labels", "ringmaster.v1.TrainingJob.labels"},
+};
+
+// What can be written in a group, or with `top` at the top of a job file.
+std::map<std::string, const FieldDescriptor*> FieldsOf(const Descriptor& type, bool top) {
+  std::map<std::string, const FieldDescriptor*> fields;
+  for (int i = 0; i < type.field_count(); ++i) {
+    fields[type.field(i)->name()] = type.field(i);
+  }
+  for (const auto& [key, field] : kJobKeys) {
+    if (top) fields[key] = type.file()->pool()->FindFieldByName(field);
+  }
+  return fields;
+}
+
 absl::StatusOr<const FieldDescriptor*> Find(const Descriptor& root, absl::string_view path) {
   const Descriptor* type = &root;
   const FieldDescriptor* field = nullptr;
   for (const absl::string_view part : absl::StrSplit(path, '.')) {
     if (type == nullptr) {
-      return absl::NotFoundError(
+      return absl::InvalidArgumentError(
           absl::StrCat(path, ": ", field->name(), " has no fields of its own"));
     }
     const std::string name(part);
-    field = type->FindFieldByName(name);
-    if (field == nullptr) {
+    const auto fields = FieldsOf(*type, type == &root);
+    const auto found = fields.find(name);
+    if (found == fields.end()) {
       std::vector<std::string> known;
-      for (int i = 0; i < type->field_count(); ++i) {
-        known.push_back(type->field(i)->name());
-      }
-      return absl::NotFoundError(
+      for (const auto& entry : fields) known.push_back(entry.first);
+      return absl::InvalidArgumentError(
           absl::StrCat(path, ": unknown field \"", name, "\"", DidYouMean(name, known)));
     }
+    field = found->second;
     type = IsGroup(*field) ? field->message_type() : nullptr;
   }
   return field;

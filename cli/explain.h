@@ -9,7 +9,7 @@ namespace ringmaster::cli {
 
 // The comments of a job-file field as text: its type, meaning, default and, for a group, its
 // fields. `path` is dotted from the top of a job file ("optimizer.lr"); empty lists the top.
-// NotFound names the nearest known field.
+// InvalidArgument names the nearest known field.
 absl::StatusOr<std::string> ExplainField(absl::string_view path);
 
 // Serialized google.protobuf.FileDescriptorSet of the API with comments, embedded at build time.

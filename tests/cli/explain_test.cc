@@ -25,9 +25,20 @@ TEST(ExplainTest, ListsAGroupsFieldsAndEnumValues) {
 
 TEST(ExplainTest, SuggestsTheNearestField) {
   const auto text = ExplainField("optimizer.clip_nrom");
-  EXPECT_EQ(text.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(text.status().message()), HasSubstr("did you mean \"clip_norm\"?"));
   EXPECT_FALSE(ExplainField("steps.more").ok());
+}
+
+TEST(ExplainTest, KnowsWhatStandsBesideTheSpec) {
+  EXPECT_THAT(ExplainField("name").value_or(""), HasSubstr("name (string)\n\nOPTIONAL. 4 to 63"));
+  EXPECT_THAT(ExplainField("labels").value_or(""),
+              HasSubstr("labels (map of text to text)\n\nOPT"));
+  EXPECT_THAT(std::string(ExplainField("nmae").status().message()),
+              HasSubstr("did you mean \"name\"?"));
+  EXPECT_THAT(std::string(ExplainField("labels.team").status().message()),
+              HasSubstr("no fields of its own"));
+  EXPECT_FALSE(ExplainField("model.name").ok());
 }
 
 // Every field a user can write has a comment.

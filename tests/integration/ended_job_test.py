@@ -214,7 +214,7 @@ class EndedJobTest(harness.ClusterTest):
     def test_explain_version_and_completion(self):
         self.expect(0, 'explain', says='(?m)^  optimizer ')
         self.expect(0, 'explain', 'init_from', says='Path of a checkpoint')
-        self.expect(3, 'explain', 'optimizer.lrr', says='did you mean "lr"')
+        self.expect(2, 'explain', 'optimizer.lrr', says='did you mean "lr"')
         self.assertEqual(self.expect(0, 'version'), self.expect(0, '--version'))
         self.expect(0, 'version', says=r'^ringctl \d+\.\d+\.\d+ \(\w+\) grpc/\d+\.\d+\.\d+$')
         self.expect(2, 'completion', 'fish', says='there is bash')
