@@ -1,58 +1,139 @@
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "cli/commands.h"
 
 namespace ringmaster::cli {
 namespace {
 
-// Words after which a job's id is expected.
-constexpr char kJobCommands[] = "get|describe|watch|logs|metrics|cancel|delete|generate";
+using Names = std::vector<std::string>;
 
-std::string OptionNames(const CLI::App& app) {
-  std::vector<std::string> names;
+Names FlagNames(const CLI::App& app) {
+  Names names;
   for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) {
-      names.push_back("--" + name);
-    }
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   }
-  return absl::StrJoin(names, " ");
+  return names;
 }
+
+Names SubcommandNames(const CLI::App& app) {
+  Names names;
+  for (const CLI::App* command : app.get_subcommands(nullptr)) names.push_back(command->get_name());
+  return names;
+}
+
+// Flags behind which a word is their value.
+void AddValueFlags(const CLI::App& app, Names& names) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_items_expected_max() == 0) continue;
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    for (const std::string& name : option->get_snames()) names.push_back("-" + name);
+  }
+  for (const CLI::App* command : app.get_subcommands(nullptr)) AddValueFlags(*command, names);
+}
+
+// What says where the coordinator is and may come from the environment too.
+Names TargetFlags(const CLI::App& app) {
+  Names names;
+  for (const CLI::Option* option : app.get_options()) {
+    if (!option->get_envname().empty()) names.push_back("--" + option->get_lnames().front());
+  }
+  return names;
+}
+
+bool TakesJob(const CLI::App& command) {
+  const auto positionals = command.get_options([](const auto* o) { return o->get_positional(); });
+  return !positionals.empty() && positionals.front()->get_name(/*positional=*/true) == "JOB";
+}
+
+// Of all commands, by their path ("checkpoints list").
+struct Cases {
+  // Without those that every command has.
+  std::string flags;
+  std::string verbs;
+  Names take_job;
+};
+
+void AddCases(const CLI::App& app, const std::string& path, Cases& cases) {
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    const std::string own = path + command->get_name();
+    AddCases(*command, own + " ", cases);
+    const Names verbs = SubcommandNames(*command);
+    if (!verbs.empty()) {
+      absl::StrAppend(&cases.verbs, "    '", own, "') words='", absl::StrJoin(verbs, " "),
+                      "' ;;\n");
+    }
+    if (TakesJob(*command)) cases.take_job.push_back("'" + own + "'");
+    Names flags = FlagNames(*command);
+    flags.erase(std::remove(flags.begin(), flags.end(), "--help"), flags.end());
+    if (flags.empty()) continue;
+    absl::StrAppend(&cases.flags, "    '", own, " '*) words='", absl::StrJoin(flags, " "),
+                    "' ;;\n");
+  }
+}
+
+constexpr char kBashScript[] =
+    R"(# bash completion of ringctl; use it by: source <(ringctl completion bash)
+_ringctl() {
+  local current=${COMP_WORDS[COMP_CWORD]} path= words= i
+  local -a line target=()
+  # COMP_WORDS is split at ':' and '=' too, which addresses have.
+  read -ra line <<< "${COMP_LINE:0:COMP_POINT}"
+  [[ ${COMP_LINE:0:COMP_POINT} == *[[:space:]] ]] || unset 'line[-1]'
+  for ((i = 1; i < ${#line[@]}; i++)); do
+    case ${line[i]} in
+    @TARGETS@) target+=("${line[i]}" "${line[i+1]}"); ((i++)) ;;
+    @TARGETS_WITH_VALUE@) target+=("${line[i]}") ;;
+    @VALUE_FLAGS@) ((i++)) ;;
+    -*) ;;
+    *) path+=${path:+ }${line[i]} ;;
+    esac
+  done
+  # A flag waits for its value: perhaps a file.
+  if ((i > ${#line[@]})); then words=
+  elif [[ $current == -* ]]; then
+    case "$path " in
+@FLAGS_OF_COMMANDS@    esac
+    words+=' @GLOBAL_FLAGS@'
+  else case $path in
+    '') words='@VERBS@' ;;
+@NESTED_VERBS@    @TAKE_JOB@)
+      words=$(ringctl "${target[@]}" list -o name 2>/dev/null | sed 's|.*/||') ;;
+    'checkpoints get')
+      if [[ $current == */checkpoints/* ]]; then
+        words=$(ringctl "${target[@]}" checkpoints list "${current%%/checkpoints/*}" -o name 2>/dev/null)
+      else
+        words=$(ringctl "${target[@]}" list -o name 2>/dev/null | sed 's|$|/checkpoints/|')
+        compopt -o nospace
+      fi ;;
+    esac
+  fi
+  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+  if [ ${#COMPREPLY[@]} -eq 0 ]; then compopt -o default; fi
+}
+complete -F _ringctl ringctl
+)";
 
 // The script is made from the commands themselves, so it cannot lag behind them.
 std::string BashScript(const CLI::App& app) {
-  std::vector<std::string> verbs;
-  std::string cases;
-  for (const CLI::App* command : app.get_subcommands(nullptr)) {
-    verbs.push_back(command->get_name());
-    std::vector<std::string> nested;
-    for (const CLI::App* inner : command->get_subcommands(nullptr)) {
-      nested.push_back(inner->get_name());
-    }
-    absl::StrAppend(&cases, "    ", command->get_name(), ") words=\"", absl::StrJoin(nested, " "),
-                    " ", OptionNames(*command), "\" ;;\n");
-  }
-  return absl::StrCat(
-      "# bash completion of ringctl; use it by: source <(ringctl completion bash)\n"
-      "_ringctl() {\n"
-      "  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}\n"
-      "  local verb=${COMP_WORDS[1]} words=\n"
-      "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-      "    words=\"",
-      absl::StrJoin(verbs, " "), " ", OptionNames(app),
-      "\"\n"
-      "  elif [[ $previous =~ ^(",
-      kJobCommands,
-      ")$ && $current != -* ]]; then\n"
-      "    words=$(ringctl list -o name 2>/dev/null | sed 's|.*/||')\n"
-      "  else case $verb in\n",
-      cases,
-      "  esac; fi\n"
-      "  mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$current\")\n"
-      "  if [ ${#COMPREPLY[@]} -eq 0 ]; then compopt -o default; fi\n"
-      "}\n"
-      "complete -F _ringctl ringctl\n");
+  Cases cases;
+  AddCases(app, "", cases);
+  Names value_flags;
+  AddValueFlags(app, value_flags);
+  const Names targets = TargetFlags(app);
+  return absl::StrReplaceAll(kBashScript,
+                             {{"@TARGETS@", absl::StrJoin(targets, "|")},
+                              {"@TARGETS_WITH_VALUE@", absl::StrJoin(targets, "=*|") + "=*"},
+                              {"@VALUE_FLAGS@", absl::StrJoin(value_flags, "|")},
+                              {"@FLAGS_OF_COMMANDS@", cases.flags},
+                              {"@GLOBAL_FLAGS@", absl::StrJoin(FlagNames(app), " ")},
+                              {"@VERBS@", absl::StrJoin(SubcommandNames(app), " ")},
+                              {"@NESTED_VERBS@", cases.verbs},
+                              {"@TAKE_JOB@", absl::StrJoin(cases.take_job, "|")}});
 }
 
 }  // namespace

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -211,7 +212,7 @@ class EndedJobTest(harness.ClusterTest):
             matrices = 12 * model['layers'] * model['dim'] ** 2
             self.assertAlmostEqual(int(estimate['parameters']) / matrices, 1, delta=0.1)
 
-    def test_explain_version_and_completion(self):
+    def test_explain_and_version(self):
         self.expect(0, 'explain', says='(?m)^  optimizer ')
         self.expect(0, 'explain', 'init_from', says='Path of a checkpoint')
         self.expect(2, 'explain', 'optimizer.lrr', says='did you mean "lr"')
@@ -219,16 +220,41 @@ class EndedJobTest(harness.ClusterTest):
         self.expect(0, 'version', says=r'^ringctl \d+\.\d+\.\d+ \(\w+\) grpc/\d+\.\d+\.\d+$')
         self.expect(2, 'completion', 'fish', says='there is bash')
 
-        def completed(*words):
-            script = (f'source <(ringctl completion bash); COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; '
-                      '_ringctl; echo ${COMPREPLY[@]}')
-            return subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=True, env={
-                **os.environ, 'PATH': f'{self.cluster.bin}:{os.environ["PATH"]}',
-                'RINGMASTER_ADDRESS': self.cluster.address}).stdout.split()
-        self.assertEqual(completed('ringctl', 'sub'), ['submit'])
-        self.assertEqual(completed('ringctl', 'submit', '--dry'), ['--dry-run'])
-        self.assertEqual(completed('ringctl', 'checkpoints', 'im'), ['import'])
-        self.assertEqual(completed('ringctl', 'describe', 'mai'), ['main'])
+    def completed(self, line, address=None):
+        """What <TAB> offers behind `line`; bash has split it at these characters."""
+        words = [word for word in re.split('([:=])|[ ]+', line) if word]
+        words += [''] if line.endswith((' ', ':', '=')) else []
+        script = (f'source <(ringctl completion bash); COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)}; '
+                  f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _ringctl; echo ${{COMPREPLY[@]}}')
+        return subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=True, env={
+            **os.environ, 'PATH': f'{self.cluster.bin}:{os.environ["PATH"]}',
+            'RINGMASTER_ADDRESS': address or self.cluster.address}).stdout.split()
+
+    def test_completion(self):
+        self.assertEqual(self.completed('ringctl sub'), ['submit'])
+        self.assertEqual(self.completed('ringctl submit --dry'), ['--dry-run'])
+        self.assertEqual(self.completed('ringctl submit --tls-k'), ['--tls-key'])
+        self.assertEqual(self.completed('ringctl checkpoints im'), ['import'])
+        for command in 'describe', 'logs -f', 'checkpoints list', '-o yaml get', 'logs --tail 3':
+            self.assertEqual(self.completed(f'ringctl {command} mai'), ['main'])
+            self.assertIn('weights', self.completed(f'ringctl {command} '))
+        # One argument each, and none for what takes no job.
+        for line in 'ringctl describe main ', 'ringctl list ', 'ringctl submit --set ':
+            self.assertNotIn('main', self.completed(line))
+
+    def test_completion_of_a_checkpoint_is_its_name(self):
+        job = 'projects/default/trainingJobs/main'
+        self.assertIn(f'{job}/checkpoints/', self.completed('ringctl checkpoints get '))
+        names = self.completed(f'ringctl checkpoints get {job}/checkpoints/')
+        self.assertIn(f'{job}/checkpoints/step-{STEPS}', names)
+        for name in names:
+            self.expect(0, 'checkpoints', 'get', name)
+
+    def test_completion_asks_the_coordinator_that_is_named(self):
+        for flag in f'--address {self.cluster.address}', f'--address={self.cluster.address}':
+            for line in f'ringctl {flag} describe mai', f'ringctl describe {flag} mai':
+                self.assertEqual(self.completed(line, address='127.0.0.1:1'), ['main'], line)
+        self.assertEqual(self.completed('ringctl --project other get '), [])
 
     def test_errors_say_what_to_do(self):
         job = self.job_file()
