@@ -101,12 +101,13 @@ std::map<std::string, const FieldDescriptor*> FieldsOf(const Descriptor& type, b
 absl::StatusOr<const FieldDescriptor*> Find(const Descriptor& root, absl::string_view path) {
   const Descriptor* type = &root;
   const FieldDescriptor* field = nullptr;
+  std::string name;
   for (const absl::string_view part : absl::StrSplit(path, '.')) {
     if (type == nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": ", field->name(), " has no fields of its own"));
+          absl::StrCat(path, ": ", name, " has no fields of its own"));
     }
-    const std::string name(part);
+    name = std::string(part);
     const auto fields = FieldsOf(*type, type == &root);
     const auto found = fields.find(name);
     if (found == fields.end()) {

@@ -37,7 +37,9 @@ TEST(ExplainTest, KnowsWhatStandsBesideTheSpec) {
   EXPECT_THAT(std::string(ExplainField("nmae").status().message()),
               HasSubstr("did you mean \"name\"?"));
   EXPECT_THAT(std::string(ExplainField("labels.team").status().message()),
-              HasSubstr("no fields of its own"));
+              HasSubstr("labels has no fields of its own"));
+  EXPECT_THAT(std::string(ExplainField("name.x").status().message()),
+              HasSubstr("name.x: name has no fields of its own"));
   EXPECT_FALSE(ExplainField("model.name").ok());
 }
 
