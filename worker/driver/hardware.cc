@@ -186,7 +186,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options) {
   return choice;
 }
 
-std::string RouteAddress(const std::string& coordinator) {
+absl::StatusOr<std::string> RouteAddress(const std::string& coordinator) {
   const size_t colon = coordinator.rfind(':');
   if (colon == std::string::npos || absl::StartsWith(coordinator, "unix:")) {
     return kLoopback;
@@ -198,8 +198,10 @@ std::string RouteAddress(const std::string& coordinator) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), coordinator.substr(colon + 1).c_str(), &hints, &found) != 0) {
-    return kLoopback;
+  const int code = getaddrinfo(host.c_str(), coordinator.substr(colon + 1).c_str(), &hints, &found);
+  if (code != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("the coordinator's name ", host, " is not resolved: ", gai_strerror(code)));
   }
   const absl::Cleanup freer = [found] { freeaddrinfo(found); };
   for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
@@ -213,10 +215,10 @@ std::string RouteAddress(const std::string& coordinator) {
         getsockname(probe, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
         getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof(text), nullptr, 0,
                     NI_NUMERICHOST) == 0) {
-      return text;
+      return std::string(text);
     }
   }
-  return kLoopback;
+  return absl::UnavailableError(absl::StrCat("no route leads to the coordinator's host ", host));
 }
 
 }  // namespace ringmaster::worker

@@ -38,7 +38,8 @@ std::string HostName();
 absl::StatusOr<DeviceChoice> ChooseDevice(const HardwareOptions& options);
 
 // The numeric address of the interface that leads to `coordinator` ("host:port"), where peers reach
-// this worker too; loopback when there is no such route.
-std::string RouteAddress(const std::string& coordinator);
+// this worker too; loopback for a Unix socket. Unavailable when its name is not resolved, or there
+// is no such route; waits as long as the resolver does.
+absl::StatusOr<std::string> RouteAddress(const std::string& coordinator);
 
 }  // namespace ringmaster::worker

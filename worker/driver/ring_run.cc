@@ -83,16 +83,19 @@ void RingRun::Open() {
   if (absl::Status status = SignRingRoll(form_, context_->incarnation); !status.ok()) {
     return FailForm(FormStage::kDirectory, status);
   }
-  const std::string host = context_->advertise_host.empty() ? RouteAddress(context_->coordinator)
-                                                            : context_->advertise_host;
-  SPDLOG_INFO("ring generation {}: rank {} of {}; peers reach it at {}", form_.ring().generation(),
-              rank(), held_->config().world_size(), host);
+  if (context_->advertise_host.empty() && form_.transport() == "ucx") {
+    auto found = RouteAddress(context_->coordinator);
+    if (!found.ok()) {
+      return FailForm(FormStage::kOpen, found.status());
+    }
+    context_->advertise_host = *std::move(found);
+  }
   auto opened =
       context_->open_communicator(form_.transport(), {.generation = form_.ring().generation(),
                                                       .rank = rank(),
                                                       .world_size = held_->config().world_size(),
                                                       .hop_deadline = HopDeadline(),
-                                                      .host = host,
+                                                      .host = context_->advertise_host,
                                                       .device_index = context_->device_index});
   if (!opened.ok()) {
     return FailForm(FormStage::kOpen, opened.status());

@@ -33,9 +33,9 @@ using CommunicatorFactory = std::function<absl::StatusOr<std::unique_ptr<Communi
 struct RingContext {
   // 32 hexadecimal digits.
   std::string incarnation;
-  // Numeric address at which peers reach this worker (UCX). Empty: that of the route to
-  // `coordinator` ("host:port"), asked for by each ring: names may not resolve yet when a host
-  // starts.
+  // Numeric address at which peers reach this worker over UCX. Empty: not known yet, as names may
+  // not resolve when a host starts; a ring asks for the route to `coordinator` ("host:port") and
+  // keeps it here.
   std::string advertise_host;
   std::string coordinator;
   int device_index = 0;

@@ -148,6 +148,9 @@ absl::StatusOr<SessionLoopOptions> LoopOptions(const WorkerOptions& options,
   ASSIGN_OR_RETURN(loop.ring.fault, FaultInjection::Parse(fault == nullptr ? "" : fault));
   loop.ring.incarnation = incarnation;
   loop.ring.advertise_host = options.advertise_host;
+  if (loop.ring.advertise_host.empty()) {
+    loop.ring.advertise_host = RouteAddress(options.coordinator.target).value_or("");
+  }
   loop.ring.coordinator = options.coordinator.target;
   loop.ring.device_index = choice.index;
   loop.ring.shared_directory = options.shared_directory;
@@ -167,8 +170,10 @@ absl::Status Start(const WorkerOptions& options, const std::string& incarnation,
   ASSIGN_OR_RETURN(ChannelFactory channels, ChannelFactory::Create(options.coordinator));
   RETURN_IF_ERROR(StartHttp(options, process));
   ASSIGN_OR_RETURN(SessionLoopOptions loop, LoopOptions(options, incarnation, process));
-  SPDLOG_INFO("{} version {} ({}), incarnation {}, coordinator {}", loop.identity.worker, Version(),
-              Commit(), incarnation, channels.target());
+  SPDLOG_INFO(
+      "{} version {} ({}), incarnation {}, coordinator {}, peers reach it at {}",
+      loop.identity.worker, Version(), Commit(), incarnation, channels.target(),
+      loop.ring.advertise_host.empty() ? "an address yet to be found" : loop.ring.advertise_host);
   process->loop =
       std::make_unique<SessionLoop>(std::move(channels), &process->queue, std::move(loop));
   return absl::OkStatus();

@@ -71,6 +71,7 @@ class RingRunnerTest : public ::testing::Test {
     *form_.mutable_spec() = ResolvedSpec();
     form_.mutable_spec()->mutable_data()->set_paths(0, directory_ + "/text");
     form_.set_directory(directory_ + "/job");
+    form_.set_transport("ucx");
     form_.mutable_ring()->set_training_job_uid("uid");
     form_.mutable_ring()->set_generation(1);
   }
@@ -145,6 +146,26 @@ TEST_F(RingRunnerTest, PeersAreToldTheAdvertisedAddressOrTheRoutes) {
     EXPECT_EQ(host_, expected) << coordinator;
     runner.Do(AbandonRing{form_.ring(), "as told"});
   }
+}
+
+// Nothing is asked of the resolver any more once it has answered; until then its failing may pass.
+TEST_F(RingRunnerTest, AnAddressThatIsNotFoundFailsOneRing) {
+  RingContext context = Context();
+  context.coordinator = "127.0.0.1:no such port";
+  absl::Notification failed;
+  v1::Fault fault;
+  context.post = [&](const Event& event) {
+    const auto* told = std::get_if<RingStopped>(&event);
+    if (told != nullptr && !failed.HasBeenNotified()) {
+      fault = told->fault;
+      failed.Notify();
+    }
+  };
+  RingRunner runner("cpu", context);
+  runner.Do(OpenTransport{form_});
+  ASSERT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(30)));
+  EXPECT_FALSE(fault.deterministic());
+  EXPECT_THAT(fault.message(), HasSubstr("127.0.0.1 is not resolved"));
 }
 
 // Else the coordinator forgets a file that is still there.
