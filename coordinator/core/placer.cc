@@ -50,6 +50,12 @@ std::string MisfitOf(const Requirement& requirement, const Worker& worker) {
                                                   : Misfit(requirement, worker.hardware);
 }
 
+// ", its name", or nothing.
+std::string GpuOf(const Worker& worker) {
+  return worker.hardware.device() == v1::CUDA ? absl::StrCat(", ", worker.hardware.device_name())
+                                              : "";
+}
+
 // The kind that most are of.
 std::string MostOf(const std::map<std::string, std::vector<Worker*>>& by_kind) {
   const auto most = std::max_element(
@@ -172,8 +178,8 @@ void Placing::Recover(Job& job) {
     std::string message = absl::StrFormat("needs %d more of %d workers; %d suitable ones are idle",
                                           wanted, requirement.workers, candidates.size());
     for (const auto& [other, workers] : fitting) {
-      absl::StrAppendFormat(&message, "; %d of another transport or build (%s)", workers.size(),
-                            workers.front()->version);
+      absl::StrAppendFormat(&message, "; %d of another GPU model, transport or build (%s%s)",
+                            workers.size(), workers.front()->version, GpuOf(*workers.front()));
     }
     for (const std::string& name : requirement.unfit) {
       absl::StrAppend(&message, "; passed over: ", job.unfit.at(name).reason);
@@ -260,7 +266,8 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
     }
     if (differing > 0) {
       parts.push_back(absl::StrFormat(
-          "%d with another device, CPU code path, transport or build than those", differing));
+          "%d with another device, GPU model, CPU code path, transport or build than those",
+          differing));
     }
     reason.set_message(absl::StrFormat("%s that are alike; of %d at most %d are suitable: %s",
                                        needs, attached_, fitting, absl::StrJoin(parts, ", ")));

@@ -224,6 +224,11 @@ TEST(PlacerTest, GpusOfOneRingAreOfOneModel) {
   d.Hello("c", 'c', gpu);
   ASSERT_EQ(d.StateOf("pair"), "STARTING");
   EXPECT_EQ(d.WorkerAt("pair", 0), "b");
+  d.Exit("c", 9);
+  d.Aborted("pair", 0);
+  EXPECT_THAT(
+      d.Job("pair").status().pending_reason().message(),
+      HasSubstr("1 of another GPU model, transport or build (1.0.0 (c0ffee), NVIDIA H100)"));
 }
 
 TEST(PlacerTest, RanksOfOneRingRunOneBuild) {
@@ -239,11 +244,13 @@ TEST(PlacerTest, RanksOfOneRingRunOneBuild) {
   d.Aborted("job-a", 0, CoreDriver::Held(3));
   const v1::PendingReason& reason = d.Job("job-a").status().pending_reason();
   EXPECT_EQ(reason.code(), "WAITING_FOR_REPLACEMENT");
-  EXPECT_THAT(reason.message(), HasSubstr("1 of another transport or build (2.0.0 (facade))"));
+  EXPECT_THAT(reason.message(),
+              HasSubstr("1 of another GPU model, transport or build (2.0.0 (facade))"));
   const v1::PendingReason& queued = d.Job("queued").status().pending_reason();
   EXPECT_EQ(queued.code(), "WORKERS_UNSUITABLE");
-  EXPECT_THAT(queued.message(), HasSubstr("1 with another device, CPU code path, transport or "
-                                          "build than those"));
+  EXPECT_THAT(queued.message(),
+              HasSubstr("1 with another device, GPU model, CPU code path, transport or "
+                        "build than those"));
   // No member is left, and one idle worker is not as the other.
   d.Exit("a", 15);
   d.set_version("1.0.0 (c0ffee)");
