@@ -156,12 +156,12 @@ def run_undisturbed(cluster, name, text, steps, promises):
     show_result(cluster, name, text, promises)
 
 
-def kill_while_it_trains(cluster, name, rng, kill_steps):
-    """Kills a worker of the ring every 10 s, or every `kill_steps` steps, 12 times; with the 2nd and the 4th kill the
-    coordinator too. None at the very end: the job may be over before it is noticed, and then nothing recovers. Returns
+def kill_while_it_trains(cluster, name, rng, seconds, kill_steps):
+    """Kills a worker of the ring every so many seconds, or every `kill_steps` steps, 12 times; with the 2nd and the 4th
+    the coordinator too. None at the very end: the job may be over before it is noticed, and then nothing recovers. Returns
     [(worker, whether the coordinator was killed with it)]."""
     kills, last_step = [], 0
-    next_kill = time.monotonic() + KILL_SECONDS
+    next_kill = time.monotonic() + seconds
     while not ended(job := cluster.job(name)):
         step = int(job['status'].get('progress', {}).get('step', 0))
         late = step > int(job['spec']['steps']) - LAST_STEPS
@@ -182,7 +182,7 @@ def kill_while_it_trains(cluster, name, rng, kill_steps):
             cluster.start_coordinator()
             print('chaos: killed the coordinator and started it again')
         sys.stdout.flush()
-        next_kill, last_step = time.monotonic() + KILL_SECONDS, step
+        next_kill, last_step = time.monotonic() + seconds, step
     return kills
 
 
@@ -210,14 +210,11 @@ def check_episodes(episodes, kills, promises):
                    of_whole_run=True)
     promises.check(finished == len(kills), f'every killed worker is lost in an episode that ended: {finished} of '
                                            f'{len(kills)}')
-    # Who was killed with the coordinator may be succeeded before its supervisor can say when it died.
-    detected = [episode.get('detect_ms', None if coordinator else math.inf) if episode else math.inf
-                for episode, (_, coordinator) in zip(of_kills, kills)]
-    known = [float(ms) for ms in detected if ms is not None]
-    unknown = f', {len(kills) - len(known)} unknown for want of a coordinator' if len(known) < len(kills) else ''
-    detect = max(known, default=math.inf)
-    promises.check(detect < DETECT_MS_MAX, f'detection of every kill under {DETECT_MS_MAX} ms: at most {detect:.0f} ms'
-                                           f'{unknown}', of_whole_run=True)
+    # While there is no coordinator nobody detects anything.
+    detect = max((float(episode.get('detect_ms', math.inf)) if episode else math.inf
+                  for episode, (_, coordinator) in zip(of_kills, kills) if not coordinator), default=math.inf)
+    promises.check(detect < DETECT_MS_MAX, f'detection of every kill under {DETECT_MS_MAX} ms, but for those with the '
+                                           f'coordinator: at most {detect:.0f} ms', of_whole_run=True)
 
 
 def show_episodes(episodes):
@@ -248,10 +245,13 @@ def run_chaos(cluster, text, args, promises):
     seed = random.randrange(2**32)
     steps = args.steps or CHAOS_STEPS
     print(f'chaos: seed {seed}; first the undisturbed run')
+    begin = time.monotonic()
     run_undisturbed(cluster, 'demo', text, steps, promises)
+    # A fast machine is to see as many kills.
+    seconds = min(KILL_SECONDS, (time.monotonic() - begin) / 6)
     submit(cluster, 'chaos', text, steps)
     with watching(cluster, 'chaos'):
-        kills = kill_while_it_trains(cluster, 'chaos', random.Random(seed), args.kill_steps)
+        kills = kill_while_it_trains(cluster, 'chaos', random.Random(seed), seconds, args.kill_steps)
     job = cluster.job('chaos')
     require_success(job)
     show_episodes(job['status'].get('episodes', []))

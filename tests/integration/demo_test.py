@@ -175,8 +175,11 @@ class PromisesTest(unittest.TestCase):
         unknown = [episode('a'), episode('b'), episode('a', detect_ms=None)]
         self.assertEqual(missed(unknown), ['detection'])
         self.assertEqual(missed(unknown, coordinator=True), [])
+        late = [episode('a'), episode('b'), episode('a', detect_ms='300')]
+        self.assertEqual(missed(late), ['detection'])
+        self.assertEqual(missed(late, coordinator=True), [])
         self.assertEqual(missed([episode('a'), episode('b'), episode()]), ['every killed', 'detection'])
-        self.assertEqual(missed([episode('a', 'b')], coordinator=True), ['every killed', 'detection'])
+        self.assertEqual(missed([episode('a', 'b')], coordinator=True), ['every killed'])
         self.assertEqual(missed([episode('a'), episode('b'), episode('a', finished=None)]), ['every killed'])
         # What is not known is no short time.
         for without in ({'finished': None}, {'form_ms': None}):
