@@ -14,6 +14,7 @@
 #include "cli/log_cursor.h"
 #include "cli/output.h"
 #include "cli/tensorboard_writer.h"
+#include "proto/stream_header.h"
 
 namespace ringmaster::cli {
 namespace {
@@ -32,6 +33,7 @@ absl::Status ReadLogs(Client& client, CommandContext& context,
   if (cursor.Rewind()) request.clear_tail_lines();
   grpc::ClientContext call;
   auto reader = client.jobs().StreamTrainingJobLogs(&call, request);
+  answered = AwaitStream(call, *reader);
   v1::StreamTrainingJobLogsResponse response;
   while (reader->Read(&response)) {
     answered = true;
@@ -204,6 +206,7 @@ absl::Status ReadMetrics(Client& client, v1::StreamTrainingJobMetricsRequest& re
                          RecordOutput& output, bool& answered) {
   grpc::ClientContext call;
   auto reader = client.jobs().StreamTrainingJobMetrics(&call, request);
+  answered = AwaitStream(call, *reader);
   v1::StreamTrainingJobMetricsResponse response;
   while (reader->Read(&response)) {
     answered = true;

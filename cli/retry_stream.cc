@@ -8,8 +8,6 @@ constexpr absl::Duration kPatience = absl::Minutes(1);
 constexpr absl::Duration kPause = absl::Seconds(1);
 // A shorter gap is not worth a word.
 constexpr absl::Duration kToldAfter = absl::Seconds(2);
-// A stream that ends sooner and without an answer was refused.
-constexpr absl::Duration kAcceptedAfter = absl::Seconds(2);
 
 }  // namespace
 
@@ -21,10 +19,9 @@ absl::Status RetryStream(const std::function<absl::Status()>& connect,
   while (true) {
     absl::Status status = connect();
     if (status.ok()) {
-      const absl::Time start = clock.now();
       bool answered = false;
       status = read(answered);
-      if (answered || clock.now() - start >= kAcceptedAfter) {
+      if (answered) {
         last_seen = clock.now();
         told = false;
       }

@@ -16,9 +16,9 @@ struct RetryClock {
 };
 
 // Runs `connect`, which fails when it takes longer than a few seconds, and `read`, which reads a
-// stream to its end and sets its argument once there is an answer. When the coordinator is gone,
-// runs both again until a minute went by without it, however long an attempt lasts; a stream that
-// says nothing for a while has it all the same. A gap that lasts is told on `err` in one line.
+// stream to its end and sets its argument once the coordinator answered. When it is gone, runs both
+// again until a minute went by without it, however long an attempt lasts: how long a stream stood
+// says nothing, since a proxy may have held it. A gap that lasts is told on `err` in one line.
 // Returns what failed last.
 absl::Status RetryStream(const std::function<absl::Status()>& connect,
                          const std::function<absl::Status(bool& answered)>& read, std::ostream& err,

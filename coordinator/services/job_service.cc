@@ -150,7 +150,7 @@ grpc::ServerWriteReactor<v1::WatchTrainingJobsResponse>* JobService::WatchTraini
 }
 
 grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamTrainingJobLogs(
-    grpc::CallbackServerContext*, const v1::StreamTrainingJobLogsRequest* request) {
+    grpc::CallbackServerContext* context, const v1::StreamTrainingJobLogsRequest* request) {
   constexpr Method kMethod = Of("StreamTrainingJobLogs");
   if (request->tail_lines() < 0) {
     return new RefusedStream<v1::StreamTrainingJobLogsResponse>(
@@ -162,7 +162,7 @@ grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamT
         services_, kMethod, InvalidField("ranks", "must not be negative"));
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobLogsResponse>>(
-      services_, kMethod, request->name(), request->follow(),
+      services_, context, kMethod, request->name(), request->follow(),
       [request = *request](const v1::TrainingJob& job) {
         return std::make_unique<LogSource>(job.spec().directory(), request);
       });
@@ -171,7 +171,7 @@ grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamT
 }
 
 grpc::ServerWriteReactor<v1::StreamTrainingJobMetricsResponse>*
-JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext*,
+JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext* context,
                                      const v1::StreamTrainingJobMetricsRequest* request) {
   constexpr Method kMethod = Of("StreamTrainingJobMetrics");
   if (request->start_step() < 0) {
@@ -179,7 +179,7 @@ JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext*,
         services_, kMethod, InvalidField("start_step", "must not be negative"));
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobMetricsResponse>>(
-      services_, kMethod, request->name(), request->follow(),
+      services_, context, kMethod, request->name(), request->follow(),
       [start = request->start_step()](const v1::TrainingJob& job) {
         return std::make_unique<StepSource>(job, start);
       });

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "coordinator/services/call.h"
+#include "proto/stream_header.h"
 #include "ringmaster/v1/job_service.pb.h"
 
 namespace ringmaster::coordinator {
@@ -33,9 +34,10 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
  public:
   using Open = std::function<std::unique_ptr<RecordSource<Response>>(const v1::TrainingJob&)>;
 
-  RecordStream(const ServiceContext& services, Method method, std::string job, bool follow,
-               Open open)
+  RecordStream(const ServiceContext& services, grpc::CallbackServerContext* context, Method method,
+               std::string job, bool follow, Open open)
       : services_(services),
+        context_(context),
         method_(method),
         job_(std::move(job)),
         follow_(follow),
@@ -78,7 +80,12 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
       const auto state = job.status().state();
       ended_ = state == v1::TrainingJobStatus::SUCCEEDED ||
                state == v1::TrainingJobStatus::FAILED || state == v1::TrainingJobStatus::CANCELLED;
-      if (source_ == nullptr) source_ = open_(job);
+      if (source_ == nullptr) {
+        source_ = open_(job);
+        // Without it, a client could not tell a quiet job from a coordinator that is gone.
+        context_->AddInitialMetadata(kStreamHeader, "open");
+        this->StartSendInitialMetadata();
+      }
     } else if (source_ != nullptr && absl::IsNotFound(reply.status())) {
       ended_ = true;  // Deleted meanwhile; its files are there still.
     } else {
@@ -114,6 +121,7 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
   }
 
   const ServiceContext services_;
+  grpc::CallbackServerContext* const context_;
   const Method method_;
   const std::string job_;
   const bool follow_;

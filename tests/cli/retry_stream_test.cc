@@ -46,20 +46,29 @@ TEST_F(RetryStreamTest, ACoordinatorThatRefusesIsGoneToo) {
 }
 
 TEST_F(RetryStreamTest, AMinuteBeginsWhenAStreamEnds) {
-  // One that answers at once, and one that has nothing to say.
-  for (const bool answers : {true, false}) {
+  for (const absl::Duration lasts : {absl::ZeroDuration(), absl::Hours(1)}) {
     const absl::Time start = now_;
     attempts_ = 0;
     const auto connect = [&] { return attempts_ < 3 ? absl::OkStatus() : Gone(absl::Seconds(5)); };
     const auto read = [&](bool& answered) {
-      answered = answers;
-      return Gone(answers ? absl::ZeroDuration() : absl::Hours(1));
+      answered = true;
+      return Gone(lasts);
     };
     RetryStream(connect, read, err_, clock_).IgnoreError();
-    const absl::Duration up = answers ? absl::ZeroDuration() : absl::Hours(3);
-    EXPECT_GE(now_ - start, up + absl::Minutes(1)) << answers;
-    EXPECT_LE(now_ - start, up + absl::Seconds(70)) << answers;
+    EXPECT_GE(now_ - start, 3 * lasts + absl::Minutes(1)) << lasts;
+    EXPECT_LE(now_ - start, 3 * lasts + absl::Seconds(70)) << lasts;
   }
+}
+
+// A proxy lets a client connect, and holds each stream for a while before it ends it.
+TEST_F(RetryStreamTest, AStreamThatWasHeldIsNoCoordinator) {
+  const auto read = [&](bool&) {
+    return attempts_ < 100 ? Gone(absl::Seconds(5)) : absl::InternalError("for ever");
+  };
+  const auto status = RetryStream(connected_, read, err_, clock_);
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_LE(now_ - absl::UnixEpoch(), absl::Seconds(67));
+  EXPECT_EQ(err_.str(), "gone; trying again\n");
 }
 
 TEST_F(RetryStreamTest, EachGapThatLastsIsToldOnce) {

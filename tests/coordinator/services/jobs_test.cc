@@ -7,6 +7,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
+#include "proto/stream_header.h"
 #include "tests/coordinator/services/test_server.h"
 
 namespace ringmaster::coordinator {
@@ -251,6 +252,25 @@ TEST_F(JobsTest, StreamsMetricsAndLogsOfAJob) {
   ASSERT_TRUE(Cancel("bible").ok());
   EXPECT_FALSE(logs->Read(&lines));
   EXPECT_TRUE(logs->Finish().ok());
+}
+
+TEST_F(JobsTest, AStreamOfRecordsIsServedBeforeThereIsOne) {
+  ASSERT_TRUE(Create(CreateRequest("bible")).ok());
+  const auto served = [this](const std::string& id, auto request, auto open) {
+    grpc::ClientContext context;
+    // Hangs where the metadata waits for a record.
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
+    request.set_name(Name(id));
+    request.set_follow(true);
+    auto stream = (jobs_.get()->*open)(&context, request);
+    return AwaitStream(context, *stream);
+  };
+  const v1::StreamTrainingJobLogsRequest logs;
+  const v1::StreamTrainingJobMetricsRequest metrics;
+  EXPECT_TRUE(served("bible", logs, &v1::JobService::Stub::StreamTrainingJobLogs));
+  EXPECT_TRUE(served("bible", metrics, &v1::JobService::Stub::StreamTrainingJobMetrics));
+  EXPECT_FALSE(served("absent", logs, &v1::JobService::Stub::StreamTrainingJobLogs));
+  EXPECT_FALSE(served("absent", metrics, &v1::JobService::Stub::StreamTrainingJobMetrics));
 }
 
 TEST_F(JobsTest, FollowerThatLeavesIsNoticed) {
