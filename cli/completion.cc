@@ -77,24 +77,36 @@ void AddCases(const CLI::App& app, const std::string& path, Cases& cases) {
 }
 
 constexpr char kBashScript[] =
-    R"(# bash completion of ringctl; use it by: source <(ringctl completion bash)
+    R"bash(# bash completion of ringctl; use it by: source <(ringctl completion bash)
 _ringctl() {
-  local current=${COMP_WORDS[COMP_CWORD]} path= words= i
-  local -a line target=()
-  # COMP_WORDS is split at ':' and '=' too, which addresses have.
-  read -ra line <<< "${COMP_LINE:0:COMP_POINT}"
-  [[ ${COMP_LINE:0:COMP_POINT} == *[[:space:]] ]] || unset 'line[-1]'
+  local current=${COMP_WORDS[COMP_CWORD]} path= words= i value
+  local -a line=() target=()
+  # COMP_WORDS is split at ':' and '=' too, which addresses have. The last word stays in `rest`.
+  local rest=${COMP_LINE:0:COMP_POINT}
+  local word="^[[:space:]]*((\"[^\"]*\"|'[^']*'|\\\\.|[^[:space:]\"'\\\\])+)[[:space:]]+"
+  while [[ $rest =~ $word ]]; do
+    line+=("${BASH_REMATCH[1]}")
+    rest=${rest:${#BASH_REMATCH[0]}}
+  done
   for ((i = 1; i < ${#line[@]}; i++)); do
+    value=${line[i]#*=}
     case ${line[i]} in
-    @TARGETS@) target+=("${line[i]}" "${line[i+1]}"); ((i++)) ;;
-    @TARGETS_WITH_VALUE@) target+=("${line[i]}") ;;
+    @TARGETS@) value=${line[i+1]-} ;;&
+    @TARGETS@|@TARGETS_WITH_VALUE@)
+      case $value in
+      \"*\"|\'*\') value=${value:1:-1} ;;
+      \~/*) value=~/${value:2} ;;
+      esac
+      # What a variable holds, only the shell knows: then the environment says whom to ask.
+      [[ $value == *\$* ]] || target+=("${line[i]%%=*}=$value") ;;&
+    @TARGETS_WITH_VALUE@) ;;
     @VALUE_FLAGS@) ((i++)) ;;
     -*) ;;
     *) path+=${path:+ }${line[i]} ;;
     esac
   done
   # A flag waits for its value: perhaps a file.
-  if ((i > ${#line[@]})); then words=
+  if ((i > ${#line[@]})) || [[ $rest == -*=* ]]; then words=
   elif [[ $current == -* ]]; then
     case "$path " in
 @FLAGS_OF_COMMANDS@    esac
@@ -116,7 +128,7 @@ _ringctl() {
   if [ ${#COMPREPLY[@]} -eq 0 ]; then compopt -o default; fi
 }
 complete -F _ringctl ringctl
-)";
+)bash";
 
 // The script is made from the commands themselves, so it cannot lag behind them.
 std::string BashScript(const CLI::App& app) {

@@ -220,11 +220,11 @@ class EndedJobTest(harness.ClusterTest):
         self.expect(0, 'version', says=r'^ringctl \d+\.\d+\.\d+ \(\w+\) grpc/\d+\.\d+\.\d+$')
         self.expect(2, 'completion', 'fish', says='there is bash')
 
-    def completed(self, line, address=None):
+    def completed(self, line, address=None, before=''):
         """What <TAB> offers behind `line`; bash has split it at these characters."""
         words = [word for word in re.split('([:=])|[ ]+', line) if word]
         words += [''] if line.endswith((' ', ':', '=')) else []
-        script = (f'source <(ringctl completion bash); COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)}; '
+        script = (f'set -u; source <(ringctl completion bash); {before} COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)}; '
                   f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _ringctl; echo ${{COMPREPLY[@]}}')
         return subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=True, env={
             **os.environ, 'PATH': f'{self.cluster.bin}:{os.environ["PATH"]}',
@@ -255,6 +255,19 @@ class EndedJobTest(harness.ClusterTest):
             for line in f'ringctl {flag} describe mai', f'ringctl describe {flag} mai':
                 self.assertEqual(self.completed(line, address='127.0.0.1:1'), ['main'], line)
         self.assertEqual(self.completed('ringctl --project other get '), [])
+
+    def test_completion_reads_words_as_the_shell_does(self):
+        path = f'{self.folder}/asked'
+        for words, flags in (
+                ('--tls-ca ~/ca.pem', [f'--tls-ca={os.path.expanduser("~/ca.pem")}']),
+                ('--tls-ca "/a b/ca" --tls-key=\'/a b/key\' -o "ta ble"', ['--tls-ca=/a b/ca', '--tls-key=/a b/key']),
+                ('--project "~/x" --address $A --tls-cert="$B"', ['--project=~/x'])):
+            self.completed(f'ringctl {words} describe ', before=f'ringctl() {{ printf "%s\\n" "$@" > {path}; }};')
+            with open(path, encoding='ascii') as asked:
+                self.assertEqual(asked.read().splitlines(), [*flags, 'list', '-o', 'name'])
+        # Files, which bash offers when this offers nothing.
+        for line in '--address ', '--tls-ca=', 'metrics --file=mai', 'metrics --file ', 'describe --tls-ca "/a b/mai':
+            self.assertEqual(self.completed(f'ringctl {line}'), [], line)
 
     def test_errors_say_what_to_do(self):
         job = self.job_file()
