@@ -143,6 +143,8 @@ def show_result(cluster, name, text, promises):
 
 
 def run_undisturbed(cluster, name, text, steps, promises):
+    """Returns how many seconds it took until the last step."""
+    begin = time.monotonic()
     submit(cluster, name, text, steps)
     job = cluster.job(name)
     while not job['status'].get('ranks') and not ended(job):
@@ -153,7 +155,9 @@ def run_undisturbed(cluster, name, text, steps, promises):
     print(f'Ring formed, generation {job["status"].get("generation")}; the third worker is the warm spare')
     with watching(cluster, name):
         pass
+    seconds = time.monotonic() - begin
     show_result(cluster, name, text, promises)
+    return seconds
 
 
 def kill_while_it_trains(cluster, name, rng, seconds, kill_steps):
@@ -245,10 +249,8 @@ def run_chaos(cluster, text, args, promises):
     seed = random.randrange(2**32)
     steps = args.steps or CHAOS_STEPS
     print(f'chaos: seed {seed}; first the undisturbed run')
-    begin = time.monotonic()
-    run_undisturbed(cluster, 'demo', text, steps, promises)
-    # A fast machine is to see as many kills.
-    seconds = min(KILL_SECONDS, (time.monotonic() - begin) / 6)
+    # A fast machine is to see as many kills; the last one's episode is over before the next.
+    seconds = max(3, min(KILL_SECONDS, run_undisturbed(cluster, 'demo', text, steps, promises) / 6))
     submit(cluster, 'chaos', text, steps)
     with watching(cluster, 'chaos'):
         kills = kill_while_it_trains(cluster, 'chaos', random.Random(seed), seconds, args.kill_steps)
