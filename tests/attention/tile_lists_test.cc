@@ -1,0 +1,349 @@
+// Lists of tiles, done as the kernels do them but one number at a time, against the dense oracle.
+#include "attention/tile_lists.h"
+
+#include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "attention/plan.h"
+#include "attention/reference_attention.h"
+#include "tests/attention/attention_case.h"
+
+namespace ringmaster::attention {
+namespace {
+
+using kernels::KeyTile;
+using kernels::Tile;
+using kernels::TileKeys;
+using kernels::TileRows;
+
+// One batch of one rank, rows [tokens, heads, D] in fp64; pools are [rows, 1, D].
+struct Rank {
+  RankParts parts;
+  TileLists lists;
+  at::Tensor positions;  // of its tokens
+  at::Tensor q, k, v, dout, dq, dk, dv;
+  at::Tensor pool_k, pool_v, pool_dk, pool_dv;
+  // Merged: [tokens, heads, D] and twice [tokens, heads]. A query that sees its own key alone has
+  // an infinite lse in the backward pass.
+  at::Tensor out, lse, delta;
+  double scale = 1;
+
+  int64_t size() const { return q.size(2); }
+  int64_t Token(const TileRows& rows, int64_t i) const {
+    return rows.view == lists.pool_view()
+               ? rows.first + i
+               : rows.residue + (rows.first + i) * lists.steps[rows.view];
+  }
+  double* Row(const TileRows& rows, int64_t i, const at::Tensor& own,
+              const at::Tensor& pool = {}) const {
+    const at::Tensor& x = rows.view == lists.pool_view() ? pool : own;
+    return x.mutable_data_ptr<double>() + (Token(rows, i) * x.size(1) + rows.head) * x.size(2);
+  }
+  double Dot(const double* a, const double* b) const {
+    return std::inner_product(a, a + size(), b, 0.0);
+  }
+  void Add(double factor, const double* from, double* to) const {
+    for (int64_t d = 0; d < size(); ++d) to[d] += factor * from[d];
+  }
+};
+
+// Results [rows, D] and [rows].
+void Forward(const Rank& rank, const TileLists::QueryTiles& lists, const at::Tensor& out,
+             double* lse) {
+  for (const Tile& tile : lists.tiles) {
+    for (int32_t j = 0; j < tile.count; ++j) {
+      const int64_t row = tile.out_row + j;
+      const at::Tensor numerator = at::zeros({rank.size()}, at::kDouble);
+      double sum = 0;
+      for (int32_t list = tile.keys_begin; list < tile.keys_end; ++list) {
+        const TileKeys& keys = lists.keys[list];
+        for (int32_t i = 0; i < keys.count && i <= j + keys.diagonal; ++i) {
+          const double p =
+              std::exp(rank.scale * rank.Dot(rank.Row(tile.rows, j, rank.q),
+                                             rank.Row(keys.rows, i, rank.k, rank.pool_k)));
+          rank.Add(p, rank.Row(keys.rows, i, rank.v, rank.pool_v),
+                   numerator.mutable_data_ptr<double>());
+          sum += p;
+        }
+      }
+      ASSERT_TRUE(std::isnan(lse[row])) << "a row of results is written twice";
+      lse[row] = std::log(sum);
+      if (sum > 0) out[row] = numerator / sum;
+    }
+  }
+}
+
+void ForwardAndMerge(Rank& rank) {
+  const int64_t tokens = rank.q.size(0), heads = rank.q.size(1);
+  const at::Tensor outs = at::zeros({rank.lists.out_rows, rank.size()}, at::kDouble);
+  std::vector<double> sums(rank.lists.out_rows, std::nan(""));
+  Forward(rank, rank.lists.local, outs, sums.data());
+  Forward(rank, rank.lists.far, outs, sums.data());
+  rank.out = at::zeros_like(rank.q);
+  rank.lse = at::full({tokens, heads}, -std::numeric_limits<double>::infinity(), at::kDouble);
+  ASSERT_EQ(rank.lists.merge_begin.size(), static_cast<size_t>(tokens * heads + 1));
+  for (int64_t place = 0; place < tokens * heads; ++place) {
+    double sum = 0;
+    const at::Tensor out = rank.out[place / heads][place % heads];
+    uint32_t last = 0;
+    for (uint32_t i = rank.lists.merge_begin[place]; i < rank.lists.merge_begin[place + 1]; ++i) {
+      const uint32_t row = rank.lists.merge_rows[i];
+      ASSERT_TRUE(i == rank.lists.merge_begin[place] || row > last) << "not in order";
+      last = row;
+      out.add_(outs[row], std::exp(sums[row]));
+      sum += std::exp(sums[row]);
+    }
+    ASSERT_FALSE(std::isnan(sum)) << "a row of results is written by nobody";
+    if (sum > 0) {
+      out.div_(sum);
+      rank.lse[place / heads][place % heads] = std::log(sum);
+    }
+  }
+  rank.delta = (rank.out * rank.dout).sum(-1);
+}
+
+// Its dout is all its key's.
+void TakeAloneOut(Rank& rank) {
+  rank.lse = rank.lse.clone();
+  for (size_t i = 0; i < rank.parts.alone.runs.size(); ++i) {
+    const Run& query = rank.parts.alone.runs[i];
+    const Run& key = rank.parts.alone_keys.runs[i];
+    rank.lse[query.first][query.head] = std::numeric_limits<double>::infinity();
+    rank.dv[key.first][key.head].add_(rank.dout[query.first][query.head]);
+  }
+}
+
+// p and ds of FlashAttention-2, section 3.1.2.
+std::pair<double, double> Products(const Rank& rank, const TileRows& queries, int64_t j,
+                                   const TileRows& keys, int64_t i) {
+  const int64_t place = rank.Token(queries, j) * rank.q.size(1) + queries.head;
+  const double score =
+      rank.Dot(rank.Row(queries, j, rank.q), rank.Row(keys, i, rank.k, rank.pool_k));
+  const double p = std::exp(rank.scale * score - rank.lse.const_data_ptr<double>()[place]);
+  const double dp =
+      rank.Dot(rank.Row(queries, j, rank.dout), rank.Row(keys, i, rank.v, rank.pool_v));
+  return {p, p * (dp - rank.delta.const_data_ptr<double>()[place]) * rank.scale};
+}
+
+// Fails when two tiles of one call have a row in common.
+class Once {
+ public:
+  explicit Once(const Rank& rank) : rank_(rank) {}
+  void Take(const TileRows& rows, int32_t count) {
+    const bool pool = rows.view == rank_.lists.pool_view();
+    for (int32_t i = 0; i < count; ++i) {
+      ASSERT_TRUE(seen_.emplace(pool, rank_.Token(rows, i), rows.head).second);
+    }
+  }
+
+ private:
+  const Rank& rank_;
+  std::set<std::tuple<bool, int64_t, int32_t>> seen_;
+};
+
+void Backward(const Rank& rank, const TileLists::Backward& lists) {
+  Once queries_once(rank), keys_once(rank);
+  for (const Tile& tile : lists.queries.tiles) {
+    queries_once.Take(tile.rows, tile.count);
+    for (int32_t j = 0; j < tile.count; ++j) {
+      for (int32_t list = tile.keys_begin; list < tile.keys_end; ++list) {
+        const TileKeys& keys = lists.queries.keys[list];
+        for (int32_t i = 0; i < keys.count && i <= j + keys.diagonal; ++i) {
+          rank.Add(Products(rank, tile.rows, j, keys.rows, i).second,
+                   rank.Row(keys.rows, i, rank.k, rank.pool_k), rank.Row(tile.rows, j, rank.dq));
+        }
+      }
+    }
+  }
+  for (const KeyTile& tile : lists.keys.tiles) {
+    keys_once.Take(tile.rows, tile.count);
+    for (int32_t list = tile.queries_begin; list < tile.queries_end; ++list) {
+      const TileKeys& queries = lists.keys.queries[list];
+      for (int32_t i = 0; i < queries.count; ++i) {
+        for (int32_t j = 0; j < tile.count && j <= i + queries.diagonal; ++j) {
+          const auto [p, ds] = Products(rank, queries.rows, i, tile.rows, j);
+          rank.Add(ds, rank.Row(queries.rows, i, rank.q),
+                   rank.Row(tile.rows, j, rank.dk, rank.pool_dk));
+          rank.Add(p, rank.Row(queries.rows, i, rank.dout),
+                   rank.Row(tile.rows, j, rank.dv, rank.pool_dv));
+        }
+      }
+    }
+  }
+}
+
+// Calls f(token, head, row of the message) for what a message consists of.
+template <typename F>
+void ForEachRow(const RankParts::Message& message, const F& f) {
+  int64_t row = 0;
+  for (const RowSet& set : message.local) {
+    for (const Run& run : set.runs) {
+      for (int64_t i = 0; i < run.count; ++i) f(run.first + i * run.step, run.head, row++);
+    }
+  }
+}
+
+// Calls f(owner, token, head, receiver, row of its pool) for all rows of all pools.
+template <typename F>
+void ForEachPoolRow(std::vector<Rank>& ranks, const F& f) {
+  for (Rank& receiver : ranks) {
+    ForEachRow(receiver.parts.kept, [&](int64_t token, int64_t head, int64_t row) {
+      f(receiver, token, head, receiver, receiver.parts.kept.begin + row);
+    });
+    for (const RankParts::Message& incoming : receiver.parts.incoming) {
+      Rank& owner = ranks[incoming.peer];
+      for (const RankParts::Message& outgoing : owner.parts.outgoing) {
+        if (&ranks[outgoing.peer] != &receiver) continue;
+        ForEachRow(outgoing, [&](int64_t token, int64_t head, int64_t row) {
+          f(owner, token, head, receiver, incoming.begin + row);
+        });
+      }
+    }
+  }
+}
+
+std::vector<Rank> MakeRanks(const AttentionCase& problem, int head_dim, int64_t batch) {
+  const auto plan =
+      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
+                            static_cast<int>(problem.k.size(2)));
+  std::vector<Rank> ranks(problem.map.ranks());
+  for (int i = 0; i < problem.map.ranks(); ++i) {
+    Rank& rank = ranks[i];
+    rank.parts = MakeRankParts(*plan, i);
+    rank.lists = MakeTileLists(rank.parts, problem.map.LocalTokens(i),
+                               static_cast<int>(problem.q.size(2)), head_dim);
+    rank.positions = at::tensor(problem.map.Positions(i), at::kLong);
+    const auto local = [&](const at::Tensor& x) {
+      return x[batch].index_select(0, rank.positions);
+    };
+    rank.q = local(problem.q), rank.k = local(problem.k), rank.v = local(problem.v);
+    rank.dout = local(problem.dout);
+    rank.scale =
+        problem.options.scale.value_or(1 / std::sqrt(static_cast<double>(problem.q.size(3))));
+    rank.dq = at::zeros_like(rank.q), rank.dk = at::zeros_like(rank.k);
+    rank.dv = at::zeros_like(rank.v);
+    for (at::Tensor* pool : {&rank.pool_k, &rank.pool_v, &rank.pool_dk, &rank.pool_dv}) {
+      *pool = at::zeros({rank.parts.pool_rows, 1, problem.q.size(3)}, at::kDouble);
+    }
+  }
+  ForEachPoolRow(ranks, [](Rank& owner, int64_t token, int64_t head, Rank& receiver, int64_t row) {
+    receiver.pool_k[row][0].copy_(owner.k[token][head]);
+    receiver.pool_v[row][0].copy_(owner.v[token][head]);
+  });
+  return ranks;
+}
+
+ReferenceResult Run(const AttentionCase& problem, int head_dim) {
+  ReferenceResult result{
+      at::zeros_like(problem.q), at::zeros(problem.q.sizes().slice(0, 3), at::kDouble),
+      at::zeros_like(problem.q), at::zeros_like(problem.k), at::zeros_like(problem.v)};
+  for (int64_t batch = 0; batch < problem.q.size(0); ++batch) {
+    std::vector<Rank> ranks = MakeRanks(problem, head_dim, batch);
+    for (Rank& rank : ranks) {
+      ForwardAndMerge(rank);
+      if (testing::Test::HasFatalFailure()) return result;
+      result.lse[batch].index_copy_(0, rank.positions, rank.lse);
+      TakeAloneOut(rank);
+      for (const auto* passes : {&rank.lists.backward_far, &rank.lists.backward_local}) {
+        for (const TileLists::Backward& pass : *passes) Backward(rank, pass);
+      }
+    }
+    ForEachPoolRow(ranks,
+                   [](Rank& owner, int64_t token, int64_t head, Rank& receiver, int64_t row) {
+                     owner.dk[token][head].add_(receiver.pool_dk[row][0]);
+                     owner.dv[token][head].add_(receiver.pool_dv[row][0]);
+                   });
+    for (const Rank& rank : ranks) {
+      result.out[batch].index_copy_(0, rank.positions, rank.out);
+      result.dq[batch].index_copy_(0, rank.positions, rank.dq);
+      result.dk[batch].index_copy_(0, rank.positions, rank.dk);
+      result.dv[batch].index_copy_(0, rank.positions, rank.dv);
+    }
+  }
+  return result;
+}
+
+void Check(AttentionCase problem, int head_dim) {
+  problem.options.mix_gradient = MixGradient::kExact;
+  problem.dout = problem.dout.nan_to_num();
+  const ReferenceResult reference =
+      ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
+  const CaseErrors errors = ErrorsOf(Run(problem, head_dim), reference);
+  for (size_t i = 0; i < errors.size(); ++i) EXPECT_LE(errors[i], 1e-10) << kTensors[i];
+}
+
+TEST(TileListsTest, EqualTheDenseOracle) {
+  for (uint64_t seed = 1; seed <= 600 && !HasFailure(); ++seed) {
+    const AttentionCase problem =
+        RandomCase(seed, {.max_tokens = 24, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}});
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
+    Check(problem, seed % 2 == 0 ? 64 : 128);
+  }
+}
+
+// More rows than a tile has, of queries and keys, in one range and across two.
+TEST(TileListsTest, ManyTilesEqualTheDenseOracle) {
+  at::manual_seed(1);
+  for (const int head_dim : {64, 128}) {
+    for (const bool causal : {true, false}) {
+      AttentionCase problem;
+      const auto randn = [](int64_t heads) { return at::randn({1, 400, heads, 2}, at::kDouble); };
+      problem.q = randn(2), problem.k = randn(1), problem.v = randn(1), problem.dout = randn(2);
+      problem.options.branches = {{400, 1}, {300, 2}};
+      problem.options.causal = causal;
+      problem.map = *ShardMap::FromRanges(400, {{{0, 130}, {390, 400}}, {{130, 390}}});
+      SCOPED_TRACE(problem.Describe());
+      Check(problem, head_dim);
+    }
+  }
+}
+
+// Rows of one group that lie in several runs, of which later ones see earlier ones.
+TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
+  at::manual_seed(2);
+  const RowSet rows{.runs = {{0, 1, 5, 0}, {10, 2, 200, 0}, {411, 3, 1, 0}},
+                    .group_begin = {0, 3},
+                    .rows_per_group = 206};
+  std::vector<int64_t> tokens = {0, 1, 2, 3, 4};
+  for (int64_t i = 0; i < 200; ++i) tokens.push_back(10 + 2 * i);
+  tokens.push_back(411);
+  Rank rank;
+  rank.parts.local = {{.branch = 0, .causal = true, .queries = rows, .keys = rows}};
+  rank.lists = MakeTileLists(rank.parts, 412, 1, 128);
+  for (at::Tensor* x : {&rank.q, &rank.k, &rank.v, &rank.dout})
+    *x = at::randn({412, 1, 2}, at::kDouble);
+  for (at::Tensor* x : {&rank.dq, &rank.dk, &rank.dv}) *x = at::zeros({412, 1, 2}, at::kDouble);
+  ForwardAndMerge(rank);
+  Backward(rank, rank.lists.backward_local[0]);
+  const at::Tensor index = at::tensor(tokens, at::kLong);
+  const auto group = [&](const at::Tensor& x) { return x.index_select(0, index).unsqueeze(0); };
+  const ReferenceResult dense =
+      ReferenceAttention(group(rank.q), group(rank.k), group(rank.v), group(rank.dout),
+                         {.branches = {{206, 1}}, .scale = 1});
+  EXPECT_LE(RelativeError(group(rank.out), dense.out), 1e-10);
+  EXPECT_LE(RelativeError(group(rank.lse), dense.lse), 1e-10);
+  EXPECT_LE(RelativeError(group(rank.dq), dense.dq), 1e-10);
+  EXPECT_LE(RelativeError(group(rank.dk), dense.dk), 1e-10);
+  EXPECT_LE(RelativeError(group(rank.dv), dense.dv), 1e-10);
+}
+
+// Of which a segment has one row, wherever it lies.
+TEST(TileListsTest, ARateBeyondTheSequenceNeedsNoViewOfItsOwn) {
+  const int64_t huge = int64_t{1} << 40;
+  const auto plan = AttentionPlan::Create({.branches = {{8, 2}, {huge, huge}, {8, 8}}},
+                                          ShardMap::Contiguous(50, 1, 1), 12, 12);
+  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 50, 12, 64);
+  EXPECT_EQ(lists.steps, (std::vector<int64_t>{1, 2}));
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
