@@ -52,15 +52,18 @@ struct Softmax {
 enum class Cancellation { kTextbook, kAvoided };
 
 // The dense model, with `accumulate` for every sum and `rounded` for the outputs and for P before
-// it meets V.
+// it meets V, with `fused_backward` as fused kernels have it: the mean of a softmax's
+// gradients is made of the output that went downstream, and the gradients of the scores are rounded
+// before they meet Q and K.
 class DenseModel {
  public:
   DenseModel(const DilatedAttentionOptions& options, at::ScalarType accumulate,
-             at::ScalarType rounded, Cancellation cancellation)
+             at::ScalarType rounded, Cancellation cancellation, bool fused_backward)
       : options_(options),
         accumulate_(accumulate),
         rounded_(rounded),
-        cancellation_(cancellation) {}
+        cancellation_(cancellation),
+        fused_backward_(fused_backward) {}
 
   ReferenceResult Run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       const at::Tensor& dout) const {
@@ -81,10 +84,19 @@ class DenseModel {
     // Chosen, not multiplied: what lies at uncovered rows may be NaN.
     const at::Tensor gradient = at::where(merged.covered.unsqueeze(-1), HeadsFirst(dout, 1), 0.0);
     const at::Tensor dp = gradient.matmul(values.transpose(-1, -2));
-    const at::Tensor ds = (options_.mix_gradient == MixGradient::kExact
-                               ? ScoreGradient(merged.p, dp)
-                               : DetachedScoreGradient(scores, merged.lse, dp)) *
-                          scale;
+    at::Tensor ds;
+    if (options_.mix_gradient == MixGradient::kDetached) {
+      ds = DetachedScoreGradient(scores, merged.lse, dp);
+    } else if (fused_backward_) {
+      const at::Tensor downstream = out.to(rounded_).to(accumulate_);
+      ds = merged.p * (dp - (downstream * gradient).sum(-1, true));
+    } else {
+      ds = ScoreGradient(merged.p, dp);
+    }
+    if (fused_backward_) {
+      ds = ds.to(rounded_).to(accumulate_);
+    }
+    ds = ds * scale;
     result.dq = Rounded(ds.matmul(keys));
     result.dk = Rounded(SumGroup(ds.transpose(-1, -2).matmul(queries), group));
     result.dv = Rounded(SumGroup(p.transpose(-1, -2).matmul(gradient), group));
@@ -134,21 +146,24 @@ class DenseModel {
   at::ScalarType accumulate_;
   at::ScalarType rounded_;
   Cancellation cancellation_;
+  bool fused_backward_;
 };
 
 }  // namespace
 
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& dout, const DilatedAttentionOptions& options) {
-  return DenseModel(options, at::kDouble, at::kDouble, Cancellation::kAvoided).Run(q, k, v, dout);
+  return DenseModel(options, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
+      .Run(q, k, v, dout);
 }
 
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const DilatedAttentionOptions& options) {
+                                       const DilatedAttentionOptions& options,
+                                       bool fused_backward) {
   const at::ScalarType dtype = q.scalar_type();
   return DenseModel(options, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
-                    Cancellation::kTextbook)
+                    Cancellation::kTextbook, fused_backward)
       .Run(q, k, v, dout);
 }
 

@@ -25,10 +25,14 @@ ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, con
 // The error that the inputs' own precision makes unavoidable: the same dense model with fp32
 // accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
 // dtype (lse stays fp32). Where a softmax is all but one key's, its gradient is a small difference
-// of large numbers; this model leaves the rounding of its sums there, the oracle avoids it.
+// of large numbers; this model leaves the rounding of its sums there, the oracle avoids it. Fused
+// backward kernels round twice more: they subtract dout * out of the output that went downstream,
+// and tensor cores want the gradients of the scores in the inputs' dtype. `fused_backward` for
+// them.
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const DilatedAttentionOptions& options);
+                                       const DilatedAttentionOptions& options,
+                                       bool fused_backward = false);
 
 // max |x - reference| / (|reference| + rms(reference)) over all elements, in fp64. Positions where
 // both are the same infinity count as equal; 0 for empty tensors, infinity where one

@@ -1,17 +1,14 @@
 // The kernels over tiles on a Hopper GPU, forward and backward: dense and dilated segments of 64K
 // random bf16 tokens, 2048 wide. Prints one JSON object a case: milliseconds (median of ten after
 // three), TFLOP/s of the products that attention itself needs, 2 forward and 5 backward.
-#include <cuda_runtime_api.h>
-
-#include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "attention/kernels/tile_attention.h"
+#include "benchmarks/attention/gpu_timer.h"
 #include "tests/attention/kernels/branch_lists.h"
 #include "tests/attention/kernels/device_array.h"
 
@@ -34,28 +31,6 @@ struct Case {
     return 4.0 * dim * heads() * (kTokens / segment) * rows() * rows() / (causal ? 2 : 1);
   }
 };
-
-double Milliseconds(const std::function<std::string()>& start) {
-  cudaEvent_t begin, end;
-  Check(cudaEventCreate(&begin));
-  Check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < 13; ++i) {
-    Check(cudaEventRecord(begin));
-    Check(start());
-    Check(cudaEventRecord(end));
-    Check(cudaEventSynchronize(end));
-    float time = 0;
-    Check(cudaEventElapsedTime(&time, begin, end));
-    if (i >= 3) {
-      times.push_back(time);
-    }
-  }
-  Check(cudaEventDestroy(begin));
-  Check(cudaEventDestroy(end));
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
 
 struct Tensors {
   Tensors(const Case& c, std::mt19937_64* random)

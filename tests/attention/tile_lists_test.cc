@@ -16,6 +16,7 @@
 #include "attention/plan.h"
 #include "attention/reference_attention.h"
 #include "tests/attention/attention_case.h"
+#include "tests/attention/pool_rows.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -181,44 +182,22 @@ void Backward(const Rank& rank, const TileLists::Backward& lists) {
   }
 }
 
-// Calls f(token, head, row of the message) for what a message consists of.
-template <typename F>
-void ForEachRow(const RankParts::Message& message, const F& f) {
-  int64_t row = 0;
-  for (const RowSet& set : message.local) {
-    for (const Run& run : set.runs) {
-      for (int64_t i = 0; i < run.count; ++i) f(run.first + i * run.step, run.head, row++);
-    }
-  }
-}
-
-// Calls f(owner, token, head, receiver, row of its pool) for all rows of all pools.
-template <typename F>
-void ForEachPoolRow(std::vector<Rank>& ranks, const F& f) {
-  for (Rank& receiver : ranks) {
-    ForEachRow(receiver.parts.kept, [&](int64_t token, int64_t head, int64_t row) {
-      f(receiver, token, head, receiver, receiver.parts.kept.begin + row);
-    });
-    for (const RankParts::Message& incoming : receiver.parts.incoming) {
-      Rank& owner = ranks[incoming.peer];
-      for (const RankParts::Message& outgoing : owner.parts.outgoing) {
-        if (&ranks[outgoing.peer] != &receiver) continue;
-        ForEachRow(outgoing, [&](int64_t token, int64_t head, int64_t row) {
-          f(owner, token, head, receiver, incoming.begin + row);
-        });
-      }
-    }
-  }
-}
-
-std::vector<Rank> MakeRanks(const AttentionCase& problem, int head_dim, int64_t batch) {
+std::vector<RankParts> PartsOf(const AttentionCase& problem) {
   const auto plan =
       AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
                             static_cast<int>(problem.k.size(2)));
+  std::vector<RankParts> parts;
+  for (int rank = 0; rank < problem.map.ranks(); ++rank)
+    parts.push_back(MakeRankParts(*plan, rank));
+  return parts;
+}
+
+std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<RankParts>& parts,
+                            int head_dim, int64_t batch) {
   std::vector<Rank> ranks(problem.map.ranks());
   for (int i = 0; i < problem.map.ranks(); ++i) {
     Rank& rank = ranks[i];
-    rank.parts = MakeRankParts(*plan, i);
+    rank.parts = parts[i];
     rank.lists = MakeTileLists(rank.parts, problem.map.LocalTokens(i),
                                static_cast<int>(problem.q.size(2)), head_dim);
     rank.positions = at::tensor(problem.map.Positions(i), at::kLong);
@@ -235,10 +214,11 @@ std::vector<Rank> MakeRanks(const AttentionCase& problem, int head_dim, int64_t 
       *pool = at::zeros({rank.parts.pool_rows, 1, problem.q.size(3)}, at::kDouble);
     }
   }
-  ForEachPoolRow(ranks, [](Rank& owner, int64_t token, int64_t head, Rank& receiver, int64_t row) {
-    receiver.pool_k[row][0].copy_(owner.k[token][head]);
-    receiver.pool_v[row][0].copy_(owner.v[token][head]);
-  });
+  ForEachPoolRow(parts,
+                 [&](size_t owner, int64_t token, int64_t head, size_t receiver, int64_t row) {
+                   ranks[receiver].pool_k[row][0].copy_(ranks[owner].k[token][head]);
+                   ranks[receiver].pool_v[row][0].copy_(ranks[owner].v[token][head]);
+                 });
   return ranks;
 }
 
@@ -246,8 +226,9 @@ ReferenceResult Run(const AttentionCase& problem, int head_dim) {
   ReferenceResult result{
       at::zeros_like(problem.q), at::zeros(problem.q.sizes().slice(0, 3), at::kDouble),
       at::zeros_like(problem.q), at::zeros_like(problem.k), at::zeros_like(problem.v)};
+  const std::vector<RankParts> parts = PartsOf(problem);
   for (int64_t batch = 0; batch < problem.q.size(0); ++batch) {
-    std::vector<Rank> ranks = MakeRanks(problem, head_dim, batch);
+    std::vector<Rank> ranks = MakeRanks(problem, parts, head_dim, batch);
     for (Rank& rank : ranks) {
       ForwardAndMerge(rank);
       if (testing::Test::HasFatalFailure()) return result;
@@ -257,10 +238,10 @@ ReferenceResult Run(const AttentionCase& problem, int head_dim) {
         for (const TileLists::Backward& pass : *passes) Backward(rank, pass);
       }
     }
-    ForEachPoolRow(ranks,
-                   [](Rank& owner, int64_t token, int64_t head, Rank& receiver, int64_t row) {
-                     owner.dk[token][head].add_(receiver.pool_dk[row][0]);
-                     owner.dv[token][head].add_(receiver.pool_dv[row][0]);
+    ForEachPoolRow(parts,
+                   [&](size_t owner, int64_t token, int64_t head, size_t receiver, int64_t row) {
+                     ranks[owner].dk[token][head].add_(ranks[receiver].pool_dk[row][0]);
+                     ranks[owner].dv[token][head].add_(ranks[receiver].pool_dv[row][0]);
                    });
     for (const Rank& rank : ranks) {
       result.out[batch].index_copy_(0, rank.positions, rank.out);

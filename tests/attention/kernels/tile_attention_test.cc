@@ -11,6 +11,7 @@
 
 #include "tests/attention/kernels/branch_lists.h"
 #include "tests/attention/kernels/device_array.h"
+#include "tests/attention/kernels/hopper.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
@@ -59,15 +60,8 @@ int64_t TokenOf(const View& view, const TileRows& rows, int64_t i) {
 class TileAttentionTest : public testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-      GTEST_SKIP() << "no CUDA device";
-    }
-    int major = 0;
-    Check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    if (major != 9) {
-      GTEST_SKIP() << "the kernels are for Hopper (9.x), the device is of " << major << ".x";
-    }
+    const std::string why = WhyNoHopper();
+    if (!why.empty()) GTEST_SKIP() << why;
   }
 };
 

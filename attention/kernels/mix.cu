@@ -1,0 +1,139 @@
+// Rows at the speed of memory: a thread holds 8 of a row's numbers, as many lanes as that takes
+// hold a row.
+#include <cuda_bf16.h>
+#include <math_constants.h>
+
+#include "attention/kernels/mix.h"
+
+namespace ringmaster::attention::kernels {
+namespace {
+
+constexpr int kNumbers = 8;  // 16 bytes
+constexpr int kThreads = 256;
+
+struct Numbers {
+  float of[kNumbers] = {};
+};
+
+__device__ Numbers Load(const void* rows, int64_t row, int lanes, int lane) {
+  const uint4 bits = static_cast<const uint4*>(rows)[row * lanes + lane];
+  Numbers numbers;
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    numbers.of[2 * i] = __uint_as_float(words[i] << 16);
+    numbers.of[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
+  }
+  return numbers;
+}
+
+__device__ void Store(void* rows, int64_t row, int lanes, int lane, const Numbers& numbers) {
+  __nv_bfloat162 pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = __floats2bfloat162_rn(numbers.of[2 * i], numbers.of[2 * i + 1]);
+  }
+  static_cast<uint4*>(rows)[row * lanes + lane] = *reinterpret_cast<const uint4*>(pairs);
+}
+
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads) MixRows(const MixProblem problem) {
+  const int64_t place = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const int lane = threadIdx.x % kLanes;
+  if (place >= problem.places) {
+    return;
+  }
+  const uint32_t begin = problem.merge_begin[place], end = problem.merge_begin[place + 1];
+  const int64_t batch = blockIdx.y, before = batch * problem.rows;
+  float most = -CUDART_INF_F;
+  for (uint32_t i = begin; i < end; ++i) {
+    most = fmaxf(most, problem.row_lses[before + problem.merge_rows[i]]);
+  }
+  Numbers mixed;
+  float sum = 0;
+  for (uint32_t i = begin; i < end && most > -CUDART_INF_F; ++i) {
+    const int64_t row = before + problem.merge_rows[i];
+    const float weight = expf(problem.row_lses[row] - most);
+    const Numbers numbers = Load(problem.row_outs, row, kLanes, lane);
+    sum += weight;
+#pragma unroll
+    for (int n = 0; n < kNumbers; ++n) {
+      mixed.of[n] += weight * numbers.of[n];
+    }
+  }
+  if (sum > 0) {
+#pragma unroll
+    for (int n = 0; n < kNumbers; ++n) {
+      mixed.of[n] /= sum;
+    }
+  }
+  const int64_t to = batch * problem.places + place;
+  Store(problem.out, to, kLanes, lane, mixed);
+  if (lane == 0) {
+    problem.lse[to] = sum > 0 ? most + logf(sum) : -CUDART_INF_F;
+  }
+}
+
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    DotRows(int64_t rows, const void* a, const void* b, float* dots) {
+  const int64_t row = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const int lane = threadIdx.x % kLanes;
+  float sum = 0;
+  if (row < rows) {
+    const Numbers x = Load(a, row, kLanes, lane), y = Load(b, row, kLanes, lane);
+#pragma unroll
+    for (int n = 0; n < kNumbers; ++n) {
+      sum += x.of[n] * y.of[n];
+    }
+  }
+#pragma unroll
+  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
+    sum += __shfl_down_sync(0xFFFFFFFF, sum, lanes, kLanes);
+  }
+  if (lane == 0 && row < rows) {
+    dots[row] = sum;
+  }
+}
+
+unsigned BlocksOf(int64_t rows, int lanes) {
+  const int64_t rows_of_block = kThreads / lanes;
+  return static_cast<unsigned>((rows + rows_of_block - 1) / rows_of_block);
+}
+
+std::string Said() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
+
+}  // namespace
+
+std::string Mix(const MixProblem& problem, cudaStream_t stream) {
+  if (problem.places == 0) {
+    return "";
+  }
+  const int lanes = problem.head_dim / kNumbers;
+  const dim3 blocks(BlocksOf(problem.places, lanes), static_cast<unsigned>(problem.batch));
+  if (problem.head_dim == 128) {
+    MixRows<16><<<blocks, kThreads, 0, stream>>>(problem);
+  } else {
+    MixRows<8><<<blocks, kThreads, 0, stream>>>(problem);
+  }
+  return Said();
+}
+
+std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, float* dots,
+                    cudaStream_t stream) {
+  if (rows == 0) {
+    return "";
+  }
+  const unsigned blocks = BlocksOf(rows, head_dim / kNumbers);
+  if (head_dim == 128) {
+    DotRows<16><<<blocks, kThreads, 0, stream>>>(rows, a, b, dots);
+  } else {
+    DotRows<8><<<blocks, kThreads, 0, stream>>>(rows, a, b, dots);
+  }
+  return Said();
+}
+
+}  // namespace ringmaster::attention::kernels

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string>
+
+// What comes before and after the tiles of queries: rows of bf16, sums in fp32. Asynchronous;
+// errors are the texts of CUDA. Thread-safe. No torch.
+namespace ringmaster::attention::kernels {
+
+// Softmaxes over parts of the keys, merged into one over all of them: with the logarithms s_i of
+// their denominators, out = sum_i exp(s_i - lse) out_i, lse = log sum_i exp(s_i).
+struct MixProblem {
+  int head_dim = 0;  // 64 or 128
+  int64_t batch = 1;
+  // [batch, rows, head_dim] and [batch, rows].
+  const void* row_outs = nullptr;
+  const float* row_lses = nullptr;
+  int64_t rows = 0;
+  // Place i, a token's head, merges merge_rows[merge_begin[i] .. merge_begin[i + 1]), in this
+  // order: the same bits each time. A place of one row gets that row's bits.
+  int64_t places = 0;
+  const uint32_t* merge_begin = nullptr;
+  const uint32_t* merge_rows = nullptr;
+  // [batch, places, head_dim] bf16 and [batch, places]; zeros and -inf where nothing is merged.
+  void* out = nullptr;
+  float* lse = nullptr;
+};
+
+// Empty, or what CUDA said. Pointers to bf16 are multiples of 16 bytes.
+std::string Mix(const MixProblem& problem, cudaStream_t stream);
+
+// dots[i] = sum over d of a[i][d] * b[i][d], of `rows` rows of head_dim (64 or 128) bf16: the delta
+// of BackwardProblem out of dout and out. Empty, or what CUDA said.
+std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, float* dots,
+                    cudaStream_t stream);
+
+}  // namespace ringmaster::attention::kernels
