@@ -105,7 +105,7 @@ class Builder {
     std::vector<Seeing> queries;
   };
 
-  // Heavy tiles first. Results are numbered from out_rows on.
+  // Heavy tiles first within a run. Results are numbered from out_rows on.
   void AddQueries(const Span& span, const std::vector<Span>& key_spans, bool causal, bool far,
                   int rows_of_tile, TileLists::QueryTiles* lists) const {
     const int64_t count = span.run.count;

@@ -49,8 +49,9 @@ struct TileLists {
   size_t bytes() const;
 };
 
-// The lists of a rank that holds `tokens` tokens. REQUIRES: fewer than 2^31 tokens and pool rows,
-// fewer than 2^32 rows of queries in all parts; head_dim 64 or 128 says how long tiles are.
+// The lists of a rank that holds `tokens` tokens, heavy tiles first within each run of queries.
+// Time and memory grow with tokens * heads. REQUIRES: fewer than 2^30 tokens and pool rows, fewer
+// than 2^32 rows of queries in all parts; head_dim 64 or 128 says how long tiles are.
 TileLists MakeTileLists(const RankParts& parts, int64_t tokens, int heads, int head_dim);
 
 }  // namespace ringmaster::attention

@@ -163,14 +163,16 @@ class ForwardKernel<kHeadDim>::Consumer {
       float sum = sum_[h];
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
-      const float factor = sum > 0 ? 1 / sum : 0;
+      // Not so for NaN, which goes on.
+      const bool nothing = sum == 0;
+      const float factor = nothing ? 0 : 1 / sum;
       const int row = group_.row + 8 * h;
       const bool real = row < tile_.count;
       if (real && group_.lane % 4 == 0) {
         results.lse[batch_ * results.lse_batch_stride +
                     (tile_.out_row + row) * results.lse_row_stride +
                     tile_.out_head * results.lse_head_stride] =
-            sum > 0 ? fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum)) : kMinusInfinity;
+            nothing ? kMinusInfinity : fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum));
       }
       uint16_t* out = static_cast<uint16_t*>(results.out) + batch_ * results.out_batch_stride +
                       (tile_.out_row + row) * results.out_row_stride +

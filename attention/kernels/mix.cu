@@ -11,12 +11,19 @@ namespace {
 constexpr int kNumbers = 8;  // 16 bytes
 constexpr int kThreads = 256;
 
+// Rows of a place whose numbers are asked for before their weights are known: most places have no
+// more.
+constexpr int kAhead = 4;
+
 struct Numbers {
   float of[kNumbers] = {};
 };
 
-__device__ Numbers Load(const void* rows, int64_t row, int lanes, int lane) {
-  const uint4 bits = static_cast<const uint4*>(rows)[row * lanes + lane];
+__device__ uint4 Load(const void* rows, int64_t row, int lanes, int lane) {
+  return __ldcs(static_cast<const uint4*>(rows) + row * lanes + lane);
+}
+
+__device__ Numbers Unpack(const uint4& bits) {
   Numbers numbers;
   const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
@@ -27,14 +34,35 @@ __device__ Numbers Load(const void* rows, int64_t row, int lanes, int lane) {
   return numbers;
 }
 
-__device__ void Store(void* rows, int64_t row, int lanes, int lane, const Numbers& numbers) {
-  __nv_bfloat162 pairs[4];
+__device__ uint4 Pack(const Numbers& numbers, float factor) {
+  uint4 bits;
+  auto* pairs = reinterpret_cast<__nv_bfloat162*>(&bits);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    pairs[i] = __floats2bfloat162_rn(numbers.of[2 * i], numbers.of[2 * i + 1]);
+    pairs[i] = __floats2bfloat162_rn(numbers.of[2 * i] * factor, numbers.of[2 * i + 1] * factor);
   }
-  static_cast<uint4*>(rows)[row * lanes + lane] = *reinterpret_cast<const uint4*>(pairs);
+  return bits;
 }
+
+// What a place's rows add up to. NaN, of a query or a key, goes on to the result.
+struct Mixed {
+  float most;
+  float sum = 0;
+  Numbers numbers;
+
+  __device__ void Add(float lse, const uint4& bits) {
+    if (lse == -CUDART_INF_F) {
+      return;
+    }
+    const float weight = expf(lse - most);
+    const Numbers row = Unpack(bits);
+    sum += weight;
+#pragma unroll
+    for (int n = 0; n < kNumbers; ++n) {
+      numbers.of[n] += weight * row.of[n];
+    }
+  }
+};
 
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads) MixRows(const MixProblem problem) {
@@ -45,32 +73,36 @@ __global__ void __launch_bounds__(kThreads) MixRows(const MixProblem problem) {
   }
   const uint32_t begin = problem.merge_begin[place], end = problem.merge_begin[place + 1];
   const int64_t batch = blockIdx.y, before = batch * problem.rows;
-  float most = -CUDART_INF_F;
-  for (uint32_t i = begin; i < end; ++i) {
-    most = fmaxf(most, problem.row_lses[before + problem.merge_rows[i]]);
-  }
-  Numbers mixed;
-  float sum = 0;
-  for (uint32_t i = begin; i < end && most > -CUDART_INF_F; ++i) {
-    const int64_t row = before + problem.merge_rows[i];
-    const float weight = expf(problem.row_lses[row] - most);
-    const Numbers numbers = Load(problem.row_outs, row, kLanes, lane);
-    sum += weight;
+  const auto row_at = [&](uint32_t i) { return before + problem.merge_rows[i]; };
+  float lses[kAhead];
+  uint4 bits[kAhead];
 #pragma unroll
-    for (int n = 0; n < kNumbers; ++n) {
-      mixed.of[n] += weight * numbers.of[n];
+  for (int i = 0; i < kAhead; ++i) {
+    lses[i] = -CUDART_INF_F;
+    if (begin + i < end) {
+      const int64_t row = row_at(begin + i);
+      lses[i] = problem.row_lses[row];
+      bits[i] = Load(problem.row_outs, row, kLanes, lane);
     }
   }
-  if (sum > 0) {
-#pragma unroll
-    for (int n = 0; n < kNumbers; ++n) {
-      mixed.of[n] /= sum;
-    }
+  Mixed mixed = {fmaxf(fmaxf(lses[0], lses[1]), fmaxf(lses[2], lses[3]))};
+  for (uint32_t i = begin + kAhead; i < end; ++i) {
+    mixed.most = fmaxf(mixed.most, problem.row_lses[row_at(i)]);
   }
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    mixed.Add(lses[i], bits[i]);
+  }
+  for (uint32_t i = begin + kAhead; i < end; ++i) {
+    const int64_t row = row_at(i);
+    mixed.Add(problem.row_lses[row], Load(problem.row_outs, row, kLanes, lane));
+  }
+  const bool nothing = mixed.sum == 0;
   const int64_t to = batch * problem.places + place;
-  Store(problem.out, to, kLanes, lane, mixed);
+  __stcs(static_cast<uint4*>(problem.out) + to * kLanes + lane,
+         Pack(mixed.numbers, nothing ? 0 : 1 / mixed.sum));
   if (lane == 0) {
-    problem.lse[to] = sum > 0 ? most + logf(sum) : -CUDART_INF_F;
+    problem.lse[to] = nothing ? -CUDART_INF_F : mixed.most + logf(mixed.sum);
   }
 }
 
@@ -81,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kLanes;
   float sum = 0;
   if (row < rows) {
-    const Numbers x = Load(a, row, kLanes, lane), y = Load(b, row, kLanes, lane);
+    const Numbers x = Unpack(Load(a, row, kLanes, lane)), y = Unpack(Load(b, row, kLanes, lane));
 #pragma unroll
     for (int n = 0; n < kNumbers; ++n) {
       sum += x.of[n] * y.of[n];

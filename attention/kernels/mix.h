@@ -19,7 +19,8 @@ struct MixProblem {
   const float* row_lses = nullptr;
   int64_t rows = 0;
   // Place i, a token's head, merges merge_rows[merge_begin[i] .. merge_begin[i + 1]), in this
-  // order: the same bits each time. A place of one row gets that row's bits.
+  // order: the same bits each time. A place of one row gets that row's values. Rows of bf16 are
+  // rounded twice so, in the tiles and here. NaN goes on.
   int64_t places = 0;
   const uint32_t* merge_begin = nullptr;
   const uint32_t* merge_rows = nullptr;

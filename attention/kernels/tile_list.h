@@ -7,7 +7,8 @@
 namespace ringmaster::attention::kernels {
 
 // Rows of q, or of k and v: [batch, tokens, heads, head_dim] bf16, strides in elements, head_dim
-// contiguous, pointers and strides multiples of 16 bytes.
+// contiguous, pointers and strides multiples of 16 bytes. All rows are finite: those beside a
+// tile's are read with them, and multiplied by zero.
 struct Operand {
   const void* data = nullptr;
   int64_t batch = 1;

@@ -1,8 +1,8 @@
-// The whole operator of one rank by the kernels alone, forward and backward: paper-like branches
-// (2048 tokens at rate 1 to 32768 at rate 16), causal, bf16 random numbers.
-// rank_attention_benchmark TOKENS... Prints one JSON object a case: milliseconds (median of ten
-// after three) and effective TFLOP/s, the sparse products of all branches, 2 forward and 5
-// backward, over the time of all kernels.
+// One rank's passes by the kernels alone, forward and backward, without zeroing the fp32 gradients
+// and rounding them in the end: paper-like branches (2048 tokens at rate 1 to 32768 at rate 16),
+// causal, bf16 random numbers. rank_attention_benchmark TOKENS... Prints one JSON object a case:
+// milliseconds (median of ten after three) and effective TFLOP/s, the sparse products of all
+// branches, 2 forward and 5 backward, over the time of all kernels.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>

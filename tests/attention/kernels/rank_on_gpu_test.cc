@@ -211,8 +211,9 @@ class Ring {
       ranks_.push_back(std::make_unique<Rank>(
           MakeTileLists(parts_[i], positions_[i].size(0), static_cast<int>(problem.q.size(2)),
                         static_cast<int>(dim)),
-          local(problem.q), local(problem.k), local(problem.v), local(problem.dout), pool_k[i],
-          pool_v[i]));
+          local(problem.q), local(problem.k), local(problem.v),
+          // Tiles of keys multiply rows that no branch covers by zero.
+          local(problem.dout.nan_to_num(0)), pool_k[i], pool_v[i]));
     }
   }
 
@@ -304,6 +305,9 @@ TEST_P(RankOnGpuTest, EqualsTheDenseOracle) {
     problem.options.mix_gradient = MixGradient::kExact;
     problem.options.scale.reset();
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
+    const at::Tensor lse =
+        ReferenceAttention(problem.q, problem.k, problem.v, {}, problem.options).lse;
+    problem.dout.masked_fill_(lse.isneginf().unsqueeze(-1), std::nan(""));
     const auto reference =
         ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
     const CaseErrors same =
@@ -326,41 +330,82 @@ TEST_P(RankOnGpuTest, EqualsTheDenseOracle) {
 
 INSTANTIATE_TEST_SUITE_P(HeadDims, RankOnGpuTest, testing::Values(64, 128));
 
-// One row passes as it is; rows that nobody merges are not read; many merge in their order.
+// One row passes as it is, rows without keys are not read, NaN goes on; more rows than are asked
+// for ahead.
 TEST_P(RankOnGpuTest, MixesRows) {
   const int dim = GetParam();
   std::mt19937_64 random(5);
-  const std::vector<uint16_t> outs = RandomBf16(int64_t{6} * dim, &random);
+  const std::vector<uint16_t> outs = RandomBf16(int64_t{8} * dim, &random);
   const float none = -std::numeric_limits<float>::infinity();
-  const std::vector<float> lses = {1, 80, none, 2, NAN, 3};
-  const DeviceArray<uint16_t> row_outs(outs);
-  const DeviceArray<float> row_lses(lses);
-  // Places: row 1; rows 0, 2, 3 and 5; none; row 2, of which there is nothing.
-  const DeviceArray<uint32_t> begin(std::vector<uint32_t>{0, 1, 5, 5, 6});
-  const DeviceArray<uint32_t> rows(std::vector<uint32_t>{1, 0, 2, 3, 5, 2});
-  const DeviceArray<uint16_t> out(std::vector<uint16_t>(4 * dim, 0x7FC0));
-  const DeviceArray<float> lse(size_t{4});
-  ASSERT_EQ(Mix({dim, 1, row_outs.data(), row_lses.data(), 6, 4, begin.data(), rows.data(),
-                 out.data(), lse.data()},
+  const std::vector<float> lses = {1, 80, none, 2, NAN, 3, 0.5, 2.5};
+  const std::vector<std::vector<uint32_t>> places = {{1},    {0, 2, 3},         {}, {2}, {4},
+                                                     {0, 4}, {0, 2, 3, 5, 6, 7}};
+  std::vector<uint32_t> begins = {0}, rows;
+  for (const std::vector<uint32_t>& place : places) {
+    rows.insert(rows.end(), place.begin(), place.end());
+    begins.push_back(static_cast<uint32_t>(rows.size()));
+  }
+  const DeviceArray<uint16_t> row_outs(outs),
+      out(std::vector<uint16_t>(places.size() * dim, 0x7FC0));
+  const DeviceArray<float> row_lses(lses), lse(places.size());
+  const DeviceArray<uint32_t> merge_begin(begins), merge_rows(rows);
+  ASSERT_EQ(Mix({dim, 1, row_outs.data(), row_lses.data(), 8, static_cast<int64_t>(places.size()),
+                 merge_begin.data(), merge_rows.data(), out.data(), lse.data()},
                 nullptr),
             "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   const std::vector<uint16_t> mixed = out.Host();
   const std::vector<float> sums = lse.Host();
-  const double sum = std::exp(1.0) + std::exp(2.0) + std::exp(3.0);
-  EXPECT_EQ(sums[0], 80);
-  EXPECT_NEAR(sums[1], std::log(sum), 1e-6);
-  EXPECT_EQ(sums[2], none);
-  EXPECT_EQ(sums[3], none);
-  for (int d = 0; d < dim; ++d) {
-    EXPECT_EQ(mixed[d], outs[dim + d]);
-    const double expected =
-        (std::exp(1.0) * FromBf16(outs[d]) + std::exp(2.0) * FromBf16(outs[3 * dim + d]) +
-         std::exp(3.0) * FromBf16(outs[5 * dim + d])) /
-        sum;
-    EXPECT_NEAR(FromBf16(mixed[dim + d]), expected, 0.005 * (1 + std::abs(expected)));
-    EXPECT_EQ(FromBf16(mixed[2 * dim + d]), 0);
-    EXPECT_EQ(FromBf16(mixed[3 * dim + d]), 0);
+  for (size_t place = 0; place < places.size(); ++place) {
+    SCOPED_TRACE(place);
+    double sum = 0;
+    for (const uint32_t row : places[place]) sum += std::exp(double{lses[row]});
+    if (std::isnan(sum)) {
+      EXPECT_TRUE(std::isnan(sums[place]));
+    } else if (sum == 0) {
+      EXPECT_EQ(sums[place], none);
+    } else {
+      EXPECT_NEAR(sums[place], std::log(sum), 1e-6 * std::abs(std::log(sum)) + 1e-6);
+    }
+    for (int d = 0; d < dim; ++d) {
+      double expected = 0;
+      for (const uint32_t row : places[place]) {
+        if (lses[row] != none) {
+          expected += std::exp(lses[row] - std::log(sum)) * FromBf16(outs[row * dim + d]);
+        }
+      }
+      const double got = FromBf16(mixed[place * dim + d]);
+      if (std::isnan(sum)) {
+        EXPECT_TRUE(std::isnan(got));
+      } else if (places[place].size() == 1) {
+        EXPECT_EQ(got, sum == 0 ? 0 : FromBf16(outs[places[place][0] * dim + d]));
+      } else {
+        EXPECT_NEAR(got, expected, 0.005 * (1 + std::abs(expected)));
+      }
+    }
+  }
+}
+
+// Of several blocks, the last of them not full.
+TEST_P(RankOnGpuTest, RowDots) {
+  const int dim = GetParam();
+  constexpr int kRows = 1000;
+  std::mt19937_64 random(6);
+  const std::vector<uint16_t> a = RandomBf16(int64_t{kRows} * dim, &random);
+  const std::vector<uint16_t> b = RandomBf16(int64_t{kRows} * dim, &random);
+  const DeviceArray<uint16_t> on_device_a(a), on_device_b(b);
+  const DeviceArray<float> dots(size_t{kRows});
+  ASSERT_EQ(
+      kernels::RowDots(dim, kRows, on_device_a.data(), on_device_b.data(), dots.data(), nullptr),
+      "");
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const std::vector<float> host = dots.Host();
+  for (int row = 0; row < kRows; ++row) {
+    double expected = 0;
+    for (int d = row * dim; d < (row + 1) * dim; ++d) {
+      expected += double{FromBf16(a[d])} * FromBf16(b[d]);
+    }
+    ASSERT_NEAR(host[row], expected, 1e-4) << row;
   }
 }
 
