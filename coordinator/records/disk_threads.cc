@@ -33,7 +33,9 @@ void DiskThreads::Run() {
         if (work_.empty()) {
           changed_.wait(lock);
         } else {
-          changed_.wait_until(lock, work_.top().when);
+          // A copy: it is read again after the wait, and the queue moves when it grows.
+          const Clock::time_point when = work_.top().when;
+          changed_.wait_until(lock, when);
         }
       }
       if (stopping_) return;
