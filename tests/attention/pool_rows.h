@@ -3,9 +3,22 @@
 #include <cstdint>
 #include <vector>
 
+#include "attention/plan.h"
 #include "attention/rank_parts.h"
+#include "tests/attention/attention_case.h"
 
 namespace ringmaster::attention {
+
+// The parts of each rank of a problem.
+inline std::vector<RankParts> PartsOf(const AttentionCase& problem) {
+  const auto plan =
+      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
+                            static_cast<int>(problem.k.size(2)));
+  std::vector<RankParts> parts;
+  for (int rank = 0; rank < problem.map.ranks(); ++rank)
+    parts.push_back(MakeRankParts(*plan, rank));
+  return parts;
+}
 
 // Calls f(token, head, row of the message) for what a message consists of.
 template <typename F>

@@ -182,16 +182,6 @@ void Backward(const Rank& rank, const TileLists::Backward& lists) {
   }
 }
 
-std::vector<RankParts> PartsOf(const AttentionCase& problem) {
-  const auto plan =
-      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
-                            static_cast<int>(problem.k.size(2)));
-  std::vector<RankParts> parts;
-  for (int rank = 0; rank < problem.map.ranks(); ++rank)
-    parts.push_back(MakeRankParts(*plan, rank));
-  return parts;
-}
-
 std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<RankParts>& parts,
                             int head_dim, int64_t batch) {
   std::vector<Rank> ranks(problem.map.ranks());

@@ -173,17 +173,6 @@ void RunBackward(const Rank& rank, float scale, const Output& output) {
   }
 }
 
-std::vector<RankParts> PartsOf(const AttentionCase& problem) {
-  const auto plan =
-      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
-                            static_cast<int>(problem.k.size(2)));
-  std::vector<RankParts> parts;
-  for (int rank = 0; rank < problem.map.ranks(); ++rank) {
-    parts.push_back(MakeRankParts(*plan, rank));
-  }
-  return parts;
-}
-
 // All ranks, with what travels between them carried by hand.
 class Ring {
  public:

@@ -196,12 +196,17 @@ TEST(PlacerTest, RanksAreAlike) {
   EXPECT_EQ(d.WorkerAt("pair", 0), "b");
 }
 
-// A GPU sums on its own.
-TEST(PlacerTest, TheCpuOfAGpuWorkerDoesNotMatter) {
-  CoreDriver d;
+v1::Hardware Gpu() {
   v1::Hardware gpu = CoreDriver::Cpu();
   gpu.set_device(v1::CUDA);
   gpu.add_transports("nccl/2.28.9");
+  return gpu;
+}
+
+// A GPU sums on its own.
+TEST(PlacerTest, TheCpuOfAGpuWorkerDoesNotMatter) {
+  CoreDriver d;
+  v1::Hardware gpu = Gpu();
   d.Hello("a", 'a', gpu);
   gpu.set_cpu_capability("avx512 of another vendor");
   d.Hello("b", 'b', gpu);
@@ -212,9 +217,7 @@ TEST(PlacerTest, TheCpuOfAGpuWorkerDoesNotMatter) {
 // Another model's multiprocessors are more or fewer, and so are the parts that it sums.
 TEST(PlacerTest, GpusOfOneRingAreOfOneModel) {
   CoreDriver d;
-  v1::Hardware gpu = CoreDriver::Cpu();
-  gpu.set_device(v1::CUDA);
-  gpu.add_transports("nccl/2.28.9");
+  v1::Hardware gpu = Gpu();
   gpu.set_device_name("NVIDIA H100");
   d.Hello("a", 'a', gpu);
   gpu.set_device_name("NVIDIA A100");
