@@ -64,9 +64,11 @@ RotaryTables MakeRotaryTables(const LongNetConfig& config, absl::Span<const int6
     segment = std::max(segment, branch.segment_length);
   }
   const auto table = [&] { return at::empty({tokens, 1, half}, at::kDouble); };
-  const at::Tensor tables[] = {table(), table(), table(), table()};
-  double* values[4];
-  std::transform(std::begin(tables), std::end(tables), values,
+  // Keys turn as queries do, but for XPOS.
+  std::vector<at::Tensor> tables(xpos ? 4 : 2);
+  std::generate(tables.begin(), tables.end(), table);
+  double* values[4] = {};
+  std::transform(tables.begin(), tables.end(), values,
                  [](const at::Tensor& t) { return t.mutable_data_ptr<double>(); });
   std::vector<double> frequencies(half);
   std::vector<double> zetas(half);
@@ -88,15 +90,18 @@ RotaryTables MakeRotaryTables(const LongNetConfig& config, absl::Span<const int6
         const int64_t at = token * half + m;
         values[0][at] = cos * decay;
         values[1][at] = sin * decay;
-        values[2][at] = cos / decay;
-        values[3][at] = sin / decay;
+        if (xpos) {
+          values[2][at] = cos / decay;
+          values[3][at] = sin / decay;
+        }
       }
     }
   });
   const at::ScalarType dtype =
       at::typeMetaToScalarType(options.dtype()) == at::kDouble ? at::kDouble : at::kFloat;
   const auto place = [&](const at::Tensor& t) { return t.to(options.device(), dtype); };
-  return {place(tables[0]), place(tables[1]), place(tables[2]), place(tables[3])};
+  const at::Tensor cos = place(tables[0]), sin = place(tables[1]);
+  return {cos, sin, xpos ? place(tables[2]) : cos, xpos ? place(tables[3]) : sin};
 }
 
 at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
