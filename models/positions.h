@@ -15,7 +15,8 @@ namespace ringmaster::models {
 //
 // XPOS multiplies queries by zeta_m^e and divides keys by it, with e = (position in the longest
 // segment - its middle) / 512: only differences within a segment matter, and counted this way the
-// factors stay finite for any number of tokens.
+// factors stay finite for any number of tokens. Not to be written to: without XPOS the keys' tables
+// are the queries'.
 struct RotaryTables {
   at::Tensor query_cos;
   at::Tensor query_sin;

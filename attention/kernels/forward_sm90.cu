@@ -163,7 +163,7 @@ class ForwardKernel<kHeadDim>::Consumer {
       float sum = sum_[h];
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
-      // Not so for NaN, which goes on.
+      // No key was seen; a sum that is NaN goes on.
       const bool nothing = sum == 0;
       const float factor = nothing ? 0 : 1 / sum;
       const int row = group_.row + 8 * h;

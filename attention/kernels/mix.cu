@@ -71,29 +71,30 @@ __global__ void __launch_bounds__(kThreads) MixRows(const MixProblem problem) {
   if (place >= problem.places) {
     return;
   }
-  const uint32_t begin = problem.merge_begin[place], end = problem.merge_begin[place + 1];
+  const uint32_t begin = problem.merge_begin[place];
+  const uint32_t count = problem.merge_begin[place + 1] - begin;
   const int64_t batch = blockIdx.y, before = batch * problem.rows;
-  const auto row_at = [&](uint32_t i) { return before + problem.merge_rows[i]; };
+  const auto row_at = [&](uint32_t i) { return before + problem.merge_rows[begin + i]; };
   float lses[kAhead];
   uint4 bits[kAhead];
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
+  for (uint32_t i = 0; i < kAhead; ++i) {
     lses[i] = -CUDART_INF_F;
-    if (begin + i < end) {
-      const int64_t row = row_at(begin + i);
+    if (i < count) {
+      const int64_t row = row_at(i);
       lses[i] = problem.row_lses[row];
       bits[i] = Load(problem.row_outs, row, kLanes, lane);
     }
   }
   Mixed mixed = {fmaxf(fmaxf(lses[0], lses[1]), fmaxf(lses[2], lses[3]))};
-  for (uint32_t i = begin + kAhead; i < end; ++i) {
+  for (uint32_t i = kAhead; i < count; ++i) {
     mixed.most = fmaxf(mixed.most, problem.row_lses[row_at(i)]);
   }
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     mixed.Add(lses[i], bits[i]);
   }
-  for (uint32_t i = begin + kAhead; i < end; ++i) {
+  for (uint32_t i = kAhead; i < count; ++i) {
     const int64_t row = row_at(i);
     mixed.Add(problem.row_lses[row], Load(problem.row_outs, row, kLanes, lane));
   }

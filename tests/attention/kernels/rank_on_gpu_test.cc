@@ -201,8 +201,8 @@ class Ring {
           MakeTileLists(parts_[i], positions_[i].size(0), static_cast<int>(problem.q.size(2)),
                         static_cast<int>(dim)),
           local(problem.q), local(problem.k), local(problem.v),
-          // Tiles of keys multiply rows that no branch covers by zero.
-          local(problem.dout.nan_to_num(0)), pool_k[i], pool_v[i]));
+          // Tiles of keys multiply rows that no branch covers by zero: they must be finite.
+          local(problem.dout.nan_to_num(100)), pool_k[i], pool_v[i]));
     }
   }
 
@@ -319,16 +319,17 @@ TEST_P(RankOnGpuTest, EqualsTheDenseOracle) {
 
 INSTANTIATE_TEST_SUITE_P(HeadDims, RankOnGpuTest, testing::Values(64, 128));
 
-// One row passes as it is, rows without keys are not read, NaN goes on; more rows than are asked
-// for ahead.
+// One row passes as it is, rows without keys do not count whatever they hold, NaN goes on; more
+// rows than are asked for ahead.
 TEST_P(RankOnGpuTest, MixesRows) {
   const int dim = GetParam();
   std::mt19937_64 random(5);
-  const std::vector<uint16_t> outs = RandomBf16(int64_t{8} * dim, &random);
+  std::vector<uint16_t> outs = RandomBf16(int64_t{8} * dim, &random);
+  std::fill_n(outs.begin() + 2 * dim, dim, 0x7FC0);
   const float none = -std::numeric_limits<float>::infinity();
   const std::vector<float> lses = {1, 80, none, 2, NAN, 3, 0.5, 2.5};
-  const std::vector<std::vector<uint32_t>> places = {{1},    {0, 2, 3},         {}, {2}, {4},
-                                                     {0, 4}, {0, 2, 3, 5, 6, 7}};
+  const std::vector<std::vector<uint32_t>> places = {
+      {1}, {0, 2, 3}, {}, {2}, {4}, {0, 4}, {0, 2, 3, 5, 6, 7}, {2, 2, 2, 2, 1}};
   std::vector<uint32_t> begins = {0}, rows;
   for (const std::vector<uint32_t>& place : places) {
     rows.insert(rows.end(), place.begin(), place.end());
@@ -353,6 +354,8 @@ TEST_P(RankOnGpuTest, MixesRows) {
       EXPECT_TRUE(std::isnan(sums[place]));
     } else if (sum == 0) {
       EXPECT_EQ(sums[place], none);
+    } else if (places[place].size() == 1) {
+      EXPECT_EQ(sums[place], lses[places[place][0]]);
     } else {
       EXPECT_NEAR(sums[place], std::log(sum), 1e-6 * std::abs(std::log(sum)) + 1e-6);
     }

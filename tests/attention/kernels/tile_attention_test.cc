@@ -224,6 +224,40 @@ TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
   }
 }
 
+// A diverged run must not look finite: NaN of a query is its result, and nobody else's.
+TEST_P(TileAttentionTest, NanGoesOn) {
+  const int dim = GetParam();
+  constexpr int kRows = 70, kNanRow = 37;
+  std::mt19937_64 random(7);
+  Tensor q(1, kRows, 1, dim, &random);
+  const Tensor k(1, 200, 1, dim, &random), v(1, 200, 1, dim, &random);
+  q.host[kNanRow * q.token_stride] = 0x7FC0;
+  const DeviceArray<uint16_t> spoilt(q.host);
+  q.operand.data = spoilt.data();
+  const DeviceArray<Tile> tiles(std::vector<Tile>{{.count = kRows, .keys_end = 1}});
+  const DeviceArray<TileKeys> keys(std::vector<TileKeys>{{.count = 200, .diagonal = kAllVisible}});
+  const DeviceArray<uint16_t> out(size_t{kRows} * dim);
+  const DeviceArray<float> lse(size_t{kRows});
+  ForwardProblem problem = {.head_dim = dim, .scale = 0.1f};
+  problem.query_views = {{q.operand, 1}};
+  problem.key_views = {{k.operand, 1}};
+  problem.value_views = {{v.operand, 1}};
+  problem.tiles = tiles.data();
+  problem.tile_count = 1;
+  problem.keys = keys.data();
+  problem.results = {out.data(), kRows * dim, dim, 0, lse.data(), kRows, 1, 0};
+  ASSERT_EQ(TileForward(problem, nullptr), "");
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const std::vector<uint16_t> outs = out.Host();
+  const std::vector<float> sums = lse.Host();
+  for (int row = 0; row < kRows; ++row) {
+    EXPECT_EQ(std::isnan(sums[row]), row == kNanRow) << row;
+    for (int d = 0; d < dim; ++d) {
+      EXPECT_EQ(std::isnan(FromBf16(outs[row * dim + d])), row == kNanRow) << row;
+    }
+  }
+}
+
 struct Sums {
   std::vector<double> dq, dk, dv;
 };
