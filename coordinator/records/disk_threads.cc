@@ -41,6 +41,8 @@ void DiskThreads::Run() {
       if (stopping_) return;
       run = work_.top().run;
       work_.pop();
+      // Another may wait for nothing while this thread, which knew of the rest, is busy.
+      if (!work_.empty()) changed_.notify_one();
     }
     run();
   }
