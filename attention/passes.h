@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "attention/dense_attention.h"
@@ -26,6 +27,12 @@ struct Call {
   int branches = 0;
   // Type of all sums: fp32, or fp64.
   at::ScalarType accumulate = at::kFloat;
+  // Of the dK and dV partials between ranks, and of lse: fp32, or fp64 for fp64 inputs.
+  at::ScalarType wire = at::kFloat;
+  // Empty when kernels over tiles do it (tile_passes.h), else why stock operations do.
+  std::string why_not_tiles;
+
+  bool by_tiles() const { return why_not_tiles.empty(); }
 };
 
 // What backward needs of forward.
@@ -44,6 +51,11 @@ struct Saved {
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
               const DilatedAttentionOptions& options, const ShardMap& map,
               GroupedExchange* exchange);
+
+// For people: what computes attention of queries like q over a sequence of `tokens`, and why not by
+// tiles.
+std::string DescribeExecutor(const at::Tensor& q, const DilatedAttentionOptions& options,
+                             int64_t tokens);
 
 // The two passes of DilatedAttention without autograd, for its autograd function and for programs
 // whose ranks share one process: on CUDA the autograd engine runs all ranks' backward in one

@@ -19,6 +19,7 @@ struct Key {
   int heads;
   int kv_heads;
   at::Device device;
+  int tile_head_dim;
 
   friend bool operator==(const Key&, const Key&) = default;
 };
@@ -55,15 +56,20 @@ class Cache {
 
 }  // namespace
 
-PlacedParts::PlacedParts(RankParts parts, int64_t heads, int64_t kv_heads, at::Device device)
+PlacedParts::PlacedParts(RankParts parts, int64_t tokens, int heads, int kv_heads,
+                         at::Device device, int tile_head_dim)
     : parts_(std::move(parts)),
       alone_(parts_.alone, heads, device),
       alone_keys_(parts_.alone_keys, kv_heads, device) {
-  for (const Part& part : parts_.local) {
-    local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});
-  }
-  for (const Part& part : parts_.far) {
-    far_.push_back({&part, {part.queries, heads, device}, {part.keys, 1, device}});
+  if (tile_head_dim != 0) {
+    tiles_ = std::make_unique<PlacedTiles>(parts_, tokens, heads, tile_head_dim, device);
+  } else {
+    for (const Part& part : parts_.local) {
+      local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});
+    }
+    for (const Part& part : parts_.far) {
+      far_.push_back({&part, {part.queries, heads, device}, {part.keys, 1, device}});
+    }
   }
   const auto place = [&](const RankParts::Message& message) {
     Message placed{&message, {}};
@@ -79,7 +85,7 @@ PlacedParts::PlacedParts(RankParts parts, int64_t heads, int64_t kv_heads, at::D
 }
 
 size_t PlacedParts::bytes() const {
-  size_t sum = parts_.bytes();
+  size_t sum = parts_.bytes() + (tiles_ == nullptr ? 0 : tiles_->bytes());
   for (const std::vector<Dense>* parts : {&local_, &far_}) {
     for (const Dense& part : *parts) {
       sum += sizeof(Dense) + part.queries.bytes() + part.keys.bytes();
@@ -95,16 +101,17 @@ size_t PlacedParts::bytes() const {
 
 std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,
                                              const ShardMap& map, int rank, int heads, int kv_heads,
-                                             at::Device device) {
+                                             at::Device device, int tile_head_dim) {
   static Cache* const cache = new Cache;
-  Key key{options, map, rank, heads, kv_heads, device};
+  Key key{options, map, rank, heads, kv_heads, device, tile_head_dim};
   // The work is the same for every scale and gradient.
   key.options.scale.reset();
   key.options.mix_gradient = MixGradient::kExact;
   std::shared_ptr<const PlacedParts> parts = cache->Find(key);
   if (parts == nullptr) {
     const auto plan = AttentionPlan::Create(key.options, map, heads, kv_heads);
-    parts = std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), heads, kv_heads, device);
+    parts = std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), map.LocalTokens(rank), heads,
+                                          kv_heads, device, tile_head_dim);
     cache->Add(std::move(key), parts);
   }
   return parts;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention/options.h"
+#include "attention/placed_tiles.h"
 #include "attention/rank_parts.h"
 #include "attention/rows.h"
 #include "attention/shard_map.h"
@@ -26,11 +27,16 @@ class PlacedParts {
     std::vector<PlacedRows> local;
   };
 
-  PlacedParts(RankParts parts, int64_t heads, int64_t kv_heads, at::Device device);
+  // `tokens` are the rank's. With a head_dim of kernels over tiles the parts become lists of tiles,
+  // else row sets for stock operations, with 0.
+  PlacedParts(RankParts parts, int64_t tokens, int heads, int kv_heads, at::Device device,
+              int tile_head_dim);
   PlacedParts(const PlacedParts&) = delete;
   PlacedParts& operator=(const PlacedParts&) = delete;
 
   const RankParts& parts() const { return parts_; }
+  // Null, or instead of local() and far().
+  const PlacedTiles* tiles() const { return tiles_.get(); }
   const std::vector<Dense>& local() const { return local_; }
   const std::vector<Dense>& far() const { return far_; }
   const std::vector<Message>& outgoing() const { return outgoing_; }
@@ -41,6 +47,7 @@ class PlacedParts {
 
  private:
   const RankParts parts_;
+  std::unique_ptr<const PlacedTiles> tiles_;
   std::vector<Dense> local_;
   std::vector<Dense> far_;
   std::vector<Message> outgoing_;
@@ -54,6 +61,6 @@ class PlacedParts {
 // below map.ranks().
 std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,
                                              const ShardMap& map, int rank, int heads, int kv_heads,
-                                             at::Device device);
+                                             at::Device device, int tile_head_dim);
 
 }  // namespace ringmaster::attention

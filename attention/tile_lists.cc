@@ -76,7 +76,7 @@ class Builder {
           for (const Span& span : SpansOf(part.queries, group)) {
             AddQueries(span, key_spans, part.causal, far, tile_rows_, forward);
             rows_.push_back(span.run);
-            result_.out_rows += span.run.count;
+            query_count_ += span.run.count;
             AddQueries(span, key_spans, part.causal, far, kernels::kBackwardTileRows,
                        &branch.queries);
             for (const Span& key : key_spans) {
@@ -105,7 +105,7 @@ class Builder {
     std::vector<Seeing> queries;
   };
 
-  // Heavy tiles first within a run. Results are numbered from out_rows on.
+  // Heavy tiles first within a run. Queries are numbered from query_count_ on.
   void AddQueries(const Span& span, const std::vector<Span>& key_spans, bool causal, bool far,
                   int rows_of_tile, TileLists::QueryTiles* lists) const {
     const int64_t count = span.run.count;
@@ -120,7 +120,7 @@ class Builder {
         }
       }
       lists->tiles.push_back({RowsOf(span.run, at, false), static_cast<int32_t>(rows), keys_begin,
-                              static_cast<int32_t>(lists->keys.size()), 0, result_.out_rows + at});
+                              static_cast<int32_t>(lists->keys.size()), query_count_ + at});
     }
   }
 
@@ -142,11 +142,9 @@ class Builder {
     }
   }
 
-  // Rows of results are numbered in the order of merging, so that filling them in in this order
-  // sorts them.
+  // Queries are numbered in the order of merging, so that filling parts in in this order sorts
+  // them.
   void AddMerge() {
-    std::vector<uint32_t>& begin = result_.merge_begin;
-    begin.assign(tokens_ * heads_ + 1, 0);
     const auto for_each = [this](const auto& f) {
       for (const Run& run : rows_) {
         for (int64_t i = 0; i < run.count; ++i) {
@@ -154,14 +152,20 @@ class Builder {
         }
       }
     };
-    for_each([&](int64_t place) { ++begin[place + 1]; });
-    for (size_t i = 1; i < begin.size(); ++i) {
-      begin[i] += begin[i - 1];
+    std::vector<uint32_t> next(tokens_ * heads_, 0);
+    for_each([&](int64_t place) { ++next[place]; });
+    std::vector<uint32_t>& begin = result_.merge_begin;
+    begin.assign(next.size() + 1, 0);
+    for (size_t place = 0; place < next.size(); ++place) {
+      const uint32_t queries = next[place];
+      result_.all_covered = result_.all_covered && queries > 0;
+      begin[place + 1] = begin[place] + (queries > 1 ? queries : 0);
+      next[place] = queries > 1 ? begin[place] : kernels::kWhole;
     }
-    result_.merge_rows.resize(result_.out_rows);
-    std::vector<uint32_t> next(begin.begin(), begin.end() - 1);
-    uint32_t row = 0;
-    for_each([&](int64_t place) { result_.merge_rows[next[place]++] = row++; });
+    result_.slots.reserve(query_count_);
+    for_each([&](int64_t place) {
+      result_.slots.push_back(next[place] == kernels::kWhole ? kernels::kWhole : next[place]++);
+    });
   }
 
   const RankParts& parts_;
@@ -169,7 +173,8 @@ class Builder {
   const int heads_;
   const int tile_rows_;
   std::map<int64_t, int> views_;  // by step
-  std::vector<Run> rows_;         // of results, in their order
+  std::vector<Run> rows_;         // of queries, in their order
+  int64_t query_count_ = 0;
   TileLists result_;
 };
 
@@ -181,7 +186,7 @@ size_t BytesOf(const TileLists::QueryTiles& lists) {
 
 size_t TileLists::bytes() const {
   size_t sum = sizeof(TileLists) + BytesOf(local) + BytesOf(far) +
-               (merge_begin.size() + merge_rows.size()) * sizeof(uint32_t);
+               (merge_begin.size() + slots.size()) * sizeof(uint32_t);
   for (const std::vector<Backward>* passes : {&backward_far, &backward_local}) {
     for (const Backward& pass : *passes) {
       sum += BytesOf(pass.queries) + pass.keys.tiles.size() * sizeof(KeyTile) +

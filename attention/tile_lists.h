@@ -32,14 +32,17 @@ struct TileLists {
   std::vector<int64_t> steps;
   int pool_view() const { return static_cast<int>(steps.size()); }
 
-  // Forward, of all branches: each row of a tile has a row of results of its own, below out_rows.
+  // Forward, of all branches.
   QueryTiles local;
   QueryTiles far;
-  int64_t out_rows = 0;
-  // The rows of results of local token t and head h are merge_rows[begin .. end), with begin and
-  // end at t * heads + h and one further in merge_begin, in the order in which they are merged.
+  // Where the result of each numbered query goes: kernels::kWhole when no other query is of its
+  // token's head, else the number of a part. The parts of local token t and head h are numbered
+  // from merge_begin[t * heads + h] up to the next one's, in the order in which they are merged.
+  std::vector<uint32_t> slots;
   std::vector<uint32_t> merge_begin;
-  std::vector<uint32_t> merge_rows;
+  int64_t parts() const { return merge_begin.back(); }
+  // Whether each token's head has a query.
+  bool all_covered = true;
 
   // One call for each: by branch, those without work left out. Far gradients of keys are the
   // pool's.

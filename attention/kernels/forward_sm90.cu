@@ -20,6 +20,9 @@ struct Arguments {
   const Tile* tiles;
   const TileKeys* key_list;
   Results results;
+  int64_t query_steps[kMaxViews];
+  int64_t tokens;
+  int64_t heads;
   float scale_log2;
 };
 
@@ -56,6 +59,9 @@ class ForwardKernel<kHeadDim>::Consumer {
       : arguments_(arguments), shared_(shared), tile_(tile), batch_(batch), group_(group) {}
 
   __device__ void Run() {
+    // Long before they are needed.
+    slots_[0] = SlotOf(0);
+    slots_[1] = SlotOf(1);
     auto walk = WalkKeys<kTileKeys>(arguments_.key_list, tile_);
     if (!walk.done()) {
       group_.StartTurns();
@@ -156,6 +162,12 @@ class ForwardKernel<kHeadDim>::Consumer {
     }
   }
 
+  __device__ uint32_t SlotOf(int h) const {
+    const int row = group_.row + 8 * h;
+    const uint32_t* slots = arguments_.results.slots;
+    return slots != nullptr && row < tile_.count ? slots[tile_.first_row + row] : kWhole;
+  }
+
   __device__ void Store() {
     const Results& results = arguments_.results;
 #pragma unroll
@@ -167,20 +179,34 @@ class ForwardKernel<kHeadDim>::Consumer {
       const bool nothing = sum == 0;
       const float factor = nothing ? 0 : 1 / sum;
       const int row = group_.row + 8 * h;
-      const bool real = row < tile_.count;
+      const bool real = row < tile_.count, whole = slots_[h] == kWhole;
+      const TileRows& rows = tile_.rows;
+      const int64_t token = rows.residue + (rows.first + row) * arguments_.query_steps[rows.view];
+      const int64_t place = (batch_ * arguments_.tokens + token) * arguments_.heads + rows.head;
+      const int64_t part = batch_ * results.parts + slots_[h];
       if (real && group_.lane % 4 == 0) {
-        results.lse[batch_ * results.lse_batch_stride +
-                    (tile_.out_row + row) * results.lse_row_stride +
-                    tile_.out_head * results.lse_head_stride] =
+        (whole ? results.lse[place] : results.part_lses[part]) =
             nothing ? kMinusInfinity : fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum));
       }
-      uint16_t* out = static_cast<uint16_t*>(results.out) + batch_ * results.out_batch_stride +
-                      (tile_.out_row + row) * results.out_row_stride +
-                      tile_.out_head * results.out_head_stride;
+      if (__any_sync(0xFFFFFFFF, real && whole)) {
+        uint16_t* out = static_cast<uint16_t*>(results.out) + place * kHeadDim;
 #pragma unroll
-      for (int column = 0; column < kHeadDim; column += 32) {
-        StoreColumns(out + column, column, h, factor, real);
+        for (int column = 0; column < kHeadDim; column += 32) {
+          StoreColumns(out + column, column, h, factor, real && whole);
+        }
       }
+      if (real && !whole) {
+        StorePart(results.part_outs + part * kHeadDim, h, factor);
+      }
+    }
+  }
+
+  __device__ void StorePart(float* out, int h, float factor) {
+#pragma unroll
+    for (int column = 0; column < kHeadDim; column += 8) {
+      const int i = column / 2 + 2 * h;
+      *reinterpret_cast<float2*>(out + column + 2 * (group_.lane % 4)) =
+          make_float2(out_[i] * factor, out_[i + 1] * factor);
     }
   }
 
@@ -222,6 +248,7 @@ class ForwardKernel<kHeadDim>::Consumer {
   float out_[kHeadDim / 2] = {};
   float most_[2] = {kMinusInfinity, kMinusInfinity};
   float sum_[2] = {0, 0};
+  uint32_t slots_[2];
 };
 
 }  // namespace
@@ -246,8 +273,14 @@ std::string TileForward(const ForwardProblem& problem, cudaStream_t stream) {
   if (!error.empty()) {
     return error;
   }
-  const int64_t batch = problem.query_views.front().operand.batch;
-  return LaunchTiles<ForwardKernel>(problem.head_dim, arguments, problem.tile_count, batch, stream);
+  for (size_t i = 0; i < problem.query_views.size(); ++i) {
+    arguments.query_steps[i] = problem.query_views[i].step;
+  }
+  const Operand& queries = problem.query_views.front().operand;
+  arguments.tokens = queries.tokens;
+  arguments.heads = queries.heads;
+  return LaunchTiles<ForwardKernel>(problem.head_dim, arguments, problem.tile_count, queries.batch,
+                                    stream);
 }
 
 }  // namespace ringmaster::attention::kernels

@@ -8,64 +8,41 @@
 namespace ringmaster::attention::kernels {
 namespace {
 
-constexpr int kNumbers = 8;  // 16 bytes
 constexpr int kThreads = 256;
 
-// Rows of a place whose numbers are asked for before their weights are known: most places have no
+// Parts of a place whose numbers are asked for before their weights are known: most places have no
 // more.
 constexpr int kAhead = 4;
 
-struct Numbers {
-  float of[kNumbers] = {};
-};
-
-__device__ uint4 Load(const void* rows, int64_t row, int lanes, int lane) {
-  return __ldcs(static_cast<const uint4*>(rows) + row * lanes + lane);
-}
-
-__device__ Numbers Unpack(const uint4& bits) {
-  Numbers numbers;
-  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    numbers.of[2 * i] = __uint_as_float(words[i] << 16);
-    numbers.of[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-  }
-  return numbers;
-}
-
-__device__ uint4 Pack(const Numbers& numbers, float factor) {
-  uint4 bits;
-  auto* pairs = reinterpret_cast<__nv_bfloat162*>(&bits);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    pairs[i] = __floats2bfloat162_rn(numbers.of[2 * i] * factor, numbers.of[2 * i + 1] * factor);
-  }
-  return bits;
-}
-
-// What a place's rows add up to. NaN, of a query or a key, goes on to the result.
+// What a place's parts add up to, four numbers a lane. NaN, of a query or a key, goes on.
 struct Mixed {
   float most;
   float sum = 0;
-  Numbers numbers;
+  float4 numbers = {};
 
-  __device__ void Add(float lse, const uint4& bits) {
+  __device__ void Add(float lse, const float4& part) {
     if (lse == -CUDART_INF_F) {
       return;
     }
     const float weight = expf(lse - most);
-    const Numbers row = Unpack(bits);
     sum += weight;
-#pragma unroll
-    for (int n = 0; n < kNumbers; ++n) {
-      numbers.of[n] += weight * row.of[n];
-    }
+    numbers.x += weight * part.x;
+    numbers.y += weight * part.y;
+    numbers.z += weight * part.z;
+    numbers.w += weight * part.w;
   }
+
+  __device__ uint2 Rounded() const {
+    const float factor = sum == 0 ? 0 : 1 / sum;
+    const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(numbers.x * factor, numbers.y * factor),
+                                     __floats2bfloat162_rn(numbers.z * factor, numbers.w * factor)};
+    return *reinterpret_cast<const uint2*>(pairs);
+  }
+  __device__ float Lse() const { return sum == 0 ? -CUDART_INF_F : most + logf(sum); }
 };
 
 template <int kLanes>
-__global__ void __launch_bounds__(kThreads) MixRows(const MixProblem problem) {
+__global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
   const int64_t place = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
   if (place >= problem.places) {
@@ -73,38 +50,52 @@ __global__ void __launch_bounds__(kThreads) MixRows(const MixProblem problem) {
   }
   const uint32_t begin = problem.merge_begin[place];
   const uint32_t count = problem.merge_begin[place + 1] - begin;
-  const int64_t batch = blockIdx.y, before = batch * problem.rows;
-  const auto row_at = [&](uint32_t i) { return before + problem.merge_rows[begin + i]; };
+  if (count == 0) {
+    return;
+  }
+  const int64_t batch = blockIdx.y, first = batch * problem.parts + begin;
+  const float* all_lses = problem.part_lses + first;
+  const auto part_at = [&](uint32_t i) {
+    return __ldcs(reinterpret_cast<const float4*>(problem.part_outs) + (first + i) * kLanes + lane);
+  };
   float lses[kAhead];
-  uint4 bits[kAhead];
+  float4 parts[kAhead];
 #pragma unroll
   for (uint32_t i = 0; i < kAhead; ++i) {
     lses[i] = -CUDART_INF_F;
     if (i < count) {
-      const int64_t row = row_at(i);
-      lses[i] = problem.row_lses[row];
-      bits[i] = Load(problem.row_outs, row, kLanes, lane);
+      lses[i] = all_lses[i];
+      parts[i] = part_at(i);
     }
   }
   Mixed mixed = {fmaxf(fmaxf(lses[0], lses[1]), fmaxf(lses[2], lses[3]))};
   for (uint32_t i = kAhead; i < count; ++i) {
-    mixed.most = fmaxf(mixed.most, problem.row_lses[row_at(i)]);
+    mixed.most = fmaxf(mixed.most, all_lses[i]);
   }
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    mixed.Add(lses[i], bits[i]);
+    mixed.Add(lses[i], parts[i]);
   }
   for (uint32_t i = kAhead; i < count; ++i) {
-    const int64_t row = row_at(i);
-    mixed.Add(problem.row_lses[row], Load(problem.row_outs, row, kLanes, lane));
+    mixed.Add(all_lses[i], part_at(i));
   }
-  const bool nothing = mixed.sum == 0;
   const int64_t to = batch * problem.places + place;
-  __stcs(static_cast<uint4*>(problem.out) + to * kLanes + lane,
-         Pack(mixed.numbers, nothing ? 0 : 1 / mixed.sum));
+  __stcs(static_cast<uint2*>(problem.out) + to * kLanes + lane, mixed.Rounded());
   if (lane == 0) {
-    problem.lse[to] = nothing ? -CUDART_INF_F : mixed.most + logf(mixed.sum);
+    problem.lse[to] = mixed.Lse();
   }
+}
+
+// Eight numbers of bf16, 16 bytes.
+__device__ float Dot(const uint4& a, const uint4& b) {
+  const uint32_t words_a[4] = {a.x, a.y, a.z, a.w}, words_b[4] = {b.x, b.y, b.z, b.w};
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    sum += __uint_as_float(words_a[i] << 16) * __uint_as_float(words_b[i] << 16);
+    sum += __uint_as_float(words_a[i] & 0xFFFF0000) * __uint_as_float(words_b[i] & 0xFFFF0000);
+  }
+  return sum;
 }
 
 template <int kLanes>
@@ -114,11 +105,8 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kLanes;
   float sum = 0;
   if (row < rows) {
-    const Numbers x = Unpack(Load(a, row, kLanes, lane)), y = Unpack(Load(b, row, kLanes, lane));
-#pragma unroll
-    for (int n = 0; n < kNumbers; ++n) {
-      sum += x.of[n] * y.of[n];
-    }
+    const int64_t at = row * kLanes + lane;
+    sum = Dot(__ldcs(static_cast<const uint4*>(a) + at), __ldcs(static_cast<const uint4*>(b) + at));
   }
 #pragma unroll
   for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
@@ -145,12 +133,12 @@ std::string Mix(const MixProblem& problem, cudaStream_t stream) {
   if (problem.places == 0) {
     return "";
   }
-  const int lanes = problem.head_dim / kNumbers;
+  const int lanes = problem.head_dim / 4;
   const dim3 blocks(BlocksOf(problem.places, lanes), static_cast<unsigned>(problem.batch));
   if (problem.head_dim == 128) {
-    MixRows<16><<<blocks, kThreads, 0, stream>>>(problem);
+    MixParts<32><<<blocks, kThreads, 0, stream>>>(problem);
   } else {
-    MixRows<8><<<blocks, kThreads, 0, stream>>>(problem);
+    MixParts<16><<<blocks, kThreads, 0, stream>>>(problem);
   }
   return Said();
 }
@@ -160,7 +148,7 @@ std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, fl
   if (rows == 0) {
     return "";
   }
-  const unsigned blocks = BlocksOf(rows, head_dim / kNumbers);
+  const unsigned blocks = BlocksOf(rows, head_dim / 8);
   if (head_dim == 128) {
     DotRows<16><<<blocks, kThreads, 0, stream>>>(rows, a, b, dots);
   } else {

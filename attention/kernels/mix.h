@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <string>
 
-// What comes before and after the tiles of queries: rows of bf16, sums in fp32. Asynchronous;
-// errors are the texts of CUDA. Thread-safe. No torch.
+// What comes before and after the tiles of queries: sums in fp32. Asynchronous; errors are the
+// texts of CUDA. Thread-safe. No torch.
 namespace ringmaster::attention::kernels {
 
 // Softmaxes over parts of the keys, merged into one over all of them: with the logarithms s_i of
@@ -14,22 +14,20 @@ namespace ringmaster::attention::kernels {
 struct MixProblem {
   int head_dim = 0;  // 64 or 128
   int64_t batch = 1;
-  // [batch, rows, head_dim] and [batch, rows].
-  const void* row_outs = nullptr;
-  const float* row_lses = nullptr;
-  int64_t rows = 0;
-  // Place i, a token's head, merges merge_rows[merge_begin[i] .. merge_begin[i + 1]), in this
-  // order: the same bits each time. A place of one row gets that row's values. Rows of bf16 are
-  // rounded twice so, in the tiles and here. NaN goes on.
+  // [batch, parts, head_dim] and [batch, parts].
+  const float* part_outs = nullptr;
+  const float* part_lses = nullptr;
+  int64_t parts = 0;
+  // Place i, a token's head, merges parts merge_begin[i] .. merge_begin[i + 1], in this order: the
+  // same bits each time. A place without parts is left as it is. NaN goes on.
   int64_t places = 0;
   const uint32_t* merge_begin = nullptr;
-  const uint32_t* merge_rows = nullptr;
-  // [batch, places, head_dim] bf16 and [batch, places]; zeros and -inf where nothing is merged.
+  // [batch, places, head_dim] bf16 and [batch, places]; zeros and -inf where no part saw a key.
   void* out = nullptr;
   float* lse = nullptr;
 };
 
-// Empty, or what CUDA said. Pointers to bf16 are multiples of 16 bytes.
+// Empty, or what CUDA said. Pointers to numbers are multiples of 16 bytes.
 std::string Mix(const MixProblem& problem, cudaStream_t stream);
 
 // dots[i] = sum over d of a[i][d] * b[i][d], of `rows` rows of head_dim (64 or 128) bf16: the delta

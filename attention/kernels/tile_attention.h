@@ -13,16 +13,20 @@
 // torch.
 namespace ringmaster::attention::kernels {
 
-// Where results go, strides in elements.
+// Where results go. A query's place is its token's head. lse is the natural logarithm of the
+// denominator, -inf for a query without keys.
 struct Results {
-  void* out = nullptr;  // bf16, head_dim contiguous
-  int64_t out_batch_stride = 0;
-  int64_t out_row_stride = 0;
-  int64_t out_head_stride = 0;
-  float* lse = nullptr;  // natural logarithm of the denominator, -inf for a query without keys
-  int64_t lse_batch_stride = 0;
-  int64_t lse_row_stride = 0;
-  int64_t lse_head_stride = 0;
+  // By place: [batch, tokens, heads, head_dim] bf16 and [batch, tokens, heads]. Places of no query
+  // are not written.
+  void* out = nullptr;
+  float* lse = nullptr;
+  // The query with number i (Tile::first_row) has the whole result of its place where slots[i] is
+  // kWhole, else part slots[i]. Null: all have the whole.
+  const uint32_t* slots = nullptr;
+  // [batch, parts, head_dim] and [batch, parts].
+  float* part_outs = nullptr;
+  float* part_lses = nullptr;
+  int64_t parts = 0;
 };
 
 struct ForwardProblem {
@@ -83,10 +87,8 @@ struct BackwardProblem {
   std::vector<Gradient> dv;
 };
 
-// Most views of each kind in one call.
-constexpr int kMaxViews = 16;
-
-// Empty, or why this device or problem is not for these kernels.
+// Empty, or why the current device, or this problem there, is not for these kernels.
+std::string WhyNotDevice();
 std::string WhyNot(const ForwardProblem& problem);
 std::string WhyNot(const BackwardProblem& problem);
 

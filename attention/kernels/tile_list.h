@@ -38,16 +38,19 @@ struct TileKeys {
 // A diagonal that hides nothing.
 constexpr int32_t kAllVisible = int32_t{1} << 30;
 
-// Queries and the keys that they see, keys[keys_begin .. keys_end) of the list. In the forward pass
-// their outputs are rows out_row, out_row + 1, ... of head out_head.
+// Queries and the keys that they see, keys[keys_begin .. keys_end) of the list. The forward pass
+// numbers the queries of all tiles: these are first_row, first_row + 1, ...
 struct Tile {
   TileRows rows;
   int32_t count = 0;
   int32_t keys_begin = 0;
   int32_t keys_end = 0;
-  int32_t out_head = 0;
-  int64_t out_row = 0;
+  int64_t first_row = 0;
 };
+
+// Where a query's result goes whose token's head is in no other tile: it is the whole result, and no
+// part to be merged.
+constexpr uint32_t kWhole = 0xFFFFFFFF;
 
 // Most queries of a tile, forward and backward, and most keys of a tile of keys.
 constexpr int TileRowsOf(int head_dim) { return head_dim == 64 ? 192 : 128; }
@@ -59,6 +62,9 @@ struct View {
   Operand operand;
   int64_t step = 1;
 };
+
+// Most views of each kind in one call.
+constexpr int kMaxViews = 16;
 
 // Up to kTileKeys keys and the spans of queries that see them, queries[begin .. end) of the list:
 // query i < count sees key j of the tile when j <= i + diagonal.

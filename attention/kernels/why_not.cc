@@ -8,23 +8,6 @@ namespace {
 constexpr int64_t kAlignment = 16;
 constexpr int64_t kElementBytes = 2;
 
-std::string WhyNotDevice() {
-  int device = 0, major = 0, minor = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  }
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  }
-  if (error != cudaSuccess) {
-    return cudaGetErrorString(error);
-  }
-  return major == 9 ? ""
-                    : "the device has compute capability " + std::to_string(major) + "." +
-                          std::to_string(minor) + ", not 9.0";
-}
-
 std::string WhyNotViews(const std::vector<View>& views, const std::string& what) {
   if (views.empty() || views.size() > kMaxViews) {
     return what + ": " + std::to_string(views.size()) + " views, not 1 to " +
@@ -63,6 +46,23 @@ std::string WhyNot(int head_dim, float scale,
 }
 
 }  // namespace
+
+std::string WhyNotDevice() {
+  int device = 0, major = 0, minor = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  }
+  if (error != cudaSuccess) {
+    return cudaGetErrorString(error);
+  }
+  return major == 9 ? ""
+                    : "the device has compute capability " + std::to_string(major) + "." +
+                          std::to_string(minor) + ", not 9.0";
+}
 
 std::string WhyNot(const ForwardProblem& problem) {
   return WhyNot(problem.head_dim, problem.scale,

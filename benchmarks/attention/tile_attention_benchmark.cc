@@ -54,9 +54,8 @@ double Forward(const Case& c, const Tensors& tensors) {
   const BranchLists lists = ListsOf(c.branch(), TileRowsOf(c.dim));
   const DeviceArray<Tile> tiles(lists.tiles);
   const DeviceArray<TileKeys> keys(lists.keys);
-  const int64_t rows = kTokens / c.rate;
-  const DeviceArray<uint16_t> out(rows * kWidth);
-  const DeviceArray<float> lse(rows * c.heads());
+  const DeviceArray<uint16_t> out(kTokens * kWidth);
+  const DeviceArray<float> lse(kTokens * c.heads());
   ForwardProblem problem;
   problem.head_dim = c.dim;
   problem.scale = 0.08f;
@@ -66,7 +65,7 @@ double Forward(const Case& c, const Tensors& tensors) {
   problem.tiles = tiles.data();
   problem.tile_count = static_cast<int>(lists.tiles.size());
   problem.keys = keys.data();
-  problem.results = {out.data(), 0, kWidth, c.dim, lse.data(), 0, 1, rows};
+  problem.results = {.out = out.data(), .lse = lse.data()};
   Check(WhyNot(problem));
   return Milliseconds([&] { return TileForward(problem, nullptr); });
 }

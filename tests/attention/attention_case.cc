@@ -166,7 +166,7 @@ AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
       random.OneIn(3) ? std::min(limits.min_tokens + 11, limits.max_tokens) : limits.max_tokens);
   const int64_t batch = random.OneIn(3) ? 2 : 1;
   const int64_t kv_heads = random.Between(1, 3), group = random.OneIn(2) ? 1 : random.Between(1, 3);
-  const int64_t size = random.Of<int64_t>({1, 2, 3, 4, 5, 8, 16, 17, 32});
+  const int64_t size = random.Of(limits.head_dims);
   const at::ScalarType dtype = random.Of(limits.dtypes);
   for (int64_t count = random.Between(1, 4); count > 0; --count) {
     problem.options.branches.push_back(RandomBranch(random, tokens));

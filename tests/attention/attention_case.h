@@ -30,6 +30,7 @@ struct CaseLimits {
   int64_t max_tokens = 200;
   std::vector<at::ScalarType> dtypes = {at::kDouble, at::kFloat, at::kBFloat16};
   std::vector<int> ranks = {1, 2, 3, 4, 5, 8};
+  std::vector<int64_t> head_dims = {1, 2, 3, 4, 5, 8, 16, 17, 32};
 };
 
 // The same seed gives the same case. dout holds NaN at positions that no branch covers.

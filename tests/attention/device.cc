@@ -4,23 +4,38 @@
 #include <ATen/ops/from_blob.h>
 #include <dlfcn.h>
 
+#include <cstdio>
+
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/comm/cuda_plugin.h"
 
 namespace ringmaster::attention {
 
-absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
-  if (name == "cpu") {
-    return at::Device(at::kCPU);
-  }
-  // Beside libtorch_cpu.so, wherever that came from.
+namespace {
+
+// LibTorch's CUDA part alone, beside libtorch_cpu.so wherever that came from.
+absl::Status OpenStockOperations() {
   Dl_info library{};
   std::string path = "libtorch_cuda.so";
   if (::dladdr(reinterpret_cast<const void*>(&at::globalContext), &library) != 0) {
     const std::string cpu = library.dli_fname;
     path = absl::StrCat(cpu.substr(0, cpu.rfind('/') + 1), path);
   }
-  if (::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", ::dlerror()));
+  return ::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr
+             ? absl::OkStatus()
+             : absl::FailedPreconditionError(absl::StrCat("--device cuda: ", ::dlerror()));
+}
+
+}  // namespace
+
+absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
+  if (name == "cpu") {
+    return at::Device(at::kCPU);
+  }
+  if (const auto plugin = worker::CudaPlugin::Open(); !plugin.ok()) {
+    std::fprintf(stderr, "stock operations only: %s\n", plugin.status().ToString().c_str());
+    RETURN_IF_ERROR(OpenStockOperations());
   }
   if (!at::globalContext().hasCUDA()) {
     return absl::FailedPreconditionError("--device cuda: no CUDA device was found");

@@ -10,8 +10,8 @@
 
 namespace ringmaster::attention {
 
-// "cpu" or "cuda". Opens LibTorch's CUDA part, which registers its kernels. FailedPrecondition when
-// there is none or no device.
+// "cpu" or "cuda". Opens libringmaster_cuda.so, which brings LibTorch's kernels and ours, or says
+// on stderr why it does with LibTorch's. FailedPrecondition when there are none or no device.
 absl::StatusOr<at::Device> OpenDevice(const std::string& name);
 
 // How in-process ranks on one CUDA device copy. All work on the default stream, so that a copy

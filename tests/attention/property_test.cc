@@ -1,23 +1,18 @@
-// Random problems of any shape against the dense fp64 oracle: --seed=S --cases=C (--seed=S
-// --cases=1 repeats one) --device=cpu|cuda.
+// Random problems of any shape against the dense fp64 oracle; flags: tests/attention/flags.h.
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
 #include "tests/attention/attention_case.h"
-#include "tests/attention/device.h"
+#include "tests/attention/flags.h"
 
 namespace ringmaster::attention {
 namespace {
 
-uint64_t g_seed = 1;
-int g_cases = 2000;
-at::Device g_device = at::kCPU;
+CaseFlags g_flags = {.cases = 2000};
 
 // What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 twice what a dense model of the
 // same precision misses by.
@@ -45,7 +40,7 @@ class Tally {
     const at::ScalarType dtype = problem.q.scalar_type();
     const bool fp64_sums = dtype == at::kDouble ||
                            (path == Path::kAsCalled && problem.map.tokens() <= kMaxShortTokens);
-    const AttentionResult result = RunRanks(problem, path, g_device);
+    const AttentionResult result = RunRanks(problem, path, g_flags.device);
     EXPECT_EQ(result.out.scalar_type(), dtype);
     EXPECT_EQ(result.lse.scalar_type(), dtype == at::kDouble ? at::kDouble : at::kFloat);
     EXPECT_FALSE(result.out.isnan().any().item<bool>());
@@ -90,19 +85,19 @@ class Tally {
 };
 
 void CheckCases(int cases, const CaseLimits& limits) {
-  std::printf("seeds %llu..%llu\n", static_cast<unsigned long long>(g_seed),
-              static_cast<unsigned long long>(g_seed + cases - 1));
+  std::printf("seeds %llu..%llu\n", static_cast<unsigned long long>(g_flags.seed),
+              static_cast<unsigned long long>(g_flags.seed + cases - 1));
   Tally tally;
   for (int i = 0; i < cases && !testing::Test::HasFailure(); ++i) {
-    const uint64_t seed = g_seed + i;
+    const uint64_t seed = g_flags.seed + i;
     const AttentionCase problem = RandomCase(seed, limits);
     SCOPED_TRACE("--seed=" + std::to_string(seed) + " --cases=1: " + problem.Describe());
     const ReferenceResult reference =
         ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
-    const CaseErrors same =
-        ErrorsOf(SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
-                                        problem.options, /*fused_backward=*/g_device.is_cuda()),
-                 reference);
+    const CaseErrors same = ErrorsOf(
+        SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout, problem.options,
+                               /*fused_backward=*/g_flags.device.is_cuda()),
+        reference);
     tally.Check(problem, Path::kAsCalled, reference, same);
     if (problem.q.scalar_type() != at::kDouble && problem.map.tokens() <= kMaxShortTokens) {
       tally.Check(problem, Path::kLongSequence, reference, same);
@@ -111,13 +106,13 @@ void CheckCases(int cases, const CaseLimits& limits) {
   tally.Close();
 }
 
-TEST(DilatedAttentionPropertyTest, EqualsTheDenseOracle) { CheckCases(g_cases, {}); }
+TEST(DilatedAttentionPropertyTest, EqualsTheDenseOracle) { CheckCases(g_flags.cases, {}); }
 
 // Longer than what is summed in fp64.
 TEST(DilatedAttentionPropertyTest, LongerSequencesEqualTheDenseOracle) {
-  CheckCases((g_cases + 19) / 20, {.min_tokens = kMaxShortTokens + 1,
-                                   .max_tokens = 400,
-                                   .dtypes = {at::kFloat, at::kBFloat16}});
+  CheckCases((g_flags.cases + 19) / 20, {.min_tokens = kMaxShortTokens + 1,
+                                         .max_tokens = 400,
+                                         .dtypes = {at::kFloat, at::kBFloat16}});
 }
 
 }  // namespace
@@ -125,23 +120,7 @@ TEST(DilatedAttentionPropertyTest, LongerSequencesEqualTheDenseOracle) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i < argc; ++i) {
-    if (std::strncmp(argv[i], "--seed=", 7) == 0) {
-      ringmaster::attention::g_seed = std::strtoull(argv[i] + 7, nullptr, 10);
-    } else if (std::strncmp(argv[i], "--cases=", 8) == 0) {
-      ringmaster::attention::g_cases = std::atoi(argv[i] + 8);
-    } else if (std::strncmp(argv[i], "--device=", 9) == 0) {
-      const auto device = ringmaster::attention::OpenDevice(argv[i] + 9);
-      if (!device.ok()) {
-        std::fprintf(stderr, "%s\n", device.status().ToString().c_str());
-        return 2;
-      }
-      ringmaster::attention::g_device = *device;
-    } else {
-      std::fprintf(stderr, "unknown argument %s; known: --seed=S --cases=C --device=cpu|cuda\n",
-                   argv[i]);
-      return 2;
-    }
-  }
-  return RUN_ALL_TESTS();
+  return ringmaster::attention::ParseCaseFlags(argc, argv, &ringmaster::attention::g_flags)
+             ? RUN_ALL_TESTS()
+             : 2;
 }

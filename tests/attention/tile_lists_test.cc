@@ -16,7 +16,6 @@
 #include "attention/plan.h"
 #include "attention/reference_attention.h"
 #include "tests/attention/attention_case.h"
-#include "tests/attention/pool_rows.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -25,6 +24,47 @@ using kernels::KeyTile;
 using kernels::Tile;
 using kernels::TileKeys;
 using kernels::TileRows;
+
+// The parts of each rank of a problem.
+std::vector<RankParts> PartsOf(const AttentionCase& problem) {
+  const auto plan =
+      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
+                            static_cast<int>(problem.k.size(2)));
+  std::vector<RankParts> parts;
+  for (int rank = 0; rank < problem.map.ranks(); ++rank)
+    parts.push_back(MakeRankParts(*plan, rank));
+  return parts;
+}
+
+// Calls f(token, head, row of the message) for what a message consists of.
+template <typename F>
+void ForEachMessageRow(const RankParts::Message& message, const F& f) {
+  int64_t row = 0;
+  for (const RowSet& set : message.local) {
+    for (const Run& run : set.runs) {
+      for (int64_t i = 0; i < run.count; ++i) f(run.first + i * run.step, run.head, row++);
+    }
+  }
+}
+
+// Calls f(owner, token, head, receiver, row) for each row of the receiver's pool and where the
+// owner has it, for all ranks of a ring.
+template <typename F>
+void ForEachPoolRow(const std::vector<RankParts>& ranks, const F& f) {
+  for (size_t to = 0; to < ranks.size(); ++to) {
+    ForEachMessageRow(ranks[to].kept, [&](int64_t token, int64_t head, int64_t row) {
+      f(to, token, head, to, ranks[to].kept.begin + row);
+    });
+    for (const RankParts::Message& incoming : ranks[to].incoming) {
+      for (const RankParts::Message& outgoing : ranks[incoming.peer].outgoing) {
+        if (outgoing.peer != static_cast<int>(to)) continue;
+        ForEachMessageRow(outgoing, [&](int64_t token, int64_t head, int64_t row) {
+          f(static_cast<size_t>(incoming.peer), token, head, to, incoming.begin + row);
+        });
+      }
+    }
+  }
+}
 
 // One batch of one rank, rows [tokens, heads, D] in fp64; pools are [rows, 1, D].
 struct Rank {
@@ -57,12 +97,17 @@ struct Rank {
   }
 };
 
-// Results [rows, D] and [rows].
-void Forward(const Rank& rank, const TileLists::QueryTiles& lists, const at::Tensor& out,
-             double* lse) {
+// Parts [parts, D] and [parts].
+struct Parts {
+  at::Tensor outs;
+  std::vector<double> lses;
+};
+
+void Forward(Rank& rank, const TileLists::QueryTiles& lists, Parts* parts) {
+  const int64_t heads = rank.q.size(1);
+  double* const lses = rank.lse.data_ptr<double>();
   for (const Tile& tile : lists.tiles) {
     for (int32_t j = 0; j < tile.count; ++j) {
-      const int64_t row = tile.out_row + j;
       const at::Tensor numerator = at::zeros({rank.size()}, at::kDouble);
       double sum = 0;
       for (int32_t list = tile.keys_begin; list < tile.keys_end; ++list) {
@@ -76,39 +121,50 @@ void Forward(const Rank& rank, const TileLists::QueryTiles& lists, const at::Ten
           sum += p;
         }
       }
-      ASSERT_TRUE(std::isnan(lse[row])) << "a row of results is written twice";
-      lse[row] = std::log(sum);
-      if (sum > 0) out[row] = numerator / sum;
+      const int64_t place = rank.Token(tile.rows, j) * heads + tile.rows.head;
+      const uint32_t slot = rank.lists.slots.at(tile.first_row + j);
+      const bool whole = slot == kernels::kWhole;
+      const auto& begin = rank.lists.merge_begin;
+      ASSERT_TRUE(whole ? begin[place] == begin[place + 1]
+                        : begin[place] <= slot && slot < begin[place + 1]);
+      double& lse = whole ? lses[place] : parts->lses.at(slot);
+      ASSERT_TRUE(std::isnan(lse)) << "a result is written twice";
+      lse = std::log(sum);
+      const at::Tensor out = whole ? rank.out[place / heads][place % heads] : parts->outs[slot];
+      if (sum > 0) out.copy_(numerator / sum);
     }
   }
 }
 
 void ForwardAndMerge(Rank& rank) {
   const int64_t tokens = rank.q.size(0), heads = rank.q.size(1);
-  const at::Tensor outs = at::zeros({rank.lists.out_rows, rank.size()}, at::kDouble);
-  std::vector<double> sums(rank.lists.out_rows, std::nan(""));
-  Forward(rank, rank.lists.local, outs, sums.data());
-  Forward(rank, rank.lists.far, outs, sums.data());
+  const TileLists& lists = rank.lists;
+  Parts parts{at::zeros({lists.parts(), rank.size()}, at::kDouble),
+              std::vector<double>(lists.parts(), std::nan(""))};
   rank.out = at::zeros_like(rank.q);
-  rank.lse = at::full({tokens, heads}, -std::numeric_limits<double>::infinity(), at::kDouble);
-  ASSERT_EQ(rank.lists.merge_begin.size(), static_cast<size_t>(tokens * heads + 1));
+  rank.lse = at::full({tokens, heads}, std::nan(""), at::kDouble);
+  Forward(rank, lists.local, &parts);
+  Forward(rank, lists.far, &parts);
+  ASSERT_EQ(lists.merge_begin.size(), static_cast<size_t>(tokens * heads + 1));
+  bool covered = true;
   for (int64_t place = 0; place < tokens * heads; ++place) {
-    double sum = 0;
     const at::Tensor out = rank.out[place / heads][place % heads];
-    uint32_t last = 0;
-    for (uint32_t i = rank.lists.merge_begin[place]; i < rank.lists.merge_begin[place + 1]; ++i) {
-      const uint32_t row = rank.lists.merge_rows[i];
-      ASSERT_TRUE(i == rank.lists.merge_begin[place] || row > last) << "not in order";
-      last = row;
-      out.add_(outs[row], std::exp(sums[row]));
-      sum += std::exp(sums[row]);
+    const at::Tensor lse = rank.lse[place / heads][place % heads];
+    const uint32_t begin = lists.merge_begin[place], end = lists.merge_begin[place + 1];
+    ASSERT_TRUE(begin == end || lse.isnan().item<bool>()) << "whole and in parts";
+    double sum = begin == end ? std::exp(lse.item<double>()) : 0;
+    for (uint32_t i = begin; i < end; ++i) {
+      out.add_(parts.outs[i], std::exp(parts.lses[i]));
+      sum += std::exp(parts.lses[i]);
     }
-    ASSERT_FALSE(std::isnan(sum)) << "a row of results is written by nobody";
-    if (sum > 0) {
-      out.div_(sum);
-      rank.lse[place / heads][place % heads] = std::log(sum);
+    if (begin < end && sum > 0) out.div_(sum);
+    if (std::isnan(sum)) {
+      ASSERT_EQ(begin, end) << "a part is written by nobody";
+      covered = false;
     }
+    lse.fill_(std::isnan(sum) ? -std::numeric_limits<double>::infinity() : std::log(sum));
   }
+  EXPECT_EQ(lists.all_covered, covered);
   rank.delta = (rank.out * rank.dout).sum(-1);
 }
 
@@ -304,6 +360,24 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
   EXPECT_LE(RelativeError(group(rank.dq), dense.dq), 1e-10);
   EXPECT_LE(RelativeError(group(rank.dk), dense.dk), 1e-10);
   EXPECT_LE(RelativeError(group(rank.dv), dense.dv), 1e-10);
+}
+
+// By branch, whichever order the tiles have.
+TEST(TileListsTest, PartsAreInTheOrderOfMerging) {
+  const auto plan = AttentionPlan::Create({.branches = {{300, 1}, {300, 2}, {200, 1}}},
+                                          ShardMap::Contiguous(300, 1, 1), 2, 2);
+  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 300, 2, 128);
+  std::vector<std::vector<int64_t>> rows(lists.parts());
+  for (size_t row = 0; row < lists.slots.size(); ++row) {
+    rows.at(lists.slots[row]).push_back(static_cast<int64_t>(row));
+  }
+  for (size_t place = 0; place + 1 < lists.merge_begin.size(); ++place) {
+    for (uint32_t slot = lists.merge_begin[place]; slot < lists.merge_begin[place + 1]; ++slot) {
+      ASSERT_EQ(rows[slot].size(), 1u);
+      ASSERT_TRUE(slot == lists.merge_begin[place] || rows[slot][0] > rows[slot - 1][0]);
+    }
+  }
+  EXPECT_EQ(lists.parts(), 300 * 2 * 2 + 300);
 }
 
 // Of which a segment has one row, wherever it lies.

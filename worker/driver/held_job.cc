@@ -1,5 +1,6 @@
 #include "worker/driver/held_job.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "attention/passes.h"
 #include "base/status_macros.h"
 #include "base/steady_now.h"
 #include "spdlog/spdlog.h"
@@ -20,6 +22,20 @@
 #include "worker/train/state_transfer.h"
 
 namespace ringmaster::worker {
+namespace {
+
+std::string DescribeAttention(const JobConfig& config, const std::string& device) {
+  const at::ScalarType dtype = config.precision == Precision::kBf16   ? at::kBFloat16
+                               : config.precision == Precision::kFp64 ? at::kDouble
+                                                                      : at::kFloat;
+  const models::LongNetConfig& model = config.model;
+  const at::Tensor q =
+      at::empty({1}, at::TensorOptions(at::Device(device)).dtype(dtype))
+          .expand({config.micro_sequences, config.sequence_length, model.heads, model.head_dim()});
+  return attention::DescribeExecutor(q, model.attention, config.sequence_length);
+}
+
+}  // namespace
 
 absl::Status HeldJob::WarmUp() const {
   if (device_ != "cuda") {
@@ -90,7 +106,10 @@ absl::Status HeldJob::Build(absl::FunctionRef<bool()> cancelled) {
   ASSIGN_OR_RETURN(state_, TrainingState::Allocate(config_, device_));
   SPDLOG_INFO("built the model on {} in {}: {} parameters", device_,
               absl::FormatDuration(SteadyNow() - start), state_->layout().parameters());
-  return absl::OkStatus();
+  return CatchTorch("looking for attention's kernels", [this] {
+    SPDLOG_INFO("attention by {}", DescribeAttention(config_, device_));
+    return absl::OkStatus();
+  });
 }
 
 absl::Status HeldJob::Examine() {

@@ -34,7 +34,7 @@ struct HeadRows {
   int32_t count = 0;
 };
 
-// Heavy tiles first. Outputs lie as the rows do, which is of use where the rate divides the length.
+// Heavy tiles first. All queries have whole results.
 inline void AddTiles(const HeadRows& head, int kv_head, bool causal, int rows_of_tile,
                      BranchLists* lists) {
   TileRows keys = head.rows;
@@ -44,8 +44,7 @@ inline void AddTiles(const HeadRows& head, int kv_head, bool causal, int rows_of
     part.first += at;
     const auto list = static_cast<int32_t>(lists->keys.size());
     lists->keys.push_back({keys, head.count, causal ? at : kAllVisible});
-    lists->tiles.push_back(
-        {part, std::min(rows_of_tile, head.count - at), list, list + 1, part.head, part.first});
+    lists->tiles.push_back({part, std::min(rows_of_tile, head.count - at), list, list + 1});
   }
 }
 

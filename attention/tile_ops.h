@@ -1,0 +1,60 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "attention/placed_tiles.h"
+
+// The kernels over lists of tiles as operators of LibTorch, `ringmaster::tile_*`: their schemas are
+// declared here, their kernels are registered by whatever brings them. libringmaster_cuda.so
+// registers those of attention/kernels when it is loaded; without it there are none. Asynchronous
+// on the current stream. Thread-safe. Throw c10::Error.
+namespace ringmaster::attention {
+
+// Empty, or why no kernels take tensors of this one's device.
+std::string WhyNoTileKernels(const at::Tensor& q);
+
+// bf16, head_dim contiguous, all else as kernels::Operand wants it.
+struct TileInputs {
+  at::Tensor q;       // [B, T, H, D]
+  at::Tensor k;       // [B, T, Hkv, D]
+  at::Tensor v;       // [B, T, Hkv, D]
+  at::Tensor pool_k;  // [B, rows of the pool, 1, D]
+  at::Tensor pool_v;  // [B, rows of the pool, 1, D]
+  std::vector<int64_t> steps;
+  double scale = 1;
+};
+
+// All contiguous.
+struct TileOutputs {
+  at::Tensor out;        // [B, T, H, D] bf16
+  at::Tensor lse;        // [B, T, H] fp32
+  at::Tensor part_outs;  // [B, parts, D] fp32
+  at::Tensor part_lses;  // [B, parts] fp32
+};
+
+// Writes the softmax of each query over the keys that its tile sees to where PlacedTiles::slots
+// says.
+void TileForward(const TileInputs& inputs, const PlacedTiles::Queries& lists,
+                 const at::Tensor& slots, const TileOutputs& outputs);
+
+// Merges the parts of each place that has some into out and lse.
+void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
+
+// The sum over D of a * b, contiguous bf16 [B, T, H, D]: [B, T, H] fp32.
+at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b);
+
+// fp32 of the shapes of q, k, v and the pool, head_dim contiguous.
+struct TileSums {
+  at::Tensor dq, dk, dv, pool_dk, pool_dv;
+};
+
+// Adds one pass's gradients to the sums. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a
+// query out; `delta` is RowDots of dout and the output. `dout` is an operand of q's shape.
+void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& lse,
+                  const at::Tensor& delta, const PlacedTiles::Backward& lists,
+                  const TileSums& sums);
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+
+#include "attention/passes.h"
+
+// The passes by kernels over lists of tiles: all branches in one launch, rows read where they lie,
+// one merge. bf16, sums in fp32; the same bits every time. Contracts as of Forward and Backward,
+// which call them.
+namespace ringmaster::attention {
+
+// Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.
+std::string WhyNotTiles(const at::Tensor& q, const DilatedAttentionOptions& options, double scale,
+                        at::ScalarType accumulate);
+
+AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
+                                const at::Tensor& v, Saved* saved);
+DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout);
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,116 @@
+// What comes before and after the tiles, on the GPU against fp64 sums on the host.
+#include "attention/kernels/mix.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "tests/attention/kernels/device_array.h"
+#include "tests/attention/kernels/hopper.h"
+
+namespace ringmaster::attention::kernels {
+namespace {
+
+class MixTest : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    const std::string why = WhyNoHopper();
+    if (!why.empty()) GTEST_SKIP() << why;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(HeadDims, MixTest, testing::Values(64, 128));
+
+// Parts without keys do not count whatever they hold, NaN goes on; more parts than are asked for
+// ahead; places without parts stay as they are.
+TEST_P(MixTest, MergesParts) {
+  const int dim = GetParam();
+  const float none = -std::numeric_limits<float>::infinity();
+  const std::vector<std::vector<float>> places = {{1, 2},
+                                                  {},
+                                                  {80, none, 79.5},
+                                                  {none, none},
+                                                  {1, NAN},
+                                                  {1, 2, 3, 0.5, 2.5, -1, none, 4},
+                                                  {},
+                                                  {none, none, none, none, 80}};
+  std::vector<float> lses, outs;
+  std::vector<uint32_t> begins = {0};
+  std::mt19937_64 random(5);
+  std::normal_distribution<float> normal;
+  for (const std::vector<float>& place : places) {
+    for (const float lse : place) {
+      lses.push_back(lse);
+      for (int d = 0; d < dim; ++d) outs.push_back(lse == none ? NAN : normal(random));
+    }
+    begins.push_back(static_cast<uint32_t>(lses.size()));
+  }
+  const auto parts = static_cast<int64_t>(lses.size());
+  const DeviceArray<float> part_outs(outs), part_lses(lses);
+  const DeviceArray<float> lse(std::vector<float>(places.size(), 7));
+  const DeviceArray<uint16_t> out(std::vector<uint16_t>(places.size() * dim, ToBf16(7)));
+  const DeviceArray<uint32_t> merge_begin(begins);
+  ASSERT_EQ(Mix({dim, 1, part_outs.data(), part_lses.data(), parts,
+                 static_cast<int64_t>(places.size()), merge_begin.data(), out.data(), lse.data()},
+                nullptr),
+            "");
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const std::vector<uint16_t> mixed = out.Host();
+  const std::vector<float> sums = lse.Host();
+  for (size_t place = 0; place < places.size(); ++place) {
+    SCOPED_TRACE(place);
+    double sum = 0;
+    for (const float part : places[place]) sum += std::exp(double{part});
+    const double want_lse = places[place].empty() ? 7 : std::log(sum);
+    if (std::isnan(want_lse)) {
+      EXPECT_TRUE(std::isnan(sums[place]));
+    } else if (std::isinf(want_lse)) {
+      EXPECT_EQ(sums[place], none);
+    } else {
+      EXPECT_NEAR(sums[place], want_lse, 1e-6 * std::abs(want_lse) + 1e-6);
+    }
+    for (int d = 0; d < dim; ++d) {
+      double want = places[place].empty() ? 7 : 0;
+      for (uint32_t part = begins[place]; part < begins[place + 1]; ++part) {
+        if (lses[part] != none) want += std::exp(lses[part] - want_lse) * outs[part * dim + d];
+      }
+      const double got = FromBf16(mixed[place * dim + d]);
+      if (std::isnan(want_lse)) {
+        EXPECT_TRUE(std::isnan(got));
+      } else {
+        EXPECT_NEAR(got, want, 0.004 * std::abs(want) + 1e-6);
+      }
+    }
+  }
+}
+
+// Of several blocks, the last of them not full.
+TEST_P(MixTest, RowDots) {
+  const int dim = GetParam();
+  constexpr int kRows = 1000;
+  std::mt19937_64 random(6);
+  const std::vector<uint16_t> a = RandomBf16(int64_t{kRows} * dim, &random);
+  const std::vector<uint16_t> b = RandomBf16(int64_t{kRows} * dim, &random);
+  const DeviceArray<uint16_t> on_device_a(a), on_device_b(b);
+  const DeviceArray<float> dots(size_t{kRows});
+  ASSERT_EQ(
+      kernels::RowDots(dim, kRows, on_device_a.data(), on_device_b.data(), dots.data(), nullptr),
+      "");
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const std::vector<float> host = dots.Host();
+  for (int row = 0; row < kRows; ++row) {
+    double expected = 0;
+    for (int d = row * dim; d < (row + 1) * dim; ++d) {
+      expected += double{FromBf16(a[d])} * FromBf16(b[d]);
+    }
+    ASSERT_NEAR(host[row], expected, 1e-4) << row;
+  }
+}
+
+}  // namespace
+}  // namespace ringmaster::attention::kernels
