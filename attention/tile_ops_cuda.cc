@@ -1,6 +1,7 @@
 // Registers attention/kernels for CUDA; part of libringmaster_cuda.so.
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -65,6 +66,10 @@ std::vector<Gradient> Sums(const Tensor& own, at::IntArrayRef steps, const Tenso
   return sums;
 }
 
+// A word for one call; the allocator gives it to nobody else before that has run.
+Tensor Word(const Tensor& like) { return at::empty({1}, like.options().dtype(at::kInt)); }
+unsigned* Data(const Tensor& word) { return static_cast<unsigned*>(word.mutable_data_ptr()); }
+
 std::string WhyNotCuda(const Tensor& q) {
   const c10::cuda::CUDAGuard guard(q.device());
   return kernels::WhyNotDevice();
@@ -75,6 +80,7 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                  const Tensor& keys, const Tensor& slots, const Tensor& out, const Tensor& lse,
                  const Tensor& part_outs, const Tensor& part_lses) {
   const c10::cuda::CUDAGuard guard(q.device());
+  const Tensor taken = Word(q);
   const kernels::ForwardProblem problem = {.head_dim = static_cast<int>(q.size(3)),
                                            .scale = static_cast<float>(scale),
                                            .query_views = Views(q, steps),
@@ -83,6 +89,7 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                                            .tiles = Data<kernels::Tile>(tiles),
                                            .tile_count = CountOf<kernels::Tile>(tiles),
                                            .keys = Data<kernels::TileKeys>(keys),
+                                           .taken = Data(taken),
                                            .results = {.out = out.mutable_data_ptr(),
                                                        .lse = Sums(lse),
                                                        .slots = Data<uint32_t>(slots),
@@ -125,6 +132,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
                   const Tensor& pool_dv) {
   const c10::cuda::CUDAGuard guard(q.device());
+  const Tensor taken = Word(q);
   const kernels::BackwardProblem problem = {.head_dim = static_cast<int>(q.size(3)),
                                             .scale = static_cast<float>(scale),
                                             .query_views = Views(q, steps),
@@ -139,6 +147,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                                             .key_tiles = Data<kernels::KeyTile>(key_tiles),
                                             .key_tile_count = CountOf<kernels::KeyTile>(key_tiles),
                                             .queries = Data<kernels::TileKeys>(queries),
+                                            .taken = Data(taken),
                                             .dq = Sums(dq, steps),
                                             .dk = Sums(dk, steps, pool_dk),
                                             .dv = Sums(dv, steps, pool_dv)};

@@ -8,11 +8,10 @@ namespace {
 
 using namespace sm90;  // NOLINT: this file is about its instructions
 
-struct Arguments : BackwardArguments {
+struct Arguments : BackwardArguments, TileArguments<KeyTile> {
   int64_t key_steps[kMaxViews];
   Gradient dk[kMaxViews];
   Gradient dv[kMaxViews];
-  const KeyTile* tiles;
   const TileKeys* query_list;
 };
 
@@ -31,84 +30,93 @@ using QueryWalk = Walk<kQueries, SeeingQueries>;
 template <int kHeadDim>
 struct KeyKernel {
   static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
+  static constexpr int kConsumerRegisters = 240;
 
   struct Shared {
-    SharedRows<kTileKeys, kHeadDim> keys;
-    SharedRows<kTileKeys, kHeadDim> values;
+    SharedRows<kTileKeys, kHeadDim> keys[kStages];
+    SharedRows<kTileKeys, kHeadDim> values[kStages];
     SharedRows<kQueries, kHeadDim> queries[kStages];
     SharedRows<kQueries, kHeadDim> douts[kStages];
     float lse[kStages][kQueries];
     float delta[kStages][kQueries];
-    uint64_t keys_full;
+    TileSlots<KeyTile> tiles;
     Pipeline pipeline;
 
     __device__ void Init() {
-      InitBarrier(&keys_full, 1);
+      tiles.Init(kConsumers);
       pipeline.Init(1 + 32, kConsumers * kWarpsOfConsumer);
     }
   };
 
-  // One warp: its first lane starts the loads of boxes, all bring the numbers of the queries.
-  static __device__ void Produce(const Arguments& arguments, Shared& shared, const KeyTile& tile,
-                                 int batch, int thread) {
-    if (thread >= 32) {
-      return;
-    }
-    if (thread == 0) {
-      ArriveExpecting(&shared.keys_full, sizeof(shared.keys) + sizeof(shared.values));
-      LoadRows(shared.keys, arguments.keys, tile.rows, 0, batch, &shared.keys_full);
-      LoadRows(shared.values, arguments.values, tile.rows, 0, batch, &shared.keys_full);
-    }
-    Stage stage;
-    for (QueryWalk walk(arguments.query_list, tile.queries_begin, tile.queries_end, {});
-         !walk.done(); walk.Next(), stage.Next()) {
-      const int at = stage.index;
+  class Producer;
+  class Consumer;
+};
+
+// The first lane starts the loads of boxes, all bring the numbers of the queries.
+template <int kHeadDim>
+class KeyKernel<kHeadDim>::Producer {
+ public:
+  __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
+      : arguments_(arguments), shared_(shared), lane_(lane) {}
+
+  __device__ void LoadOwn(const KeyTile& tile, int batch, int slot) {
+    uint64_t* full = &shared_.tiles.pipeline.full[slot];
+    ArriveExpecting(full, sizeof(shared_.keys[slot]) + sizeof(shared_.values[slot]));
+    LoadRows(shared_.keys[slot], arguments_.keys, tile.rows, 0, batch, full);
+    LoadRows(shared_.values[slot], arguments_.values, tile.rows, 0, batch, full);
+  }
+
+  __device__ void LoadSeen(const KeyTile& tile, int batch) {
+    for (QueryWalk walk(arguments_.query_list, tile.queries_begin, tile.queries_end, {});
+         !walk.done(); walk.Next(), stage_.Next()) {
+      const int at = stage_.index();
       const TileRows& rows = walk.span().rows;
-      uint64_t* full = &shared.pipeline.full[at];
-      shared.pipeline.AwaitEmpty(stage);
-      if (thread == 0) {
-        ArriveExpecting(full, sizeof(shared.queries[at]) + sizeof(shared.douts[at]));
-        LoadRows(shared.queries[at], arguments.queries, rows, walk.first(), batch, full);
-        LoadRows(shared.douts[at], arguments.douts, rows, walk.first(), batch, full);
+      uint64_t* full = &shared_.pipeline.full[at];
+      shared_.pipeline.AwaitEmpty(stage_);
+      if (lane_ == 0) {
+        ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]));
+        LoadRows(shared_.queries[at], arguments_.queries, rows, walk.first(), batch, full);
+        LoadRows(shared_.douts[at], arguments_.douts, rows, walk.first(), batch, full);
       }
-      for (int first = 0; first < kQueries; first += 32) {
-        const int i = first + thread;
+      for (int i = lane_; i < kQueries; i += 32) {
         const QueryNumbers numbers =
-            NumbersOf(arguments, rows, walk.first() + i, walk.span().count, batch);
-        shared.lse[at][i] = numbers.lse;
-        shared.delta[at][i] = numbers.delta;
+            NumbersOf(arguments_, rows, walk.first() + i, walk.span().count, batch);
+        shared_.lse[at][i] = numbers.lse;
+        shared_.delta[at][i] = numbers.delta;
       }
       Arrive(full);
     }
-    // A block may not end before its loads, and consumers without queries wait for nothing.
-    WaitFor(&shared.keys_full, 0);
   }
 
-  class Consumer;
+ private:
+  const Arguments& arguments_;
+  Shared& shared_;
+  const int lane_;
+  Stage stage_;
 };
 
 template <int kHeadDim>
 class KeyKernel<kHeadDim>::Consumer {
  public:
-  __device__ Consumer(const Arguments& arguments, Shared& shared, const KeyTile& tile, int batch,
-                      int group)
-      : arguments_(arguments), shared_(shared), tile_(tile), batch_(batch), group_(group) {}
-
-  __device__ void Run() {
-    QueryWalk walk(arguments_.query_list, tile_.queries_begin, tile_.queries_end, {});
-    if (walk.done()) {
-      return;
-    }
+  __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
+      : arguments_(arguments), shared_(shared), group_(group) {
     group_.StartTurns();
-    WaitFor(&shared_.keys_full, 0);
+  }
+
+  __device__ void Run(const KeyTile& tile, int batch, int slot) {
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      dk_[i] = dv_[i] = 0;
+    }
     const int first_row = group_.index * kRowsOfConsumer;
-    Stage stage;
-    for (; !walk.done(); walk.Next(), stage.Next()) {
-      const int at = stage.index;
-      shared_.pipeline.AwaitFull(stage);
+    QueryWalk walk(arguments_.query_list, tile.queries_begin, tile.queries_end, {});
+    const bool seen = !walk.done();
+    for (; !walk.done(); walk.Next(), stage_.Next()) {
+      const int at = stage_.index();
+      shared_.pipeline.AwaitFull(stage_);
       group_.AwaitTurn();
-      Multiply(scores_, shared_.keys, shared_.queries[at], first_row);
-      Multiply(slopes_, shared_.values, shared_.douts[at], first_row);
+      Multiply(scores_, shared_.keys[slot], shared_.queries[at], first_row);
+      Multiply(slopes_, shared_.values[slot], shared_.douts[at], first_row);
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
@@ -124,9 +132,12 @@ class KeyKernel<kHeadDim>::Consumer {
       PinRegisters(dk_);
       group_.Release(shared_.pipeline, at);
     }
-    AddRows<kHeadDim>(arguments_.dk, arguments_.key_steps, tile_, batch_, group_, dk_,
-                      arguments_.scale);
-    AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile_, batch_, group_, dv_, 1);
+    if (seen) {
+      AddRows<kHeadDim>(arguments_.dk, arguments_.key_steps, tile, batch, group_, dk_,
+                        arguments_.scale);
+      AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1);
+    }
+    group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
@@ -169,15 +180,14 @@ class KeyKernel<kHeadDim>::Consumer {
 
   const Arguments& arguments_;
   Shared& shared_;
-  const KeyTile& tile_;
-  const int batch_;
   const ConsumerGroup<kConsumers> group_;
+  Stage stage_;
   float scores_[kQueries / 2];
   float slopes_[kQueries / 2];
   uint32_t probabilities_[kQueries / 16][4];
   uint32_t packed_[kQueries / 16][4];
-  float dk_[kHeadDim / 2] = {};
-  float dv_[kHeadDim / 2] = {};
+  float dk_[kHeadDim / 2];
+  float dv_[kHeadDim / 2];
 };
 
 }  // namespace
@@ -188,6 +198,9 @@ std::string BackwardKeys(const BackwardProblem& problem, cudaStream_t stream) {
   }
   Arguments arguments = {};
   arguments.tiles = problem.key_tiles;
+  arguments.tile_count = problem.key_tile_count;
+  arguments.batches = static_cast<unsigned>(problem.query_views.front().operand.batch);
+  arguments.taken = problem.taken;
   arguments.query_list = problem.queries;
   for (size_t i = 0; i < problem.key_views.size(); ++i) {
     arguments.key_steps[i] = problem.key_views[i].step;
@@ -198,8 +211,7 @@ std::string BackwardKeys(const BackwardProblem& problem, cudaStream_t stream) {
   if (!error.empty()) {
     return error;
   }
-  const int64_t batch = problem.query_views.front().operand.batch;
-  return LaunchTiles<KeyKernel>(problem.head_dim, arguments, problem.key_tile_count, batch, stream);
+  return LaunchTiles<KeyKernel>(problem.head_dim, arguments, stream);
 }
 
 std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream) {

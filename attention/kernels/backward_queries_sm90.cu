@@ -11,9 +11,8 @@ namespace {
 
 using namespace sm90;  // NOLINT: this file is about its instructions
 
-struct Arguments : BackwardArguments {
+struct Arguments : BackwardArguments, TileArguments<Tile> {
   Gradient gradients[kMaxViews];
-  const Tile* tiles;
   const TileKeys* key_list;
 };
 
@@ -24,27 +23,40 @@ template <int kHeadDim>
 struct QueryKernel {
   static constexpr int kKeys = KeysOfStep(kHeadDim);
   static constexpr int kConsumers = kBackwardTileRows / kRowsOfConsumer;
+  static constexpr int kConsumerRegisters = 232;
 
   struct Shared : QueryTileShared<kKeys, kHeadDim, kConsumers> {
-    SharedRows<kRowsOfConsumer, kHeadDim> queries[kConsumers];
-    SharedRows<kRowsOfConsumer, kHeadDim> douts[kConsumers];
+    SharedRows<kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
+    SharedRows<kRowsOfConsumer, kHeadDim> douts[kStages][kConsumers];
   };
 
-  static __device__ void Produce(const Arguments& arguments, Shared& shared, const Tile& tile,
-                                 int batch, int thread) {
-    if (thread != 0) {
-      return;
+  class Producer {
+   public:
+    __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
+        : arguments_(arguments), shared_(shared), keys_(arguments, shared), lane_(lane) {}
+
+    __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
+      uint64_t* full = &shared_.tiles.pipeline.full[slot];
+      ArriveExpecting(full, sizeof(shared_.queries[slot]) + sizeof(shared_.douts[slot]));
+      for (int consumer = 0; consumer < kConsumers; ++consumer) {
+        const int row = consumer * kRowsOfConsumer;
+        LoadRows(shared_.queries[slot][consumer], arguments_.queries, tile.rows, row, batch, full);
+        LoadRows(shared_.douts[slot][consumer], arguments_.douts, tile.rows, row, batch, full);
+      }
     }
-    ArriveExpecting(&shared.queries_full, sizeof(shared.queries) + sizeof(shared.douts));
-    for (int consumer = 0; consumer < kConsumers; ++consumer) {
-      const int row = consumer * kRowsOfConsumer;
-      LoadRows(shared.queries[consumer], arguments.queries, tile.rows, row, batch,
-               &shared.queries_full);
-      LoadRows(shared.douts[consumer], arguments.douts, tile.rows, row, batch,
-               &shared.queries_full);
+    __device__ void LoadSeen(const Tile& tile, int batch) {
+      if (lane_ == 0) {
+        keys_.template Load<kKeys>(tile, batch);
+      }
+      __syncwarp();
     }
-    LoadKeys(arguments, shared, tile, batch);
-  }
+
+   private:
+    const Arguments& arguments_;
+    Shared& shared_;
+    KeyLoader<Arguments, Shared> keys_;
+    const int lane_;
+  };
 
   class Consumer;
 };
@@ -52,30 +64,29 @@ struct QueryKernel {
 template <int kHeadDim>
 class QueryKernel<kHeadDim>::Consumer {
  public:
-  __device__ Consumer(const Arguments& arguments, Shared& shared, const Tile& tile, int batch,
-                      int group)
-      : arguments_(arguments), shared_(shared), tile_(tile), batch_(batch), group_(group) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      numbers_[h] = NumbersOf(arguments, tile.rows, group_.row + 8 * h, tile.count, batch);
-    }
+  __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
+      : arguments_(arguments), shared_(shared), group_(group) {
+    group_.StartTurns();
   }
 
-  __device__ void Run() {
-    auto walk = WalkKeys<kKeys>(arguments_.key_list, tile_);
-    if (walk.done()) {
-      return;
+  __device__ void Run(const Tile& tile, int batch, int slot) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      numbers_[h] = NumbersOf(arguments_, tile.rows, group_.row + 8 * h, tile.count, batch);
     }
-    group_.StartTurns();
-    WaitFor(&shared_.queries_full, 0);
-    Stage stage;
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      gradient_[i] = 0;
+    }
+    auto walk = WalkKeys<kKeys>(arguments_.key_list, tile);
+    const bool seen = !walk.done();
     int before = -1;  // the stage whose keys the products under way read
-    for (; !walk.done(); walk.Next(), stage.Next()) {
-      shared_.key_pipeline.AwaitFull(stage);
+    for (; !walk.done(); walk.Next(), stage_.Next()) {
+      shared_.key_pipeline.AwaitFull(stage_);
       group_.AwaitTurn();
-      Multiply(scores_, shared_.queries[group_.index], shared_.keys[stage.index]);
-      shared_.value_pipeline.AwaitFull(stage);
-      Multiply(slopes_, shared_.douts[group_.index], shared_.values[stage.index]);
+      Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[stage_.index()]);
+      shared_.value_pipeline.AwaitFull(stage_);
+      Multiply(slopes_, shared_.douts[slot][group_.index], shared_.values[stage_.index()]);
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
@@ -83,18 +94,22 @@ class QueryKernel<kHeadDim>::Consumer {
       if (before >= 0) {
         group_.Release(shared_.key_pipeline, before);
       }
-      before = stage.index;
+      before = stage_.index();
       Probabilities(walk);
       AwaitProducts<0>();
       PinRegisters(slopes_);
-      group_.Release(shared_.value_pipeline, stage.index);
+      group_.Release(shared_.value_pipeline, stage_.index());
       Slopes();
-      Accumulate(gradient_, packed_, shared_.keys[stage.index]);
+      Accumulate(gradient_, packed_, shared_.keys[stage_.index()]);
     }
-    AwaitProducts<0>();
-    PinRegisters(gradient_);
-    AddRows<kHeadDim>(arguments_.gradients, arguments_.query_steps, tile_, batch_, group_,
-                      gradient_, arguments_.scale);
+    if (seen) {
+      AwaitProducts<0>();
+      PinRegisters(gradient_);
+      group_.Release(shared_.key_pipeline, before);
+      AddRows<kHeadDim>(arguments_.gradients, arguments_.query_steps, tile, batch, group_,
+                        gradient_, arguments_.scale);
+    }
+    group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
@@ -132,14 +147,13 @@ class QueryKernel<kHeadDim>::Consumer {
 
   const Arguments& arguments_;
   Shared& shared_;
-  const Tile& tile_;
-  const int batch_;
   const ConsumerGroup<kConsumers> group_;
+  Stage stage_;
   QueryNumbers numbers_[2];
   float scores_[kKeys / 2];
   float slopes_[kKeys / 2];
   uint32_t packed_[kKeys / 16][4];
-  float gradient_[kHeadDim / 2] = {};
+  float gradient_[kHeadDim / 2];
 };
 
 }  // namespace
@@ -150,6 +164,9 @@ std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream)
   }
   Arguments arguments = {};
   arguments.tiles = problem.tiles;
+  arguments.tile_count = problem.tile_count;
+  arguments.batches = static_cast<unsigned>(problem.query_views.front().operand.batch);
+  arguments.taken = problem.taken;
   arguments.key_list = problem.keys;
   std::copy(problem.dq.begin(), problem.dq.end(), arguments.gradients);
   const std::string error =
@@ -157,8 +174,7 @@ std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream)
   if (!error.empty()) {
     return error;
   }
-  const int64_t batch = problem.query_views.front().operand.batch;
-  return LaunchTiles<QueryKernel>(problem.head_dim, arguments, problem.tile_count, batch, stream);
+  return LaunchTiles<QueryKernel>(problem.head_dim, arguments, stream);
 }
 
 }  // namespace ringmaster::attention::kernels

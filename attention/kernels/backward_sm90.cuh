@@ -92,13 +92,8 @@ __device__ __forceinline__ void AddRow(float* out, const float (&values)[kHeadDi
     give.y = __shfl_xor_sync(0xFFFFFFFF, give.y, 1);
     (upper ? low : high) = give;
     if (real) {
-      auto* at = reinterpret_cast<float4*>(out + column + 8 * (lane & 1) + 4 * (lane / 2 & 1));
-      float4 sum = *at;
-      sum.x = fmaf(low.x, factor, sum.x);
-      sum.y = fmaf(low.y, factor, sum.y);
-      sum.z = fmaf(high.x, factor, sum.z);
-      sum.w = fmaf(high.y, factor, sum.w);
-      *at = sum;
+      float* at = out + column + 8 * (lane & 1) + 4 * (lane / 2 & 1);
+      sm90::AddFour(at, low.x * factor, low.y * factor, high.x * factor, high.y * factor);
     }
   }
 }

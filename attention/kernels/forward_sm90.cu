@@ -13,11 +13,10 @@ using namespace sm90;  // NOLINT: this file is about its instructions
 constexpr float kLn2 = 0.69314718055994530942f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-struct Arguments {
+struct Arguments : TileArguments<Tile> {
   ViewMaps queries[kMaxViews];
   ViewMaps keys[kMaxViews];
   ViewMaps values[kMaxViews];
-  const Tile* tiles;
   const TileKeys* key_list;
   Results results;
   int64_t query_steps[kMaxViews];
@@ -29,23 +28,38 @@ struct Arguments {
 template <int kHeadDim>
 struct ForwardKernel {
   static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
 
   struct Shared : QueryTileShared<kTileKeys, kHeadDim, kConsumers> {
-    SharedRows<kRowsOfConsumer, kHeadDim> queries[kConsumers];
+    SharedRows<kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
   };
 
-  static __device__ void Produce(const Arguments& arguments, Shared& shared, const Tile& tile,
-                                 int batch, int thread) {
-    if (thread != 0) {
-      return;
+  class Producer {
+   public:
+    __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
+        : arguments_(arguments), shared_(shared), keys_(arguments, shared), lane_(lane) {}
+
+    __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
+      uint64_t* full = &shared_.tiles.pipeline.full[slot];
+      ArriveExpecting(full, sizeof(shared_.queries[slot]));
+      for (int consumer = 0; consumer < kConsumers; ++consumer) {
+        LoadRows(shared_.queries[slot][consumer], arguments_.queries, tile.rows,
+                 consumer * kRowsOfConsumer, batch, full);
+      }
     }
-    ArriveExpecting(&shared.queries_full, sizeof(shared.queries));
-    for (int consumer = 0; consumer < kConsumers; ++consumer) {
-      LoadRows(shared.queries[consumer], arguments.queries, tile.rows, consumer * kRowsOfConsumer,
-               batch, &shared.queries_full);
+    __device__ void LoadSeen(const Tile& tile, int batch) {
+      if (lane_ == 0) {
+        keys_.template Load<kTileKeys>(tile, batch);
+      }
+      __syncwarp();
     }
-    LoadKeys(arguments, shared, tile, batch);
-  }
+
+   private:
+    const Arguments& arguments_;
+    Shared& shared_;
+    KeyLoader<Arguments, Shared> keys_;
+    const int lane_;
+  };
 
   class Consumer;
 };
@@ -54,64 +68,78 @@ struct ForwardKernel {
 template <int kHeadDim>
 class ForwardKernel<kHeadDim>::Consumer {
  public:
-  __device__ Consumer(const Arguments& arguments, Shared& shared, const Tile& tile, int batch,
-                      int group)
-      : arguments_(arguments), shared_(shared), tile_(tile), batch_(batch), group_(group) {}
+  __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
+      : arguments_(arguments), shared_(shared), group_(group) {
+    group_.StartTurns();
+  }
 
-  __device__ void Run() {
-    // Long before they are needed.
-    slots_[0] = SlotOf(0);
-    slots_[1] = SlotOf(1);
-    auto walk = WalkKeys<kTileKeys>(arguments_.key_list, tile_);
-    if (!walk.done()) {
-      group_.StartTurns();
-      WaitFor(&shared_.queries_full, 0);
-      Stage keys, values;
-      shared_.key_pipeline.AwaitFull(keys);
+  __device__ void Run(const Tile& tile, int batch, int slot) {
+    Start();
+    auto walk = WalkKeys<kTileKeys>(arguments_.key_list, tile);
+    const bool seen = !walk.done();
+    if (seen) {
+      shared_.key_pipeline.AwaitFull(keys_);
       group_.AwaitTurn();
-      Multiply(scores_, shared_.queries[group_.index], shared_.keys[keys.index]);
+      Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
       group_.GiveTurn();
       AwaitProducts<0>();
       PinRegisters(scores_);
-      group_.Release(shared_.key_pipeline, keys.index);
-      keys.Next();
+      group_.Release(shared_.key_pipeline, keys_.index());
+      keys_.Next();
       Hide(walk);
       float ignored[2];
       Softmax(ignored);
       Pack(scores_, probabilities_);
       for (walk.Next(); !walk.done(); walk.Next()) {
-        shared_.key_pipeline.AwaitFull(keys);
+        shared_.key_pipeline.AwaitFull(keys_);
         group_.AwaitTurn();
-        Multiply(scores_, shared_.queries[group_.index], shared_.keys[keys.index]);
-        shared_.value_pipeline.AwaitFull(values);
-        Accumulate(out_, probabilities_, shared_.values[values.index]);
+        Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
+        shared_.value_pipeline.AwaitFull(values_);
+        Accumulate(out_, probabilities_, shared_.values[values_.index()]);
         group_.GiveTurn();
         AwaitProducts<1>();
         PinRegisters(scores_);
-        group_.Release(shared_.key_pipeline, keys.index);
-        keys.Next();
+        group_.Release(shared_.key_pipeline, keys_.index());
+        keys_.Next();
         Hide(walk);
         float keep[2];
         Softmax(keep);
         AwaitProducts<0>();
         PinRegisters(out_);
-        group_.Release(shared_.value_pipeline, values.index);
-        values.Next();
+        group_.Release(shared_.value_pipeline, values_.index());
+        values_.Next();
 #pragma unroll
         for (int i = 0; i < kHeadDim / 2; ++i) {
           out_[i] *= keep[i / 2 & 1];
         }
         Pack(scores_, probabilities_);
       }
-      shared_.value_pipeline.AwaitFull(values);
-      Accumulate(out_, probabilities_, shared_.values[values.index]);
+    }
+    if (seen) {
+      shared_.value_pipeline.AwaitFull(values_);
+      Accumulate(out_, probabilities_, shared_.values[values_.index()]);
       AwaitProducts<0>();
       PinRegisters(out_);
+      group_.Release(shared_.value_pipeline, values_.index());
+      values_.Next();
     }
-    Store();
+    Store(tile, batch);
+    group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
+  __device__ void Start() {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      most_[h] = kMinusInfinity;
+      sum_[h] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      out_[i] = 0;
+    }
+  }
+
   // Puts -inf where a key is hidden from a query.
   __device__ void Hide(const KeyWalk<kTileKeys>& walk) {
     const TileKeys& keys = walk.span();
@@ -162,13 +190,12 @@ class ForwardKernel<kHeadDim>::Consumer {
     }
   }
 
-  __device__ uint32_t SlotOf(int h) const {
-    const int row = group_.row + 8 * h;
+  __device__ uint32_t SlotOf(const Tile& tile, int row) const {
     const uint32_t* slots = arguments_.results.slots;
-    return slots != nullptr && row < tile_.count ? slots[tile_.first_row + row] : kWhole;
+    return slots != nullptr && row < tile.count ? slots[tile.first_row + row] : kWhole;
   }
 
-  __device__ void Store() {
+  __device__ void Store(const Tile& tile, int batch) {
     const Results& results = arguments_.results;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -179,11 +206,12 @@ class ForwardKernel<kHeadDim>::Consumer {
       const bool nothing = sum == 0;
       const float factor = nothing ? 0 : 1 / sum;
       const int row = group_.row + 8 * h;
-      const bool real = row < tile_.count, whole = slots_[h] == kWhole;
-      const TileRows& rows = tile_.rows;
+      const uint32_t slot = SlotOf(tile, row);
+      const bool real = row < tile.count, whole = slot == kWhole;
+      const TileRows& rows = tile.rows;
       const int64_t token = rows.residue + (rows.first + row) * arguments_.query_steps[rows.view];
-      const int64_t place = (batch_ * arguments_.tokens + token) * arguments_.heads + rows.head;
-      const int64_t part = batch_ * results.parts + slots_[h];
+      const int64_t place = (batch * arguments_.tokens + token) * arguments_.heads + rows.head;
+      const int64_t part = batch * results.parts + slot;
       if (real && group_.lane % 4 == 0) {
         (whole ? results.lse[place] : results.part_lses[part]) =
             nothing ? kMinusInfinity : fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum));
@@ -240,15 +268,13 @@ class ForwardKernel<kHeadDim>::Consumer {
 
   const Arguments& arguments_;
   Shared& shared_;
-  const Tile& tile_;
-  const int batch_;
   const ConsumerGroup<kConsumers> group_;
+  Stage keys_, values_;
   float scores_[kTileKeys / 2];
   uint32_t probabilities_[kTileKeys / 16][4];
-  float out_[kHeadDim / 2] = {};
-  float most_[2] = {kMinusInfinity, kMinusInfinity};
-  float sum_[2] = {0, 0};
-  uint32_t slots_[2];
+  float out_[kHeadDim / 2];
+  float most_[2];
+  float sum_[2];
 };
 
 }  // namespace
@@ -259,6 +285,8 @@ std::string TileForward(const ForwardProblem& problem, cudaStream_t stream) {
   }
   Arguments arguments = {};
   arguments.tiles = problem.tiles;
+  arguments.tile_count = problem.tile_count;
+  arguments.taken = problem.taken;
   arguments.key_list = problem.keys;
   arguments.results = problem.results;
   arguments.scale_log2 = problem.scale * kLog2e;
@@ -279,8 +307,8 @@ std::string TileForward(const ForwardProblem& problem, cudaStream_t stream) {
   const Operand& queries = problem.query_views.front().operand;
   arguments.tokens = queries.tokens;
   arguments.heads = queries.heads;
-  return LaunchTiles<ForwardKernel>(problem.head_dim, arguments, problem.tile_count, queries.batch,
-                                    stream);
+  arguments.batches = static_cast<unsigned>(queries.batch);
+  return LaunchTiles<ForwardKernel>(problem.head_dim, arguments, stream);
 }
 
 }  // namespace ringmaster::attention::kernels

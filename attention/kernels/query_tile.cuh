@@ -12,12 +12,12 @@ template <int kKeys, int kHeadDim, int kConsumers>
 struct QueryTileShared {
   SharedRows<kKeys, kHeadDim> keys[kStages];
   SharedRows<kKeys, kHeadDim> values[kStages];
-  uint64_t queries_full;
+  TileSlots<Tile> tiles;
   Pipeline key_pipeline;
   Pipeline value_pipeline;
 
   __device__ void Init() {
-    sm90::InitBarrier(&queries_full, 1);
+    tiles.Init(kConsumers);
     key_pipeline.Init(1, kConsumers * kWarpsOfConsumer);
     value_pipeline.Init(1, kConsumers * kWarpsOfConsumer);
   }
@@ -39,25 +39,32 @@ __device__ KeyWalk<kKeys> WalkKeys(const TileKeys* list, const Tile& tile) {
   return {list, tile.keys_begin, tile.keys_end, VisibleKeys{tile.count}};
 }
 
-// Loads the keys and values of a tile whose queries are on their way; one thread does.
-template <typename Arguments, int kKeys, int kHeadDim, int kConsumers>
-__device__ void LoadKeys(const Arguments& arguments,
-                         QueryTileShared<kKeys, kHeadDim, kConsumers>& shared, const Tile& tile,
-                         int batch) {
-  Stage stage;
-  for (auto walk = WalkKeys<kKeys>(arguments.key_list, tile); !walk.done();
-       walk.Next(), stage.Next()) {
-    const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps* views) {
-      pipeline.AwaitEmpty(stage);
-      uint64_t* full = &pipeline.full[stage.index];
-      sm90::ArriveExpecting(full, sizeof(buffer));
-      LoadRows(buffer, views, walk.span().rows, walk.first(), batch, full);
-    };
-    load(shared.key_pipeline, shared.keys[stage.index], arguments.keys);
-    load(shared.value_pipeline, shared.values[stage.index], arguments.values);
+// Loads the keys and values that tiles see, by the lane that it is given to.
+template <typename Arguments, typename Shared>
+class KeyLoader {
+ public:
+  __device__ KeyLoader(const Arguments& arguments, Shared& shared)
+      : arguments_(arguments), shared_(shared) {}
+
+  template <int kKeys>
+  __device__ void Load(const Tile& tile, int batch) {
+    for (auto walk = WalkKeys<kKeys>(arguments_.key_list, tile); !walk.done();
+         walk.Next(), stage_.Next()) {
+      const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps* views) {
+        pipeline.AwaitEmpty(stage_);
+        uint64_t* full = &pipeline.full[stage_.index()];
+        sm90::ArriveExpecting(full, sizeof(buffer));
+        LoadRows(buffer, views, walk.span().rows, walk.first(), batch, full);
+      };
+      load(shared_.key_pipeline, shared_.keys[stage_.index()], arguments_.keys);
+      load(shared_.value_pipeline, shared_.values[stage_.index()], arguments_.values);
+    }
   }
-  // A block may not end before its loads, and consumers without keys wait for nothing.
-  sm90::WaitFor(&shared.queries_full, 0);
-}
+
+ private:
+  const Arguments& arguments_;
+  Shared& shared_;
+  Stage stage_;
+};
 
 }  // namespace ringmaster::attention::kernels

@@ -40,6 +40,8 @@ struct ForwardProblem {
   const Tile* tiles = nullptr;
   int tile_count = 0;
   const TileKeys* keys = nullptr;
+  // Room for one number, which no other call uses until this one has run.
+  unsigned* taken = nullptr;
   Results results;
 };
 
@@ -80,6 +82,8 @@ struct BackwardProblem {
   const KeyTile* key_tiles = nullptr;
   int key_tile_count = 0;
   const TileKeys* queries = nullptr;
+  // Room for one number, which no other call uses until this one has run.
+  unsigned* taken = nullptr;
   // By view: where the rows of each view's operand have their gradients. No row lies in two tiles
   // of one call.
   std::vector<Gradient> dq;

@@ -2,6 +2,7 @@
 
 #include <stdint.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -10,12 +11,28 @@
 #include "attention/kernels/tile_loads.cuh"
 #include "attention/kernels/tile_products.cuh"
 
-// The frame of the kernels over tiles. One block computes one tile of one batch entry: a producer
-// warpgroup loads, K::kConsumers consumer warpgroups multiply. A kernel K also has
-//  - Shared, its shared memory, with an Init() of the barriers that one thread calls;
-//  - Produce(arguments, shared, tile, batch, thread), which each thread of the producer calls;
-//  - Consumer(arguments, shared, tile, batch, group), whose Run() each thread of a consumer calls.
+// The frame of the kernels over tiles. One block a multiprocessor takes tiles from the list, one
+// after the other: a producer warp loads, K::kConsumers consumer warpgroups multiply, and while
+// they finish a tile the rows of the next are on their way. A kernel K also has
+//  - Shared, its shared memory, with a TileSlots `tiles` and an Init() of the barriers that one
+//    thread calls;
+//  - Producer(arguments, shared, lane), whose LoadOwn(tile, batch, slot) one lane calls to start
+//  the
+//    loads of the rows that a tile keeps, arriving at the slot's full barrier, and LoadSeen(tile,
+//    batch) each lane to load what comes by;
+//  - Consumer(arguments, shared, group), whose Run(tile, batch, slot) each thread of a consumer
+//  calls
+//    when the tile's own rows are there; it gives the slot back.
 namespace ringmaster::attention::kernels {
+
+// Of all kernels: the list, and what is left of it.
+template <typename AnyTile>
+struct TileArguments {
+  const AnyTile* tiles;
+  unsigned tile_count;
+  unsigned batches;
+  unsigned* taken;
+};
 
 constexpr float kLog2e = 1.44269504088896340736f;
 
@@ -29,6 +46,60 @@ __device__ inline uint8_t* AlignShared(uint8_t* raw) {
                                     ~uintptr_t{kSharedSlack - 1});
 }
 
+// The tiles that a block has taken and not finished.
+template <typename AnyTile>
+struct TileSlots {
+  AnyTile tile[kStages];
+  int batch[kStages];  // negative: there are no more tiles
+  Pipeline pipeline;
+
+  // Once for each tile: one producer, all warps of the consumers.
+  __device__ void Init(int consumers) { pipeline.Init(1, consumers * kWarpsOfConsumer); }
+};
+
+template <typename K, typename Arguments>
+__device__ void ProduceTiles(const Arguments& arguments, typename K::Shared& shared, int lane) {
+  typename K::Producer producer(arguments, shared, lane);
+  auto& slots = shared.tiles;
+  for (Stage stage;; stage.Next()) {
+    slots.pipeline.AwaitEmpty(stage);
+    unsigned taken = 0;
+    if (lane == 0) {
+      taken = atomicAdd(arguments.taken, 1);
+    }
+    taken = __shfl_sync(0xFFFFFFFF, taken, 0);
+    const unsigned batch = taken / arguments.tile_count;
+    if (batch >= arguments.batches) {
+      if (lane == 0) {
+        slots.batch[stage.index()] = -1;
+        sm90::Arrive(&slots.pipeline.full[stage.index()]);
+      }
+      return;
+    }
+    const auto tile = arguments.tiles[taken % arguments.tile_count];
+    if (lane == 0) {
+      slots.tile[stage.index()] = tile;
+      slots.batch[stage.index()] = static_cast<int>(batch);
+      producer.LoadOwn(tile, batch, stage.index());
+    }
+    __syncwarp();
+    producer.LoadSeen(tile, batch);
+  }
+}
+
+template <typename K, typename Arguments>
+__device__ void ConsumeTiles(const Arguments& arguments, typename K::Shared& shared, int group) {
+  typename K::Consumer consumer(arguments, shared, group);
+  auto& slots = shared.tiles;
+  for (Stage stage;; stage.Next()) {
+    slots.pipeline.AwaitFull(stage);
+    if (slots.batch[stage.index()] < 0) {
+      return;
+    }
+    consumer.Run(slots.tile[stage.index()], slots.batch[stage.index()], stage.index());
+  }
+}
+
 template <typename K, typename Arguments>
 __global__ void __launch_bounds__(kThreadsOf<K>, 1)
     TileKernel(const __grid_constant__ Arguments arguments) {
@@ -39,39 +110,55 @@ __global__ void __launch_bounds__(kThreadsOf<K>, 1)
     sm90::FenceBarrierInit();
   }
   __syncthreads();
-  const auto tile = arguments.tiles[blockIdx.x];
   // The same in all lanes, and the compiler is to know.
   const int group = __shfl_sync(0xFFFFFFFF, threadIdx.x / sm90::kWarpGroup, 0);
-  // The register file divided by hand: consumers hold scores and sums.
+  // What the block has been given is divided by hand: consumers hold scores and sums.
+  constexpr int kGiven = K::kConsumers == 2 ? 3 * 168 : 4 * 128;
   if (group == K::kConsumers) {
-    sm90::ShrinkRegisters<K::kConsumers == 2 ? 24 : 32>();
-    K::Produce(arguments, shared, tile, blockIdx.y, threadIdx.x % sm90::kWarpGroup);
+    sm90::ShrinkRegisters<kGiven - K::kConsumers * K::kConsumerRegisters>();
+    if (threadIdx.x % sm90::kWarpGroup < 32) {
+      ProduceTiles<K>(arguments, shared, threadIdx.x % 32);
+    }
   } else {
-    sm90::GrowRegisters<K::kConsumers == 2 ? 240 : 160>();
-    typename K::Consumer(arguments, shared, tile, blockIdx.y, group).Run();
+    sm90::GrowRegisters<K::kConsumerRegisters>();
+    ConsumeTiles<K>(arguments, shared, group);
   }
 }
 
+inline cudaError_t Multiprocessors(int* count) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error == cudaSuccess
+             ? cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device)
+             : error;
+}
+
 template <typename K, typename Arguments>
-cudaError_t LaunchKernel(const Arguments& arguments, int tiles, int64_t batch,
-                         cudaStream_t stream) {
+cudaError_t LaunchKernel(const Arguments& arguments, cudaStream_t stream) {
   constexpr int kBytes = sizeof(typename K::Shared) + kSharedSlack;
   const auto kernel = TileKernel<K, Arguments>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  int blocks = 0;
+  cudaError_t error = Multiprocessors(&blocks);
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  }
+  if (error == cudaSuccess) {
+    error = cudaMemsetAsync(arguments.taken, 0, sizeof(*arguments.taken), stream);
+  }
   if (error != cudaSuccess) {
     return error;
   }
-  kernel<<<dim3(tiles, batch), kThreadsOf<K>, kBytes, stream>>>(arguments);
+  const int64_t tiles = int64_t{arguments.tile_count} * arguments.batches;
+  kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, tiles)), kThreadsOf<K>, kBytes,
+           stream>>>(arguments);
   return cudaGetLastError();
 }
 
 // Starts K<head_dim>. Empty, or what CUDA said.
 template <template <int> class K, typename Arguments>
-std::string LaunchTiles(int head_dim, const Arguments& arguments, int tiles, int64_t batch,
-                        cudaStream_t stream) {
-  const cudaError_t error = head_dim == 128 ? LaunchKernel<K<128>>(arguments, tiles, batch, stream)
-                                            : LaunchKernel<K<64>>(arguments, tiles, batch, stream);
+std::string LaunchTiles(int head_dim, const Arguments& arguments, cudaStream_t stream) {
+  const cudaError_t error = head_dim == 128 ? LaunchKernel<K<128>>(arguments, stream)
+                                            : LaunchKernel<K<64>>(arguments, stream);
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 

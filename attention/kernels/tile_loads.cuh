@@ -32,15 +32,14 @@ __device__ void LoadRows(SharedRows<kRows, kHeadDim>& shared, const ViewMaps* vi
 constexpr int kStages = 2;
 
 // Which of the buffers is next, and the parity of its barriers.
-struct Stage {
-  int index = 0;
-  int parity = 0;
-  __device__ void Next() {
-    if (++index == kStages) {
-      index = 0;
-      parity ^= 1;
-    }
-  }
+class Stage {
+ public:
+  __device__ int index() const { return count_ % kStages; }
+  __device__ int parity() const { return count_ / kStages % 2; }
+  __device__ void Next() { count_ = (count_ + 1) % (2 * kStages); }
+
+ private:
+  unsigned count_ = 0;
 };
 
 // The barriers of kStages buffers.
@@ -55,9 +54,11 @@ struct Pipeline {
       sm90::InitBarrier(&empty[i], consumers);
     }
   }
-  __device__ void AwaitFull(const Stage& stage) { sm90::WaitFor(&full[stage.index], stage.parity); }
+  __device__ void AwaitFull(const Stage& stage) {
+    sm90::WaitFor(&full[stage.index()], stage.parity());
+  }
   __device__ void AwaitEmpty(const Stage& stage) {
-    sm90::WaitFor(&empty[stage.index], stage.parity ^ 1);
+    sm90::WaitFor(&empty[stage.index()], stage.parity() ^ 1);
   }
 };
 
@@ -67,7 +68,7 @@ template <int kRows, typename Range>
 class Walk {
  public:
   __device__ Walk(const TileKeys* list, int begin, int end, Range range)
-      : at_(list + begin), end_(list + end), range_(range) {
+      : list_(list), at_(begin), end_(end), range_(range) {
     Load();
   }
 
@@ -87,7 +88,7 @@ class Walk {
  private:
   __device__ void Load() {
     for (; at_ != end_; ++at_) {
-      span_ = *at_;
+      span_ = list_[at_];
       first_ = range_.First(span_);
       rows_end_ = range_.End(span_);
       if (first_ < rows_end_) {
@@ -96,8 +97,9 @@ class Walk {
     }
   }
 
-  const TileKeys* at_;
-  const TileKeys* end_;
+  const TileKeys* list_;
+  int at_;
+  const int end_;
   const Range range_;
   TileKeys span_;
   int first_ = 0;

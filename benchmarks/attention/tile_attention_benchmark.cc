@@ -65,6 +65,8 @@ double Forward(const Case& c, const Tensors& tensors) {
   problem.tiles = tiles.data();
   problem.tile_count = static_cast<int>(lists.tiles.size());
   problem.keys = keys.data();
+  const DeviceArray<unsigned> taken(size_t{1});
+  problem.taken = taken.data();
   problem.results = {.out = out.data(), .lse = lse.data()};
   Check(WhyNot(problem));
   return Milliseconds([&] { return TileForward(problem, nullptr); });
@@ -91,6 +93,8 @@ double Backward(const Case& c, const Tensors& tensors) {
   problem.key_tiles = key_tiles.data();
   problem.key_tile_count = static_cast<int>(lists.key_tiles.size());
   problem.queries = queries.data();
+  const DeviceArray<unsigned> taken(size_t{1});
+  problem.taken = taken.data();
   problem.dq = {{dq.data(), 0, kWidth, c.dim}};
   problem.dk = {{dk.data(), 0, kWidth, c.dim}};
   problem.dv = {{dv.data(), 0, kWidth, c.dim}};

@@ -196,11 +196,13 @@ TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
     std::vector<uint32_t> all(rows);
     std::iota(all.begin(), all.end(), 0);
     const DeviceArray<uint32_t> slots(all);
+    const DeviceArray<unsigned> taken(size_t{1});
     const DeviceArray<float> out(std::vector<float>(batch * rows * dim, NAN));
     const DeviceArray<float> lse(std::vector<float>(batch * rows, NAN));
     problem.tiles = tiles.data();
     problem.tile_count = static_cast<int>(lists.tiles.size());
     problem.keys = keys.data();
+    problem.taken = taken.data();
     problem.results = {
         .slots = slots.data(), .part_outs = out.data(), .part_lses = lse.data(), .parts = rows};
     ASSERT_EQ(WhyNot(problem), "");
@@ -243,6 +245,7 @@ TEST_P(TileAttentionTest, NanGoesOn) {
   const DeviceArray<TileKeys> keys(std::vector<TileKeys>{{.count = 200, .diagonal = kAllVisible}});
   const DeviceArray<uint16_t> out(size_t{kRows} * dim);
   const DeviceArray<float> lse(size_t{kRows});
+  const DeviceArray<unsigned> taken(size_t{1});
   ForwardProblem problem = {.head_dim = dim, .scale = 0.1f};
   problem.query_views = {{q.operand, 1}};
   problem.key_views = {{k.operand, 1}};
@@ -250,6 +253,7 @@ TEST_P(TileAttentionTest, NanGoesOn) {
   problem.tiles = tiles.data();
   problem.tile_count = 1;
   problem.keys = keys.data();
+  problem.taken = taken.data();
   problem.results = {.out = out.data(), .lse = lse.data()};
   ASSERT_EQ(TileForward(problem, nullptr), "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
@@ -349,6 +353,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     const DeviceArray<Tile> tiles(lists.tiles);
     const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
     const DeviceArray<KeyTile> key_tiles(lists.key_tiles);
+    const DeviceArray<unsigned> taken(size_t{1});
     // What was there before stays.
     constexpr float kBefore = 2;
     const DeviceArray<float> dq(std::vector<float>(batch * tokens * heads * dim, kBefore));
@@ -369,6 +374,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     problem.key_tiles = key_tiles.data();
     problem.key_tile_count = static_cast<int>(lists.key_tiles.size());
     problem.queries = queries.data();
+    problem.taken = taken.data();
     problem.dq = {{dq.data(), tokens * heads * dim, heads * dim, dim}};
     problem.dk = {{dk.data(), tokens * kv_heads * dim, kv_heads * dim, dim}};
     problem.dv = {{dv.data(), tokens * kv_heads * dim, kv_heads * dim, dim}};
