@@ -53,8 +53,9 @@ struct TileSums {
 
 // Adds one pass's gradients to the sums. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a
 // query out; `delta` is RowDots of dout and the output. `dout` is an operand of q's shape.
+// Deterministic: the same bits every time, by slower kernels.
 void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& lse,
-                  const at::Tensor& delta, const PlacedTiles::Backward& lists,
+                  const at::Tensor& delta, const PlacedTiles::Backward& lists, bool deterministic,
                   const TileSums& sums);
 
 }  // namespace ringmaster::attention

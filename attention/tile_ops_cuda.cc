@@ -128,8 +128,8 @@ kernels::PerQuery PerQueryOf(const Tensor& x) {
 void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
-                  const Tensor& key_tiles, const Tensor& queries, const Tensor& dq,
-                  const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
+                  const Tensor& key_tiles, const Tensor& queries, bool deterministic,
+                  const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
                   const Tensor& pool_dv) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
@@ -141,6 +141,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                                             .value_views = Views(v, steps, pool_v),
                                             .lse = PerQueryOf(lse),
                                             .delta = PerQueryOf(delta),
+                                            .deterministic = deterministic,
                                             .tiles = Data<kernels::Tile>(tiles),
                                             .tile_count = CountOf<kernels::Tile>(tiles),
                                             .keys = Data<kernels::TileKeys>(keys),

@@ -1,5 +1,6 @@
 #include "attention/tile_passes.h"
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -117,15 +118,16 @@ DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::
     const at::Tensor delta = RowDots(finite.contiguous(), saved.outs[0]);
     const at::Tensor lse = saved.lse.clone();
     GiveAlone(*call.parts, finite, lse, dv);
+    const bool deterministic = at::globalContext().deterministicAlgorithms();
     const at::Tensor owed = zeros(saved.pool);
     const TileInputs inputs = Inputs(call, saved.q, saved.k, saved.v, saved.pool);
     const TileSums sums{dq, dk, dv, PoolKeys(owed), PoolValues(owed)};
     for (const PlacedTiles::Backward& pass : tiles.backward_far) {
-      TileBackward(inputs, finite, lse, delta, pass, sums);
+      TileBackward(inputs, finite, lse, delta, pass, deterministic, sums);
     }
     FarGradients gradients(*call.parts, owed, call.wire, call.exchange);
     for (const PlacedTiles::Backward& pass : tiles.backward_local) {
-      TileBackward(inputs, finite, lse, delta, pass, sums);
+      TileBackward(inputs, finite, lse, delta, pass, deterministic, sums);
     }
     gradients.AddTo(dk, dv);
   }

@@ -5,8 +5,8 @@
 #include "attention/passes.h"
 
 // The passes by kernels over lists of tiles: all branches in one launch, rows read where they lie,
-// one merge. bf16, sums in fp32; the same bits every time. Contracts as of Forward and Backward,
-// which call them.
+// one merge. bf16, sums in fp32. The same bits every time, but for dq on a GPU where LibTorch is
+// not told to use deterministic algorithms. Contracts as of Forward and Backward, which call them.
 namespace ringmaster::attention {
 
 // Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.

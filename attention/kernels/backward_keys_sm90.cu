@@ -1,6 +1,11 @@
 // dK and dV of attention over tiles on Hopper: a block holds 128 keys and walks over the queries
 // that see them. The scores are made transposed, keys along the rows, so that probabilities and
-// slopes lie in registers as the next products want them.
+// slopes lie in registers as the next products want them. Where the order of sums may differ from
+// run to run, dQ is made here too, five products in all: the slopes of all keys of the block meet
+// in shared memory, and each consumer makes its share of the columns (FlashAttention-3,
+// section 3.3).
+#include <algorithm>
+
 #include "attention/kernels/backward_sm90.cuh"
 
 namespace ringmaster::attention::kernels {
@@ -12,6 +17,7 @@ struct Arguments : BackwardArguments, TileArguments<KeyTile> {
   int64_t key_steps[kMaxViews];
   Gradient dk[kMaxViews];
   Gradient dv[kMaxViews];
+  Gradient dq[kMaxViews];
   const TileKeys* query_list;
 };
 
@@ -27,7 +33,10 @@ struct SeeingQueries {
 };
 using QueryWalk = Walk<kQueries, SeeingQueries>;
 
-template <int kHeadDim>
+// Barrier of the consumers; lower ones are their turns'.
+constexpr int kSlopesBarrier = 8;
+
+template <int kHeadDim, bool kWithQueries>
 struct KeyKernel {
   static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
   static constexpr int kConsumerRegisters = 240;
@@ -37,6 +46,7 @@ struct KeyKernel {
     SharedRows<kTileKeys, kHeadDim> values[kStages];
     SharedRows<kQueries, kHeadDim> queries[kStages];
     SharedRows<kQueries, kHeadDim> douts[kStages];
+    SharedRows<kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
     float lse[kStages][kQueries];
     float delta[kStages][kQueries];
     TileSlots<KeyTile> tiles;
@@ -53,8 +63,8 @@ struct KeyKernel {
 };
 
 // The first lane starts the loads of boxes, all bring the numbers of the queries.
-template <int kHeadDim>
-class KeyKernel<kHeadDim>::Producer {
+template <int kHeadDim, bool kWithQueries>
+class KeyKernel<kHeadDim, kWithQueries>::Producer {
  public:
   __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
       : arguments_(arguments), shared_(shared), lane_(lane) {}
@@ -95,8 +105,8 @@ class KeyKernel<kHeadDim>::Producer {
   Stage stage_;
 };
 
-template <int kHeadDim>
-class KeyKernel<kHeadDim>::Consumer {
+template <int kHeadDim, bool kWithQueries>
+class KeyKernel<kHeadDim, kWithQueries>::Consumer {
  public:
   __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
       : arguments_(arguments), shared_(shared), group_(group) {
@@ -120,17 +130,30 @@ class KeyKernel<kHeadDim>::Consumer {
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
-      Probabilities(walk, at);
+      Probabilities(walk, tile.count, at);
       Accumulate(dv_, probabilities_, shared_.douts[at]);
       AwaitProducts<1>();
       PinRegisters(slopes_);
       Slopes(at);
+      if constexpr (kWithQueries) {
+        StoreRows(packed_, first_row, group_.lane, shared_.slopes[at]);
+      }
       Accumulate(dk_, packed_, shared_.queries[at]);
+      if constexpr (kWithQueries) {
+        // Who is here has read the slopes before last, whose place the next ones take.
+        SyncNamed(kSlopesBarrier, kConsumers * kWarpGroup);
+        MultiplyTransposed<kTileKeys, kShare>(dq_, shared_.slopes[at], shared_.keys[slot],
+                                              group_.index * kShare);
+      }
       // Not left to run under the next scores: there are no registers for both.
       AwaitProducts<0>();
       PinRegisters(dv_);
       PinRegisters(dk_);
       group_.Release(shared_.pipeline, at);
+      if constexpr (kWithQueries) {
+        PinRegisters(dq_);
+        AddQueries(walk, batch);
+      }
     }
     if (seen) {
       AddRows<kHeadDim>(arguments_.dk, arguments_.key_steps, tile, batch, group_, dk_,
@@ -141,7 +164,7 @@ class KeyKernel<kHeadDim>::Consumer {
   }
 
  private:
-  __device__ void Probabilities(const QueryWalk& walk, int stage) {
+  __device__ void Probabilities(const QueryWalk& walk, int keys, int stage) {
     const TileKeys& queries = walk.span();
     const float scale_log2 = arguments_.scale * kLog2e;
 #pragma unroll
@@ -152,12 +175,13 @@ class KeyKernel<kHeadDim>::Consumer {
       scores_[i + 2] = Exp2(fmaf(scores_[i + 2], scale_log2, -lse.x));
       scores_[i + 3] = Exp2(fmaf(scores_[i + 3], scale_log2, -lse.y));
     }
-    // Queries beyond the span have an infinite denominator.
+    // Queries beyond the span have an infinite denominator; keys beyond the tile are no part of dQ.
     const int last_row = (group_.index + 1) * kRowsOfConsumer - 1;
-    if (last_row > walk.first() + queries.diagonal) {
+    if (last_row > walk.first() + queries.diagonal || last_row >= keys) {
 #pragma unroll
       for (int i = 0; i < kQueries / 2; ++i) {
-        if (group_.row + 8 * (i / 2 & 1) > walk.first() + group_.Column(i) + queries.diagonal) {
+        const int row = group_.row + 8 * (i / 2 & 1);
+        if (row > walk.first() + group_.Column(i) + queries.diagonal || row >= keys) {
           scores_[i] = 0;
         }
       }
@@ -178,10 +202,26 @@ class KeyKernel<kHeadDim>::Consumer {
     }
   }
 
+  // Adds this consumer's columns of dQ; blocks that hold other keys add to the same rows.
+  __device__ void AddQueries(const QueryWalk& walk, int batch) {
+    const TileKeys& queries = walk.span();
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = walk.first() + group_.row - group_.index * kRowsOfConsumer + 8 * h;
+      const int64_t token = TokenOf(queries.rows, arguments_.query_steps, row);
+      float* out = At(arguments_.dq[queries.rows.view], batch, token, queries.rows.head);
+      AddRow<kShare>(out + group_.index * kShare, dq_, h, group_.lane, arguments_.scale,
+                     row < queries.count);
+    }
+  }
+
+  static constexpr int kShare = kHeadDim / kConsumers;
+
   const Arguments& arguments_;
   Shared& shared_;
   const ConsumerGroup<kConsumers> group_;
   Stage stage_;
+  float dq_[kShare / 2];
   float scores_[kQueries / 2];
   float slopes_[kQueries / 2];
   uint32_t probabilities_[kQueries / 16][4];
@@ -190,9 +230,14 @@ class KeyKernel<kHeadDim>::Consumer {
   float dv_[kHeadDim / 2];
 };
 
+template <int kHeadDim>
+using WithQueries = KeyKernel<kHeadDim, true>;
+template <int kHeadDim>
+using WithoutQueries = KeyKernel<kHeadDim, false>;
+
 }  // namespace
 
-std::string BackwardKeys(const BackwardProblem& problem, cudaStream_t stream) {
+std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cudaStream_t stream) {
   if (problem.key_tile_count == 0) {
     return "";
   }
@@ -207,15 +252,20 @@ std::string BackwardKeys(const BackwardProblem& problem, cudaStream_t stream) {
     arguments.dk[i] = problem.dk[i];
     arguments.dv[i] = problem.dv[i];
   }
+  std::copy(problem.dq.begin(), problem.dq.end(), arguments.dq);
   const std::string error = Prepare(problem, kQueries, kTileKeys, &arguments);
   if (!error.empty()) {
     return error;
   }
-  return LaunchTiles<KeyKernel>(problem.head_dim, arguments, stream);
+  return with_queries ? LaunchTiles<WithQueries>(problem.head_dim, arguments, stream)
+                      : LaunchTiles<WithoutQueries>(problem.head_dim, arguments, stream);
 }
 
 std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream) {
-  const std::string error = BackwardKeys(problem, stream);
+  if (!problem.deterministic) {
+    return BackwardKeys(problem, /*with_queries=*/true, stream);
+  }
+  const std::string error = BackwardKeys(problem, /*with_queries=*/false, stream);
   return error.empty() ? BackwardQueries(problem, stream) : error;
 }
 

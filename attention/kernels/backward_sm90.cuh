@@ -10,7 +10,8 @@
 namespace ringmaster::attention::kernels {
 
 std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream);
-std::string BackwardKeys(const BackwardProblem& problem, cudaStream_t stream);
+// With dQ or without.
+std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cudaStream_t stream);
 
 struct BackwardArguments {
   ViewMaps queries[kMaxViews];
@@ -76,13 +77,14 @@ __device__ inline QueryNumbers NumbersOf(const BackwardArguments& arguments, con
   return numbers;
 }
 
-// Adds half `h` of an accumulator, times `factor`, to a row. Four lanes hold two columns of every
-// eight each; after an exchange between neighbours each lane has four that are neighbours.
-template <int kHeadDim>
-__device__ __forceinline__ void AddRow(float* out, const float (&values)[kHeadDim / 2], int h,
+// Adds half `h` of an accumulator of kWidth columns, times `factor`, to a row. Four lanes hold two
+// columns of every eight each; after an exchange between neighbours each lane has four that are
+// neighbours.
+template <int kWidth>
+__device__ __forceinline__ void AddRow(float* out, const float (&values)[kWidth / 2], int h,
                                        int lane, float factor, bool real) {
 #pragma unroll
-  for (int column = 0; column < kHeadDim; column += 16) {
+  for (int column = 0; column < kWidth; column += 16) {
     const int i = 4 * (column / 8) + 2 * h;
     const bool upper = lane & 1;
     float2 low = make_float2(values[i], values[i + 1]);

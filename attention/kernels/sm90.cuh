@@ -64,6 +64,20 @@ __device__ inline void LoadBox(void* shared, const CUtensorMap& map, uint64_t* b
       : "memory");
 }
 
+// Four blocks of 8 x 8 two-byte numbers into shared memory, each lane giving the address of a row:
+// block lane / 8, row lane % 8.
+__device__ inline void StoreBlocks(void* row, const uint32_t (&blocks)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(row)),
+      "r"(blocks[0]), "r"(blocks[1]), "r"(blocks[2]), "r"(blocks[3])
+      : "memory");
+}
+
+// Shared memory that this thread has written is seen by products that come after a barrier.
+__device__ inline void FenceShared() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Adds to four neighbours in memory; nobody waits for it.
 __device__ inline void AddFour(float* to, float a, float b, float c, float d) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a),

@@ -88,6 +88,26 @@ __device__ inline void MultiplyAdd(float (&d)[32], const uint32_t (&a)[4], uint6
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+// d (+)= a^T * b of 16 rows of 64 columns of a and 16 rows of b, both in shared memory, columns
+// along M and N.
+__device__ inline void MultiplyColumns(float (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" RINGMASTER_REGS32
+      "}, %32, %33, add, 1, 1, 1, 1;\n}\n"
+      : RINGMASTER_ACC32(d, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void MultiplyColumns(float (&d)[16], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, %16, %17, add, 1, 1, 1, 1;\n}\n"
+      : RINGMASTER_ACC8(d, 0), RINGMASTER_ACC8(d, 8)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
 #undef RINGMASTER_ACC8
 #undef RINGMASTER_ACC32
 #undef RINGMASTER_REGS32

@@ -74,7 +74,10 @@ struct BackwardProblem {
   std::vector<View> value_views;
   PerQuery lse;  // natural logarithm; +-inf takes a query out
   PerQuery delta;
-  // On the device. Queries, for dq, with the keys they see:
+  // Whether the same lists give the same bits: two kernels and seven products instead of one and
+  // five, and no sum is shared between blocks. Else dq depends in its last bits on who comes first.
+  bool deterministic = true;
+  // On the device. Queries, for dq, with the keys they see; read only if deterministic:
   const Tile* tiles = nullptr;
   int tile_count = 0;
   const TileKeys* keys = nullptr;
@@ -100,8 +103,7 @@ std::string WhyNot(const BackwardProblem& problem);
 // the order of the list: heavy ones first. Empty, or what CUDA said. REQUIRES: WhyNot() is empty.
 std::string TileForward(const ForwardProblem& problem, cudaStream_t stream);
 
-// Starts the backward pass: adds to the gradients. The sums of a row are made in the order of its
-// list, so that the same lists give the same bits. REQUIRES: WhyNot() is empty.
+// Starts the backward pass: adds to the gradients. REQUIRES: WhyNot() is empty.
 std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream);
 
 }  // namespace ringmaster::attention::kernels

@@ -48,8 +48,8 @@ struct Tile {
   int64_t first_row = 0;
 };
 
-// Where a query's result goes whose token's head is in no other tile: it is the whole result, and no
-// part to be merged.
+// Where a query's result goes whose token's head is in no other tile: it is the whole result, and
+// no part to be merged.
 constexpr uint32_t kWhole = 0xFFFFFFFF;
 
 // Most queries of a tile, forward and backward, and most keys of a tile of keys.

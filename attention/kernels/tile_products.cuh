@@ -80,6 +80,37 @@ __device__ __forceinline__ void Accumulate(float (&d)[kHeadDim / 2],
   sm90::CommitProducts();
 }
 
+// Starts d = a^T * b of the columns of b from `first` on, as many as d has.
+template <int kRows, int kColumnsOfD, int kHeadDim>
+__device__ __forceinline__ void MultiplyTransposed(float (&d)[kColumnsOfD / 2],
+                                                   const SharedRows<kRows, 64>& a,
+                                                   const SharedRows<kRows, kHeadDim>& b,
+                                                   int first) {
+  sm90::PinRegisters(d);
+  sm90::FenceProducts();
+  const uint16_t* columns = b.columns[first / kColumns] + first % kColumns;
+#pragma unroll
+  for (int row = 0; row < kRows; row += 16) {
+    sm90::MultiplyColumns(d, sm90::MatrixDescriptor(a.columns[0] + row * kColumns, 0),
+                          sm90::MatrixDescriptor(columns + row * kColumns, 0), row > 0);
+  }
+  sm90::CommitProducts();
+}
+
+// Puts a consumer's 64 x 64 packed accumulator into rows `first`, first + 1, ... of shared memory.
+template <int kRows>
+__device__ __forceinline__ void StoreRows(const uint32_t (&packed)[4][4], int first, int lane,
+                                          SharedRows<kRows, 64>& shared) {
+  const int row = first + threadIdx.x % sm90::kWarpGroup / 32 * 16 + lane % 16;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    // The swizzle of 16-byte pieces within rows of 128 bytes.
+    const int piece = (2 * i + lane / 16) ^ (row % 8);
+    sm90::StoreBlocks(shared.columns[0] + row * kColumns + 8 * piece, packed[i]);
+  }
+  sm90::FenceShared();
+}
+
 __device__ inline uint32_t PackBf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));

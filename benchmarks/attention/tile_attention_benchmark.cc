@@ -72,7 +72,7 @@ double Forward(const Case& c, const Tensors& tensors) {
   return Milliseconds([&] { return TileForward(problem, nullptr); });
 }
 
-double Backward(const Case& c, const Tensors& tensors) {
+double Backward(const Case& c, const Tensors& tensors, bool deterministic) {
   const BranchLists lists = ListsOf(c.branch(), kBackwardTileRows);
   const DeviceArray<Tile> tiles(lists.tiles);
   const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
@@ -95,6 +95,7 @@ double Backward(const Case& c, const Tensors& tensors) {
   problem.queries = queries.data();
   const DeviceArray<unsigned> taken(size_t{1});
   problem.taken = taken.data();
+  problem.deterministic = deterministic;
   problem.dq = {{dq.data(), 0, kWidth, c.dim}};
   problem.dk = {{dk.data(), 0, kWidth, c.dim}};
   problem.dv = {{dv.data(), 0, kWidth, c.dim}};
@@ -105,14 +106,16 @@ double Backward(const Case& c, const Tensors& tensors) {
 void Run(const Case& c) {
   std::mt19937_64 random(7);
   const Tensors tensors(c, &random);
-  const double forward = Forward(c, tensors), backward = Backward(c, tensors);
+  const double forward = Forward(c, tensors), backward = Backward(c, tensors, false);
+  const double deterministic = Backward(c, tensors, true);
   std::printf(
       "{\"benchmark\": \"tile_attention\", \"head_dim\": %d, \"causal\": %s, \"segment\": %ld, "
       "\"rate\": %ld, "
       "\"forward_ms\": %.3f, \"forward_tflops\": %.0f, \"backward_ms\": %.3f, \"backward_tflops\": "
-      "%.0f}\n",
+      "%.0f, \"deterministic_backward_tflops\": %.0f}\n",
       c.dim, c.causal ? "true" : "false", static_cast<long>(c.segment), static_cast<long>(c.rate),
-      forward, c.Flops() / forward / 1e9, backward, 2.5 * c.Flops() / backward / 1e9);
+      forward, c.Flops() / forward / 1e9, backward, 2.5 * c.Flops() / backward / 1e9,
+      2.5 * c.Flops() / deterministic / 1e9);
 }
 
 }  // namespace

@@ -150,7 +150,7 @@ struct Pairs {
 void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
-                  const Tensor& key_tiles, const Tensor& queries, const Tensor& dq,
+                  const Tensor& key_tiles, const Tensor& queries, bool, const Tensor& dq,
                   const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
                   const Tensor& pool_dv) {
   const Pairs pairs{Rows(q, steps),
