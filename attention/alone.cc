@@ -8,15 +8,20 @@
 
 namespace ringmaster::attention {
 
-void GiveAlone(const PlacedParts& parts, const at::Tensor& dout, const at::Tensor& sums,
-               const at::Tensor& dv) {
+at::Tensor WithoutAlone(const PlacedParts& parts, const at::Tensor& sums) {
+  const at::Tensor without = sums.clone(at::MemoryFormat::Contiguous);
   const PlacedRows& alone = parts.alone();
-  const int64_t rows = alone.set().rows();
-  if (rows > 0) {
-    AddRows(GatherRows(dout, alone, sums.scalar_type()), parts.alone_keys(), dv);
-    AddRows(at::full({dout.size(0), 1, rows, 1}, std::numeric_limits<double>::infinity(),
+  if (const int64_t rows = alone.set().rows(); rows > 0) {
+    AddRows(at::full({sums.size(0), 1, rows, 1}, std::numeric_limits<double>::infinity(),
                      sums.options()),
-            alone, sums.unsqueeze(-1));
+            alone, without.unsqueeze(-1));
+  }
+  return without;
+}
+
+void GiveAlone(const PlacedParts& parts, const at::Tensor& dout, const at::Tensor& dv) {
+  if (parts.alone().set().rows() > 0) {
+    AddRows(GatherRows(dout, parts.alone(), dv.scalar_type()), parts.alone_keys(), dv);
   }
 }
 

@@ -8,10 +8,11 @@ namespace ringmaster::attention {
 
 // A query that sees only its own key has v for its output whatever q and k are: all of dout goes
 // to v. By the products of a backward pass dq and dk would be a difference of two equal numbers,
-// and so their rounding. Adds such rows of dout [B, T, H, D] to dv [B, T, Hkv, D], and sets their
-// log denominators in `sums` [B, T, H], contiguous, to infinity, which takes them out of the
-// products. `sums` and dv have the type of all sums.
-void GiveAlone(const PlacedParts& parts, const at::Tensor& dout, const at::Tensor& sums,
-               const at::Tensor& dv);
+// and so their rounding. The log denominators `sums` [B, T, H] with such queries' set to infinity,
+// which takes them out of the products: a copy, contiguous.
+at::Tensor WithoutAlone(const PlacedParts& parts, const at::Tensor& sums);
+
+// Adds such rows of dout [B, T, H, D] to dv [B, T, Hkv, D], which has the type of all sums.
+void GiveAlone(const PlacedParts& parts, const at::Tensor& dout, const at::Tensor& dv);
 
 }  // namespace ringmaster::attention

@@ -62,7 +62,7 @@ PlacedParts::PlacedParts(RankParts parts, int64_t tokens, int heads, int kv_head
       alone_(parts_.alone, heads, device),
       alone_keys_(parts_.alone_keys, kv_heads, device) {
   if (tile_head_dim != 0) {
-    tiles_ = std::make_unique<PlacedTiles>(parts_, tokens, heads, tile_head_dim, device);
+    tiles_ = std::make_unique<PlacedTiles>(parts_, tokens, heads, kv_heads, tile_head_dim, device);
   } else {
     for (const Part& part : parts_.local) {
       local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace ringmaster::attention {
@@ -29,19 +30,22 @@ std::vector<PlacedTiles::Backward> Place(const std::vector<TileLists::Backward>&
   for (const TileLists::Backward& pass : passes) {
     placed.push_back(
         {Place(pass.queries, device),
-         {Place(pass.keys.tiles, at::kByte, device), Place(pass.keys.queries, at::kByte, device)}});
+         {Place(pass.keys.tiles, at::kByte, device), Place(pass.keys.queries, at::kByte, device)},
+         pass.all_keys});
   }
   return placed;
 }
 
 }  // namespace
 
-PlacedTiles::PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int head_dim,
-                         at::Device device) {
-  TileLists lists = MakeTileLists(rank, tokens, heads, head_dim);
+PlacedTiles::PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int kv_heads,
+                         int head_dim, at::Device device) {
+  TileLists lists = MakeTileLists(rank, tokens, heads, kv_heads, head_dim);
   local = Place(lists.local, device);
   far = Place(lists.far, device);
   backward_far = Place(lists.backward_far, device);
+  std::stable_partition(lists.backward_local.begin(), lists.backward_local.end(),
+                        [](const TileLists::Backward& pass) { return pass.all_keys; });
   backward_local = Place(lists.backward_local, device);
   merge_begin = Place(lists.merge_begin, at::kInt, device);
   slots = Place(lists.slots, at::kInt, device);

@@ -25,10 +25,12 @@ struct PlacedTiles {
   struct Backward {
     Queries queries;
     Keys keys;
+    bool all_keys = false;
   };
 
   // REQUIRES: as MakeTileLists.
-  PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int head_dim, at::Device device);
+  PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int kv_heads, int head_dim,
+              at::Device device);
 
   size_t bytes() const;
 
@@ -39,6 +41,7 @@ struct PlacedTiles {
   at::Tensor merge_begin;
   int64_t parts = 0;
   std::vector<Backward> backward_far;
+  // Those of all keys first.
   std::vector<Backward> backward_local;
   bool all_covered = true;
 };

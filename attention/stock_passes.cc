@@ -119,7 +119,7 @@ class BackwardPass {
         parts_(*call.parts),
         saved_(saved),
         dout_(WithUnitRows(dout)),
-        sums_(saved.lse.clone()) {}
+        sums_(WithoutAlone(parts_, saved.lse)) {}
 
   DenseGradients Run() {
     const auto options = saved_.q.options().dtype(call_.accumulate);
@@ -127,7 +127,7 @@ class BackwardPass {
     dk_ = at::zeros(saved_.k.sizes(), options);
     dv_ = at::zeros(saved_.k.sizes(), options);
     if (saved_.pool.defined()) {
-      GiveAlone(parts_, dout_, sums_, dv_);
+      GiveAlone(parts_, dout_, dv_);
       Compute(options);
     }
     const at::ScalarType dtype = saved_.q.scalar_type();

@@ -31,8 +31,12 @@ std::vector<Span> SpansOf(const RowSet& set, int64_t group) {
 
 class Builder {
  public:
-  Builder(const RankParts& parts, int64_t tokens, int heads, int head_dim)
-      : parts_(parts), tokens_(tokens), heads_(heads), tile_rows_(kernels::TileRowsOf(head_dim)) {}
+  Builder(const RankParts& parts, int64_t tokens, int heads, int kv_heads, int head_dim)
+      : parts_(parts),
+        tokens_(tokens),
+        heads_(heads),
+        kv_heads_(kv_heads),
+        tile_rows_(kernels::TileRowsOf(head_dim)) {}
 
   TileLists Build() {
     for (const std::vector<Part>* parts : {&parts_.local, &parts_.far}) {
@@ -87,9 +91,12 @@ class Builder {
           }
         }
       }
+      int64_t rows = 0;
       for (const auto& [place, seen] : keys) {
         AddKeys(seen, far, &branch.keys);
+        rows += seen.run.count;
       }
+      branch.all_keys = !far && rows == tokens_ * kv_heads_;
       backward->push_back(std::move(branch));
     }
   }
@@ -171,6 +178,7 @@ class Builder {
   const RankParts& parts_;
   const int64_t tokens_;
   const int heads_;
+  const int kv_heads_;
   const int tile_rows_;
   std::map<int64_t, int> views_;  // by step
   std::vector<Run> rows_;         // of queries, in their order
@@ -196,8 +204,9 @@ size_t TileLists::bytes() const {
   return sum;
 }
 
-TileLists MakeTileLists(const RankParts& parts, int64_t tokens, int heads, int head_dim) {
-  return Builder(parts, tokens, heads, head_dim).Build();
+TileLists MakeTileLists(const RankParts& parts, int64_t tokens, int heads, int kv_heads,
+                        int head_dim) {
+  return Builder(parts, tokens, heads, kv_heads, head_dim).Build();
 }
 
 }  // namespace ringmaster::attention

@@ -25,6 +25,8 @@ struct TileLists {
   struct Backward {
     QueryTiles queries;
     KeyTiles keys;
+    // Whether every local row of keys is in a tile.
+    bool all_keys = false;
   };
 
   // Under view i lie this rank's rows, every steps[i]-th token. The pool, whose rows are tokens of
@@ -55,6 +57,7 @@ struct TileLists {
 // The lists of a rank that holds `tokens` tokens, heavy tiles first within each run of queries.
 // Time and memory grow with tokens * heads. REQUIRES: fewer than 2^30 tokens and pool rows, fewer
 // than 2^32 rows of queries in all parts; head_dim 64 or 128 says how long tiles are.
-TileLists MakeTileLists(const RankParts& parts, int64_t tokens, int heads, int head_dim);
+TileLists MakeTileLists(const RankParts& parts, int64_t tokens, int heads, int kv_heads,
+                        int head_dim);
 
 }  // namespace ringmaster::attention

@@ -23,7 +23,8 @@ TORCH_LIBRARY(ringmaster, library) {
   library.def(
       "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
       "float scale, Tensor dout, Tensor lse, Tensor delta, Tensor tiles, Tensor keys, "
-      "Tensor key_tiles, Tensor queries, bool deterministic, Tensor(a!) dq, Tensor(b!) dk, "
+      "Tensor key_tiles, Tensor queries, bool deterministic, bool store_keys, Tensor(a!) dq, "
+      "Tensor(b!) dk, "
       "Tensor(c!) dv, "
       "Tensor(d!) pool_dk, Tensor(e!) pool_dv) -> ()");
 }
@@ -78,18 +79,18 @@ Tensor RowDots(const Tensor& a, const Tensor& b) {
 
 void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& lse,
                   const Tensor& delta, const PlacedTiles::Backward& lists, bool deterministic,
-                  const TileSums& sums) {
+                  bool store_keys, const TileSums& sums) {
   static const auto backward =
       Find("ringmaster::tile_backward")
           .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       at::IntArrayRef, double, const Tensor&, const Tensor&, const Tensor&,
-                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool,
+                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool, bool,
                       const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
   if (lists.queries.tiles.numel() > 0 || lists.keys.tiles.numel() > 0) {
     backward.call(inputs.q, inputs.k, inputs.v, inputs.pool_k, inputs.pool_v, inputs.steps,
                   inputs.scale, dout, lse, delta, lists.queries.tiles, lists.queries.keys,
-                  lists.keys.tiles, lists.keys.queries, deterministic, sums.dq, sums.dk, sums.dv,
-                  sums.pool_dk, sums.pool_dv);
+                  lists.keys.tiles, lists.keys.queries, deterministic, store_keys, sums.dq, sums.dk,
+                  sums.dv, sums.pool_dk, sums.pool_dv);
   }
 }
 

@@ -51,11 +51,12 @@ struct TileSums {
   at::Tensor dq, dk, dv, pool_dk, pool_dv;
 };
 
-// Adds one pass's gradients to the sums. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a
-// query out; `delta` is RowDots of dout and the output. `dout` is an operand of q's shape.
-// Deterministic: the same bits every time, by slower kernels.
+// Adds one pass's gradients to the sums; with `store_keys` those of k and v overwrite what was
+// there, for a pass of all keys. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a query
+// out; `delta` is RowDots of dout and the output. `dout` is an operand of q's shape. Deterministic:
+// the same bits every time, by slower kernels.
 void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& lse,
                   const at::Tensor& delta, const PlacedTiles::Backward& lists, bool deterministic,
-                  const TileSums& sums);
+                  bool store_keys, const TileSums& sums);
 
 }  // namespace ringmaster::attention

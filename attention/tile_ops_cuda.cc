@@ -129,8 +129,8 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
                   const Tensor& key_tiles, const Tensor& queries, bool deterministic,
-                  const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
-                  const Tensor& pool_dv) {
+                  bool store_keys, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                  const Tensor& pool_dk, const Tensor& pool_dv) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
   const kernels::BackwardProblem problem = {.head_dim = static_cast<int>(q.size(3)),
@@ -142,6 +142,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                                             .lse = PerQueryOf(lse),
                                             .delta = PerQueryOf(delta),
                                             .deterministic = deterministic,
+                                            .store_keys = store_keys,
                                             .tiles = Data<kernels::Tile>(tiles),
                                             .tile_count = CountOf<kernels::Tile>(tiles),
                                             .keys = Data<kernels::TileKeys>(keys),

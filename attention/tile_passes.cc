@@ -3,7 +3,9 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/StringUtil.h>
 
 #include <limits>
@@ -107,28 +109,33 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
 
 DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout) {
   const PlacedTiles& tiles = *call.parts->tiles();
-  const auto zeros = [](const at::Tensor& like) {
-    return at::zeros(like.sizes(), like.options().dtype(at::kFloat));
-  };
-  const at::Tensor dq = zeros(saved.q), dk = zeros(saved.k), dv = zeros(saved.v);
+  const auto sums = saved.q.options().dtype(at::kFloat);
+  const at::Tensor dq = at::zeros(saved.q.sizes(), sums);
+  const bool stored = !tiles.backward_local.empty() && tiles.backward_local.front().all_keys;
+  const at::Tensor dk =
+      stored ? at::empty(saved.k.sizes(), sums) : at::zeros(saved.k.sizes(), sums);
+  const at::Tensor dv = stored ? at::empty_like(dk) : at::zeros_like(dk);
   if (saved.pool.defined()) {
     // Rows beside a tile are read with it and multiplied by zero.
     const at::Tensor finite = AsOperand(
         tiles.all_covered ? dout : dout.masked_fill(saved.lse.isneginf().unsqueeze(-1), 0));
     const at::Tensor delta = RowDots(finite.contiguous(), saved.outs[0]);
-    const at::Tensor lse = saved.lse.clone();
-    GiveAlone(*call.parts, finite, lse, dv);
+    const at::Tensor lse = WithoutAlone(*call.parts, saved.lse);
     const bool deterministic = at::globalContext().deterministicAlgorithms();
-    const at::Tensor owed = zeros(saved.pool);
+    const at::Tensor owed = at::zeros(saved.pool.sizes(), sums);
     const TileInputs inputs = Inputs(call, saved.q, saved.k, saved.v, saved.pool);
-    const TileSums sums{dq, dk, dv, PoolKeys(owed), PoolValues(owed)};
+    const auto run = [&](const PlacedTiles::Backward& pass, bool store_keys) {
+      TileBackward(inputs, finite, lse, delta, pass, deterministic, store_keys,
+                   {dq, dk, dv, PoolKeys(owed), PoolValues(owed)});
+    };
     for (const PlacedTiles::Backward& pass : tiles.backward_far) {
-      TileBackward(inputs, finite, lse, delta, pass, deterministic, sums);
+      run(pass, /*store_keys=*/false);
     }
     FarGradients gradients(*call.parts, owed, call.wire, call.exchange);
     for (const PlacedTiles::Backward& pass : tiles.backward_local) {
-      TileBackward(inputs, finite, lse, delta, pass, deterministic, sums);
+      run(pass, stored && &pass == &tiles.backward_local.front());
     }
+    GiveAlone(*call.parts, finite, dv);
     gradients.AddTo(dk, dv);
   }
   const at::ScalarType dtype = saved.q.scalar_type();

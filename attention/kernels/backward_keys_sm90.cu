@@ -18,6 +18,7 @@ struct Arguments : BackwardArguments, TileArguments<KeyTile> {
   Gradient dk[kMaxViews];
   Gradient dv[kMaxViews];
   Gradient dq[kMaxViews];
+  bool store;
   const TileKeys* query_list;
 };
 
@@ -155,10 +156,11 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
         AddQueries(walk, batch);
       }
     }
-    if (seen) {
+    if (seen || arguments_.store) {
       AddRows<kHeadDim>(arguments_.dk, arguments_.key_steps, tile, batch, group_, dk_,
-                        arguments_.scale);
-      AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1);
+                        arguments_.scale, arguments_.store);
+      AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1,
+                        arguments_.store);
     }
     group_.Release(shared_.tiles.pipeline, slot);
   }
@@ -247,6 +249,7 @@ std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cuda
   arguments.batches = static_cast<unsigned>(problem.query_views.front().operand.batch);
   arguments.taken = problem.taken;
   arguments.query_list = problem.queries;
+  arguments.store = problem.store_keys;
   for (size_t i = 0; i < problem.key_views.size(); ++i) {
     arguments.key_steps[i] = problem.key_views[i].step;
     arguments.dk[i] = problem.dk[i];

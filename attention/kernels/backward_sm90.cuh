@@ -77,12 +77,12 @@ __device__ inline QueryNumbers NumbersOf(const BackwardArguments& arguments, con
   return numbers;
 }
 
-// Adds half `h` of an accumulator of kWidth columns, times `factor`, to a row. Four lanes hold two
-// columns of every eight each; after an exchange between neighbours each lane has four that are
-// neighbours.
+// Adds half `h` of an accumulator of kWidth columns, times `factor`, to a row, or stores it there.
+// Four lanes hold two columns of every eight each; after an exchange between neighbours each lane
+// has four that are neighbours.
 template <int kWidth>
 __device__ __forceinline__ void AddRow(float* out, const float (&values)[kWidth / 2], int h,
-                                       int lane, float factor, bool real) {
+                                       int lane, float factor, bool real, bool store = false) {
 #pragma unroll
   for (int column = 0; column < kWidth; column += 16) {
     const int i = 4 * (column / 8) + 2 * h;
@@ -95,22 +95,29 @@ __device__ __forceinline__ void AddRow(float* out, const float (&values)[kWidth 
     (upper ? low : high) = give;
     if (real) {
       float* at = out + column + 8 * (lane & 1) + 4 * (lane / 2 & 1);
-      sm90::AddFour(at, low.x * factor, low.y * factor, high.x * factor, high.y * factor);
+      const float4 four = {low.x * factor, low.y * factor, high.x * factor, high.y * factor};
+      if (store) {
+        *reinterpret_cast<float4*>(at) = four;
+      } else {
+        sm90::AddFour(at, four);
+      }
     }
   }
 }
 
-// Adds a group's accumulator, times `factor`, to the gradients of a tile's rows.
+// Adds a group's accumulator, times `factor`, to the gradients of a tile's rows, or stores it
+// there.
 template <int kHeadDim, typename AnyTile, typename Group>
 __device__ __forceinline__ void AddRows(const Gradient* gradients, const int64_t* steps,
                                         const AnyTile& tile, int batch, const Group& group,
-                                        const float (&values)[kHeadDim / 2], float factor) {
+                                        const float (&values)[kHeadDim / 2], float factor,
+                                        bool store = false) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = group.row + 8 * h;
     const int64_t token = TokenOf(tile.rows, steps, row);
     float* out = At(gradients[tile.rows.view], batch, token, tile.rows.head);
-    AddRow<kHeadDim>(out, values, h, group.lane, factor, row < tile.count);
+    AddRow<kHeadDim>(out, values, h, group.lane, factor, row < tile.count, store);
   }
 }
 

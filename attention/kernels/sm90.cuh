@@ -79,9 +79,9 @@ __device__ inline void FenceShared() {
 }
 
 // Adds to four neighbours in memory; nobody waits for it.
-__device__ inline void AddFour(float* to, float a, float b, float c, float d) {
-  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a),
-               "f"(b), "f"(c), "f"(d)
+__device__ inline void AddFour(float* to, const float4& four) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(four.x),
+               "f"(four.y), "f"(four.z), "f"(four.w)
                : "memory");
 }
 

@@ -77,6 +77,8 @@ struct BackwardProblem {
   // Whether the same lists give the same bits: two kernels and seven products instead of one and
   // five, and no sum is shared between blocks. Else dq depends in its last bits on who comes first.
   bool deterministic = true;
+  // Whether dk and dv of the tiles' keys are written, not added to.
+  bool store_keys = false;
   // On the device. Queries, for dq, with the keys they see; read only if deterministic:
   const Tile* tiles = nullptr;
   int tile_count = 0;

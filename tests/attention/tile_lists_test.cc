@@ -195,6 +195,7 @@ std::pair<double, double> Products(const Rank& rank, const TileRows& queries, in
 class Once {
  public:
   explicit Once(const Rank& rank) : rank_(rank) {}
+  size_t rows() const { return seen_.size(); }
   void Take(const TileRows& rows, int32_t count) {
     const bool pool = rows.view == rank_.lists.pool_view();
     for (int32_t i = 0; i < count; ++i) {
@@ -236,6 +237,10 @@ void Backward(const Rank& rank, const TileLists::Backward& lists) {
       }
     }
   }
+  const bool pool =
+      !lists.keys.tiles.empty() && lists.keys.tiles[0].rows.view == rank.lists.pool_view();
+  EXPECT_EQ(lists.all_keys,
+            !pool && keys_once.rows() == static_cast<size_t>(rank.k.size(0) * rank.k.size(1)));
 }
 
 std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<RankParts>& parts,
@@ -244,8 +249,9 @@ std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<Rank
   for (int i = 0; i < problem.map.ranks(); ++i) {
     Rank& rank = ranks[i];
     rank.parts = parts[i];
-    rank.lists = MakeTileLists(rank.parts, problem.map.LocalTokens(i),
-                               static_cast<int>(problem.q.size(2)), head_dim);
+    rank.lists =
+        MakeTileLists(rank.parts, problem.map.LocalTokens(i), static_cast<int>(problem.q.size(2)),
+                      static_cast<int>(problem.k.size(2)), head_dim);
     rank.positions = at::tensor(problem.map.Positions(i), at::kLong);
     const auto local = [&](const at::Tensor& x) {
       return x[batch].index_select(0, rank.positions);
@@ -344,7 +350,7 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
   tokens.push_back(411);
   Rank rank;
   rank.parts.local = {{.branch = 0, .causal = true, .queries = rows, .keys = rows}};
-  rank.lists = MakeTileLists(rank.parts, 412, 1, 128);
+  rank.lists = MakeTileLists(rank.parts, 412, 1, 1, 128);
   for (at::Tensor* x : {&rank.q, &rank.k, &rank.v, &rank.dout})
     *x = at::randn({412, 1, 2}, at::kDouble);
   for (at::Tensor* x : {&rank.dq, &rank.dk, &rank.dv}) *x = at::zeros({412, 1, 2}, at::kDouble);
@@ -366,7 +372,7 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
 TEST(TileListsTest, PartsAreInTheOrderOfMerging) {
   const auto plan = AttentionPlan::Create({.branches = {{300, 1}, {300, 2}, {200, 1}}},
                                           ShardMap::Contiguous(300, 1, 1), 2, 2);
-  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 300, 2, 128);
+  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 300, 2, 2, 128);
   std::vector<std::vector<int64_t>> rows(lists.parts());
   for (size_t row = 0; row < lists.slots.size(); ++row) {
     rows.at(lists.slots[row]).push_back(static_cast<int64_t>(row));
@@ -385,7 +391,7 @@ TEST(TileListsTest, ARateBeyondTheSequenceNeedsNoViewOfItsOwn) {
   const int64_t huge = int64_t{1} << 40;
   const auto plan = AttentionPlan::Create({.branches = {{8, 2}, {huge, huge}, {8, 8}}},
                                           ShardMap::Contiguous(50, 1, 1), 12, 12);
-  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 50, 12, 64);
+  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 50, 12, 12, 64);
   EXPECT_EQ(lists.steps, (std::vector<int64_t>{1, 2}));
 }
 

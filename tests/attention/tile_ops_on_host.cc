@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -150,8 +151,8 @@ struct Pairs {
 void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
-                  const Tensor& key_tiles, const Tensor& queries, bool, const Tensor& dq,
-                  const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
+                  const Tensor& key_tiles, const Tensor& queries, bool, bool store_keys,
+                  const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
                   const Tensor& pool_dv) {
   const Pairs pairs{Rows(q, steps),
                     Rows(k, steps, pool_k),
@@ -175,6 +176,10 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
       }
     }
     for (const KeyTile& tile : List<KeyTile>(key_tiles)) {
+      for (int32_t j = 0; store_keys && j < tile.count; ++j) {
+        std::fill_n(dks.At(batch, tile.rows, j), size, 0);
+        std::fill_n(dvs.At(batch, tile.rows, j), size, 0);
+      }
       for (const TileKeys& span : List<TileKeys>(queries).slice(
                tile.queries_begin, tile.queries_end - tile.queries_begin)) {
         for (int32_t i = 0; i < span.count; ++i) {
