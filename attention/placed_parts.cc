@@ -1,5 +1,6 @@
 #include "attention/placed_parts.h"
 
+#include <algorithm>
 #include <list>
 #include <utility>
 
@@ -91,11 +92,13 @@ size_t PlacedParts::bytes() const {
       sum += sizeof(Dense) + part.queries.bytes() + part.keys.bytes();
     }
   }
-  for (const Message& message : outgoing_) {
+  const auto add = [&sum](const Message& message) {
     for (const PlacedRows& rows : message.local) {
       sum += rows.bytes();
     }
-  }
+  };
+  std::for_each(outgoing_.begin(), outgoing_.end(), add);
+  add(kept_);
   return sum + alone_.bytes() + alone_keys_.bytes();
 }
 

@@ -51,7 +51,6 @@ PlacedTiles::PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int k
   slots = Place(lists.slots, at::kInt, device);
   parts = lists.parts();
   steps = std::move(lists.steps);
-  all_covered = lists.all_covered;
 }
 
 size_t PlacedTiles::bytes() const {

@@ -43,7 +43,6 @@ struct PlacedTiles {
   std::vector<Backward> backward_far;
   // Those of all keys first.
   std::vector<Backward> backward_local;
-  bool all_covered = true;
 };
 
 }  // namespace ringmaster::attention

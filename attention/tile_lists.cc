@@ -165,7 +165,6 @@ class Builder {
     begin.assign(next.size() + 1, 0);
     for (size_t place = 0; place < next.size(); ++place) {
       const uint32_t queries = next[place];
-      result_.all_covered = result_.all_covered && queries > 0;
       begin[place + 1] = begin[place] + (queries > 1 ? queries : 0);
       next[place] = queries > 1 ? begin[place] : kernels::kWhole;
     }

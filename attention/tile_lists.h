@@ -43,8 +43,6 @@ struct TileLists {
   std::vector<uint32_t> slots;
   std::vector<uint32_t> merge_begin;
   int64_t parts() const { return merge_begin.back(); }
-  // Whether each token's head has a query.
-  bool all_covered = true;
 
   // One call for each: by branch, those without work left out. Far gradients of keys are the
   // pool's.

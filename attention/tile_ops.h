@@ -10,7 +10,7 @@
 // The kernels over lists of tiles as operators of LibTorch, `ringmaster::tile_*`: their schemas are
 // declared here, their kernels are registered by whatever brings them. libringmaster_cuda.so
 // registers those of attention/kernels when it is loaded; without it there are none. Asynchronous
-// on the current stream. Thread-safe. Throw c10::Error.
+// on the current stream. Thread-safe once the kernels are registered. Throw c10::Error.
 namespace ringmaster::attention {
 
 // Empty, or why no kernels take tensors of this one's device.

@@ -3,12 +3,11 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
+#include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
 
-#include <limits>
+#include <algorithm>
 #include <utility>
 
 #include "attention/alone.h"
@@ -22,7 +21,8 @@ namespace {
 
 constexpr int64_t kMaxBatch = 65535;  // blocks of a launch
 constexpr int64_t kMaxTokens = int64_t{1} << 30;
-constexpr int64_t kMaxRows = (int64_t{1} << 32) - 1;
+// A query may have a local and a far part in each branch.
+constexpr int64_t kMaxRows = (int64_t{1} << 31) - 1;
 
 // Tensor maps want aligned rows; a size of one may come with any stride.
 at::Tensor AsOperand(const at::Tensor& x) {
@@ -67,6 +67,11 @@ std::string WhyNotTiles(const at::Tensor& q, const DilatedAttentionOptions& opti
   if (options.mix_gradient == MixGradient::kDetached && branches > 1) {
     return "detached mixing weights need the output of each branch";
   }
+  // Rows beside a tile are read with it and multiplied by zero.
+  if (std::none_of(options.branches.begin(), options.branches.end(),
+                   [](const Branch& branch) { return branch.dilation_rate == 1; })) {
+    return "no branch has rate 1, and rows that no branch covers may hold anything";
+  }
   // A view for each rate, one for single rows and one for the pool.
   if (branches + 2 > kernels::kMaxViews) {
     return c10::str(branches, " branches, more than ", kernels::kMaxViews - 2);
@@ -86,10 +91,6 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
   TileOutputs outputs{.out = at::empty(q.sizes(), q.options()),
                       .lse = at::empty(q.sizes().slice(0, 3), sums)};
   at::Tensor pool;
-  if (!tiles.all_covered) {
-    outputs.out.zero_();
-    outputs.lse.fill_(-std::numeric_limits<float>::infinity());
-  }
   if (q.numel() > 0) {
     outputs.part_outs = at::empty({q.size(0), tiles.parts, q.size(3)}, sums);
     outputs.part_lses = at::empty({q.size(0), tiles.parts}, sums);
@@ -111,31 +112,28 @@ DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::
   const PlacedTiles& tiles = *call.parts->tiles();
   const auto sums = saved.q.options().dtype(at::kFloat);
   const at::Tensor dq = at::zeros(saved.q.sizes(), sums);
-  const bool stored = !tiles.backward_local.empty() && tiles.backward_local.front().all_keys;
-  const at::Tensor dk =
-      stored ? at::empty(saved.k.sizes(), sums) : at::zeros(saved.k.sizes(), sums);
-  const at::Tensor dv = stored ? at::empty_like(dk) : at::zeros_like(dk);
+  const at::Tensor dk = at::empty(saved.k.sizes(), sums), dv = at::empty(saved.k.sizes(), sums);
   if (saved.pool.defined()) {
-    // Rows beside a tile are read with it and multiplied by zero.
-    const at::Tensor finite = AsOperand(
-        tiles.all_covered ? dout : dout.masked_fill(saved.lse.isneginf().unsqueeze(-1), 0));
-    const at::Tensor delta = RowDots(finite.contiguous(), saved.outs[0]);
+    const at::Tensor douts = AsOperand(dout);
+    const at::Tensor delta = RowDots(douts.contiguous(), saved.outs[0]);
     const at::Tensor lse = WithoutAlone(*call.parts, saved.lse);
     const bool deterministic = at::globalContext().deterministicAlgorithms();
     const at::Tensor owed = at::zeros(saved.pool.sizes(), sums);
     const TileInputs inputs = Inputs(call, saved.q, saved.k, saved.v, saved.pool);
     const auto run = [&](const PlacedTiles::Backward& pass, bool store_keys) {
-      TileBackward(inputs, finite, lse, delta, pass, deterministic, store_keys,
+      TileBackward(inputs, douts, lse, delta, pass, deterministic, store_keys,
                    {dq, dk, dv, PoolKeys(owed), PoolValues(owed)});
     };
     for (const PlacedTiles::Backward& pass : tiles.backward_far) {
       run(pass, /*store_keys=*/false);
     }
     FarGradients gradients(*call.parts, owed, call.wire, call.exchange);
+    // A branch of rate 1 has all keys, so that nothing need be there before.
+    TORCH_INTERNAL_ASSERT(tiles.backward_local.front().all_keys);
     for (const PlacedTiles::Backward& pass : tiles.backward_local) {
-      run(pass, stored && &pass == &tiles.backward_local.front());
+      run(pass, /*store_keys=*/&pass == &tiles.backward_local.front());
     }
-    GiveAlone(*call.parts, finite, dv);
+    GiveAlone(*call.parts, douts, dv);
     gradients.AddTo(dk, dv);
   }
   const at::ScalarType dtype = saved.q.scalar_type();

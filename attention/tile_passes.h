@@ -6,7 +6,8 @@
 
 // The passes by kernels over lists of tiles: all branches in one launch, rows read where they lie,
 // one merge. bf16, sums in fp32. The same bits every time, but for dq on a GPU where LibTorch is
-// not told to use deterministic algorithms. Contracts as of Forward and Backward, which call them.
+// not told to use deterministic algorithms. Contracts as of Forward and Backward, which call them,
+// but that a row that is not finite may spoil its neighbours.
 namespace ringmaster::attention {
 
 // Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "attention/kernels/tile_kernel.cuh"
+#include "attention/kernels/tile_launch.cuh"
 
 // What the two kernels of the backward pass have in common.
 namespace ringmaster::attention::kernels {

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "attention/kernels/query_tile.cuh"
+#include "attention/kernels/tile_launch.cuh"
 
 namespace ringmaster::attention::kernels {
 namespace {

@@ -1,5 +1,5 @@
-// Rows at the speed of memory: a thread holds 8 of a row's numbers, as many lanes as that takes
-// hold a row.
+// Rows at the speed of memory: a thread holds 16 bytes of a row, as many lanes as that takes hold a
+// row.
 #include <cuda_bf16.h>
 #include <math_constants.h>
 

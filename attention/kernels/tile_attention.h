@@ -53,7 +53,8 @@ struct PerQuery {
   int64_t head_stride = 0;
 };
 
-// fp32 sums that rows are added to, laid out as an operand is.
+// fp32 sums that rows are added to, laid out as an operand is; pointer and strides are multiples of
+// 16 bytes.
 struct Gradient {
   float* data = nullptr;
   int64_t batch_stride = 0;
@@ -105,7 +106,7 @@ std::string WhyNot(const BackwardProblem& problem);
 // the order of the list: heavy ones first. Empty, or what CUDA said. REQUIRES: WhyNot() is empty.
 std::string TileForward(const ForwardProblem& problem, cudaStream_t stream);
 
-// Starts the backward pass: adds to the gradients. REQUIRES: WhyNot() is empty.
+// Starts the backward pass: adds to the gradients, or stores those of keys. REQUIRES: WhyNot() is empty.
 std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream);
 
 }  // namespace ringmaster::attention::kernels

@@ -2,27 +2,20 @@
 
 #include <stdint.h>
 
-#include <algorithm>
-#include <string>
-#include <vector>
-
-#include "attention/kernels/tensor_maps.h"
-#include "attention/kernels/tile_attention.h"
 #include "attention/kernels/tile_loads.cuh"
 #include "attention/kernels/tile_products.cuh"
 
 // The frame of the kernels over tiles. One block a multiprocessor takes tiles from the list, one
 // after the other: a producer warp loads, K::kConsumers consumer warpgroups multiply, and while
-// they finish a tile the rows of the next are on their way. A kernel K also has
-//  - Shared, its shared memory, with a TileSlots `tiles` and an Init() of the barriers that one
-//    thread calls;
-//  - Producer(arguments, shared, lane), whose LoadOwn(tile, batch, slot) one lane calls to start
-//  the
-//    loads of the rows that a tile keeps, arriving at the slot's full barrier, and LoadSeen(tile,
-//    batch) each lane to load what comes by;
-//  - Consumer(arguments, shared, group), whose Run(tile, batch, slot) each thread of a consumer
-//  calls
-//    when the tile's own rows are there; it gives the slot back.
+// they finish a tile the rows of the next are on their way. A kernel K has
+// - kConsumerRegisters, of a consumer's thread; what is left must do for the producer's;
+// - Shared, its shared memory, with a TileSlots `tiles` and an Init() of the barriers that one
+//   thread calls;
+// - Producer(arguments, shared, lane), whose LoadOwn(tile, batch, slot) one lane calls to start the
+//   loads of the rows that a tile keeps, arriving at the slot's full barrier, and LoadSeen(tile,
+//   batch) each lane to load what comes by;
+// - Consumer(arguments, shared, group), whose Run(tile, batch, slot) each thread of a consumer
+//   calls when the tile's own rows are there; it gives the slot back.
 namespace ringmaster::attention::kernels {
 
 // Of all kernels: the list, and what is left of it.
@@ -123,53 +116,6 @@ __global__ void __launch_bounds__(kThreadsOf<K>, 1)
     sm90::GrowRegisters<K::kConsumerRegisters>();
     ConsumeTiles<K>(arguments, shared, group);
   }
-}
-
-inline cudaError_t Multiprocessors(int* count) {
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  return error == cudaSuccess
-             ? cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device)
-             : error;
-}
-
-template <typename K, typename Arguments>
-cudaError_t LaunchKernel(const Arguments& arguments, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(typename K::Shared) + kSharedSlack;
-  const auto kernel = TileKernel<K, Arguments>;
-  int blocks = 0;
-  cudaError_t error = Multiprocessors(&blocks);
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  }
-  if (error == cudaSuccess) {
-    error = cudaMemsetAsync(arguments.taken, 0, sizeof(*arguments.taken), stream);
-  }
-  if (error != cudaSuccess) {
-    return error;
-  }
-  const int64_t tiles = int64_t{arguments.tile_count} * arguments.batches;
-  kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, tiles)), kThreadsOf<K>, kBytes,
-           stream>>>(arguments);
-  return cudaGetLastError();
-}
-
-// Starts K<head_dim>. Empty, or what CUDA said.
-template <template <int> class K, typename Arguments>
-std::string LaunchTiles(int head_dim, const Arguments& arguments, cudaStream_t stream) {
-  const cudaError_t error = head_dim == 128 ? LaunchKernel<K<128>>(arguments, stream)
-                                            : LaunchKernel<K<64>>(arguments, stream);
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
-}
-
-inline std::string MakeMaps(const std::vector<View>& views, int head_dim, int box_rows,
-                            ViewMaps* maps) {
-  for (const View& view : views) {
-    if (const std::string error = MakeViewMaps(view, head_dim, box_rows, maps++); !error.empty()) {
-      return error;
-    }
-  }
-  return "";
 }
 
 }  // namespace ringmaster::attention::kernels

@@ -22,6 +22,10 @@ std::string WhyNotViews(const std::vector<View>& views, const std::string& what)
     if (!aligned) {
       return what + ": pointer and strides must be multiples of 16 bytes";
     }
+    if ((operand.tokens > 1 && operand.token_stride < 1) ||
+        (operand.heads > 1 && operand.head_stride < 1)) {
+      return what + ": strides must be above 0";
+    }
     if (view.step < 1 || operand.tokens < 0 || operand.batch < 1 || operand.heads < 1) {
       return what + ": an empty view";
     }

@@ -2,7 +2,8 @@
 // tokens at rate 1 to 32768 at rate 16), causal, bf16 random numbers. rank_attention_benchmark
 // TOKENS... Prints one JSON object a case: milliseconds (median of ten after three) and effective
 // TFLOP/s, the sparse products of all branches, 2 forward and 5 backward, over the whole time; and
-// the most device memory, beside q, k, v and dout, a token.
+// the most device memory a token, beside q, k, v and dout and
+// beside the lists of tiles, which stay for all calls of one shape.
 #include <ATen/ops/empty.h>
 #include <cuda_runtime_api.h>
 

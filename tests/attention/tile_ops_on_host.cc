@@ -23,6 +23,14 @@ using kernels::Tile;
 using kernels::TileKeys;
 using kernels::TileRows;
 
+// As tensor maps want it.
+void CheckOperand(const Tensor& x) {
+  bool fits = x.scalar_type() == at::kBFloat16 && x.stride(3) == 1 &&
+              reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+  for (int i = 0; i < 3; ++i) fits = fits && x.stride(i) > 0 && x.stride(i) % 8 == 0;
+  TORCH_CHECK(fits, "not an operand: strides ", x.strides());
+}
+
 // Rows of an operand or its gradient under its views; a pool is the view after the last step's.
 class Rows {
  public:
@@ -75,6 +83,7 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                  const Tensor& keys, const Tensor& slots, const Tensor& out, const Tensor& lse,
                  const Tensor& part_outs, const Tensor& part_lses) {
   const auto places = List<uint32_t>(slots.view(at::kByte));
+  for (const Tensor& x : {q, k, v, pool_k, pool_v}) CheckOperand(x);
   const Rows queries(q, steps), all_keys(k, steps, pool_k), values(v, steps, pool_v);
   const Tensor exact = at::zeros({q.size(3)}, at::kDouble);
   double* const numerator = exact.data_ptr<double>();
@@ -154,6 +163,7 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& key_tiles, const Tensor& queries, bool, bool store_keys,
                   const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
                   const Tensor& pool_dv) {
+  for (const Tensor& x : {q, k, v, dout, pool_k, pool_v}) CheckOperand(x);
   const Pairs pairs{Rows(q, steps),
                     Rows(k, steps, pool_k),
                     Rows(v, steps, pool_v),

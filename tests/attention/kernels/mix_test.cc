@@ -43,43 +43,47 @@ TEST_P(MixTest, MergesParts) {
   std::vector<uint32_t> begins = {0};
   std::mt19937_64 random(5);
   std::normal_distribution<float> normal;
-  for (const std::vector<float>& place : places) {
-    for (const float lse : place) {
-      lses.push_back(lse);
-      for (int d = 0; d < dim; ++d) outs.push_back(lse == none ? NAN : normal(random));
+  constexpr size_t kBatch = 2;
+  for (size_t batch = 0; batch < kBatch; ++batch) {
+    for (const std::vector<float>& place : places) {
+      for (const float lse : place) {
+        lses.push_back(lse);
+        for (int d = 0; d < dim; ++d) outs.push_back(lse == none ? NAN : normal(random));
+      }
+      if (batch == 0) begins.push_back(static_cast<uint32_t>(lses.size()));
     }
-    begins.push_back(static_cast<uint32_t>(lses.size()));
   }
-  const auto parts = static_cast<int64_t>(lses.size());
+  const int64_t parts = begins.back();
   const DeviceArray<float> part_outs(outs), part_lses(lses);
-  const DeviceArray<float> lse(std::vector<float>(places.size(), 7));
-  const DeviceArray<uint16_t> out(std::vector<uint16_t>(places.size() * dim, ToBf16(7)));
+  const DeviceArray<float> lse(std::vector<float>(kBatch * places.size(), 7));
+  const DeviceArray<uint16_t> out(std::vector<uint16_t>(kBatch * places.size() * dim, ToBf16(7)));
   const DeviceArray<uint32_t> merge_begin(begins);
-  ASSERT_EQ(Mix({dim, 1, part_outs.data(), part_lses.data(), parts,
+  ASSERT_EQ(Mix({dim, kBatch, part_outs.data(), part_lses.data(), parts,
                  static_cast<int64_t>(places.size()), merge_begin.data(), out.data(), lse.data()},
                 nullptr),
             "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   const std::vector<uint16_t> mixed = out.Host();
   const std::vector<float> sums = lse.Host();
-  for (size_t place = 0; place < places.size(); ++place) {
-    SCOPED_TRACE(place);
+  for (size_t row = 0; row < kBatch * places.size(); ++row) {
+    SCOPED_TRACE(row);
+    const size_t place = row % places.size(), before = row / places.size() * parts;
     double sum = 0;
     for (const float part : places[place]) sum += std::exp(double{part});
     const double want_lse = places[place].empty() ? 7 : std::log(sum);
     if (std::isnan(want_lse)) {
-      EXPECT_TRUE(std::isnan(sums[place]));
+      EXPECT_TRUE(std::isnan(sums[row]));
     } else if (std::isinf(want_lse)) {
-      EXPECT_EQ(sums[place], none);
+      EXPECT_EQ(sums[row], none);
     } else {
-      EXPECT_NEAR(sums[place], want_lse, 1e-6 * std::abs(want_lse) + 1e-6);
+      EXPECT_NEAR(sums[row], want_lse, 1e-6 * std::abs(want_lse) + 1e-6);
     }
     for (int d = 0; d < dim; ++d) {
       double want = places[place].empty() ? 7 : 0;
-      for (uint32_t part = begins[place]; part < begins[place + 1]; ++part) {
+      for (size_t part = before + begins[place]; part < before + begins[place + 1]; ++part) {
         if (lses[part] != none) want += std::exp(lses[part] - want_lse) * outs[part * dim + d];
       }
-      const double got = FromBf16(mixed[place * dim + d]);
+      const double got = FromBf16(mixed[row * dim + d]);
       if (std::isnan(want_lse)) {
         EXPECT_TRUE(std::isnan(got));
       } else {

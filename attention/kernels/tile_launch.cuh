@@ -1,0 +1,62 @@
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "attention/kernels/tensor_maps.h"
+#include "attention/kernels/tile_attention.h"
+#include "attention/kernels/tile_kernel.cuh"
+
+// How kernels over tiles are started.
+namespace ringmaster::attention::kernels {
+
+inline cudaError_t Multiprocessors(int* count) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error == cudaSuccess
+             ? cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device)
+             : error;
+}
+
+template <typename K, typename Arguments>
+cudaError_t LaunchKernel(const Arguments& arguments, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(typename K::Shared) + kSharedSlack;
+  static_assert(kBytes <= 227 * 1024, "more than a block can have");
+  const auto kernel = TileKernel<K, Arguments>;
+  int blocks = 0;
+  cudaError_t error = Multiprocessors(&blocks);
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  }
+  if (error == cudaSuccess) {
+    error = cudaMemsetAsync(arguments.taken, 0, sizeof(*arguments.taken), stream);
+  }
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const int64_t tiles = int64_t{arguments.tile_count} * arguments.batches;
+  kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, tiles)), kThreadsOf<K>, kBytes,
+           stream>>>(arguments);
+  return cudaGetLastError();
+}
+
+// Starts K<head_dim>. Empty, or what CUDA said.
+template <template <int> class K, typename Arguments>
+std::string LaunchTiles(int head_dim, const Arguments& arguments, cudaStream_t stream) {
+  const cudaError_t error = head_dim == 128 ? LaunchKernel<K<128>>(arguments, stream)
+                                            : LaunchKernel<K<64>>(arguments, stream);
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
+
+inline std::string MakeMaps(const std::vector<View>& views, int head_dim, int box_rows,
+                            ViewMaps* maps) {
+  for (const View& view : views) {
+    if (const std::string error = MakeViewMaps(view, head_dim, box_rows, maps++); !error.empty()) {
+      return error;
+    }
+  }
+  return "";
+}
+
+}  // namespace ringmaster::attention::kernels
