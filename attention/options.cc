@@ -6,6 +6,18 @@
 
 namespace ringmaster::attention {
 
+namespace {
+
+absl::Status CheckScale(const std::optional<double>& scale) {
+  if (scale.has_value() && !std::isfinite(*scale)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scale is ", *scale, "; it must be a finite number or unset"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status DilatedAttentionOptions::Validate() const {
   if (branches.empty()) {
     return absl::InvalidArgumentError(
@@ -27,11 +39,20 @@ absl::Status DilatedAttentionOptions::Validate() const {
           segment_length, "; lower the rate or lengthen the segment"));
     }
   }
-  if (scale.has_value() && !std::isfinite(*scale)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("scale is ", *scale, "; it must be a finite number or unset"));
+  return CheckScale(scale);
+}
+
+absl::Status BlockSparseAttentionOptions::Validate(int64_t tokens, int64_t heads) const {
+  if (mask.shape().tokens != tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokens of the block mask is ", mask.shape().tokens, "; the sequence has ", tokens));
   }
-  return absl::OkStatus();
+  if (mask.shape().heads != 1 && mask.shape().heads != heads) {
+    return absl::InvalidArgumentError(absl::StrCat("heads of the block mask is ",
+                                                   mask.shape().heads, "; it must be 1 or the ",
+                                                   heads, " query heads"));
+  }
+  return CheckScale(scale);
 }
 
 int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate) {

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "attention/block_mask.h"
 
 namespace ringmaster::attention {
 
@@ -47,6 +49,24 @@ struct DilatedAttentionOptions {
 
   friend bool operator==(const DilatedAttentionOptions&, const DilatedAttentionOptions&) = default;
 };
+
+// What the block-sparse attention operator computes: each query sees the keys of the blocks that
+// the mask shows to its block, under one softmax; causal, only those not behind it.
+struct BlockSparseAttentionOptions {
+  BlockMask mask;
+  bool causal = true;
+  std::optional<double> scale;  // as above
+
+  // InvalidArgument naming the field unless the mask is of `tokens` and of 1 or `heads` heads, and
+  // scale finite.
+  absl::Status Validate(int64_t tokens, int64_t heads) const;
+
+  friend bool operator==(const BlockSparseAttentionOptions&,
+                         const BlockSparseAttentionOptions&) = default;
+};
+
+// What attention is asked to compute.
+using AttentionPattern = std::variant<DilatedAttentionOptions, BlockSparseAttentionOptions>;
 
 // The residue that `head` of `heads` selects at dilation `rate`; always below `rate`. REQUIRES: 0
 // <= head < heads, rate >= 1.

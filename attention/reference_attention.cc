@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <variant>
 #include <vector>
 
 namespace ringmaster::attention {
@@ -32,6 +33,30 @@ at::Tensor KeyCounts(const DilatedAttentionOptions& options, absl::Span<const Br
   return counts;
 }
 
+// The same of a block mask: 1 or 0.
+at::Tensor KeyCounts(const BlockSparseAttentionOptions& options, int64_t heads, int64_t tokens) {
+  at::Tensor counts = at::zeros({heads, tokens, tokens}, at::kDouble);
+  auto count = counts.accessor<double, 3>();
+  const int64_t size = options.mask.shape().block_size;
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t query = 0; query < tokens; ++query) {
+      for (int64_t key = 0; key < tokens; ++key) {
+        const bool visible = options.mask.visible(head, query / size, key / size) &&
+                             (!options.causal || key <= query);
+        count[head][query][key] = visible ? 1 : 0;
+      }
+    }
+  }
+  return counts;
+}
+
+at::Tensor KeyCounts(const AttentionPattern& pattern, int64_t heads, int64_t tokens) {
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  return dilated != nullptr
+             ? KeyCounts(*dilated, dilated->branches, heads, tokens)
+             : KeyCounts(std::get<BlockSparseAttentionOptions>(pattern), heads, tokens);
+}
+
 // Scores with the multiplicity of each key added as its logarithm, and their softmax. Queries
 // without keys have weights 0 and lse -inf.
 struct Softmax {
@@ -57,9 +82,9 @@ enum class Cancellation { kTextbook, kAvoided };
 // before they meet Q and K.
 class DenseModel {
  public:
-  DenseModel(const DilatedAttentionOptions& options, at::ScalarType accumulate,
-             at::ScalarType rounded, Cancellation cancellation, bool fused_backward)
-      : options_(options),
+  DenseModel(const AttentionPattern& pattern, at::ScalarType accumulate, at::ScalarType rounded,
+             Cancellation cancellation, bool fused_backward)
+      : pattern_(pattern),
         accumulate_(accumulate),
         rounded_(rounded),
         cancellation_(cancellation),
@@ -68,12 +93,13 @@ class DenseModel {
   ReferenceResult Run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       const at::Tensor& dout) const {
     const int64_t tokens = q.size(1), heads = q.size(2), group = heads / k.size(2);
-    const double scale = options_.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+    const double scale = std::visit([](const auto& options) { return options.scale; }, pattern_)
+                             .value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
     const at::Tensor queries = HeadsFirst(q, 1);
     const at::Tensor keys = HeadsFirst(k, group);
     const at::Tensor values = HeadsFirst(v, group);
     const at::Tensor scores = queries.matmul(keys.transpose(-1, -2)) * scale;
-    const Softmax merged(scores, KeyCounts(options_, options_.branches, heads, tokens));
+    const Softmax merged(scores, KeyCounts(pattern_, heads, tokens));
     const at::Tensor p = merged.p.to(rounded_).to(accumulate_);
     const at::Tensor out = p.matmul(values);
 
@@ -85,8 +111,9 @@ class DenseModel {
     const at::Tensor gradient = at::where(merged.covered.unsqueeze(-1), HeadsFirst(dout, 1), 0.0);
     const at::Tensor dp = gradient.matmul(values.transpose(-1, -2));
     at::Tensor ds;
-    if (options_.mix_gradient == MixGradient::kDetached) {
-      ds = DetachedScoreGradient(scores, merged.lse, dp);
+    const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern_);
+    if (dilated != nullptr && dilated->mix_gradient == MixGradient::kDetached) {
+      ds = DetachedScoreGradient(*dilated, scores, merged.lse, dp);
     } else if (fused_backward_) {
       const at::Tensor downstream = out.to(rounded_).to(accumulate_);
       ds = merged.p * (dp - (downstream * gradient).sum(-1, true));
@@ -131,18 +158,18 @@ class DenseModel {
 
   // d loss / d scores when the weights that mix the branches are constants: each branch has its own
   // softmax.
-  at::Tensor DetachedScoreGradient(const at::Tensor& scores, const at::Tensor& lse,
-                                   const at::Tensor& dp) const {
+  at::Tensor DetachedScoreGradient(const DilatedAttentionOptions& options, const at::Tensor& scores,
+                                   const at::Tensor& lse, const at::Tensor& dp) const {
     at::Tensor ds = at::zeros_like(scores);
-    for (const Branch& branch : options_.branches) {
-      const Softmax own(scores, KeyCounts(options_, {&branch, 1}, scores.size(1), scores.size(2)));
+    for (const Branch& branch : options.branches) {
+      const Softmax own(scores, KeyCounts(options, {&branch, 1}, scores.size(1), scores.size(2)));
       const at::Tensor weight = at::where(own.covered, (own.lse - lse).exp(), 0.0).unsqueeze(-1);
       ds += weight * ScoreGradient(own.p, dp);
     }
     return ds;
   }
 
-  const DilatedAttentionOptions& options_;
+  const AttentionPattern& pattern_;
   at::ScalarType accumulate_;
   at::ScalarType rounded_;
   Cancellation cancellation_;
@@ -152,17 +179,16 @@ class DenseModel {
 }  // namespace
 
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                   const at::Tensor& dout, const DilatedAttentionOptions& options) {
-  return DenseModel(options, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
+                                   const at::Tensor& dout, const AttentionPattern& pattern) {
+  return DenseModel(pattern, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
       .Run(q, k, v, dout);
 }
 
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const DilatedAttentionOptions& options,
-                                       bool fused_backward) {
+                                       const AttentionPattern& pattern, bool fused_backward) {
   const at::ScalarType dtype = q.scalar_type();
-  return DenseModel(options, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
+  return DenseModel(pattern, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
                     Cancellation::kTextbook, fused_backward)
       .Run(q, k, v, dout);
 }

@@ -15,12 +15,12 @@ struct ReferenceResult {
   at::Tensor dv;   // [B, N, Hkv, D]
 };
 
-// The oracle: dilated attention written down from its definition, in fp64 and O(N^2) memory, one
-// softmax over the multiset union of the keys that the branches show to a query. Shares no code
-// with DilatedAttention but the options. Arguments as there; `dout` [B, N, H, D] may be undefined.
-// Results are fp64 on the CPU. REQUIRES: options.Validate() is OK and shapes fit.
+// The oracle: dilated or block-sparse attention written down from its definition, in fp64 and
+// O(N^2) memory, one softmax over the multiset union of the keys that the branches, or the mask,
+// show to a query. Shares no code with the operators but the options. Arguments as there; `dout`
+// [B, N, H, D] may be undefined. Results are fp64 on the CPU. REQUIRES: options and shapes fit.
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                   const at::Tensor& dout, const DilatedAttentionOptions& options);
+                                   const at::Tensor& dout, const AttentionPattern& pattern);
 
 // The error that the inputs' own precision makes unavoidable: the same dense model with fp32
 // accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
@@ -31,7 +31,7 @@ ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, con
 // them.
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const DilatedAttentionOptions& options,
+                                       const AttentionPattern& pattern,
                                        bool fused_backward = false);
 
 // max |x - reference| / (|reference| + rms(reference)) over all elements, in fp64. Positions where

@@ -357,7 +357,7 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
   const auto group = [&](const at::Tensor& x) { return x.index_select(0, index).unsqueeze(0); };
   const ReferenceResult dense =
       ReferenceAttention(group(rank.q), group(rank.k), group(rank.v), group(rank.dout),
-                         {.branches = {{206, 1}}, .scale = 1});
+                         DilatedAttentionOptions{.branches = {{206, 1}}, .scale = 1});
   EXPECT_LE(RelativeError(group(rank.out), dense.out), 1e-10);
   EXPECT_LE(RelativeError(group(rank.lse), dense.lse), 1e-10);
   EXPECT_LE(RelativeError(group(rank.dq), dense.dq), 1e-10);

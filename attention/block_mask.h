@@ -1,0 +1,97 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace ringmaster::attention {
+
+// Tokens are cut into blocks of `block_size`, of which the last may be shorter.
+struct BlockMaskShape {
+  int64_t heads = 1;  // 1: all query heads are alike
+  int64_t tokens = 0;
+  int64_t block_size = 128;  // or 64
+
+  int64_t blocks() const { return (tokens + block_size - 1) / block_size; }
+  // InvalidArgument naming the field.
+  absl::Status Validate() const;
+
+  friend bool operator==(const BlockMaskShape&, const BlockMaskShape&) = default;
+};
+
+// The blocks of keys that one block of queries sees, a bit each: bit j % 64 of word j / 64.
+class BlockRow {
+ public:
+  explicit BlockRow(absl::Span<uint64_t> words) : words_(words) {}
+  void Show(int64_t key_block) { words_[key_block / 64] |= uint64_t{1} << (key_block % 64); }
+  void ShowRange(int64_t begin, int64_t end);
+
+ private:
+  absl::Span<uint64_t> words_;
+};
+
+// Which blocks of keys the queries of a block see, for each head. Immutable value, cheap to copy;
+// thread-compatible.
+class BlockMask {
+ public:
+  // `fill` shows a row its keys and is called once for each head and block of queries, in order.
+  // InvalidArgument as the shape's.
+  static absl::StatusOr<BlockMask> Create(
+      const BlockMaskShape& shape,
+      absl::FunctionRef<void(int64_t head, int64_t query_block, BlockRow& row)> fill);
+
+  const BlockMaskShape& shape() const { return state_->shape; }
+  // `head` of the queries' heads, however many the mask has.
+  bool visible(int64_t head, int64_t query_block, int64_t key_block) const {
+    return Row(head, query_block)[key_block / 64] >> (key_block % 64) & 1;
+  }
+  // The words of a row; bits of no block are zero.
+  absl::Span<const uint64_t> Row(int64_t head, int64_t query_block) const;
+  // Tokens [BlockBegin(i), BlockBegin(i + 1)) are block i.
+  int64_t BlockBegin(int64_t block) const {
+    return std::min(block * shape().block_size, shape().tokens);
+  }
+
+  // Visible pairs of a query and a key, of all pairs, mean over the heads. Causal: those whose key
+  // is not behind the query, of all such. 0 for no tokens.
+  double Density(bool causal) const;
+  // Whether there is a key for every query; causal as above.
+  bool EveryQuerySees(bool causal) const;
+
+  size_t bytes() const { return sizeof(State) + state_->words.size() * sizeof(uint64_t); }
+  // Equal masks have equal hashes, within a process.
+  size_t hash() const { return state_->hash; }
+  friend bool operator==(const BlockMask& a, const BlockMask& b);
+
+ private:
+  struct State {
+    BlockMaskShape shape;
+    std::vector<uint64_t> words;  // [heads, blocks, words of a row]
+    size_t hash = 0;
+  };
+  explicit BlockMask(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+  std::shared_ptr<const State> state_;
+};
+
+// Calls f(j) for each set bit j below `end`, ascending.
+template <typename F>
+void ForEachBlock(absl::Span<const uint64_t> words, int64_t end, const F& f) {
+  for (int64_t word = 0; word * 64 < end; ++word) {
+    for (uint64_t left = words[word]; left != 0; left &= left - 1) {
+      const int64_t block = word * 64 + __builtin_ctzll(left);
+      if (block >= end) return;
+      f(block);
+    }
+  }
+}
+
+}  // namespace ringmaster::attention
