@@ -1,0 +1,106 @@
+"""Times and memory of one call on a GPU (or, to try the code, on a CPU), and the JSON lines that report them."""
+
+import json
+import statistics
+import subprocess
+import time
+
+import torch
+
+WARM_UPS, REPEATS = 3, 10
+# A call that takes longer even when it is warm is warmed up by two calls and measured three times.
+SLOW_MS, SLOW_WARM_UPS, SLOW_REPEATS = 150, 2, 3
+
+
+class Meter:
+    """Of one device. Without a GPU times are the host's and memory is not known."""
+
+    def __init__(self, device):
+        self.device = torch.device(device)
+        self.is_cuda = self.device.type == 'cuda'
+
+    def milliseconds(self, call):
+        """(median, how many calls it is the median of)."""
+        warm_ups = []
+        while len(warm_ups) < (SLOW_WARM_UPS if warm_ups and warm_ups[-1] >= SLOW_MS else WARM_UPS):
+            warm_ups.append(self._once(call))
+        repeats = REPEATS if warm_ups[-1] < SLOW_MS else SLOW_REPEATS
+        return statistics.median(self._once(call) for _ in range(repeats)), repeats
+
+    def _once(self, call):
+        if not self.is_cuda:
+            start = time.perf_counter()
+            call()
+            return (time.perf_counter() - start) * 1e3
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end)
+
+    def peak_bytes(self, call):
+        """The most memory allocated during the call beyond what is allocated before it; None without a GPU."""
+        if not self.is_cuda:
+            call()
+            return None
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def captured(self, call):
+        """The same work as one CUDA graph; what `call` returns is not to be had."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
+
+    def clean(self):
+        if self.is_cuda:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+
+def compile_with(enabled):
+    """torch.compile for shapes as they come, or nothing of the kind."""
+    if not enabled:
+        return lambda function: function
+    torch._dynamo.config.cache_size_limit = 64  # pylint: disable=protected-access
+    return lambda function: torch.compile(function, dynamic=False)
+
+
+def emit(row):
+    print(json.dumps(row), flush=True)
+
+
+def attempt(row, measure):
+    """Prints `row` with what `measure` adds, or with the error that it ended with: one case must not end the run."""
+    try:
+        row = {**row, **measure()}
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        row = {**row, 'error': f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'}
+    emit(row)
+    return row
+
+
+def describe_machine(device):
+    if torch.device(device).type != 'cuda':
+        return {'gpu': None, 'torch': torch.__version__}
+    fields = ('clocks.sm', 'clocks.mem', 'clocks.max.sm', 'power.limit', 'driver_version')
+    try:
+        said = subprocess.run(['nvidia-smi', '-i', '0', f'--query-gpu={",".join(fields)}', '--format=csv,noheader'], check=True,
+                              capture_output=True, text=True, timeout=20).stdout.strip().split(', ')
+        clocks = dict(zip(fields, said))
+    except (OSError, subprocess.SubprocessError):
+        clocks = {}
+    return {'gpu': torch.cuda.get_device_name(), 'torch': torch.__version__, 'cudnn': torch.backends.cudnn.version(),
+            'cuda': torch.version.cuda, **clocks}

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""What benchmarks/peers restates computes LongNet attention and its gradients, on the CPU: peers_test.py ROOT DEPS."""
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+ROOT, DEPS = sys.argv[1:3]
+PEERS = f'{ROOT}/benchmarks/peers'
+
+
+def python(*arguments):
+    return subprocess.run([f'{PEERS}/torch_python', *arguments], capture_output=True, text=True, check=False,
+                          env={**os.environ, 'RINGMASTER_DEPS': DEPS})
+
+
+class PeersTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        done = python('-c', 'import torch')
+        if done.returncode != 0:
+            raise unittest.SkipTest(f'torch cannot be imported here: {done.stderr.strip().splitlines()[-1]}')
+
+    def rows(self, *arguments):
+        done = python(f'{PEERS}/longnet_gpu.py', '--device', 'cpu', '--no-compile', *arguments)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def test_all_compute_what_a_dense_softmax_over_the_multiset_of_keys_does(self):
+        rows = self.rows('--check')
+        self.assertEqual({row['check'] for row in rows}, {
+            'dense', 'gather', 'gather_exact', 'gather_compiled', 'views_eager', 'views_compiled', 'torchscale', 'flex'})
+        for row in rows:
+            self.assertEqual(set(row['errors']), {'out', 'dq', 'dk', 'dv'})
+
+    def test_a_case_that_fails_is_a_line_beside_the_others(self):
+        # Rates of which none is a multiple of all others are not FlexAttention's; 96 tokens are no multiple of 64.
+        rows = self.rows('--tokens', '64', '96', '--shapes', '2x8', '--rates', '1,2,3', '--first-segment', '32', '--variants',
+                         'views_eager,flex,dense', '--dense-tokens', '64')
+        said = {(row['tokens'], row['by']): next(key for key in ('forward_ms', 'error', 'left_out') if key in row)
+                for row in rows}
+        self.assertEqual(said, {(64, 'views_eager'): 'forward_ms', (64, 'flex'): 'error', (64, 'dense'): 'forward_ms',
+                                (96, 'views_eager'): 'error', (96, 'flex'): 'error', (96, 'dense'): 'left_out'})
+
+
+if __name__ == '__main__':
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
