@@ -7,6 +7,7 @@ no gradient through its denominators; what that makes of the gradients of q and 
 import torch
 from torch.nn.functional import pad
 
+from flex_blocks import blocks_of, flex_attention
 from longnet_parts import attend, parts_of
 
 # What stands for the denominator of a row without keys, in torchscale.
@@ -36,8 +37,8 @@ def gather(q, k, v, groups, causal=True):
         for index in branch:
             rows = index.reshape(-1)
             own, own_lse = attend(*(x.index_select(0, rows).view(*index.shape, dim).transpose(1, 2) for x in flat), causal)
-            out = out.index_copy(0, rows, own.transpose(1, 2).reshape(-1, dim))
-            lse = lse.index_copy(0, rows, own_lse.detach().to(lse.dtype).transpose(1, 2).reshape(-1))
+            out.index_copy_(0, rows, own.transpose(1, 2).reshape(-1, dim))
+            lse.index_copy_(0, rows, own_lse.detach().to(lse.dtype).transpose(1, 2).reshape(-1))
         outs.append(out)
         lses.append(lse)
     weights = torch.softmax(torch.stack(lses), 0).to(q.dtype)
@@ -91,20 +92,18 @@ class Flex:
             raise ValueError(f'rates must divide {self.rate}, segments be multiples of {self.rate} x {block}')
         self.heads, self.device = heads, device
         self.times, self.visible, self.score = modifiers(self.branches, self.rate, self.rows)
-        from torch.nn.attention import flex_attention as module  # pylint: disable=import-outside-toplevel
-        self.attention = compiled(module.flex_attention) if device.type == 'cuda' else flex_by_definition
+        self.attention = flex_attention(compiled, device)
         self.slice = slice_tokens if tokens % slice_tokens == 0 and slice_tokens % self.segment == 0 else tokens
-        self.mask = self.blocks(module.BlockMask, block)
+        self.mask = self.blocks(block)
 
-    def blocks(self, block_mask, block):
+    def blocks(self, block):
         """Which blocks are looked at; full ones are strictly earlier everywhere."""
         first = torch.arange(0, self.segment, block, device=self.device)
         head = torch.arange(self.heads, device=self.device)[:, None, None]
         any_branch = self.times(head, first[:, None], first) > 0
         q_rows, k_rows = first[:, None] % self.rows, first % self.rows
         full, partial = any_branch & (k_rows < q_rows), any_branch & (k_rows == q_rows)
-        return block_mask.from_kv_blocks(*ordered(partial), *ordered(full), BLOCK_SIZE=block, mask_mod=self.visible,
-                                         seq_lengths=(self.segment, self.segment))
+        return blocks_of(partial, full, block, self.segment, self.visible)
 
     def order(self, tokens):
         """Of all tokens, in residue-major order: which one lies where."""
@@ -143,29 +142,6 @@ def modifiers(branches, rate, rows):
         return value + torch.log(times(head, query, key).to(torch.float32))
 
     return times, visible, score
-
-
-def ordered(blocks):
-    """[H, nb, nb] as counts and indices, [1, H, nb] and [1, H, nb, nb]."""
-    indices = torch.argsort(blocks.to(torch.int8), dim=-1, descending=True, stable=True)
-    return blocks.sum(-1, dtype=torch.int32)[None].contiguous(), indices.to(torch.int32)[None].contiguous()
-
-
-def flex_by_definition(q, k, v, score_mod, block_mask):
-    """What FlexAttention makes of the blocks it is given, for machines on which it has no backward pass."""
-    scores = q @ k.transpose(-1, -2) / q.shape[-1]**0.5
-    batch, head, query, key = (torch.arange(n).view(-1, *[1] * (3 - i)) for i, n in enumerate(scores.shape))
-    partial = visited(block_mask.kv_num_blocks, block_mask.kv_indices, block_mask.BLOCK_SIZE)
-    full = visited(block_mask.full_kv_num_blocks, block_mask.full_kv_indices, block_mask.BLOCK_SIZE)
-    shown = full | (partial & block_mask.mask_mod(batch, head, query, key))
-    return torch.softmax(score_mod(scores, batch, head, query, key).masked_fill(~shown, float('-inf')), -1) @ v
-
-
-def visited(counts, indices, sizes):
-    """[1, H, nq] and [1, H, nq, nk] as a mask over tokens."""
-    taken = torch.arange(indices.shape[-1]) < counts.unsqueeze(-1)
-    blocks = torch.zeros(indices.shape, dtype=torch.bool).scatter(-1, indices.long(), taken)
-    return blocks.repeat_interleave(sizes[0], -2).repeat_interleave(sizes[1], -1)
 
 
 def dense(q, k, v, causal=True):
