@@ -5,10 +5,9 @@ no gradient through its denominators; what that makes of the gradients of q and 
 """
 
 import torch
-from torch.nn.functional import pad
 
 from flex_blocks import blocks_of, flex_attention
-from longnet_parts import attend, parts_of
+from longnet_parts import attend, pad, parts_of
 
 # What stands for the denominator of a row without keys, in torchscale.
 NO_KEYS = -1e8
@@ -57,7 +56,8 @@ def torchscale(q, k, v, branches, causal=True):
             lses.append(off_diagonal(lse.unsqueeze(-1), (*q.shape[:2], 1), w, r))
             lses[-1].masked_fill_(lses[-1] == 0, NO_KEYS)
     with torch.no_grad():
-        weights = torch.exp(torch.stack(lses) - torch.stack(lses).amax(0))
+        lses = torch.stack(lses)
+        weights = torch.exp(lses - lses.amax(0))
         weights /= weights.sum(0)
     return sum(out * weight.to(out.dtype) for out, weight in zip(outs, weights))
 
@@ -65,7 +65,7 @@ def torchscale(q, k, v, branches, causal=True):
 def on_diagonal(x, w, r):
     """[N, H, D] as [segments, r * heads a group, rows, D]."""
     x = x.reshape(-1, w, *x.shape[1:])
-    x = pad(x, (0, 0, 0, -x.shape[2] % r, 0, -w % r))
+    x = pad(pad(x, 2, 0, -x.shape[2] % r, 0), 1, 0, -w % r, 0)
     segments, length, heads, dim = x.shape
     x = x.view(segments, length // r, r, r, heads // r, dim).diagonal(0, 2, 3)  # [segments, rows, heads a group, D, r]
     return x.permute(0, 1, 4, 2, 3).reshape(segments, length // r, heads, dim).transpose(1, 2)
@@ -132,13 +132,11 @@ def modifiers(branches, rate, rows):
             count = count + (together & (q_residue % r == head % r) & (k_residue % r == head % r)).to(torch.int32)
         return count
 
-    def visible(batch, head, query, key):
-        del batch
+    def visible(_batch, head, query, key):
         earlier = query % rows * rate + query // rows >= key % rows * rate + key // rows
         return (times(head, query, key) > 0) & earlier
 
-    def score(value, batch, head, query, key):
-        del batch
+    def score(value, _batch, head, query, key):
         return value + torch.log(times(head, query, key).to(torch.float32))
 
     return times, visible, score
