@@ -29,7 +29,8 @@ struct Blocking {
     for (int64_t group = 0; group < groups; group += group_step) {
       for (int64_t query = 0; query < queries; query += query_step) {
         const int64_t count = std::min(query_step, queries - query);
-        f(group, std::min(group_step, groups - group), query, count, causal ? query + count : keys);
+        f(group, std::min(group_step, groups - group), query, count,
+          causal ? keys - queries + query + count : keys);
       }
     }
   }
@@ -41,13 +42,12 @@ at::Tensor Block(const at::Tensor& x, int64_t group, int64_t groups, int64_t row
   return x.narrow(0, group, groups).narrow(1, row, rows);
 }
 
-// Scaled scores of a block, -inf at keys behind the query.
-at::Tensor Scores(const at::Tensor& q, const at::Tensor& k, int64_t first_query, bool causal,
-                  double scale) {
+// Scaled scores of a block, -inf at keys behind the query: the last key is the last query's own.
+at::Tensor Scores(const at::Tensor& q, const at::Tensor& k, bool causal, double scale) {
   at::Tensor scores = at::bmm(q, k.transpose(1, 2)).mul_(scale);
   if (causal) {
-    const at::Tensor hidden =
-        at::ones({q.size(1), k.size(1)}, q.options().dtype(at::kBool)).triu(first_query + 1);
+    const at::Tensor hidden = at::ones({q.size(1), k.size(1)}, q.options().dtype(at::kBool))
+                                  .triu(k.size(1) - q.size(1) + 1);
     scores.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
   }
   return scores;
@@ -61,17 +61,16 @@ DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::T
   at::Tensor out = at::empty_like(queries);
   at::Tensor lse = at::empty({queries.size(0), queries.size(1)}, q.options());
   Blocking(queries, keys)
-      .ForEach(causal,
-               [&](int64_t group, int64_t groups, int64_t query, int64_t rows, int64_t visible) {
-                 const at::Tensor scores =
-                     Scores(Block(queries, group, groups, query, rows),
-                            Block(keys, group, groups, 0, visible), query, causal, scale);
-                 const at::Tensor sums = scores.logsumexp(-1);
-                 const at::Tensor p = scores.sub(sums.unsqueeze(-1)).exp_();
-                 Block(out, group, groups, query, rows)
-                     .copy_(at::bmm(p, Block(values, group, groups, 0, visible)));
-                 Block(lse, group, groups, query, rows).copy_(sums);
-               });
+      .ForEach(
+          causal, [&](int64_t group, int64_t groups, int64_t query, int64_t rows, int64_t visible) {
+            const at::Tensor scores = Scores(Block(queries, group, groups, query, rows),
+                                             Block(keys, group, groups, 0, visible), causal, scale);
+            const at::Tensor sums = scores.logsumexp(-1);
+            const at::Tensor p = scores.sub(sums.unsqueeze(-1)).exp_();
+            Block(out, group, groups, query, rows)
+                .copy_(at::bmm(p, Block(values, group, groups, 0, visible)));
+            Block(lse, group, groups, query, rows).copy_(sums);
+          });
   return {out.view(q.sizes()), lse.view({q.size(0), q.size(1), q.size(2)})};
 }
 
@@ -91,7 +90,7 @@ DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, cons
                  const auto keys_of = [&](const at::Tensor& x) {
                    return Block(x, group, groups, 0, visible);
                  };
-                 const at::Tensor p = Scores(rows_of(queries), keys_of(keys), query, causal, scale)
+                 const at::Tensor p = Scores(rows_of(queries), keys_of(keys), causal, scale)
                                           .sub_(rows_of(sums).unsqueeze(-1))
                                           .exp_();
                  const at::Tensor ds = at::bmm(rows_of(gradients), keys_of(values).transpose(1, 2))

@@ -1,12 +1,16 @@
 #include "attention/dense_attention.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/logaddexp.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace ringmaster::attention {
@@ -61,13 +65,77 @@ DenseGradients CudnnBackward(const at::Tensor& dout, const at::Tensor& q, const 
   return {dq, dk, dv};
 }
 
+// The fused kernels know causal problems of as many queries as keys only.
+DenseOutput FusedForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
+                         double scale) {
+  if (q.device().is_cpu()) {
+    const auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, /*dropout_p=*/0.0, causal, /*attn_mask=*/{}, scale);
+    return {out, lse};
+  }
+  return CudnnForward(q, k, v, causal, scale);
+}
+
+DenseGradients FusedBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
+                             const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                             bool causal, double scale) {
+  if (q.device().is_cpu()) {
+    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+        dout, q, k, v, out, lse, /*dropout_p=*/0.0, causal, /*attn_mask=*/{}, scale);
+    return {dq, dk, dv};
+  }
+  return CudnnBackward(dout, q, k, v, out, lse, causal, scale);
+}
+
+// A causal problem in two: the keys before the queries' own, and these.
+struct Split {
+  Split(const at::Tensor& q, const at::Tensor& x)
+      : size(x.size(2) - q.size(2)),
+        before(x.narrow(2, 0, size)),
+        own(x.narrow(2, size, q.size(2))) {}
+
+  int64_t size;
+  at::Tensor before, own;
+};
+
+DenseOutput SplitForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                         double scale) {
+  const Split keys(q, k), values(q, v);
+  const DenseOutput before = FusedForward(q, keys.before, values.before, /*causal=*/false, scale);
+  const DenseOutput own = FusedForward(q, keys.own, values.own, /*causal=*/true, scale);
+  const at::Tensor lse = at::logaddexp(before.lse, own.lse);
+  const auto weighted = [&](const DenseOutput& part) {
+    return part.out.to(lse.scalar_type()).mul((part.lse - lse).exp_().unsqueeze(-1));
+  };
+  return {weighted(before).add_(weighted(own)), lse};
+}
+
+DenseGradients SplitBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
+                             const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                             double scale) {
+  const Split keys(q, k), values(q, v);
+  const DenseGradients before = FusedBackward(dout, q, keys.before, values.before, out, lse,
+                                              /*causal=*/false, scale);
+  const DenseGradients own = FusedBackward(dout, q, keys.own, values.own, out, lse,
+                                           /*causal=*/true, scale);
+  const auto sums = lse.scalar_type();
+  return {before.dq.to(sums) + own.dq.to(sums), at::cat({before.dk, own.dk}, 2),
+          at::cat({before.dv, own.dv}, 2)};
+}
+
+// Whether only products of matrices take the problem.
+bool IsBlocked(const at::Tensor& q) { return !q.device().is_cpu() && !IsHalf(q.scalar_type()); }
+
 }  // namespace
 
 at::ScalarType ComputeType(const DenseShape& shape) {
   if (!IsHalf(shape.dtype)) {
     return shape.dtype;
   }
-  const bool fused = shape.device == at::kCUDA && shape.keys >= kMinFusedKeys &&
+  // Those of the smallest problem that the kernels will see.
+  const int64_t before = shape.causal ? shape.keys - shape.queries : 0;
+  const int64_t keys = before > 0 ? std::min(before, shape.queries) : shape.keys;
+  const bool fused = shape.device == at::kCUDA && keys >= kMinFusedKeys &&
                      shape.groups <= kMaxFusedGroups && shape.head_dim % 8 == 0 &&
                      shape.head_dim <= 128;
   return fused ? shape.dtype : at::kFloat;
@@ -76,34 +144,25 @@ at::ScalarType ComputeType(const DenseShape& shape) {
 DenseOutput DenseForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
                          double scale) {
   const PositiveScale positive(q, scale);
-  if (q.device().is_cpu()) {
-    const auto [out, lse] =
-        at::_scaled_dot_product_flash_attention_for_cpu(positive.q, k, v, /*dropout_p=*/0.0, causal,
-                                                        /*attn_mask=*/{}, positive.factor);
-    return {out, lse};
+  if (IsBlocked(q)) {
+    return BlockedForward(q, k, v, causal, scale);
   }
-  if (IsHalf(q.scalar_type())) {
-    return CudnnForward(positive.q, k, v, causal, positive.factor);
-  }
-  return BlockedForward(q, k, v, causal, scale);
+  return causal && q.size(2) < k.size(2) ? SplitForward(positive.q, k, v, positive.factor)
+                                         : FusedForward(positive.q, k, v, causal, positive.factor);
 }
 
 DenseGradients DenseBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                              const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                              bool causal, double scale) {
   const PositiveScale positive(q, scale);
-  if (q.device().is_cpu()) {
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        dout, positive.q, k, v, out, lse, /*dropout_p=*/0.0, causal, /*attn_mask=*/{},
-        positive.factor);
-    return {positive.GradientOfGiven(dq), dk, dv};
+  if (IsBlocked(q)) {
+    return BlockedBackward(dout, q, k, v, out, lse, causal, scale);
   }
-  if (IsHalf(q.scalar_type())) {
-    const auto [dq, dk, dv] =
-        CudnnBackward(dout, positive.q, k, v, out, lse, causal, positive.factor);
-    return {positive.GradientOfGiven(dq), dk, dv};
-  }
-  return BlockedBackward(dout, q, k, v, out, lse, causal, scale);
+  const auto [dq, dk, dv] =
+      causal && q.size(2) < k.size(2)
+          ? SplitBackward(dout, positive.q, k, v, out, lse, positive.factor)
+          : FusedBackward(dout, positive.q, k, v, out, lse, causal, positive.factor);
+  return {positive.GradientOfGiven(dq), dk, dv};
 }
 
 }  // namespace ringmaster::attention

@@ -11,14 +11,16 @@ namespace ringmaster::attention {
 //   k, v          [B, G, K, D]
 //   lse           [B, G, M]
 // q, k, v, out and dout have the type ComputeType gives, lse has fp32 (fp64 for fp64);
-// inputs are contiguous, results only within a row; no size is zero. Causal: query m sees keys
-// 0..m; then M == K.
+// inputs are contiguous, results only within a row; no size is zero. Causal: the last M keys are
+// the queries' own, query m sees keys 0..K-M+m; then M <= K.
 struct DenseShape {
   at::DeviceType device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // of the caller's tensors
   int64_t groups = 0;
+  int64_t queries = 0;
   int64_t keys = 0;
   int64_t head_dim = 0;
+  bool causal = false;
 };
 
 // The type in which a problem of this shape is computed: fp64 and fp32 as they are; fp16 and bf16

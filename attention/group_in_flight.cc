@@ -2,7 +2,7 @@
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include "attention/dilated_attention.h"
+#include "attention/output.h"
 
 namespace ringmaster::attention {
 namespace {

@@ -55,6 +55,18 @@ absl::Status BlockSparseAttentionOptions::Validate(int64_t tokens, int64_t heads
   return CheckScale(scale);
 }
 
+absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads) {
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  return dilated != nullptr
+             ? dilated->Validate()
+             : std::get<BlockSparseAttentionOptions>(pattern).Validate(tokens, heads);
+}
+
+int Branches(const AttentionPattern& pattern) {
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  return dilated == nullptr ? 1 : static_cast<int>(dilated->branches.size());
+}
+
 int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate) {
   if (mode == OffsetMode::kPaper) {
     return head % rate;

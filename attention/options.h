@@ -68,6 +68,12 @@ struct BlockSparseAttentionOptions {
 // What attention is asked to compute.
 using AttentionPattern = std::variant<DilatedAttentionOptions, BlockSparseAttentionOptions>;
 
+// As the options', for a sequence of `tokens` and `heads` query heads.
+absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads);
+
+// The softmaxes that are mixed: branches, one for a mask.
+int Branches(const AttentionPattern& pattern);
+
 // The residue that `head` of `heads` selects at dilation `rate`; always below `rate`. REQUIRES: 0
 // <= head < heads, rate >= 1.
 int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate);

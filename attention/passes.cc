@@ -6,6 +6,7 @@
 #include <cmath>
 #include <string>
 #include <utility>
+#include <variant>
 
 #include "attention/stock_passes.h"
 #include "attention/tile_passes.h"
@@ -22,8 +23,9 @@ at::ScalarType AccumulationType(const at::Tensor& q, int64_t tokens) {
   return tokens <= kMaxShortTokens ? at::kDouble : WireType(q.scalar_type());
 }
 
-double ScaleOf(const at::Tensor& q, const DilatedAttentionOptions& options) {
-  return options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+double ScaleOf(const at::Tensor& q, const AttentionPattern& pattern) {
+  return std::visit([](const auto& options) { return options.scale; }, pattern)
+      .value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
 }
 
 std::string Sizes(const at::Tensor& x) { return c10::str(x.sizes()); }
@@ -55,10 +57,15 @@ void CheckTensors(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
 }  // namespace
 
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              const DilatedAttentionOptions& options, const ShardMap& map,
-              GroupedExchange* exchange) {
+              const AttentionPattern& pattern) {
+  return MakeCall(q, k, v, pattern, ShardMap::Contiguous(q.dim() == 4 ? q.size(1) : 0, 1, 1),
+                  nullptr);
+}
+
+Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange) {
   CheckTensors(q, k, v);
-  const absl::Status valid = options.Validate();
+  const absl::Status valid = Validate(pattern, map.tokens(), q.size(2));
   TORCH_CHECK_VALUE(valid.ok(), valid.message());
   const int size = exchange == nullptr ? 1 : exchange->size();
   const int rank = exchange == nullptr ? 0 : exchange->rank();
@@ -67,24 +74,24 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   TORCH_CHECK_VALUE(q.size(1) == map.LocalTokens(rank), "q has ", q.size(1),
                     " tokens, the shard map gives rank ", rank, " ", map.LocalTokens(rank));
   const at::ScalarType accumulate = AccumulationType(q, map.tokens());
-  const double scale = ScaleOf(q, options);
-  std::string why_not_tiles = WhyNotTiles(q, options, scale, accumulate);
+  const double scale = ScaleOf(q, pattern);
+  std::string why_not_tiles = WhyNotTiles(q, pattern, scale, accumulate);
   const int tile_head_dim = why_not_tiles.empty() ? static_cast<int>(q.size(3)) : 0;
-  return {.parts = FindParts(options, map, rank, static_cast<int>(q.size(2)),
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  return {.parts = FindParts(pattern, map, rank, static_cast<int>(q.size(2)),
                              static_cast<int>(k.size(2)), q.device(), tile_head_dim),
           .exchange = exchange,
           .scale = scale,
-          .mix_gradient = options.mix_gradient,
-          .branches = static_cast<int>(options.branches.size()),
+          .mix_gradient = dilated == nullptr ? MixGradient::kExact : dilated->mix_gradient,
+          .branches = Branches(pattern),
           .accumulate = accumulate,
           .wire = WireType(q.scalar_type()),
           .why_not_tiles = std::move(why_not_tiles)};
 }
 
-std::string DescribeExecutor(const at::Tensor& q, const DilatedAttentionOptions& options,
-                             int64_t tokens) {
+std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& pattern, int64_t tokens) {
   const std::string why_not =
-      WhyNotTiles(q, options, ScaleOf(q, options), AccumulationType(q, tokens));
+      WhyNotTiles(q, pattern, ScaleOf(q, pattern), AccumulationType(q, tokens));
   return why_not.empty() ? "kernels over tiles" : "stock operations: " + why_not;
 }
 

@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "attention/dense_attention.h"
-#include "attention/dilated_attention.h"
 #include "attention/exchange.h"
+#include "attention/options.h"
+#include "attention/output.h"
 #include "attention/placed_parts.h"
+#include "attention/shard_map.h"
 
 namespace ringmaster::attention {
 
@@ -18,7 +20,7 @@ namespace ringmaster::attention {
 // queries see few keys a gradient can cancel to fewer digits than fp32 holds.
 constexpr int64_t kMaxShortTokens = 256;
 
-// One call of the operator on one rank, without its tensors.
+// One call of an operator on one rank, without its tensors.
 struct Call {
   std::shared_ptr<const PlacedParts> parts;
   GroupedExchange* exchange = nullptr;  // null on a ring of one
@@ -47,17 +49,18 @@ struct Saved {
   at::Tensor pool;
 };
 
-// Checks arguments and finds the parts. Throws c10::Error naming what does not fit.
+// Checks arguments and finds the parts; the first is for a whole sequence on one rank. Throws
+// c10::Error naming what does not fit.
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              const DilatedAttentionOptions& options, const ShardMap& map,
-              GroupedExchange* exchange);
+              const AttentionPattern& pattern);
+Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange);
 
 // For people: what computes attention of queries like q over a sequence of `tokens`, and why not by
 // tiles.
-std::string DescribeExecutor(const at::Tensor& q, const DilatedAttentionOptions& options,
-                             int64_t tokens);
+std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& pattern, int64_t tokens);
 
-// The two passes of DilatedAttention without autograd, for its autograd function and for programs
+// The two passes of a call without autograd, for the operators (attend.h) and for programs
 // whose ranks share one process: on CUDA the autograd engine runs all ranks' backward in one
 // thread, where they would wait for each other. Throw ExchangeError as DilatedAttention does. No
 // message is in flight when they return or throw.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <list>
 #include <utility>
+#include <variant>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -14,7 +15,7 @@ namespace {
 constexpr size_t kCacheBytes = size_t{256} << 20;
 
 struct Key {
-  DilatedAttentionOptions options;
+  AttentionPattern pattern;
   ShardMap map;
   int rank;
   int heads;
@@ -24,6 +25,15 @@ struct Key {
 
   friend bool operator==(const Key&, const Key&) = default;
 };
+
+// The work is the same for every scale and gradient.
+AttentionPattern WorkOf(AttentionPattern pattern) {
+  std::visit([](auto& options) { options.scale.reset(); }, pattern);
+  if (auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern)) {
+    dilated->mix_gradient = MixGradient::kExact;
+  }
+  return pattern;
+}
 
 class Cache {
  public:
@@ -40,18 +50,25 @@ class Cache {
 
   void Add(Key key, std::shared_ptr<const PlacedParts> parts) {
     absl::MutexLock lock(&mutex_);
-    bytes_ += parts->bytes();
     entries_.emplace_front(std::move(key), std::move(parts));
+    bytes_ += BytesOf(entries_.front());
     while (bytes_ > kCacheBytes && entries_.size() > 1) {
-      bytes_ -= entries_.back().second->bytes();
+      bytes_ -= BytesOf(entries_.back());
       entries_.pop_back();
     }
   }
 
  private:
+  using Entry = std::pair<Key, std::shared_ptr<const PlacedParts>>;
+
+  static size_t BytesOf(const Entry& entry) {
+    const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&entry.first.pattern);
+    return entry.second->bytes() + (blocks == nullptr ? 0 : blocks->mask.bytes());
+  }
+
   absl::Mutex mutex_;
   // Most recently used first. A job has a handful, so they are searched one by one.
-  std::list<std::pair<Key, std::shared_ptr<const PlacedParts>>> entries_ ABSL_GUARDED_BY(mutex_);
+  std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
@@ -102,17 +119,14 @@ size_t PlacedParts::bytes() const {
   return sum + alone_.bytes() + alone_keys_.bytes();
 }
 
-std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,
-                                             const ShardMap& map, int rank, int heads, int kv_heads,
-                                             at::Device device, int tile_head_dim) {
+std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
+                                             int rank, int heads, int kv_heads, at::Device device,
+                                             int tile_head_dim) {
   static Cache* const cache = new Cache;
-  Key key{options, map, rank, heads, kv_heads, device, tile_head_dim};
-  // The work is the same for every scale and gradient.
-  key.options.scale.reset();
-  key.options.mix_gradient = MixGradient::kExact;
+  Key key{WorkOf(pattern), map, rank, heads, kv_heads, device, tile_head_dim};
   std::shared_ptr<const PlacedParts> parts = cache->Find(key);
   if (parts == nullptr) {
-    const auto plan = AttentionPlan::Create(key.options, map, heads, kv_heads);
+    const auto plan = AttentionPlan::Create(key.pattern, map, heads, kv_heads);
     parts = std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), map.LocalTokens(rank), heads,
                                           kv_heads, device, tile_head_dim);
     cache->Add(std::move(key), parts);

@@ -57,10 +57,10 @@ class PlacedParts {
 };
 
 // The parts of `rank`, from a cache of the process that holds at most 256 MiB and forgets the
-// longest unused first. Thread-safe. REQUIRES: options valid, heads a multiple of kv_heads, rank
+// longest unused first. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
 // below map.ranks().
-std::shared_ptr<const PlacedParts> FindParts(const DilatedAttentionOptions& options,
-                                             const ShardMap& map, int rank, int heads, int kv_heads,
-                                             at::Device device, int tile_head_dim);
+std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
+                                             int rank, int heads, int kv_heads, at::Device device,
+                                             int tile_head_dim);
 
 }  // namespace ringmaster::attention

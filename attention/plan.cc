@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "attention/block_plan.h"
 #include "attention/selection.h"
 #include "base/status_macros.h"
 
@@ -55,6 +57,46 @@ bool OwnLaterRangeNeeds(absl::Span<const TokenRange> ranges, const TokenRange& o
   return false;
 }
 
+// The rows of one segment that `to` needs of `from`.
+void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& options, int branch,
+                int64_t segment_index, int from, int to, std::vector<RowRun>* runs) {
+  const ShardMap& map = plan.map();
+  const int heads = plan.heads();
+  const int64_t rate = options.branches[branch].dilation_rate;
+  const TokenRange segment = SegmentAt(
+      segment_index, ClampedSegmentLength(options.branches[branch], map.tokens()), map.tokens());
+  std::vector<std::pair<int64_t, int>> selections;  // (offset, kv head)
+  for (int head = 0; head < heads; ++head) {
+    selections.emplace_back(HeadOffset(options.offset_mode, head, heads, rate),
+                            head / (heads / plan.kv_heads()));
+  }
+  std::sort(selections.begin(), selections.end());
+  selections.erase(std::unique(selections.begin(), selections.end()), selections.end());
+
+  for (const auto& [offset, kv_head] : selections) {
+    const int64_t queries_end = EndOfSelected(map.Ranges(to), segment, offset, rate);
+    if (queries_end == 0) {
+      continue;
+    }
+    for (const TokenRange& range : map.Ranges(from)) {
+      const TokenRange part = Intersect(range, segment);
+      const bool needed =
+          part.size() > 0 && (!options.causal || part.begin < segment.begin + queries_end) &&
+          (from != to ||
+           OwnLaterRangeNeeds(map.Ranges(to), range, segment, offset, rate, options.causal));
+      if (!needed) {
+        continue;
+      }
+      const int64_t first = SelectedBefore(part.begin - segment.begin, offset, rate);
+      const int64_t last = SelectedBefore(part.end - segment.begin, offset, rate);
+      if (last > first) {
+        runs->push_back({branch, segment_index, offset, kv_head,
+                         segment.begin + offset + first * rate, rate, last - first});
+      }
+    }
+  }
+}
+
 }  // namespace
 
 ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens, int ranks) {
@@ -70,60 +112,27 @@ ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens,
   return ShardMap::Contiguous(tokens, ranks, align);
 }
 
-absl::StatusOr<AttentionPlan> AttentionPlan::Create(DilatedAttentionOptions options, ShardMap map,
+absl::StatusOr<AttentionPlan> AttentionPlan::Create(AttentionPattern pattern, ShardMap map,
                                                     int heads, int kv_heads) {
-  RETURN_IF_ERROR(options.Validate());
+  RETURN_IF_ERROR(Validate(pattern, map.tokens(), heads));
   if (kv_heads < 1 || heads < 1 || heads % kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(heads, " query heads over ", kv_heads,
                                                    " key/value heads; the first must be a "
                                                    "positive multiple of the second"));
   }
-  return AttentionPlan(std::move(options), std::move(map), heads, kv_heads);
-}
-
-void AttentionPlan::AppendRuns(int branch, int64_t segment_index, int from, int to,
-                               std::vector<RowRun>* runs) const {
-  const int64_t rate = options_.branches[branch].dilation_rate;
-  const TokenRange segment = SegmentAt(
-      segment_index, ClampedSegmentLength(options_.branches[branch], map_.tokens()), map_.tokens());
-  std::vector<std::pair<int64_t, int>> selections;  // (offset, kv head)
-  for (int head = 0; head < heads_; ++head) {
-    selections.emplace_back(HeadOffset(options_.offset_mode, head, heads_, rate),
-                            head / (heads_ / kv_heads_));
-  }
-  std::sort(selections.begin(), selections.end());
-  selections.erase(std::unique(selections.begin(), selections.end()), selections.end());
-
-  for (const auto& [offset, kv_head] : selections) {
-    const int64_t queries_end = EndOfSelected(map_.Ranges(to), segment, offset, rate);
-    if (queries_end == 0) {
-      continue;
-    }
-    for (const TokenRange& range : map_.Ranges(from)) {
-      const TokenRange part = Intersect(range, segment);
-      const bool needed =
-          part.size() > 0 && (!options_.causal || part.begin < segment.begin + queries_end) &&
-          (from != to ||
-           OwnLaterRangeNeeds(map_.Ranges(to), range, segment, offset, rate, options_.causal));
-      if (!needed) {
-        continue;
-      }
-      const int64_t first = SelectedBefore(part.begin - segment.begin, offset, rate);
-      const int64_t last = SelectedBefore(part.end - segment.begin, offset, rate);
-      if (last > first) {
-        runs->push_back({branch, segment_index, offset, kv_head,
-                         segment.begin + offset + first * rate, rate, last - first});
-      }
-    }
-  }
+  return AttentionPlan(std::move(pattern), std::move(map), heads, kv_heads);
 }
 
 std::vector<RowRun> AttentionPlan::Runs(int from, int to) const {
+  if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_)) {
+    return BlockRuns(*blocks, *this, from, to);
+  }
+  const auto& options = std::get<DilatedAttentionOptions>(pattern_);
   std::vector<RowRun> runs;
-  for (size_t branch = 0; branch < options_.branches.size(); ++branch) {
-    const int64_t length = ClampedSegmentLength(options_.branches[branch], map_.tokens());
+  for (size_t branch = 0; branch < options.branches.size(); ++branch) {
+    const int64_t length = ClampedSegmentLength(options.branches[branch], map_.tokens());
     for (const int64_t segment : BorderSegments(map_.Ranges(from), length)) {
-      AppendRuns(static_cast<int>(branch), segment, from, to, &runs);
+      AppendRuns(*this, options, static_cast<int>(branch), segment, from, to, &runs);
     }
   }
   return runs;
@@ -180,21 +189,20 @@ double VisiblePairs(const TokenRange& part, const TokenRange& segment, int64_t o
   return causal ? (last * (last + 1) - first * (first + 1)) / 2 : (last - first) * all;
 }
 
-}  // namespace
-
-double AttentionPlan::ForwardFlops(int rank, const MessageShape& shape) const {
+double VisiblePairs(const DilatedAttentionOptions& options, const AttentionPlan& plan, int rank) {
   double pairs = 0;
-  for (const Branch& branch : options_.branches) {
-    const int64_t length = ClampedSegmentLength(branch, map_.tokens());
-    for (int head = 0; head < heads_; ++head) {
-      const int64_t offset = HeadOffset(options_.offset_mode, head, heads_, branch.dilation_rate);
-      for (const TokenRange& range : map_.Ranges(rank)) {
+  for (const Branch& branch : options.branches) {
+    const int64_t length = ClampedSegmentLength(branch, plan.map().tokens());
+    for (int head = 0; head < plan.heads(); ++head) {
+      const int64_t offset =
+          HeadOffset(options.offset_mode, head, plan.heads(), branch.dilation_rate);
+      for (const TokenRange& range : plan.map().Ranges(rank)) {
         const int64_t first = range.begin / length;
         const int64_t last = (range.end - 1) / length;
         const auto count = [&](int64_t index) {
-          const TokenRange segment = SegmentAt(index, length, map_.tokens());
+          const TokenRange segment = SegmentAt(index, length, plan.map().tokens());
           return VisiblePairs(Intersect(range, segment), segment, offset, branch.dilation_rate,
-                              options_.causal);
+                              options.causal);
         };
         pairs += count(first);
         if (last > first) {
@@ -206,6 +214,16 @@ double AttentionPlan::ForwardFlops(int rank, const MessageShape& shape) const {
       }
     }
   }
+  return pairs;
+}
+
+}  // namespace
+
+double AttentionPlan::ForwardFlops(int rank, const MessageShape& shape) const {
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_);
+  const double pairs = blocks != nullptr
+                           ? BlockPairs(*blocks, *this, rank)
+                           : VisiblePairs(std::get<DilatedAttentionOptions>(pattern_), *this, rank);
   return 4.0 * pairs * static_cast<double>(shape.head_dim) * static_cast<double>(shape.batch);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -9,12 +10,12 @@
 
 namespace ringmaster::attention {
 
-// Selected rows of one key/value head that one rank needs from another, for one segment of one
-// branch: global tokens first, first + step, ..., `count` of them, all held by the sender in one
-// range.
+// Rows of one key/value head that one rank needs from another, for one segment of one branch, or
+// those of one block of a mask: global tokens first, first + step, ..., `count` of them, all held
+// by the sender in one range.
 struct RowRun {
   int branch = 0;
-  int64_t segment = 0;
+  int64_t segment = 0;  // or the number of the block
   int64_t offset = 0;
   int kv_head = 0;
   int64_t first = 0;
@@ -48,19 +49,19 @@ ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens,
 // plan. Immutable value; thread-compatible.
 class AttentionPlan {
  public:
-  // InvalidArgument as DilatedAttentionOptions::Validate, or unless heads is a positive multiple of
-  // kv_heads >= 1.
-  static absl::StatusOr<AttentionPlan> Create(DilatedAttentionOptions options, ShardMap map,
-                                              int heads, int kv_heads);
+  // InvalidArgument as Validate(pattern), or unless heads is a positive multiple of kv_heads >= 1.
+  static absl::StatusOr<AttentionPlan> Create(AttentionPattern pattern, ShardMap map, int heads,
+                                              int kv_heads);
 
-  const DilatedAttentionOptions& options() const { return options_; }
+  const AttentionPattern& pattern() const { return pattern_; }
   const ShardMap& map() const { return map_; }
   int heads() const { return heads_; }
   int kv_heads() const { return kv_heads_; }
 
   // The rows of `from` that queries of `to` need, in message order: by branch, segment, offset, kv
-  // head, range. With from == to: rows a rank keeps for its own later ranges; these never travel.
-  // The cost does not depend on the number of tokens, only on branches, heads and ranges.
+  // head, range; of a mask by kv head, block, range. With from == to: rows a rank keeps for its own
+  // later ranges; these never travel, and a mask has none. The cost does not depend on the number
+  // of tokens, only on branches, heads and ranges; of a mask it grows with its bits.
   std::vector<RowRun> Runs(int from, int to) const;
   // The sum of the counts of Runs(from, to).
   int64_t Rows(int from, int to) const;
@@ -79,12 +80,10 @@ class AttentionPlan {
   double ForwardFlops(int rank, const MessageShape& shape) const;
 
  private:
-  AttentionPlan(DilatedAttentionOptions options, ShardMap map, int heads, int kv_heads)
-      : options_(std::move(options)), map_(std::move(map)), heads_(heads), kv_heads_(kv_heads) {}
+  AttentionPlan(AttentionPattern pattern, ShardMap map, int heads, int kv_heads)
+      : pattern_(std::move(pattern)), map_(std::move(map)), heads_(heads), kv_heads_(kv_heads) {}
 
-  void AppendRuns(int branch, int64_t segment, int from, int to, std::vector<RowRun>* runs) const;
-
-  DilatedAttentionOptions options_;
+  AttentionPattern pattern_;
   ShardMap map_;
   int heads_;
   int kv_heads_;

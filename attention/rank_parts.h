@@ -11,9 +11,9 @@ namespace ringmaster::attention {
 
 // A batch of dense attention problems of one shape: in group g the `queries.rows_per_group` query
 // rows of that group see the `keys.rows_per_group` key rows of that group, all of them or, when
-// causal, those up to their own number.
+// causal, all but those behind their own, where the group's last keys are its queries' own.
 struct Part {
-  int branch = 0;
+  int branch = 0;  // 0 for a mask
   bool causal = false;
   RowSet queries;  // rows of this rank's q
   RowSet keys;     // rows of this rank's k and v, or of the pool for far parts (which has one head)
@@ -54,7 +54,7 @@ struct RankParts {
 };
 
 // Cuts the work of `rank` into parts. The cost grows with the number of segments that the rank
-// holds, not with their length.
+// holds, or of a mask's blocks that its queries see, not with their length.
 RankParts MakeRankParts(const AttentionPlan& plan, int rank);
 
 }  // namespace ringmaster::attention

@@ -12,6 +12,8 @@ struct Run {
   int64_t step = 1;
   int64_t count = 0;
   int64_t head = 0;
+
+  friend bool operator==(const Run&, const Run&) = default;
 };
 
 // Rows of a [B, T, H, D] tensor, in groups of equally many: each group is the queries, or the keys,
@@ -21,8 +23,7 @@ struct RowSet {
   // Where each group's runs begin in `runs`; one more entry than groups.
   std::vector<size_t> group_begin = {0};
   int64_t rows_per_group = 0;
-  // No row lies in two groups. When rows are not distinct, two groups that share a row have the
-  // same rows in the same order.
+  // No row lies in two groups.
   bool distinct = true;
 
   int64_t groups() const { return static_cast<int64_t>(group_begin.size()) - 1; }

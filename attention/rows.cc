@@ -58,19 +58,19 @@ void ForEachGroup(int64_t batch, const RowSet& set, int64_t elements_per_row, co
                    });
 }
 
-// Calls f(run, first row in the run, its number in the group, count) for rows [begin, end) of a
-// group.
+// Calls f(run, number of its first row in the group) for the runs of a group.
 template <typename F>
-void ForEachRun(const RowSet& set, int64_t group, int64_t begin, int64_t end, const F& f) {
+void ForEachRun(const RowSet& set, int64_t group, const F& f) {
   int64_t at = 0;
   for (size_t i = set.group_begin[group]; i < set.group_begin[group + 1]; ++i) {
-    const Run& run = set.runs[i];
-    const int64_t from = std::max(begin, at), to = std::min(end, at + run.count);
-    if (from < to) {
-      f(run, from - at, from, to - from);
-    }
-    at += run.count;
+    f(set.runs[i], at);
+    at += set.runs[i].count;
   }
+}
+
+// How many rows of a run lie before a token.
+int64_t RowsBefore(const Run& run, int64_t token) {
+  return token <= run.first ? 0 : std::min(run.count, (token - run.first - 1) / run.step + 1);
 }
 
 template <typename From, typename To>
@@ -90,12 +90,11 @@ void Copy(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed) 
   const Packed<To> target(packed);
   const int64_t size = whole.size(-1);
   ForEachGroup(whole.size(0), set, size, [&](int64_t b, int64_t group) {
-    ForEachRun(set, group, 0, set.rows_per_group,
-               [&](const Run& run, int64_t from, int64_t row, int64_t count) {
-                 for (int64_t i = 0; i < count; ++i) {
-                   CopyRow(source.At(b, run, from + i), size, target.At(b, group, row + i));
-                 }
-               });
+    ForEachRun(set, group, [&](const Run& run, int64_t row) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        CopyRow(source.At(b, run, i), size, target.At(b, group, row + i));
+      }
+    });
   });
 }
 
@@ -128,27 +127,28 @@ void Add(const at::Tensor& added, const RowSet& set, const at::Tensor& whole) {
   const Packed<T> source(added);
   const Rows<T> target(whole);
   const int64_t size = whole.size(-1);
+  // What of a group lies at tokens [begin, end).
   const auto add = [&](int64_t b, int64_t group, int64_t begin, int64_t end) {
-    ForEachRun(set, group, begin, end,
-               [&](const Run& run, int64_t from, int64_t row, int64_t count) {
-                 for (int64_t i = 0; i < count; ++i) {
-                   T* to = target.At(b, run, from + i);
-                   const T* values = source.At(b, group, row + i);
-                   for (int64_t d = 0; d < size; ++d) {
-                     to[d] += values[d];
-                   }
-                 }
-               });
+    ForEachRun(set, group, [&](const Run& run, int64_t row) {
+      const int64_t last = RowsBefore(run, end);
+      for (int64_t i = RowsBefore(run, begin); i < last; ++i) {
+        T* to = target.At(b, run, i);
+        const T* values = source.At(b, group, row + i);
+        for (int64_t d = 0; d < size; ++d) {
+          to[d] += values[d];
+        }
+      }
+    });
   };
+  const int64_t tokens = whole.size(1);
   if (set.distinct) {
     ForEachGroup(whole.size(0), set, size,
-                 [&](int64_t b, int64_t group) { add(b, group, 0, set.rows_per_group); });
+                 [&](int64_t b, int64_t group) { add(b, group, 0, tokens); });
     return;
   }
-  // Groups that share a row have it under the same number, so slices of numbers never meet; the
-  // groups of a slice are added in order.
-  at::parallel_for(0, set.rows_per_group,
-                   std::max<int64_t>(1, kGrainElements / (size * set.groups())),
+  // Slices of tokens never meet; the groups of a slice are added in order.
+  const int64_t elements = std::max<int64_t>(1, set.rows() * size / std::max<int64_t>(1, tokens));
+  at::parallel_for(0, tokens, std::max<int64_t>(1, kGrainElements / elements),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t b = 0; b < whole.size(0); ++b) {
                        for (int64_t group = 0; group < set.groups(); ++group) {
@@ -182,13 +182,12 @@ void Merge(const at::Tensor& out, const at::Tensor& lse, const RowSet& set,
   const Rows<T> target(merged_out), target_lse(merged_lse.unsqueeze(-1));
   const int64_t size = out.size(-1);
   ForEachGroup(out.size(0), set, size, [&](int64_t b, int64_t group) {
-    ForEachRun(set, group, 0, set.rows_per_group,
-               [&](const Run& run, int64_t from, int64_t row, int64_t count) {
-                 for (int64_t i = 0; i < count; ++i) {
-                   MergeRow(source.At(b, group, row + i), *source_lse.At(b, group, row + i), size,
-                            target.At(b, run, from + i), target_lse.At(b, run, from + i));
-                 }
-               });
+    ForEachRun(set, group, [&](const Run& run, int64_t row) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        MergeRow(source.At(b, group, row + i), *source_lse.At(b, group, row + i), size,
+                 target.At(b, run, i), target_lse.At(b, run, i));
+      }
+    });
   });
 }
 

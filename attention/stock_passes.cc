@@ -23,10 +23,14 @@ at::Tensor WithUnitRows(const at::Tensor& x) {
 }
 
 at::ScalarType PartType(const Call& call, const Part& part, const at::Tensor& q) {
-  return call.accumulate == at::kDouble
-             ? at::kDouble
-             : ComputeType({q.device().type(), q.scalar_type(), part.queries.groups(),
-                            part.keys.rows_per_group, q.size(3)});
+  return call.accumulate == at::kDouble ? at::kDouble
+                                        : ComputeType({.device = q.device().type(),
+                                                       .dtype = q.scalar_type(),
+                                                       .groups = part.queries.groups(),
+                                                       .queries = part.queries.rows_per_group,
+                                                       .keys = part.keys.rows_per_group,
+                                                       .head_dim = q.size(3),
+                                                       .causal = part.causal});
 }
 
 // Forward of one rank: local parts while the exchange runs, then the far ones, merged in this

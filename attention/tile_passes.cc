@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <variant>
 
 #include "attention/alone.h"
 #include "attention/far_rows.h"
@@ -47,11 +48,32 @@ TileInputs Inputs(const Call& call, const at::Tensor& q, const at::Tensor& k, co
           .scale = call.scale};
 }
 
+std::string WhyNot(const DilatedAttentionOptions& options) {
+  const auto branches = static_cast<int64_t>(options.branches.size());
+  if (options.mix_gradient == MixGradient::kDetached && branches > 1) {
+    return "detached mixing weights need the output of each branch";
+  }
+  // Rows beside a tile are read with it and multiplied by zero.
+  if (std::none_of(options.branches.begin(), options.branches.end(),
+                   [](const Branch& branch) { return branch.dilation_rate == 1; })) {
+    return "no branch has rate 1, and rows that no branch covers may hold anything";
+  }
+  // A view for each rate, one for single rows and one for the pool.
+  if (branches + 2 > kernels::kMaxViews) {
+    return c10::str(branches, " branches, more than ", kernels::kMaxViews - 2);
+  }
+  return "";
+}
+
+std::string WhyNot(const BlockSparseAttentionOptions&) {
+  return "block masks are not made into tiles yet";
+}
+
 }  // namespace
 
-std::string WhyNotTiles(const at::Tensor& q, const DilatedAttentionOptions& options, double scale,
+std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, double scale,
                         at::ScalarType accumulate) {
-  const auto branches = static_cast<int64_t>(options.branches.size());
+  const int64_t branches = Branches(pattern);
   if (q.scalar_type() != at::kBFloat16) {
     return c10::str("the dtype is ", q.scalar_type(), ", not BFloat16");
   }
@@ -64,17 +86,10 @@ std::string WhyNotTiles(const at::Tensor& q, const DilatedAttentionOptions& opti
   if (!(static_cast<float>(scale) > 0)) {
     return c10::str("the scale is ", scale, ", not above 0");
   }
-  if (options.mix_gradient == MixGradient::kDetached && branches > 1) {
-    return "detached mixing weights need the output of each branch";
-  }
-  // Rows beside a tile are read with it and multiplied by zero.
-  if (std::none_of(options.branches.begin(), options.branches.end(),
-                   [](const Branch& branch) { return branch.dilation_rate == 1; })) {
-    return "no branch has rate 1, and rows that no branch covers may hold anything";
-  }
-  // A view for each rate, one for single rows and one for the pool.
-  if (branches + 2 > kernels::kMaxViews) {
-    return c10::str(branches, " branches, more than ", kernels::kMaxViews - 2);
+  if (std::string why_not =
+          std::visit([](const auto& options) { return WhyNot(options); }, pattern);
+      !why_not.empty()) {
+    return why_not;
   }
   if (q.size(0) > kMaxBatch || q.size(1) >= kMaxTokens ||
       q.size(1) > kMaxRows / q.size(2) / std::max<int64_t>(branches, 1)) {

@@ -11,7 +11,7 @@
 namespace ringmaster::attention {
 
 // Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.
-std::string WhyNotTiles(const at::Tensor& q, const DilatedAttentionOptions& options, double scale,
+std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, double scale,
                         at::ScalarType accumulate);
 
 AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,

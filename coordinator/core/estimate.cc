@@ -93,8 +93,7 @@ double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
 // much.
 std::vector<int> PlannedRanks(const AttentionPlan& plan) {
   const int ranks = plan.map().ranks();
-  const double looks =
-      2.0 * ranks * static_cast<double>(plan.options().branches.size()) * plan.heads();
+  const double looks = 2.0 * ranks * Branches(plan.pattern()) * plan.heads();
   const int most = static_cast<int>(std::min<double>(kPlannedRanksMax, kLooksMax / looks));
   std::vector<int> planned;
   if (most < std::min(2, ranks)) return planned;

@@ -12,48 +12,16 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "attention/block_sparse_attention.h"
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
 #include "attention/plan.h"
 #include "tests/attention/device.h"
+#include "tests/attention/random.h"
 #include "worker/comm/in_process_exchange.h"
 
 namespace ringmaster::attention {
 namespace {
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : engine_(seed) {}
-
-  int64_t Between(int64_t low, int64_t high) {
-    return low + static_cast<int64_t>(engine_() % (high - low + 1));
-  }
-  bool OneIn(int64_t n) { return Between(1, n) == 1; }
-  template <typename T>
-  T Of(const std::vector<T>& values) {
-    return values[Between(0, static_cast<int64_t>(values.size()) - 1)];
-  }
-  double Normal() { return normal_(engine_); }
-
-  // Sometimes a view whose heads lie before its tokens, or every second of a wider tensor.
-  at::Tensor Tensor(at::IntArrayRef sizes, at::ScalarType dtype) {
-    std::vector<int64_t> stored(sizes.begin(), sizes.end());
-    const int64_t layout = Between(0, 3);
-    if (layout == 1) std::swap(stored[1], stored[2]);
-    if (layout == 2) stored[1] *= 2;
-    at::Tensor x = at::empty(stored, at::kDouble);
-    double* data = x.data_ptr<double>();
-    for (int64_t i = 0; i < x.numel(); ++i) data[i] = Normal();
-    x = x.to(dtype);
-    if (layout == 1) x = x.transpose(1, 2);
-    if (layout == 2) x = x.slice(1, 0, std::nullopt, 2);
-    return x;
-  }
-
- private:
-  std::mt19937_64 engine_;
-  std::normal_distribution<double> normal_;
-};
 
 Branch RandomBranch(Random& random, int64_t tokens) {
   const int64_t huge = int64_t{1} << random.Between(33, 62);
@@ -63,20 +31,6 @@ Branch RandomBranch(Random& random, int64_t tokens) {
       random.OneIn(3) ? 1 : random.Between(1, std::min<int64_t>(w, random.OneIn(4) ? w : 6));
   if (w == huge && random.OneIn(4)) r = huge - random.Between(0, 2);
   return {w, r};
-}
-
-ShardMap RandomMap(Random& random, int64_t tokens, int ranks) {
-  if (!random.OneIn(3)) {
-    return ShardMap::Contiguous(tokens, ranks, random.OneIn(2) ? 1 : random.Between(1, 16));
-  }
-  // Pieces of random length to random ranks, so that ranks hold several ranges, or none.
-  std::vector<std::vector<TokenRange>> ranges(ranks);
-  for (int64_t begin = 0; begin < tokens;) {
-    const int64_t end = std::min(tokens, begin + random.Between(1, 1 + tokens / 4));
-    ranges[random.Between(0, ranks - 1)].push_back({begin, end});
-    begin = end;
-  }
-  return *ShardMap::FromRanges(tokens, ranges);
 }
 
 at::Tensor Local(const at::Tensor& x, const ShardMap& map, int rank) {
@@ -121,7 +75,7 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
       (problem.map.ranks() == 1 ? problem.dout : Local(problem.dout, problem.map, rank)).to(device);
   if (path == Path::kLongSequence || device.is_cuda()) {
     const at::NoGradGuard no_grad;
-    Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.options, problem.map, exchange);
+    Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.pattern(), problem.map, exchange);
     if (path == Path::kLongSequence) {
       call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     }
@@ -131,8 +85,11 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
     return {output.out.cpu(), output.lse.cpu(), gradients.dq.cpu(), gradients.dk.cpu(),
             gradients.dv.cpu()};
   }
-  const AttentionOutput output =
-      DilatedAttention(inputs[0], inputs[1], inputs[2], problem.options, problem.map, exchange);
+  const AttentionOutput output = problem.blocks.has_value()
+                                     ? BlockSparseAttention(inputs[0], inputs[1], inputs[2],
+                                                            *problem.blocks, problem.map, exchange)
+                                     : DilatedAttention(inputs[0], inputs[1], inputs[2],
+                                                        problem.options, problem.map, exchange);
   const auto gradients = torch::autograd::grad({output.out}, inputs, {dout});
   return {output.out.detach(), output.lse, gradients[0], gradients[1], gradients[2]};
 }
@@ -140,12 +97,27 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
 }  // namespace
 
 std::string AttentionCase::Describe() const {
-  std::string text = absl::StrCat(
-      c10::toString(q.scalar_type()), " B=", q.size(0), " N=", q.size(1), " H=", q.size(2), "/",
-      k.size(2), " D=", q.size(3), options.causal ? " causal" : " full",
-      options.offset_mode == OffsetMode::kPaper ? " paper" : " torchscale",
-      options.mix_gradient == MixGradient::kExact ? " exact" : " detached",
-      " scale=", options.scale.has_value() ? absl::StrCat(*options.scale) : "default", " branches");
+  const auto scale = blocks.has_value() ? blocks->scale : options.scale;
+  std::string text =
+      absl::StrCat(c10::toString(q.scalar_type()), " B=", q.size(0), " N=", q.size(1),
+                   " H=", q.size(2), "/", k.size(2), " D=", q.size(3),
+                   (blocks.has_value() ? blocks->causal : options.causal) ? " causal" : " full",
+                   " scale=", scale.has_value() ? absl::StrCat(*scale) : "default");
+  if (blocks.has_value()) {
+    const BlockMask& mask = blocks->mask;
+    absl::StrAppend(&text, " blocks of ", mask.shape().block_size, ":");
+    for (int64_t head = 0; head < mask.shape().heads; ++head) {
+      for (int64_t query = 0; query < mask.shape().blocks(); ++query) {
+        absl::StrAppend(&text, query == 0 ? " " : ",");
+        for (int64_t key = 0; key < mask.shape().blocks(); ++key)
+          absl::StrAppend(&text, mask.visible(head, query, key) ? "x" : ".");
+      }
+    }
+  } else {
+    absl::StrAppend(&text, options.offset_mode == OffsetMode::kPaper ? " paper" : " torchscale",
+                    options.mix_gradient == MixGradient::kExact ? " exact" : " detached",
+                    " branches");
+  }
   for (const Branch& branch : options.branches) {
     absl::StrAppend(&text, " (", branch.segment_length, ",", branch.dilation_rate, ")");
   }
@@ -176,7 +148,7 @@ AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
   problem.options.offset_mode = random.OneIn(3) ? OffsetMode::kTorchscale : OffsetMode::kPaper;
   problem.options.mix_gradient = random.OneIn(3) ? MixGradient::kDetached : MixGradient::kExact;
   if (random.OneIn(3)) problem.options.scale = random.Of<double>({0, -0.3, 0.125, 1, -1});
-  problem.map = RandomMap(random, tokens, random.Of(limits.ranks));
+  problem.map = random.Map(tokens, random.Of(limits.ranks));
 
   problem.q = random.Tensor({batch, tokens, kv_heads * group, size}, dtype);
   problem.k = random.Tensor({batch, tokens, kv_heads, size}, dtype);
@@ -236,7 +208,7 @@ AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device dev
 
 AttentionResult PlannedTraffic(const AttentionCase& problem) {
   const auto plan =
-      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
+      AttentionPlan::Create(problem.pattern(), problem.map, static_cast<int>(problem.q.size(2)),
                             static_cast<int>(problem.k.size(2)));
   const MessageShape shape{.batch = problem.q.size(0),
                            .head_dim = problem.q.size(3),

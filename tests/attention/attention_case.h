@@ -4,8 +4,7 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
-#include <random>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,8 +18,12 @@ namespace ringmaster::attention {
 struct AttentionCase {
   at::Tensor q, k, v, dout;
   DilatedAttentionOptions options;
+  std::optional<BlockSparseAttentionOptions> blocks;  // instead of the options
   ShardMap map = ShardMap::Contiguous(0, 1, 1);
 
+  AttentionPattern pattern() const {
+    return blocks.has_value() ? AttentionPattern(*blocks) : AttentionPattern(options);
+  }
   // All that is needed to see what failed.
   std::string Describe() const;
 };
@@ -33,8 +36,9 @@ struct CaseLimits {
   std::vector<int64_t> head_dims = {1, 2, 3, 4, 5, 8, 16, 17, 32};
 };
 
-// The same seed gives the same case. dout holds NaN at positions that no branch covers.
+// The same seed gives the same case. dout holds NaN at positions that see no key.
 AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits);
+AttentionCase RandomBlockCase(uint64_t seed, const CaseLimits& limits);
 
 struct AttentionResult {
   at::Tensor out, lse, dq, dk, dv;
@@ -43,14 +47,15 @@ struct AttentionResult {
   int sent_messages = 0;
 };
 
-// kAsCalled: through DilatedAttention and autograd. kLongSequence: through the passes beneath,
+// kAsCalled: through the operator and autograd. kLongSequence: through the passes beneath,
 // summing in fp32 as it is done for longer sequences.
 enum class Path { kAsCalled, kLongSequence };
 
-// Runs the operator and its backward on all ranks of the case's map, each a thread, and puts
-// the results together in the order of the sequence, on the CPU. A map of one rank runs without an
-// exchange. On a GPU all ranks share it, and the passes beneath are called: autograd has one thread
-// a device, in which one rank's backward would wait for the others'. Rethrows what a rank threw.
+// Runs the operator of the pattern and its backward on all ranks of the case's map, each a thread,
+// and puts the results together in the order of the sequence, on the CPU. A map of one rank runs
+// without an exchange. On a GPU all ranks share it, and the passes beneath are called: autograd has
+// one thread a device, in which one rank's backward would wait for the others'. Rethrows what a
+// rank threw.
 AttentionResult RunRanks(const AttentionCase& problem, Path path = Path::kAsCalled,
                          at::Device device = at::kCPU);
 

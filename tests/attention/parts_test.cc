@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "attention/dense_attention.h"
 #include "attention/device_rows.h"
@@ -19,8 +20,7 @@ TEST(DenseAttentionTest, BlocksOfMatrixProductsEqualTheFusedKernel) {
   at::manual_seed(3);
   for (bool causal : {true, false}) {
     for (double scale : {0.5, -0.5, 0.0}) {
-      for (int64_t keys : {int64_t{1}, int64_t{70}}) {
-        const int64_t queries = causal ? keys : 33;
+      for (const auto& [queries, keys] : {std::pair{1, 1}, {70, 70}, {33, 70}, {1, 70}}) {
         const auto randn = [&](int64_t rows) { return at::randn({2, 3, rows, 5}, at::kDouble); };
         const at::Tensor q = randn(queries), k = randn(keys), v = randn(keys),
                          dout = randn(queries);
@@ -75,8 +75,9 @@ RowSet SomeRows(bool distinct) {
   set.group_begin = {0, 1, 3};
   set.rows_per_group = 5;
   if (!distinct) {
-    set.runs.insert(set.runs.end(), {{1, 3, 5, 1}});
-    set.group_begin.push_back(4);
+    // The first group again, and most of it under other numbers.
+    set.runs.insert(set.runs.end(), {{1, 3, 5, 1}, {4, 3, 5, 1}});
+    set.group_begin.insert(set.group_begin.end(), {4, 5});
     set.distinct = false;
   }
   return set;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <set>
 #include <tuple>
+#include <variant>
 
 #include "attention/selection.h"
 
@@ -93,7 +94,7 @@ using Row = std::tuple<int, int64_t, int>;  // branch, token, kv head
 // The rows that must travel, straight from the definition: by looking at every pair of a query and
 // a key.
 std::multiset<Row> RowsByDefinition(const AttentionPlan& plan, int from, int to) {
-  const DilatedAttentionOptions& options = plan.options();
+  const auto& options = std::get<DilatedAttentionOptions>(plan.pattern());
   std::set<std::tuple<int, int64_t, int, int64_t>> needed;
   const auto positions_from = plan.map().Positions(from);
   for (const TokenRange& range : plan.map().Ranges(to)) {
@@ -132,11 +133,11 @@ TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSee) {
   for (const ShardMap& map : maps) {
     for (bool causal : {true, false}) {
       for (OffsetMode mode : {OffsetMode::kPaper, OffsetMode::kTorchscale}) {
-        const AttentionPlan plan =
-            *AttentionPlan::Create({.branches = {{4, 1}, {10, 3}, {1000, 4}, {7, 7}},
+        const AttentionPlan plan = *AttentionPlan::Create(
+            DilatedAttentionOptions{.branches = {{4, 1}, {10, 3}, {1000, 4}, {7, 7}},
                                     .causal = causal,
                                     .offset_mode = mode},
-                                   map, 6, 3);
+            map, 6, 3);
         for (int from = 0; from < map.ranks(); ++from) {
           for (int to = 0; to < map.ranks(); ++to) {
             std::multiset<Row> rows;
@@ -154,9 +155,86 @@ TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSee) {
   }
 }
 
+BlockSparseAttentionOptions SomeBlocks(int64_t tokens, int64_t heads, bool causal) {
+  const BlockMaskShape shape = {.heads = heads, .tokens = tokens, .block_size = 64};
+  return {.mask = *BlockMask::Create(shape,
+                                     [&](int64_t head, int64_t query, BlockRow& row) {
+                                       for (int64_t key = 0; key < shape.blocks(); ++key) {
+                                         if ((head + 2 * query + key) % 3 == 0) row.Show(key);
+                                       }
+                                     }),
+          .causal = causal};
+}
+
+std::vector<ShardMap> MapsOfBlocks() {
+  std::vector<ShardMap> maps;
+  for (int64_t tokens : {1, 63, 300}) {
+    for (int ranks : {1, 2, 3, 8}) maps.push_back(ShardMap::Contiguous(tokens, ranks, 1));
+  }
+  maps.push_back(ShardMap::Contiguous(300, 3, 64));
+  // Two ranks in turn within a block.
+  maps.push_back(*ShardMap::FromRanges(
+      300, {{{0, 70}, {80, 90}, {110, 128}, {250, 300}}, {{70, 80}, {90, 110}, {128, 250}}, {}}));
+  return maps;
+}
+
+TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSeeThroughAMask) {
+  for (const ShardMap& map : MapsOfBlocks()) {
+    for (const int64_t heads : {1, 4}) {
+      for (const bool causal : {true, false}) {
+        const BlockSparseAttentionOptions blocks = SomeBlocks(map.tokens(), heads, causal);
+        const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 4, 2);
+        for (int from = 0; from < map.ranks(); ++from) {
+          for (int to = 0; to < map.ranks(); ++to) {
+            std::set<Row> needed;
+            for (int head = 0; head < 4 && from != to; ++head) {
+              for (const int64_t t : map.Positions(to)) {
+                for (const int64_t key : map.Positions(from)) {
+                  if (blocks.mask.visible(head, t / 64, key / 64) && (!causal || key <= t))
+                    needed.emplace(0, key, head / 2);
+                }
+              }
+            }
+            std::multiset<Row> rows;
+            for (const RowRun& run : plan.Runs(from, to)) {
+              EXPECT_EQ(run.first / 64, run.segment);
+              for (int64_t i = 0; i < run.count; ++i) rows.emplace(0, run.first + i, run.kv_head);
+            }
+            EXPECT_EQ(rows, std::multiset<Row>(needed.begin(), needed.end()))
+                << map.tokens() << " tokens, " << map.ranks() << " ranks, " << from << "->" << to;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(AttentionPlanTest, FlopsCountWhatAMaskShows) {
+  for (const ShardMap& map : MapsOfBlocks()) {
+    for (const bool causal : {true, false}) {
+      const BlockSparseAttentionOptions blocks = SomeBlocks(map.tokens(), 2, causal);
+      const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 2, 1);
+      const auto tokens = static_cast<double>(map.tokens());
+      double flops = 0;
+      for (int rank = 0; rank < map.ranks(); ++rank) {
+        flops += plan.ForwardFlops(rank, {.batch = 3, .head_dim = 5});
+      }
+      const double all = causal ? tokens * (tokens + 1) / 2 : tokens * tokens;
+      EXPECT_NEAR(flops, 4 * 3 * 5 * 2 * all * blocks.mask.Density(causal), 1e-6 * all);
+    }
+  }
+}
+
+TEST(AttentionPlanTest, RefusesAMaskOfAnotherSequence) {
+  const auto plan =
+      AttentionPlan::Create(SomeBlocks(300, 1, true), ShardMap::Contiguous(301, 2, 1), 4, 2);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(plan.status().message().find("tokens of the block mask is 300"), std::string::npos);
+}
+
 TEST(AttentionPlanTest, BytesFollowTheRows) {
-  const AttentionPlan plan =
-      *AttentionPlan::Create({.branches = {{4, 1}, {16, 2}}}, ShardMap::Contiguous(16, 2, 4), 4, 2);
+  const AttentionPlan plan = *AttentionPlan::Create(
+      DilatedAttentionOptions{.branches = {{4, 1}, {16, 2}}}, ShardMap::Contiguous(16, 2, 4), 4, 2);
   const MessageShape shape{.batch = 3, .head_dim = 8, .element_bytes = 2, .gradient_bytes = 4};
   // Branch (16, 2): each of 2 kv heads is read at both offsets, 4 rows of rank 0 each.
   EXPECT_EQ(plan.Rows(0, 1), 16);
@@ -167,8 +245,9 @@ TEST(AttentionPlanTest, BytesFollowTheRows) {
 }
 
 TEST(AttentionPlanTest, FlopsCountVisiblePairs) {
-  const AttentionPlan plan = *AttentionPlan::Create({.branches = {{4, 1}, {100, 3}}},
-                                                    ShardMap::Contiguous(11, 2, 1), 2, 2);
+  const AttentionPlan plan =
+      *AttentionPlan::Create(DilatedAttentionOptions{.branches = {{4, 1}, {100, 3}}},
+                             ShardMap::Contiguous(11, 2, 1), 2, 2);
   double pairs = 0;
   for (int head = 0; head < 2; ++head) {
     for (int64_t t = 0; t < 11; ++t) {

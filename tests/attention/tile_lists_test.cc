@@ -367,8 +367,9 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
 
 // By branch, whichever order the tiles have.
 TEST(TileListsTest, PartsAreInTheOrderOfMerging) {
-  const auto plan = AttentionPlan::Create({.branches = {{300, 1}, {300, 2}, {200, 1}}},
-                                          ShardMap::Contiguous(300, 1, 1), 2, 2);
+  const auto plan =
+      AttentionPlan::Create(DilatedAttentionOptions{.branches = {{300, 1}, {300, 2}, {200, 1}}},
+                            ShardMap::Contiguous(300, 1, 1), 2, 2);
   const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 300, 2, 2, 128);
   std::vector<std::vector<int64_t>> rows(lists.parts());
   for (size_t row = 0; row < lists.slots.size(); ++row) {
@@ -386,8 +387,9 @@ TEST(TileListsTest, PartsAreInTheOrderOfMerging) {
 // Of which a segment has one row, wherever it lies.
 TEST(TileListsTest, ARateBeyondTheSequenceNeedsNoViewOfItsOwn) {
   const int64_t huge = int64_t{1} << 40;
-  const auto plan = AttentionPlan::Create({.branches = {{8, 2}, {huge, huge}, {8, 8}}},
-                                          ShardMap::Contiguous(50, 1, 1), 12, 12);
+  const auto plan =
+      AttentionPlan::Create(DilatedAttentionOptions{.branches = {{8, 2}, {huge, huge}, {8, 8}}},
+                            ShardMap::Contiguous(50, 1, 1), 12, 12);
   const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), 50, 12, 12, 64);
   EXPECT_EQ(lists.steps, (std::vector<int64_t>{1, 2}));
 }

@@ -136,7 +136,8 @@ TEST(TilePassesTest, OperandsMayLieAnyhow) {
   const ShardMap map = ShardMap::Contiguous(300, 1, 1);
   const at::Tensor q = Random({1, 300, 2, 64}), k = Random({1, 300, 2, 64});
   const at::Tensor v = Random({1, 300, 2, 64}), dout = Random({1, 1, 1, 64});
-  const Call call = MakeCall(q, k, v, {.branches = {{128, 1}, {300, 3}}}, map, nullptr);
+  const Call call =
+      MakeCall(q, k, v, DilatedAttentionOptions{.branches = {{128, 1}, {300, 3}}}, map, nullptr);
   ASSERT_EQ(call.why_not_tiles, "");
   UseDeterministicAlgorithms(true);
   const at::Tensor room = Random({q.numel() + 1});

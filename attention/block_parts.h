@@ -1,0 +1,16 @@
+#pragma once
+
+#include "attention/options.h"
+#include "attention/plan.h"
+#include "attention/rank_parts.h"
+
+namespace ringmaster::attention {
+
+// MakeRankParts of a block mask. A rank's own tokens of a block lie beside each other and in order,
+// so that all own keys are local, whatever ranges they are in; the pool holds the peers'.
+// Neighbouring blocks of queries that see the same, or, causal, the same and themselves, are one
+// problem.
+RankParts MakeBlockParts(const BlockSparseAttentionOptions& options, const AttentionPlan& plan,
+                         int rank);
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "attention/exchange.h"
+#include "attention/options.h"
+#include "attention/output.h"
+#include "attention/shard_map.h"
+
+namespace ringmaster::attention {
+
+// Block-sparse attention: one softmax for each query over all keys of the blocks that the mask
+// shows it, causal exactly so within the block of the query's own. Tensors, types, threads and
+// errors as of DilatedAttention (dilated_attention.h); the mask's heads are those of the queries.
+// The gradient of `out` at queries that see no key is ignored whatever it holds; no other row of q,
+// k and v need be seen, but all must be finite.
+AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     const BlockSparseAttentionOptions& options);
+
+// The same function of a sequence that the ranks of `exchange` hold together as `map` says, whose
+// borders may lie within blocks; a rank sends the rows of keys and values that queries elsewhere
+// see, and no others. Ranks and errors as of DilatedAttention.
+AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     const BlockSparseAttentionOptions& options,
+                                     const ShardMap& map, GroupedExchange* exchange);
+
+}  // namespace ringmaster::attention
