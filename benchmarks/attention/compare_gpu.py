@@ -50,12 +50,13 @@ class Run:
         self.stamp = {'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
                       'commit': commit_of(args.bin)}
 
-    def program(self, name, *command):
-        left = self.end - time.monotonic()
+    def program(self, name, *command, share=1.0):
+        """Runs it, for `share` of the time that is left at most."""
+        left = (self.end - time.monotonic()) * share
         if left <= 0:
             self.failures.append(f'{name}: not begun, the time was over')
             return
-        print(f'compare_gpu: {shlex.join(command)}', file=sys.stderr, flush=True)
+        print(f'+ {shlex.join(command)}', file=sys.stderr, flush=True)
         begin = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             over = threading.Timer(left, process.kill)
@@ -64,9 +65,9 @@ class Run:
                 self.take(line)
             status = process.wait()
             over.cancel()
-        print(f'compare_gpu: {time.monotonic() - begin:.0f} s', file=sys.stderr, flush=True)
+        print(f'+ {time.monotonic() - begin:.0f} s', file=sys.stderr, flush=True)
         if status != 0:
-            self.failures.append(f'{name}: ended by the time limit' if time.monotonic() >= self.end
+            self.failures.append(f'{name}: ended by the time limit' if time.monotonic() >= begin + left
                                  else f'{name}: exit status {status}')
 
     def take(self, line):
@@ -82,14 +83,15 @@ class Run:
 
 def run_all(args):
     run = Run(args)
-    tokens, sizes = [str(n) for n in args.tokens], f'{args.shapes}'
+    tokens = [str(n) for n in args.tokens]
     middle, longest = sorted(args.tokens)[len(args.tokens) // 2], max(args.tokens)
     run.program('ceilings', args.python, os.path.join(PEERS, 'ceilings.py'), *args.ceiling_arguments.split())
-    run.program(OURS, os.path.join(args.bin, 'rank_attention_benchmark'), f'--shapes={sizes}', f'--rates={args.rates}', *tokens)
+    run.program(OURS, os.path.join(args.bin, 'rank_attention_benchmark'), f'--shapes={args.shapes}',
+                f'--rates={args.rates}', *tokens)
     for group in GROUPS:
         wanted = [name for name in group if name in args.peers]
         if wanted:
-            run.program(', '.join(wanted), args.python, os.path.join(PEERS, 'longnet_gpu.py'), '--shapes', sizes, '--rates',
+            run.program(', '.join(wanted), args.python, os.path.join(PEERS, 'longnet_gpu.py'), '--shapes', args.shapes, '--rates',
                         args.rates, '--variants', ','.join(wanted), '--only', f'gather_compiled={middle}', '--only',
                         f'flex={middle},{longest}', *args.peer_arguments.split(), '--tokens', *tokens)
     return run
@@ -144,12 +146,19 @@ def flatness(ours):
     return f'\nTime a token at {longest} over that at {base}: {of[0]:.3f} forward, {of[1]:.3f} forward + backward.\n'
 
 
+def ceilings_of(rows):
+    return next((row for row in rows if row['benchmark'] == 'ceilings'), {})
+
+
+def describe(rows):
+    """The GPU and its ceilings."""
+    return '; '.join(f'{key} {value}' for key, value in ceilings_of(rows).items()
+                     if key not in ('benchmark', 'time', 'commit', 'repeats'))
+
+
 def tables(rows, failures):
     """All that was measured, in Markdown."""
-    ceilings = next((row for row in rows if row['benchmark'] == 'ceilings'), {})
-    matmul = ceilings.get('matmul_tflops')
-    said = [f'{key} {value}' for key, value in ceilings.items() if key not in ('benchmark', 'time', 'commit', 'repeats')]
-    text = ['; '.join(said)] if said else []
+    matmul, text = ceilings_of(rows).get('matmul_tflops'), [describe(rows)]
     shapes = sorted({(row['heads'], row['head_dim']) for row in rows if 'heads' in row}, key=lambda shape: -shape[1])
     for heads, dim in shapes:
         own = [row for row in rows if (row.get('heads'), row.get('head_dim')) == (heads, dim)]

@@ -6,15 +6,10 @@
 // the sparse products of all branches, 2 forward and 5 backward, over the whole time; and the most
 // device memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all
 // calls of one shape.
-#include <ATen/ops/empty.h>
-#include <cuda_runtime_api.h>
-
-#include <cmath>
+#include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -22,32 +17,22 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "attention/passes.h"
 #include "attention/plan.h"
-#include "benchmarks/attention/gpu_timer.h"
+#include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
 
 namespace ringmaster::attention {
 namespace {
 
-struct Shape {
-  int heads;
-  int dim;
-};
-
 struct Arguments {
-  std::vector<Shape> shapes = {{16, 128}, {12, 64}};
+  std::vector<HeadShape> shapes = {{16, 128}, {12, 64}};
   std::vector<int64_t> rates = {1, 2, 4, 8, 16};
   std::vector<int64_t> lengths;
 };
 
 constexpr int64_t kFirstSegment = 2048;
 
-uint64_t PeakBytes(const worker::CudaPlugin& plugin) {
-  return plugin.Memory(0).value().peak_allocated_bytes;
-}
-
-void Run(int64_t tokens, const Shape& shape, const std::vector<int64_t>& rates,
+void Run(int64_t tokens, const HeadShape& shape, const std::vector<int64_t>& rates,
          const worker::CudaPlugin& plugin) {
   DilatedAttentionOptions options;
   for (const int64_t rate : rates) {
@@ -57,37 +42,12 @@ void Run(int64_t tokens, const Shape& shape, const std::vector<int64_t>& rates,
   const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
   if (!plan.ok()) throw std::invalid_argument(plan.status().ToString());
   const double flops = plan->ForwardFlops(0, {.batch = 1, .head_dim = shape.dim});
-  const auto random = [&] {
-    return at::empty({1, tokens, shape.heads, shape.dim},
-                     at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(at::kBFloat16))
-        .normal_();
-  };
-  const at::Tensor q = random(), k = random(), v = random(), dout = random();
-  const Call call = MakeCall(q, k, v, options, map, nullptr);
-  const uint64_t inputs = plugin.Memory(0).value().allocated_bytes;
-  static_cast<void>(plugin.ResetPeakMemory(0));
-  const auto both = [&] {
-    Saved saved;
-    Forward(call, q, k, v, &saved);
-    Backward(call, saved, dout);
-    return "";
-  };
-  both();
-  const uint64_t peak = PeakBytes(plugin);
-  const double forward = kernels::Milliseconds([&] {
-    Forward(call, q, k, v, nullptr);
-    return "";
-  });
-  const double forward_backward = kernels::Milliseconds(both);
+  const std::string figures = TimePasses(shape, tokens, options, flops, plugin);
   std::printf(
-      "{\"benchmark\": \"rank_attention\", \"by\": \"%s\", \"tokens\": %ld, \"heads\": %d, "
-      "\"head_dim\": %d, \"rates\": [%s], \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
-      "\"forward_tflops\": %.0f, \"forward_backward_tflops\": %.0f, \"bytes_per_token\": %.0f, "
-      "\"lists_bytes\": %zu}\n",
-      DescribeExecutor(q, options, tokens).c_str(), static_cast<long>(tokens), shape.heads,
-      shape.dim, absl::StrJoin(rates, ", ").c_str(), forward, forward_backward,
-      flops / forward / 1e9, 3.5 * flops / forward_backward / 1e9,
-      static_cast<double>(peak - inputs) / static_cast<double>(tokens), call.parts->bytes());
+      "{\"benchmark\": \"rank_attention\", \"tokens\": %ld, \"heads\": %d, \"head_dim\": %d, "
+      "\"rates\": [%s], %s}\n",
+      static_cast<long>(tokens), shape.heads, shape.dim, absl::StrJoin(rates, ", ").c_str(),
+      figures.c_str());
   std::fflush(stdout);
 }
 
@@ -97,13 +57,7 @@ bool Read(absl::string_view argument, Arguments* arguments) {
   if (absl::ConsumePrefix(&argument, "--shapes=")) {
     arguments->shapes.clear();
     for (const absl::string_view text : absl::StrSplit(argument, ',')) {
-      const std::vector<absl::string_view> sizes = absl::StrSplit(text, 'x');
-      Shape shape;
-      if (sizes.size() != 2 || !absl::SimpleAtoi(sizes[0], &shape.heads) ||
-          !absl::SimpleAtoi(sizes[1], &shape.dim)) {
-        return false;
-      }
-      arguments->shapes.push_back(shape);
+      if (!ParseHeadShape(text, &arguments->shapes.emplace_back())) return false;
     }
     return true;
   }
@@ -135,7 +89,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   bool failed = false;
-  for (const Shape& shape : arguments.shapes) {
+  for (const HeadShape& shape : arguments.shapes) {
     for (const int64_t tokens : arguments.lengths) {
       try {
         Run(tokens, shape, arguments.rates, **plugin);

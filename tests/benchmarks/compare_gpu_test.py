@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What benchmarks/attention/compare_gpu.py makes of the programs' lines; no GPU: compare_gpu_test.py ROOT."""
+"""What benchmarks/attention/compare_*.py make of the programs' lines; no GPU: compare_gpu_test.py ROOT."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import unittest
 ROOT = sys.argv[1]
 sys.path.insert(0, f'{ROOT}/benchmarks/attention')
 
+import compare_block_sparse  # pylint: disable=wrong-import-position
 import compare_gpu  # pylint: disable=wrong-import-position
 
 
@@ -48,6 +49,21 @@ class TablesTest(unittest.TestCase):
         text = compare_gpu.tables([row('ringmaster', 8192, 9, 9), row('ringmaster', 65536, 1.0, 4.0),
                                    row('ringmaster', 1048576, 17.6, 64.0)], [])
         self.assertIn('Time a token at 1048576 over that at 65536: 1.100 forward, 1.000 forward + backward', text)
+
+
+class BlockSparseTablesTest(unittest.TestCase):
+    def test_ours_stands_beside_peers_on_the_same_mask(self):
+        def blocks(benchmark, by, mask, forward, both, causal=True):
+            return {**row(by, 1024, forward, both), 'benchmark': benchmark, 'mask': mask, 'causal': causal, 'density': 0.25}
+
+        text = compare_block_sparse.tables([
+            blocks('block_sparse_attention', 'tiles', 'random-0.25', 1.0, 5.0), blocks('block_sparse', 'dense', 'none', 3.0, 10.0),
+            blocks('block_sparse', 'flex', 'random-0.25', 2.0, 8.0), blocks('block_sparse', 'flex', 'random-0.25', 9, 9, False),
+            {key: value for key, value in blocks('block_sparse', 'flex', 'other', 0, 0).items() if not key.endswith('_ms')}], [])
+        self.assertEqual(lines(text)[2:4], [
+            ['random-0.25', '0.25', '1 / 5', '3.00 / 2.00', '0.75 / 0.50', '2 / 8', '2.00 / 1.60', '-'],
+            ['other', '0.25', '-', '-', '-', '-', '-', '-']])
+        self.assertEqual(lines(text)[6], ['random-0.25', '0.25', '-', '-', '-', '9 / 9', '-', '-'])
 
 
 class RunTest(unittest.TestCase):

@@ -1,0 +1,187 @@
+// The block-sparse operator's passes on a GPU, on random bf16 numbers:
+//   block_sparse_benchmark [--masks=DIR] [--shape=16x128] [--densities=1,0.5,0.25,0.1,0.05]
+//                          [--window=1024] TOKENS...
+// For each length random blocks of 128 for each head and the diagonal, causal and not; at the
+// longest a causal window of whole blocks. Prints one JSON object a case: figures as of
+// rank_attention_benchmark, TFLOP/s of the pairs that are seen, which `density` counts among all
+// (causal: among those that are not later). Each mask goes to a file in DIR, for
+// peers/block_sparse_gpu.py (peers/block_masks.py says what is in it).
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "attention/block_mask.h"
+#include "benchmarks/attention/rank_passes.h"
+#include "worker/comm/cuda_plugin.h"
+
+namespace ringmaster::attention {
+namespace {
+
+struct Arguments {
+  std::string masks;
+  HeadShape shape;
+  std::vector<double> densities = {1, 0.5, 0.25, 0.1, 0.05};
+  int64_t window = 1024;
+  std::vector<int64_t> lengths;
+};
+
+struct Case {
+  std::string name;
+  bool causal;
+  BlockMask mask;
+};
+
+constexpr uint64_t kSeed = 1;
+
+BlockMask Create(const BlockMaskShape& shape,
+                 absl::FunctionRef<void(int64_t, int64_t, BlockRow&)> fill) {
+  const auto mask = BlockMask::Create(shape, fill);
+  if (!mask.ok()) throw std::invalid_argument(mask.status().ToString());
+  return *mask;
+}
+
+Case RandomBlocks(int heads, int64_t tokens, double density, bool causal) {
+  std::mt19937_64 random(kSeed);
+  const BlockMaskShape shape{.heads = heads, .tokens = tokens};
+  std::uniform_real_distribution<double> chance;
+  return {absl::StrCat("random-", density), causal,
+          Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
+            const int64_t end = causal ? query + 1 : shape.blocks();
+            for (int64_t key = 0; key < end; ++key) {
+              if (chance(random) < density || key == query) row.Show(key);
+            }
+          })};
+}
+
+Case Window(int heads, int64_t tokens, int64_t window) {
+  const BlockMaskShape shape{.heads = heads, .tokens = tokens};
+  return {absl::StrCat("window-", window), true,
+          Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
+            row.ShowRange(std::max<int64_t>(0, query - window / shape.block_size), query + 1);
+          })};
+}
+
+void Write(const std::string& path, const Case& c) {
+  const BlockMaskShape& shape = c.mask.shape();
+  std::ofstream file(path, std::ios::binary);
+  file << absl::StrCat("{\"name\": \"", c.name, "\", \"heads\": ", shape.heads,
+                       ", \"tokens\": ", shape.tokens, ", \"block_size\": ", shape.block_size,
+                       ", \"causal\": ", c.causal ? "true" : "false", "}\n");
+  for (int64_t head = 0; head < shape.heads; ++head) {
+    for (int64_t query = 0; query < shape.blocks(); ++query) {
+      const absl::Span<const uint64_t> row = c.mask.Row(head, query);
+      file.write(reinterpret_cast<const char*>(row.data()),
+                 static_cast<std::streamsize>(row.size() * sizeof(uint64_t)));
+    }
+  }
+  file.close();
+  if (!file) throw std::runtime_error(absl::StrCat(path, " cannot be written"));
+}
+
+void Run(const Case& c, const HeadShape& shape, const worker::CudaPlugin& plugin) {
+  const int64_t tokens = c.mask.shape().tokens;
+  const double density = c.mask.Density(c.causal), n = static_cast<double>(tokens);
+  const double pairs = shape.heads * density * (c.causal ? n * (n + 1) / 2 : n * n);
+  const std::string figures = TimePasses(
+      shape, tokens, BlockSparseAttentionOptions{.mask = c.mask, .causal = c.causal, .scale = {}},
+      4.0 * shape.dim * pairs, plugin);
+  std::printf(
+      "{\"benchmark\": \"block_sparse_attention\", \"mask\": \"%s\", \"tokens\": %ld, "
+      "\"heads\": %d, \"head_dim\": %d, \"causal\": %s, \"density\": %.4f, %s}\n",
+      c.name.c_str(), static_cast<long>(tokens), shape.heads, shape.dim,
+      c.causal ? "true" : "false", density, figures.c_str());
+  std::fflush(stdout);
+}
+
+std::vector<Case> Cases(const Arguments& arguments) {
+  std::vector<Case> cases;
+  for (const int64_t tokens : arguments.lengths) {
+    for (const bool causal : {false, true}) {
+      for (const double density : arguments.densities) {
+        cases.push_back(RandomBlocks(arguments.shape.heads, tokens, density, causal));
+      }
+    }
+  }
+  const int64_t longest = *std::max_element(arguments.lengths.begin(), arguments.lengths.end());
+  cases.push_back(Window(arguments.shape.heads, longest, arguments.window));
+  return cases;
+}
+
+// False for what is not understood.
+bool Read(absl::string_view argument, Arguments* arguments) {
+  if (absl::ConsumePrefix(&argument, "--masks=")) {
+    arguments->masks = std::string(argument);
+    return !arguments->masks.empty();
+  }
+  if (absl::ConsumePrefix(&argument, "--shape=")) {
+    return ParseHeadShape(argument, &arguments->shape);
+  }
+  if (absl::ConsumePrefix(&argument, "--window=")) {
+    return absl::SimpleAtoi(argument, &arguments->window);
+  }
+  if (absl::ConsumePrefix(&argument, "--densities=")) {
+    arguments->densities.clear();
+    for (const absl::string_view text : absl::StrSplit(argument, ',')) {
+      if (!absl::SimpleAtod(text, &arguments->densities.emplace_back())) return false;
+    }
+    return true;
+  }
+  int64_t tokens = 0;
+  if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;
+  arguments->lengths.push_back(tokens);
+  return true;
+}
+
+int Main(int argc, char** argv) {
+  Arguments arguments;
+  bool understood = argc > 1;
+  for (int i = 1; i < argc; ++i) understood &= Read(argv[i], &arguments);
+  if (!understood || arguments.lengths.empty()) {
+    std::fprintf(stderr,
+                 "usage: block_sparse_benchmark [--masks=DIR] [--shape=HxD] [--densities=X,...] "
+                 "[--window=N] TOKENS...\n");
+    return 2;
+  }
+  const std::vector<Case> cases = Cases(arguments);
+  for (size_t i = 0; i < cases.size() && !arguments.masks.empty(); ++i) {
+    Write(absl::StrFormat("%s/%03d-%s.mask", arguments.masks, i, cases[i].name), cases[i]);
+  }
+  const auto plugin = worker::CudaPlugin::Open();
+  if (!plugin.ok()) {
+    std::fprintf(stderr, "%s\n", plugin.status().ToString().c_str());
+    return 1;
+  }
+  bool failed = false;
+  for (const Case& c : cases) {
+    try {
+      Run(c, arguments.shape, **plugin);
+    } catch (const std::exception& error) {  // too little memory is no end of the other cases
+      std::fprintf(stderr, "%s, %ld tokens: %s\n", c.name.c_str(),
+                   static_cast<long>(c.mask.shape().tokens), error.what());
+      failed = true;
+    }
+    static_cast<void>((*plugin)->EmptyCache());
+  }
+  return failed ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
+
+int main(int argc, char** argv) try {
+  return ringmaster::attention::Main(argc, argv);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <ATen/ops/empty.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "attention/passes.h"
+#include "benchmarks/attention/gpu_timer.h"
+#include "worker/comm/cuda_plugin.h"
+
+namespace ringmaster::attention {
+
+struct HeadShape {
+  int heads = 16;
+  int dim = 128;
+};
+
+// "16x128"; false for what is none.
+inline bool ParseHeadShape(absl::string_view text, HeadShape* shape) {
+  const std::vector<absl::string_view> sizes = absl::StrSplit(text, 'x');
+  return sizes.size() == 2 && absl::SimpleAtoi(sizes[0], &shape->heads) &&
+         absl::SimpleAtoi(sizes[1], &shape->dim);
+}
+
+// Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random
+// bf16 numbers. The figures as members of a JSON object: the executor, milliseconds (median of ten
+// after three), TFLOP/s of `forward_flops` and 2.5 times as many backward, the most device memory a
+// token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls of one
+// shape. Throws where there is too little memory.
+inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
+                              const AttentionPattern& pattern, double forward_flops,
+                              const worker::CudaPlugin& plugin) {
+  const auto random = [&] {
+    return at::empty({1, tokens, shape.heads, shape.dim},
+                     at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(at::kBFloat16))
+        .normal_();
+  };
+  const at::Tensor q = random(), k = random(), v = random(), dout = random();
+  const Call call = MakeCall(q, k, v, pattern);
+  const auto both = [&] {
+    Saved saved;
+    Forward(call, q, k, v, &saved);
+    Backward(call, saved, dout);
+    return "";
+  };
+  const uint64_t inputs = plugin.Memory(0).value().allocated_bytes;
+  static_cast<void>(plugin.ResetPeakMemory(0));
+  both();
+  const uint64_t peak = plugin.Memory(0).value().peak_allocated_bytes;
+  const double forward = kernels::Milliseconds([&] {
+    Forward(call, q, k, v, nullptr);
+    return "";
+  });
+  const double forward_backward = kernels::Milliseconds(both);
+  return absl::StrFormat(
+      "\"by\": \"%s\", \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
+      "\"forward_tflops\": %.1f, \"forward_backward_tflops\": %.1f, \"bytes_per_token\": %.0f, "
+      "\"lists_bytes\": %d",
+      DescribeExecutor(q, pattern, tokens), forward, forward_backward,
+      forward_flops / forward / 1e9, 3.5 * forward_flops / forward_backward / 1e9,
+      static_cast<double>(peak - inputs) / static_cast<double>(tokens), call.parts->bytes());
+}
+
+}  // namespace ringmaster::attention
