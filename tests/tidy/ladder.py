@@ -5,8 +5,8 @@ import re
 from source_tree import includes
 
 # Torch-free headers of attention that the coordinator may use to plan and to estimate.
-PLANNING = ('attention/block_mask', 'attention/block_plan', 'attention/options', 'attention/shard_map',
-            'attention/plan', 'attention/selection')
+PLANNING = ('attention/block_mask', 'attention/block_patterns', 'attention/block_plan', 'attention/options',
+            'attention/plan', 'attention/selection', 'attention/shard_map')
 
 # Longest matching prefix decides the rung of a file. Value: the rungs it may include beside its own.
 RUNGS = {
