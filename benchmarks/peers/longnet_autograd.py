@@ -113,8 +113,8 @@ class Flex:
     def __call__(self, q, k, v):
         """q, k, v [N, H, D] in residue-major order."""
         outs = []
-        for first in range(0, q.shape[0], self.slice):
-            own = (x[first:first + self.slice].view(-1, self.segment, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        for own in zip(*(x.split(self.slice) for x in (q, k, v))):
+            own = (x.view(-1, self.segment, *x.shape[1:]).transpose(1, 2) for x in own)
             out = self.attention(*own, score_mod=self.score, block_mask=self.mask)
             outs.append(out.transpose(1, 2).reshape(-1, *q.shape[1:]))
         return outs[0] if len(outs) == 1 else torch.cat(outs)

@@ -18,14 +18,10 @@ def python(*arguments):
 
 
 class PeersTest(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        done = python('-c', 'import torch')
-        if done.returncode != 0:
-            raise unittest.SkipTest(f'torch cannot be imported here: {done.stderr.strip().splitlines()[-1]}')
-
     def rows(self, program, *arguments):
         done = python(f'{PEERS}/{program}', '--device', 'cpu', '--no-compile', *arguments)
+        if '    import torch\n' in done.stderr:  # the line of the traceback
+            self.skipTest(f'torch cannot be imported here: {done.stderr.strip().splitlines()[-1]}')
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
