@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -58,13 +59,19 @@ class Run:
             return
         print(f'+ {shlex.join(command)}', file=sys.stderr, flush=True)
         begin = time.monotonic()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            over = threading.Timer(left, process.kill)
+        # A group of its own: processes that compile for it hold its output open, too.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            over = threading.Timer(left, os.killpg, (process.pid, signal.SIGKILL))
             over.start()
-            for line in process.stdout:
-                self.take(line)
-            status = process.wait()
-            over.cancel()
+            try:
+                for line in process.stdout:
+                    self.take(line)
+                status = process.wait()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                over.cancel()
         print(f'+ {time.monotonic() - begin:.0f} s', file=sys.stderr, flush=True)
         if status != 0:
             self.failures.append(f'{name}: ended by the time limit' if time.monotonic() >= begin + left

@@ -91,7 +91,7 @@ class RunTest(unittest.TestCase):
 
     def test_it_ends_in_time(self):
         with tempfile.TemporaryDirectory() as folder:
-            done, rows = self.run_with(folder, 'exec tail -f /dev/null', '--seconds', '0.2')
+            done, rows = self.run_with(folder, 'tail -f /dev/null & wait', '--seconds', '0.2')
         self.assertEqual((done.returncode, rows), (1, []))
         self.assertIn('Missing: ceilings: ended by the time limit', done.stdout)
         self.assertIn('Missing: ringmaster: not begun', done.stdout)
