@@ -1,8 +1,8 @@
 // The block-sparse operator's passes on a GPU, on random bf16 numbers:
 //   block_sparse_benchmark [--masks=DIR] [--shape=16x128] [--densities=1,0.5,0.25,0.1,0.05]
 //                          [--window=1024] TOKENS...
-// For each length random blocks of 128 for each head and the diagonal, causal and not; at the
-// longest a causal window of whole blocks. Prints one JSON object a case: figures as of
+// For each length blocks of 128 drawn at random for each head, the diagonal among them, causal and
+// not; at the longest a causal window of whole blocks. Prints one JSON object a case: figures as of
 // rank_attention_benchmark, TFLOP/s of the pairs that are seen, which `density` counts among all
 // (causal: among those that are not later). Each mask goes to a file in DIR, for
 // peers/block_sparse_gpu.py (peers/block_masks.py says what is in it).
@@ -11,9 +11,9 @@
 #include <cstdio>
 #include <exception>
 #include <fstream>
-#include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "attention/block_mask.h"
+#include "attention/block_patterns.h"
 #include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
 
@@ -42,34 +43,24 @@ struct Case {
   BlockMask mask;
 };
 
-constexpr uint64_t kSeed = 1;
-
-BlockMask Create(const BlockMaskShape& shape,
-                 absl::FunctionRef<void(int64_t, int64_t, BlockRow&)> fill) {
-  const auto mask = BlockMask::Create(shape, fill);
+BlockMask OrThrow(absl::StatusOr<BlockMask> mask) {
   if (!mask.ok()) throw std::invalid_argument(mask.status().ToString());
-  return *mask;
+  return *std::move(mask);
 }
 
 Case RandomBlocks(int heads, int64_t tokens, double density, bool causal) {
-  std::mt19937_64 random(kSeed);
-  const BlockMaskShape shape{.heads = heads, .tokens = tokens};
-  std::uniform_real_distribution<double> chance;
+  const BlockPattern pattern{
+      .kind = BlockPattern::Kind::kRandom, .density = density, .causal = causal, .heads = heads};
   return {absl::StrCat("random-", density), causal,
-          Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
-            const int64_t end = causal ? query + 1 : shape.blocks();
-            for (int64_t key = 0; key < end; ++key) {
-              if (chance(random) < density || key == query) row.Show(key);
-            }
-          })};
+          OrThrow(MakeBlockMask(pattern, ShardMap::Contiguous(tokens, 1, 1), 1))};
 }
 
 Case Window(int heads, int64_t tokens, int64_t window) {
   const BlockMaskShape shape{.heads = heads, .tokens = tokens};
   return {absl::StrCat("window-", window), true,
-          Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
+          OrThrow(BlockMask::Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
             row.ShowRange(std::max<int64_t>(0, query - window / shape.block_size), query + 1);
-          })};
+          }))};
 }
 
 void Write(const std::string& path, const Case& c) {
