@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -76,10 +77,13 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   const at::ScalarType accumulate = AccumulationType(q, map.tokens());
   const double scale = ScaleOf(q, pattern);
   std::string why_not_tiles = WhyNotTiles(q, pattern, scale, accumulate);
-  const int tile_head_dim = why_not_tiles.empty() ? static_cast<int>(q.size(3)) : 0;
+  std::optional<TileShape> tiles;
+  if (why_not_tiles.empty()) {
+    tiles = TileShapeOf(q, k);
+  }
   const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
   return {.parts = FindParts(pattern, map, rank, static_cast<int>(q.size(2)),
-                             static_cast<int>(k.size(2)), q.device(), tile_head_dim),
+                             static_cast<int>(k.size(2)), q.device(), tiles),
           .exchange = exchange,
           .scale = scale,
           .mix_gradient = dilated == nullptr ? MixGradient::kExact : dilated->mix_gradient,

@@ -21,7 +21,7 @@ struct Key {
   int heads;
   int kv_heads;
   at::Device device;
-  int tile_head_dim;
+  std::optional<TileShape> tiles;
 
   friend bool operator==(const Key&, const Key&) = default;
 };
@@ -74,13 +74,13 @@ class Cache {
 
 }  // namespace
 
-PlacedParts::PlacedParts(RankParts parts, int64_t tokens, int heads, int kv_heads,
-                         at::Device device, int tile_head_dim)
+PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device device,
+                         const std::optional<TileShape>& tiles)
     : parts_(std::move(parts)),
       alone_(parts_.alone, heads, device),
       alone_keys_(parts_.alone_keys, kv_heads, device) {
-  if (tile_head_dim != 0) {
-    tiles_ = std::make_unique<PlacedTiles>(parts_, tokens, heads, kv_heads, tile_head_dim, device);
+  if (tiles.has_value()) {
+    tiles_ = std::make_unique<PlacedTiles>(parts_, *tiles, device);
   } else {
     for (const Part& part : parts_.local) {
       local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});
@@ -121,14 +121,14 @@ size_t PlacedParts::bytes() const {
 
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
                                              int rank, int heads, int kv_heads, at::Device device,
-                                             int tile_head_dim) {
+                                             const std::optional<TileShape>& tiles) {
   static Cache* const cache = new Cache;
-  Key key{WorkOf(pattern), map, rank, heads, kv_heads, device, tile_head_dim};
+  Key key{WorkOf(pattern), map, rank, heads, kv_heads, device, tiles};
   std::shared_ptr<const PlacedParts> parts = cache->Find(key);
   if (parts == nullptr) {
     const auto plan = AttentionPlan::Create(key.pattern, map, heads, kv_heads);
-    parts = std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), map.LocalTokens(rank), heads,
-                                          kv_heads, device, tile_head_dim);
+    parts =
+        std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), heads, kv_heads, device, tiles);
     cache->Add(std::move(key), parts);
   }
   return parts;

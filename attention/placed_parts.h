@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "attention/options.h"
@@ -11,6 +12,7 @@
 #include "attention/rank_parts.h"
 #include "attention/rows.h"
 #include "attention/shard_map.h"
+#include "attention/tile_lists.h"
 
 namespace ringmaster::attention {
 
@@ -27,10 +29,10 @@ class PlacedParts {
     std::vector<PlacedRows> local;
   };
 
-  // `tokens` are the rank's. With a head_dim of kernels over tiles the parts become lists of tiles,
-  // else row sets for stock operations, with 0.
-  PlacedParts(RankParts parts, int64_t tokens, int heads, int kv_heads, at::Device device,
-              int tile_head_dim);
+  // With a shape for kernels over tiles the parts become lists of tiles, else row sets for stock
+  // operations.
+  PlacedParts(RankParts parts, int heads, int kv_heads, at::Device device,
+              const std::optional<TileShape>& tiles);
   PlacedParts(const PlacedParts&) = delete;
   PlacedParts& operator=(const PlacedParts&) = delete;
 
@@ -58,9 +60,9 @@ class PlacedParts {
 
 // The parts of `rank`, from a cache of the process that holds at most 256 MiB and forgets the
 // longest unused first. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
-// below map.ranks().
+// below map.ranks(), `tiles` of this rank.
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
                                              int rank, int heads, int kv_heads, at::Device device,
-                                             int tile_head_dim);
+                                             const std::optional<TileShape>& tiles);
 
 }  // namespace ringmaster::attention

@@ -31,40 +31,48 @@ std::vector<PlacedTiles::Backward> Place(const std::vector<TileLists::Backward>&
     placed.push_back(
         {Place(pass.queries, device),
          {Place(pass.keys.tiles, at::kByte, device), Place(pass.keys.queries, at::kByte, device)},
-         pass.all_keys});
+         pass.key_gradients});
   }
   return placed;
 }
 
 }  // namespace
 
-PlacedTiles::PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int kv_heads,
-                         int head_dim, at::Device device) {
-  TileLists lists = MakeTileLists(rank, tokens, heads, kv_heads, head_dim);
+PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device) {
+  TileLists lists = MakeTileLists(rank, shape);
   local = Place(lists.local, device);
   far = Place(lists.far, device);
-  backward_far = Place(lists.backward_far, device);
-  std::stable_partition(lists.backward_local.begin(), lists.backward_local.end(),
-                        [](const TileLists::Backward& pass) { return pass.all_keys; });
-  backward_local = Place(lists.backward_local, device);
-  merge_begin = Place(lists.merge_begin, at::kInt, device);
+  last = Place(lists.last, device);
   slots = Place(lists.slots, at::kInt, device);
+  merge_begin = Place(lists.merge_begin, at::kInt, device);
   parts = lists.parts();
+  deterministic = shape.deterministic;
+  backward_far = Place(lists.backward_far, device);
+  for (const TileLists::Window& window : lists.windows) {
+    windows.push_back({window.begin, window.tokens, window.zero_keys, window.finishes(),
+                       Place(window.passes, device)});
+  }
+  summed = Place(lists.summed, at::kByte, device);
   steps = std::move(lists.steps);
 }
 
 size_t PlacedTiles::bytes() const {
-  size_t sum = sizeof(PlacedTiles) + merge_begin.nbytes() + slots.nbytes();
+  size_t sum = sizeof(PlacedTiles) + merge_begin.nbytes() + slots.nbytes() + summed.nbytes();
   const auto add = [&sum](const Queries& lists) {
     sum += lists.tiles.nbytes() + lists.keys.nbytes();
   };
-  add(local);
-  add(far);
-  for (const std::vector<Backward>* passes : {&backward_far, &backward_local}) {
-    for (const Backward& pass : *passes) {
+  const auto add_passes = [&](const std::vector<Backward>& passes) {
+    for (const Backward& pass : passes) {
       add(pass.queries);
       sum += pass.keys.tiles.nbytes() + pass.keys.queries.nbytes();
     }
+  };
+  add(local);
+  add(far);
+  add(last);
+  add_passes(backward_far);
+  for (const Window& window : windows) {
+    add_passes(window.passes);
   }
   return sum;
 }

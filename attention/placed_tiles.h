@@ -12,7 +12,8 @@
 namespace ringmaster::attention {
 
 // TileLists on a device: each list is a tensor of the bytes of its structures, slots and
-// merge_begin are int32 tensors with the bits of uint32. Immutable; thread-safe.
+// merge_begin are int32 tensors with the bits of uint32, summed is one of bytes. Immutable;
+// thread-safe.
 struct PlacedTiles {
   struct Queries {
     at::Tensor tiles;
@@ -25,24 +26,32 @@ struct PlacedTiles {
   struct Backward {
     Queries queries;
     Keys keys;
-    bool all_keys = false;
+    kernels::KeyGradients key_gradients;
+  };
+  struct Window {
+    int64_t begin;
+    int64_t tokens;
+    bool zero_keys;
+    bool finishes;
+    std::vector<Backward> passes;
   };
 
   // REQUIRES: as MakeTileLists.
-  PlacedTiles(const RankParts& rank, int64_t tokens, int heads, int kv_heads, int head_dim,
-              at::Device device);
+  PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device);
 
   size_t bytes() const;
 
   std::vector<int64_t> steps;
   Queries local;
   Queries far;
+  Queries last;
   at::Tensor slots;
   at::Tensor merge_begin;
   int64_t parts = 0;
+  bool deterministic = false;
   std::vector<Backward> backward_far;
-  // Those of all keys first.
-  std::vector<Backward> backward_local;
+  std::vector<Window> windows;
+  at::Tensor summed;
 };
 
 }  // namespace ringmaster::attention

@@ -40,23 +40,37 @@ struct TileOutputs {
 void TileForward(const TileInputs& inputs, const PlacedTiles::Queries& lists,
                  const at::Tensor& slots, const TileOutputs& outputs);
 
+// The same of tiles that have all places: merges the parts of each, which are there, into it.
+void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists,
+                     const at::Tensor& merge_begin, const TileOutputs& outputs);
+
 // Merges the parts of each place that has some into out and lse.
 void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
 
 // The sum over D of a * b, contiguous bf16 [B, T, H, D]: [B, T, H] fp32.
 at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b);
 
-// fp32 of the shapes of q, k, v and the pool, head_dim contiguous.
+// fp32, head_dim contiguous.
 struct TileSums {
-  at::Tensor dq, dk, dv, pool_dk, pool_dv;
+  // Of the tokens of q, k and v from `begin` on. dk and dv may have none where nothing is summed.
+  at::Tensor dq, dk, dv;
+  int64_t begin = 0;
+  // Of the pool's shape.
+  at::Tensor pool_dk, pool_dv;
 };
 
-// Adds one pass's gradients to the sums; with `store_keys` those of k and v overwrite what was
-// there, for a pass of all keys. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a query
-// out; `delta` is RowDots of dout and the output. `dout` is an operand of q's shape. Deterministic:
-// the same bits every time, by slower kernels.
+// Where finishing passes put gradients: bf16, contiguous, of the shape of k.
+struct FinishedKeys {
+  at::Tensor dk, dv;
+};
+
+// Adds one pass's gradients to the sums; what becomes of those of keys, the lists say, and `summed`
+// is PlacedTiles'. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a query out; `delta` is
+// RowDots of dout and the output. `dout` is an operand of q's shape. Deterministic: the same bits
+// every time, by slower kernels, which want lists for it.
 void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& lse,
-                  const at::Tensor& delta, const PlacedTiles::Backward& lists, bool deterministic,
-                  bool store_keys, const TileSums& sums);
+                  const at::Tensor& delta, const PlacedTiles::Backward& lists,
+                  const at::Tensor& summed, bool deterministic, const TileSums& sums,
+                  const FinishedKeys& finished);
 
 }  // namespace ringmaster::attention

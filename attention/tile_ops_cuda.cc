@@ -30,9 +30,10 @@ int CountOf(const Tensor& list) {
   return static_cast<int>(list.numel() / static_cast<int64_t>(sizeof(T)));
 }
 
+// Null if there are no numbers.
 template <typename T>
 const T* Data(const Tensor& list) {
-  return static_cast<const T*>(list.const_data_ptr());
+  return list.numel() == 0 ? nullptr : static_cast<const T*>(list.const_data_ptr());
 }
 
 float* Sums(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
@@ -55,14 +56,16 @@ std::vector<View> Views(const Tensor& own, at::IntArrayRef steps, const Tensor& 
   return views;
 }
 
-std::vector<Gradient> Sums(const Tensor& own, at::IntArrayRef steps) {
-  return std::vector<Gradient>(steps.size(),
-                               {Sums(own), own.stride(0), own.stride(1), own.stride(2)});
+// Of sums whose first token is `begin`.
+std::vector<Gradient> SumsOf(const Tensor& own, at::IntArrayRef steps, int64_t begin) {
+  float* const first = own.numel() == 0 ? nullptr : Sums(own) - begin * own.stride(1);
+  return std::vector<Gradient>(steps.size(), {first, own.stride(0), own.stride(1), own.stride(2)});
 }
 
-std::vector<Gradient> Sums(const Tensor& own, at::IntArrayRef steps, const Tensor& pool) {
-  std::vector<Gradient> sums = Sums(own, steps);
-  sums.push_back(Sums(pool, {1}).front());
+std::vector<Gradient> SumsOf(const Tensor& own, at::IntArrayRef steps, int64_t begin,
+                             const Tensor& pool) {
+  std::vector<Gradient> sums = SumsOf(own, steps, begin);
+  sums.push_back(SumsOf(pool, {1}, 0).front());
   return sums;
 }
 
@@ -77,8 +80,9 @@ std::string WhyNotCuda(const Tensor& q) {
 
 void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                  const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& tiles,
-                 const Tensor& keys, const Tensor& slots, const Tensor& out, const Tensor& lse,
-                 const Tensor& part_outs, const Tensor& part_lses) {
+                 const Tensor& keys, const Tensor& slots, const Tensor& merge_begin,
+                 const Tensor& out, const Tensor& lse, const Tensor& part_outs,
+                 const Tensor& part_lses) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
   const kernels::ForwardProblem problem = {.head_dim = static_cast<int>(q.size(3)),
@@ -95,7 +99,8 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                                                        .slots = Data<uint32_t>(slots),
                                                        .part_outs = Sums(part_outs),
                                                        .part_lses = Sums(part_lses),
-                                                       .parts = part_outs.size(1)}};
+                                                       .parts = part_outs.size(1),
+                                                       .merge_begin = Data<uint32_t>(merge_begin)}};
   CheckDone(WhyNot(problem));
   CheckDone(kernels::TileForward(problem, StreamOf(q)));
 }
@@ -129,30 +134,35 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
                   const Tensor& key_tiles, const Tensor& queries, bool deterministic,
-                  bool store_keys, const Tensor& dq, const Tensor& dk, const Tensor& dv,
-                  const Tensor& pool_dk, const Tensor& pool_dv) {
+                  int64_t key_gradients, const Tensor& summed, int64_t begin, const Tensor& dq,
+                  const Tensor& dk, const Tensor& dv, const Tensor& pool_dk, const Tensor& pool_dv,
+                  const Tensor& finished_dk, const Tensor& finished_dv) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
-  const kernels::BackwardProblem problem = {.head_dim = static_cast<int>(q.size(3)),
-                                            .scale = static_cast<float>(scale),
-                                            .query_views = Views(q, steps),
-                                            .dout_views = Views(dout, steps),
-                                            .key_views = Views(k, steps, pool_k),
-                                            .value_views = Views(v, steps, pool_v),
-                                            .lse = PerQueryOf(lse),
-                                            .delta = PerQueryOf(delta),
-                                            .deterministic = deterministic,
-                                            .store_keys = store_keys,
-                                            .tiles = Data<kernels::Tile>(tiles),
-                                            .tile_count = CountOf<kernels::Tile>(tiles),
-                                            .keys = Data<kernels::TileKeys>(keys),
-                                            .key_tiles = Data<kernels::KeyTile>(key_tiles),
-                                            .key_tile_count = CountOf<kernels::KeyTile>(key_tiles),
-                                            .queries = Data<kernels::TileKeys>(queries),
-                                            .taken = Data(taken),
-                                            .dq = Sums(dq, steps),
-                                            .dk = Sums(dk, steps, pool_dk),
-                                            .dv = Sums(dv, steps, pool_dv)};
+  const kernels::BackwardProblem problem = {
+      .head_dim = static_cast<int>(q.size(3)),
+      .scale = static_cast<float>(scale),
+      .query_views = Views(q, steps),
+      .dout_views = Views(dout, steps),
+      .key_views = Views(k, steps, pool_k),
+      .value_views = Views(v, steps, pool_v),
+      .lse = PerQueryOf(lse),
+      .delta = PerQueryOf(delta),
+      .deterministic = deterministic,
+      .key_gradients = static_cast<kernels::KeyGradients>(key_gradients),
+      .tiles = Data<kernels::Tile>(tiles),
+      .tile_count = CountOf<kernels::Tile>(tiles),
+      .keys = Data<kernels::TileKeys>(keys),
+      .key_tiles = Data<kernels::KeyTile>(key_tiles),
+      .key_tile_count = CountOf<kernels::KeyTile>(key_tiles),
+      .queries = Data<kernels::TileKeys>(queries),
+      .taken = Data(taken),
+      .dq = SumsOf(dq, steps, begin),
+      .dk = SumsOf(dk, steps, begin, pool_dk),
+      .dv = SumsOf(dv, steps, begin, pool_dv),
+      .summed = Data<uint8_t>(summed),
+      .finished_dk = finished_dk.mutable_data_ptr(),
+      .finished_dv = finished_dv.mutable_data_ptr()};
   CheckDone(WhyNot(problem));
   CheckDone(kernels::TileBackward(problem, StreamOf(q)));
 }

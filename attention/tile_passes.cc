@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
 
@@ -11,7 +12,6 @@
 #include <utility>
 #include <variant>
 
-#include "attention/alone.h"
 #include "attention/far_rows.h"
 #include "attention/kernels/tile_list.h"
 #include "attention/placed_tiles.h"
@@ -24,6 +24,11 @@ constexpr int64_t kMaxBatch = 65535;  // blocks of a launch
 constexpr int64_t kMaxTokens = int64_t{1} << 30;
 // A query may have a local and a far part in each branch.
 constexpr int64_t kMaxRows = (int64_t{1} << 31) - 1;
+
+// The fp32 sums of the backward pass are of one window: of a share of the sequence, where segments
+// allow it, but enough to keep a GPU busy.
+constexpr int64_t kMinWindowTokens = int64_t{1} << 16;
+constexpr int64_t kMaxWindows = 4;
 
 // Tensor maps want aligned rows; a size of one may come with any stride.
 at::Tensor AsOperand(const at::Tensor& x) {
@@ -98,6 +103,15 @@ std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, do
   return WhyNoTileKernels(q);
 }
 
+TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
+  return {.tokens = q.size(1),
+          .heads = static_cast<int>(q.size(2)),
+          .kv_heads = static_cast<int>(k.size(2)),
+          .head_dim = static_cast<int>(q.size(3)),
+          .deterministic = q.is_cpu() || at::globalContext().deterministicAlgorithms(),
+          .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows)};
+}
+
 AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
                                 const at::Tensor& v, Saved* saved) {
   const PlacedTiles& tiles = *call.parts->tiles();
@@ -113,8 +127,12 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
     const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool());
     TileForward(inputs, tiles.local, tiles.slots, outputs);
     rows.Wait();
-    TileForward(inputs, tiles.far, tiles.slots, outputs);
-    TileMix(tiles.merge_begin, outputs);
+    if (tiles.last.tiles.numel() > 0) {
+      TileForwardLast(inputs, tiles.last, tiles.merge_begin, outputs);
+    } else {
+      TileForward(inputs, tiles.far, tiles.slots, outputs);
+      TileMix(tiles.merge_begin, outputs);
+    }
     pool = rows.pool();
   }
   if (saved != nullptr) {
@@ -123,36 +141,91 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
   return {outputs.out, outputs.lse};
 }
 
-DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout) {
-  const PlacedTiles& tiles = *call.parts->tiles();
-  const auto sums = saved.q.options().dtype(at::kFloat);
-  const at::Tensor dq = at::zeros(saved.q.sizes(), sums);
-  const at::Tensor dk = at::empty(saved.k.sizes(), sums), dv = at::empty(saved.k.sizes(), sums);
-  if (saved.pool.defined()) {
-    const at::Tensor douts = AsOperand(dout);
-    const at::Tensor delta = RowDots(douts.contiguous(), saved.outs[0]);
-    const at::Tensor lse = WithoutAlone(*call.parts, saved.lse);
-    const bool deterministic = at::globalContext().deterministicAlgorithms();
-    const at::Tensor owed = at::zeros(saved.pool.sizes(), sums);
-    const TileInputs inputs = Inputs(call, saved.q, saved.k, saved.v, saved.pool);
-    const auto run = [&](const PlacedTiles::Backward& pass, bool store_keys) {
-      TileBackward(inputs, douts, lse, delta, pass, deterministic, store_keys,
-                   {dq, dk, dv, PoolKeys(owed), PoolValues(owed)});
+namespace {
+
+class BackwardPass {
+ public:
+  BackwardPass(const Call& call, const Saved& saved, const at::Tensor& dout)
+      : call_(call),
+        tiles_(*call.parts->tiles()),
+        inputs_(Inputs(call, saved.q, saved.k, saved.v, saved.pool)),
+        lse_(saved.lse),
+        douts_(AsOperand(dout)),
+        delta_(RowDots(douts_.contiguous(), saved.outs[0])),
+        owed_(at::zeros(saved.pool.sizes(), saved.pool.options().dtype(at::kFloat))),
+        gradients_{at::empty(saved.q.sizes(), saved.q.options()),
+                   at::empty(saved.k.sizes(), saved.k.options()),
+                   at::empty(saved.k.sizes(), saved.k.options())} {}
+
+  DenseGradients Run() {
+    int64_t most = 0;
+    bool sums_keys = tiles_.summed.numel() > 0;
+    for (const PlacedTiles::Window& window : tiles_.windows) {
+      most = std::max(most, window.tokens);
+      sums_keys |= !window.finishes;
+    }
+    const auto room = [&](const at::Tensor& like, int64_t tokens) {
+      return at::empty({like.size(0), tokens, like.size(2), like.size(3)}, owed_.options());
     };
-    for (const PlacedTiles::Backward& pass : tiles.backward_far) {
-      run(pass, /*store_keys=*/false);
+    room_ = {room(inputs_.q, most), room(inputs_.k, sums_keys ? most : 0),
+             room(inputs_.k, sums_keys ? most : 0)};
+    for (const PlacedTiles::Window& window : tiles_.windows) {
+      RunWindow(window);
     }
-    FarGradients gradients(*call.parts, owed, call.wire, call.exchange);
-    // A branch of rate 1 has all keys, so that nothing need be there before.
-    TORCH_INTERNAL_ASSERT(tiles.backward_local.front().all_keys);
-    for (const PlacedTiles::Backward& pass : tiles.backward_local) {
-      run(pass, /*store_keys=*/&pass == &tiles.backward_local.front());
-    }
-    GiveAlone(*call.parts, douts, dv);
-    gradients.AddTo(dk, dv);
+    return gradients_;
   }
-  const at::ScalarType dtype = saved.q.scalar_type();
-  return {dq.to(dtype), dk.to(dtype), dv.to(dtype)};
+
+ private:
+  void RunWindow(const PlacedTiles::Window& window) {
+    const auto sums_of = [&window](const at::Tensor& room) {
+      return room.narrow(1, 0, std::min(window.tokens, room.size(1)));
+    };
+    const TileSums sums{.dq = sums_of(room_.dq),
+                        .dk = sums_of(room_.dk),
+                        .dv = sums_of(room_.dv),
+                        .begin = window.begin,
+                        .pool_dk = PoolKeys(owed_),
+                        .pool_dv = PoolValues(owed_)};
+    sums.dq.zero_();
+    if (window.zero_keys) {
+      sums.dk.zero_();
+      sums.dv.zero_();
+    }
+    const auto run = [&](const PlacedTiles::Backward& pass) {
+      TileBackward(inputs_, douts_, lse_, delta_, pass, tiles_.summed, tiles_.deterministic, sums,
+                   {gradients_.dk, gradients_.dv});
+    };
+    // A rank that exchanges rows has one window, else none are owed.
+    std::for_each(tiles_.backward_far.begin(), tiles_.backward_far.end(), run);
+    FarGradients far(*call_.parts, owed_, call_.wire, call_.exchange);
+    std::for_each(window.passes.begin(), window.passes.end(), run);
+    const auto part_of = [&window](const at::Tensor& x) {
+      return x.narrow(1, window.begin, window.tokens);
+    };
+    part_of(gradients_.dq).copy_(sums.dq);
+    if (!window.finishes) {
+      far.AddTo(sums.dk, sums.dv);
+      part_of(gradients_.dk).copy_(sums.dk);
+      part_of(gradients_.dv).copy_(sums.dv);
+    }
+  }
+
+  const Call& call_;
+  const PlacedTiles& tiles_;
+  const TileInputs inputs_;
+  const at::Tensor lse_, douts_, delta_;
+  const at::Tensor owed_;           // gradients of the pool
+  const DenseGradients gradients_;  // what becomes of them
+  DenseGradients room_;             // for the sums of one window
+};
+
+}  // namespace
+
+DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout) {
+  if (!saved.pool.defined()) {
+    return {at::zeros_like(saved.q), at::zeros_like(saved.k), at::zeros_like(saved.v)};
+  }
+  return BackwardPass(call, saved, dout).Run();
 }
 
 }  // namespace ringmaster::attention

@@ -18,8 +18,18 @@ struct Arguments : BackwardArguments, TileArguments<KeyTile> {
   Gradient dk[kMaxViews];
   Gradient dv[kMaxViews];
   Gradient dq[kMaxViews];
-  bool store;
+  KeyGradients key_gradients;
   const TileKeys* query_list;
+  // To finish:
+  const uint8_t* summed;
+  void* finished_dk;
+  void* finished_dv;
+  int64_t tokens;
+  int64_t kv_heads;
+
+  __device__ bool Summed(int64_t token, int head) const {
+    return summed != nullptr && summed[token * kv_heads + head] != 0;
+  }
 };
 
 // Queries of a step.
@@ -27,6 +37,7 @@ constexpr int kQueries = 64;
 
 // The queries that see some key of a tile, from the start of a step on.
 struct SeeingQueries {
+  static constexpr int kDiagonalPerRow = 1;
   __device__ int First(const TileKeys& queries) const {
     return max(0, -queries.diagonal) / kQueries * kQueries;
   }
@@ -40,7 +51,7 @@ constexpr int kSlopesBarrier = 8;
 template <int kHeadDim, bool kWithQueries>
 struct KeyKernel {
   static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
-  static constexpr int kConsumerRegisters = 240;
+  static constexpr int kConsumerRegisters = kHeadDim == 64 ? 232 : 240;
 
   struct Shared {
     SharedRows<kTileKeys, kHeadDim> keys[kStages];
@@ -51,6 +62,7 @@ struct KeyKernel {
     float lse[kStages][kQueries];
     float delta[kStages][kQueries];
     TileSlots<KeyTile> tiles;
+    Blocks blocks;
     Pipeline pipeline;
 
     __device__ void Init() {
@@ -77,29 +89,62 @@ class KeyKernel<kHeadDim, kWithQueries>::Producer {
     LoadRows(shared_.values[slot], arguments_.values, tile.rows, 0, batch, full);
   }
 
-  __device__ void LoadSeen(const KeyTile& tile, int batch) {
-    for (QueryWalk walk(arguments_.query_list, tile.queries_begin, tile.queries_end, {});
-         !walk.done(); walk.Next(), stage_.Next()) {
+  __device__ QueryWalk WalkOf(const KeyTile& tile) const {
+    return {arguments_.query_list, tile.queries_begin, tile.queries_end, {}};
+  }
+
+  __device__ void LoadSeen(QueryWalk walk, const KeyTile& tile, int batch) {
+    if (arguments_.key_gradients == KeyGradients::kFinish) {
+      FetchSums(tile, batch);
+    }
+    for (; !walk.done(); stage_.Next()) {
       const int at = stage_.index();
-      const TileRows& rows = walk.span().rows;
+      const TileKeys left = walk.Left();
+      walk.Next();
+      // On their way while the buffer is still in use.
+      QueryNumbers numbers[kQueries / 32];
+#pragma unroll
+      for (int i = 0; i < kQueries / 32; ++i) {
+        numbers[i] = NumbersOf(arguments_, left.rows, lane_ + 32 * i, left.count, batch);
+      }
       uint64_t* full = &shared_.pipeline.full[at];
       shared_.pipeline.AwaitEmpty(stage_);
       if (lane_ == 0) {
+        shared_.blocks.left[at] = left;
+        shared_.blocks.last[at] = walk.done();
         ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]));
-        LoadRows(shared_.queries[at], arguments_.queries, rows, walk.first(), batch, full);
-        LoadRows(shared_.douts[at], arguments_.douts, rows, walk.first(), batch, full);
+        LoadRows(shared_.queries[at], arguments_.queries, left.rows, 0, batch, full);
+        LoadRows(shared_.douts[at], arguments_.douts, left.rows, 0, batch, full);
       }
-      for (int i = lane_; i < kQueries; i += 32) {
-        const QueryNumbers numbers =
-            NumbersOf(arguments_, rows, walk.first() + i, walk.span().count, batch);
-        shared_.lse[at][i] = numbers.lse;
-        shared_.delta[at][i] = numbers.delta;
+#pragma unroll
+      for (int i = 0; i < kQueries / 32; ++i) {
+        shared_.lse[at][lane_ + 32 * i] = numbers[i].lse;
+        shared_.delta[at][lane_ + 32 * i] = numbers[i].delta;
       }
       Arrive(full);
     }
   }
 
  private:
+  // Asks for the sums that the consumers will want when they are through.
+  __device__ void FetchSums(const KeyTile& tile, int batch) const {
+    constexpr int kNumbersOfLine = 32;
+    const int view = tile.rows.view;
+#pragma unroll 1
+    for (int row = lane_; row < tile.count; row += 32) {
+      const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
+      if (arguments_.Summed(token, tile.rows.head)) {
+        const float* dk = At(arguments_.dk[view], batch, token, tile.rows.head);
+        const float* dv = At(arguments_.dv[view], batch, token, tile.rows.head);
+#pragma unroll
+        for (int column = 0; column < kHeadDim; column += kNumbersOfLine) {
+          Prefetch(dk + column);
+          Prefetch(dv + column);
+        }
+      }
+    }
+  }
+
   const Arguments& arguments_;
   Shared& shared_;
   const int lane_;
@@ -114,24 +159,24 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     group_.StartTurns();
   }
 
-  __device__ void Run(const KeyTile& tile, int batch, int slot) {
+  __device__ void Run(const KeyTile& tile, int batch, int slot, bool seen) {
 #pragma unroll
     for (int i = 0; i < kHeadDim / 2; ++i) {
       dk_[i] = dv_[i] = 0;
     }
     const int first_row = group_.index * kRowsOfConsumer;
-    QueryWalk walk(arguments_.query_list, tile.queries_begin, tile.queries_end, {});
-    const bool seen = !walk.done();
-    for (; !walk.done(); walk.Next(), stage_.Next()) {
+    for (bool more = seen; more; stage_.Next()) {
       const int at = stage_.index();
       shared_.pipeline.AwaitFull(stage_);
+      more = !shared_.blocks.last[at];
+      const TileKeys queries = shared_.blocks.left[at];
       group_.AwaitTurn();
       Multiply(scores_, shared_.keys[slot], shared_.queries[at], first_row);
       Multiply(slopes_, shared_.values[slot], shared_.douts[at], first_row);
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
-      Probabilities(walk, tile.count, at);
+      Probabilities(queries.diagonal, tile.count, at);
       Accumulate(dv_, probabilities_, shared_.douts[at]);
       AwaitProducts<1>();
       PinRegisters(slopes_);
@@ -153,21 +198,22 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
       group_.Release(shared_.pipeline, at);
       if constexpr (kWithQueries) {
         PinRegisters(dq_);
-        AddQueries(walk, batch);
+        AddQueries(queries, batch);
       }
     }
-    if (seen || arguments_.store) {
+    if (arguments_.key_gradients == KeyGradients::kFinish) {
+      Finish(arguments_.dk, tile, batch, dk_, arguments_.scale, arguments_.finished_dk);
+      Finish(arguments_.dv, tile, batch, dv_, 1, arguments_.finished_dv);
+    } else if (const bool store = arguments_.key_gradients == KeyGradients::kStore; store || seen) {
       AddRows<kHeadDim>(arguments_.dk, arguments_.key_steps, tile, batch, group_, dk_,
-                        arguments_.scale, arguments_.store);
-      AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1,
-                        arguments_.store);
+                        arguments_.scale, store);
+      AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1, store);
     }
     group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
-  __device__ void Probabilities(const QueryWalk& walk, int keys, int stage) {
-    const TileKeys& queries = walk.span();
+  __device__ void Probabilities(int diagonal, int keys, int stage) {
     const float scale_log2 = arguments_.scale * kLog2e;
 #pragma unroll
     for (int i = 0; i < kQueries / 2; i += 4) {
@@ -179,11 +225,11 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     }
     // Queries beyond the span have an infinite denominator; keys beyond the tile are no part of dQ.
     const int last_row = (group_.index + 1) * kRowsOfConsumer - 1;
-    if (last_row > walk.first() + queries.diagonal || last_row >= keys) {
+    if (last_row > diagonal || last_row >= keys) {
 #pragma unroll
       for (int i = 0; i < kQueries / 2; ++i) {
         const int row = group_.row + 8 * (i / 2 & 1);
-        if (row > walk.first() + group_.Column(i) + queries.diagonal || row >= keys) {
+        if (row > group_.Column(i) + diagonal || row >= keys) {
           scores_[i] = 0;
         }
       }
@@ -205,15 +251,44 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
   }
 
   // Adds this consumer's columns of dQ; blocks that hold other keys add to the same rows.
-  __device__ void AddQueries(const QueryWalk& walk, int batch) {
-    const TileKeys& queries = walk.span();
+  __device__ void AddQueries(const TileKeys& queries, int batch) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = walk.first() + group_.row - group_.index * kRowsOfConsumer + 8 * h;
+      const int row = group_.row - group_.index * kRowsOfConsumer + 8 * h;
       const int64_t token = TokenOf(queries.rows, arguments_.query_steps, row);
       float* out = At(arguments_.dq[queries.rows.view], batch, token, queries.rows.head);
       AddRow<kShare>(out + group_.index * kShare, dq_, h, group_.lane, arguments_.scale,
                      row < queries.count);
+    }
+  }
+
+  // Rounds the accumulator, times `factor`, and what the sums of its rows hold.
+  __device__ void Finish(const Gradient* gradients, const KeyTile& tile, int batch,
+                         const float (&values)[kHeadDim / 2], float factor, void* finished) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = group_.row + 8 * h;
+      const bool real = row < tile.count;
+      const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
+      float4 sums[kHeadDim / 16] = {};
+      if (real && arguments_.Summed(token, tile.rows.head)) {
+        const float* from = At(gradients[tile.rows.view], batch, token, tile.rows.head) +
+                            8 * (group_.lane & 1) + 4 * (group_.lane / 2 & 1);
+#pragma unroll
+        for (int i = 0; i < kHeadDim / 16; ++i) {
+          sums[i] = *reinterpret_cast<const float4*>(from + 16 * i);
+        }
+      }
+      uint16_t* out =
+          static_cast<uint16_t*>(finished) +
+          ((batch * arguments_.tokens + token) * arguments_.kv_heads + tile.rows.head) * kHeadDim;
+      ForEachFour<kHeadDim>(values, h, group_.lane, [&](int i, int column, const float4& four) {
+        if (real) {
+          *reinterpret_cast<uint2*>(out + column) = make_uint2(
+              PackBf16(fmaf(four.x, factor, sums[i].x), fmaf(four.y, factor, sums[i].y)),
+              PackBf16(fmaf(four.z, factor, sums[i].z), fmaf(four.w, factor, sums[i].w)));
+        }
+      });
     }
   }
 
@@ -249,7 +324,12 @@ std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cuda
   arguments.batches = static_cast<unsigned>(problem.query_views.front().operand.batch);
   arguments.taken = problem.taken;
   arguments.query_list = problem.queries;
-  arguments.store = problem.store_keys;
+  arguments.key_gradients = problem.key_gradients;
+  arguments.summed = problem.summed;
+  arguments.finished_dk = problem.finished_dk;
+  arguments.finished_dv = problem.finished_dv;
+  arguments.tokens = problem.key_views.front().operand.tokens;
+  arguments.kv_heads = problem.key_views.front().operand.heads;
   for (size_t i = 0; i < problem.key_views.size(); ++i) {
     arguments.key_steps[i] = problem.key_views[i].step;
     arguments.dk[i] = problem.dk[i];

@@ -30,35 +30,26 @@ struct QueryKernel {
     SharedRows<kRowsOfConsumer, kHeadDim> douts[kStages][kConsumers];
   };
 
-  class Producer {
-   public:
-    __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
-        : arguments_(arguments), shared_(shared), keys_(arguments, shared), lane_(lane) {}
-
-    __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
-      uint64_t* full = &shared_.tiles.pipeline.full[slot];
-      ArriveExpecting(full, sizeof(shared_.queries[slot]) + sizeof(shared_.douts[slot]));
-      for (int consumer = 0; consumer < kConsumers; ++consumer) {
-        const int row = consumer * kRowsOfConsumer;
-        LoadRows(shared_.queries[slot][consumer], arguments_.queries, tile.rows, row, batch, full);
-        LoadRows(shared_.douts[slot][consumer], arguments_.douts, tile.rows, row, batch, full);
-      }
-    }
-    __device__ void LoadSeen(const Tile& tile, int batch) {
-      if (lane_ == 0) {
-        keys_.template Load<kKeys>(tile, batch);
-      }
-      __syncwarp();
-    }
-
-   private:
-    const Arguments& arguments_;
-    Shared& shared_;
-    KeyLoader<Arguments, Shared> keys_;
-    const int lane_;
-  };
-
+  class Producer;
   class Consumer;
+};
+
+template <int kHeadDim>
+class QueryKernel<kHeadDim>::Producer : public KeyLoader<kKeys, Arguments, Shared> {
+ public:
+  using KeyLoader<kKeys, Arguments, Shared>::KeyLoader;
+
+  __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
+    Shared& shared = this->shared_;
+    uint64_t* full = &shared.tiles.pipeline.full[slot];
+    ArriveExpecting(full, sizeof(shared.queries[slot]) + sizeof(shared.douts[slot]));
+    for (int consumer = 0; consumer < kConsumers; ++consumer) {
+      const int row = consumer * kRowsOfConsumer;
+      LoadRows(shared.queries[slot][consumer], this->arguments_.queries, tile.rows, row, batch,
+               full);
+      LoadRows(shared.douts[slot][consumer], this->arguments_.douts, tile.rows, row, batch, full);
+    }
+  }
 };
 
 template <int kHeadDim>
@@ -69,7 +60,7 @@ class QueryKernel<kHeadDim>::Consumer {
     group_.StartTurns();
   }
 
-  __device__ void Run(const Tile& tile, int batch, int slot) {
+  __device__ void Run(const Tile& tile, int batch, int slot, bool seen) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       numbers_[h] = NumbersOf(arguments_, tile.rows, group_.row + 8 * h, tile.count, batch);
@@ -78,11 +69,10 @@ class QueryKernel<kHeadDim>::Consumer {
     for (int i = 0; i < kHeadDim / 2; ++i) {
       gradient_[i] = 0;
     }
-    auto walk = WalkKeys<kKeys>(arguments_.key_list, tile);
-    const bool seen = !walk.done();
     int before = -1;  // the stage whose keys the products under way read
-    for (; !walk.done(); walk.Next(), stage_.Next()) {
+    for (bool more = seen; more; stage_.Next()) {
       shared_.key_pipeline.AwaitFull(stage_);
+      more = !shared_.blocks.last[stage_.index()];
       group_.AwaitTurn();
       Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[stage_.index()]);
       shared_.value_pipeline.AwaitFull(stage_);
@@ -95,16 +85,16 @@ class QueryKernel<kHeadDim>::Consumer {
         group_.Release(shared_.key_pipeline, before);
       }
       before = stage_.index();
-      Probabilities(walk);
+      Probabilities(shared_.blocks.left[stage_.index()]);
       AwaitProducts<0>();
       PinRegisters(slopes_);
       group_.Release(shared_.value_pipeline, stage_.index());
       Slopes();
       Accumulate(gradient_, packed_, shared_.keys[stage_.index()]);
     }
+    AwaitProducts<0>();
+    PinRegisters(gradient_);
     if (seen) {
-      AwaitProducts<0>();
-      PinRegisters(gradient_);
       group_.Release(shared_.key_pipeline, before);
       AddRows<kHeadDim>(arguments_.gradients, arguments_.query_steps, tile, batch, group_,
                         gradient_, arguments_.scale);
@@ -114,22 +104,19 @@ class QueryKernel<kHeadDim>::Consumer {
 
  private:
   // Scores to probabilities of the softmax of all keys; 0 where a key is hidden.
-  __device__ void Probabilities(const KeyWalk<kKeys>& walk) {
-    const TileKeys& keys = walk.span();
+  __device__ void Probabilities(const TileKeys& keys) {
     const float scale_log2 = arguments_.scale * kLog2e;
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
       scores_[i] = Exp2(fmaf(scores_[i], scale_log2, -numbers_[i / 2 & 1].lse));
     }
-    const int last = min(keys.count - 1, group_.index * kRowsOfConsumer + keys.diagonal);
-    if (walk.first() + kKeys - 1 <= last) {
+    if (kKeys <= min(keys.count, group_.index * kRowsOfConsumer + keys.diagonal + 1)) {
       return;
     }
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
       const int row = group_.row + 8 * (i / 2 & 1);
-      const int key = walk.first() + group_.Column(i);
-      if (key > min(keys.count - 1, row + keys.diagonal)) {
+      if (group_.Column(i) > min(keys.count - 1, row + keys.diagonal)) {
         scores_[i] = 0;
       }
     }

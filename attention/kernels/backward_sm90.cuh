@@ -77,12 +77,12 @@ __device__ inline QueryNumbers NumbersOf(const BackwardArguments& arguments, con
   return numbers;
 }
 
-// Adds half `h` of an accumulator of kWidth columns, times `factor`, to a row, or stores it there.
-// Four lanes hold two columns of every eight each; after an exchange between neighbours each lane
-// has four that are neighbours.
-template <int kWidth>
-__device__ __forceinline__ void AddRow(float* out, const float (&values)[kWidth / 2], int h,
-                                       int lane, float factor, bool real, bool store = false) {
+// Calls f(i, first column, four numbers) for the columns of half `h` of an accumulator that this
+// lane is left with, i = 0, 1, ... Four lanes hold two columns of every eight each; after an
+// exchange between neighbours each lane has four that are neighbours.
+template <int kWidth, typename F>
+__device__ __forceinline__ void ForEachFour(const float (&values)[kWidth / 2], int h, int lane,
+                                            const F& f) {
 #pragma unroll
   for (int column = 0; column < kWidth; column += 16) {
     const int i = 4 * (column / 8) + 2 * h;
@@ -93,16 +93,23 @@ __device__ __forceinline__ void AddRow(float* out, const float (&values)[kWidth 
     give.x = __shfl_xor_sync(0xFFFFFFFF, give.x, 1);
     give.y = __shfl_xor_sync(0xFFFFFFFF, give.y, 1);
     (upper ? low : high) = give;
-    if (real) {
-      float* at = out + column + 8 * (lane & 1) + 4 * (lane / 2 & 1);
-      const float4 four = {low.x * factor, low.y * factor, high.x * factor, high.y * factor};
-      if (store) {
-        *reinterpret_cast<float4*>(at) = four;
-      } else {
-        sm90::AddFour(at, four);
-      }
-    }
+    f(column / 16, column + 8 * (lane & 1) + 4 * (lane / 2 & 1),
+      make_float4(low.x, low.y, high.x, high.y));
   }
+}
+
+// Adds half `h` of an accumulator, times `factor`, to a row, or stores it there.
+template <int kWidth>
+__device__ __forceinline__ void AddRow(float* out, const float (&values)[kWidth / 2], int h,
+                                       int lane, float factor, bool real, bool store = false) {
+  ForEachFour<kWidth>(values, h, lane, [&](int, int column, float4 four) {
+    four = {four.x * factor, four.y * factor, four.z * factor, four.w * factor};
+    if (real && store) {
+      *reinterpret_cast<float4*>(out + column) = four;
+    } else if (real) {
+      sm90::AddFour(out + column, four);
+    }
+  });
 }
 
 // Adds a group's accumulator, times `factor`, to the gradients of a tile's rows, or stores it

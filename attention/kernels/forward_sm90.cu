@@ -26,6 +26,18 @@ struct Arguments : TileArguments<Tile> {
   float scale_log2;
 };
 
+// A row's place, its token's head, in the first sequence.
+__device__ int64_t PlaceOf(const Arguments& arguments, const TileRows& rows, int row) {
+  const int64_t token = rows.residue + (rows.first + row) * arguments.query_steps[rows.view];
+  return token * arguments.heads + rows.head;
+}
+
+// Parts of a place whose logarithms are asked for at once: most have no more.
+constexpr int kAhead = 4;
+
+// fp32 numbers of a line of the cache.
+constexpr int kNumbersOfLine = 32;
+
 template <int kHeadDim>
 struct ForwardKernel {
   static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
@@ -35,34 +47,48 @@ struct ForwardKernel {
     SharedRows<kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
   };
 
-  class Producer {
-   public:
-    __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
-        : arguments_(arguments), shared_(shared), keys_(arguments, shared), lane_(lane) {}
-
-    __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
-      uint64_t* full = &shared_.tiles.pipeline.full[slot];
-      ArriveExpecting(full, sizeof(shared_.queries[slot]));
-      for (int consumer = 0; consumer < kConsumers; ++consumer) {
-        LoadRows(shared_.queries[slot][consumer], arguments_.queries, tile.rows,
-                 consumer * kRowsOfConsumer, batch, full);
-      }
-    }
-    __device__ void LoadSeen(const Tile& tile, int batch) {
-      if (lane_ == 0) {
-        keys_.template Load<kTileKeys>(tile, batch);
-      }
-      __syncwarp();
-    }
-
-   private:
-    const Arguments& arguments_;
-    Shared& shared_;
-    KeyLoader<Arguments, Shared> keys_;
-    const int lane_;
-  };
-
+  class Producer;
   class Consumer;
+};
+
+template <int kHeadDim>
+class ForwardKernel<kHeadDim>::Producer : public KeyLoader<kTileKeys, Arguments, Shared> {
+  using Loader = KeyLoader<kTileKeys, Arguments, Shared>;
+
+ public:
+  using Loader::Loader;
+
+  __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
+    uint64_t* full = &this->shared_.tiles.pipeline.full[slot];
+    ArriveExpecting(full, sizeof(this->shared_.queries[slot]));
+    for (int consumer = 0; consumer < kConsumers; ++consumer) {
+      LoadRows(this->shared_.queries[slot][consumer], this->arguments_.queries, tile.rows,
+               consumer * kRowsOfConsumer, batch, full);
+    }
+  }
+
+  __device__ void LoadSeen(const KeyWalk<kTileKeys>& walk, const Tile& tile, int batch) {
+    if (this->arguments_.results.merge_begin != nullptr) {
+      FetchParts(tile, batch);
+    }
+    Loader::LoadSeen(walk, tile, batch);
+  }
+
+ private:
+  // Asks for the parts that the consumers will merge when they are through.
+  __device__ void FetchParts(const Tile& tile, int batch) const {
+    const Results& results = this->arguments_.results;
+    for (int row = this->lane_; row < tile.count; row += 32) {
+      const uint32_t* begin = results.merge_begin + PlaceOf(this->arguments_, tile.rows, row);
+      const int64_t all = batch * results.parts;
+      for (int64_t part = all + begin[0]; part < all + begin[1]; ++part) {
+        Prefetch(results.part_lses + part);
+        for (int column = 0; column < kHeadDim; column += kNumbersOfLine) {
+          Prefetch(results.part_outs + part * kHeadDim + column);
+        }
+      }
+    }
+  }
 };
 
 // The state of a consumer warpgroup: 64 queries, of which each thread holds two half rows.
@@ -74,12 +100,11 @@ class ForwardKernel<kHeadDim>::Consumer {
     group_.StartTurns();
   }
 
-  __device__ void Run(const Tile& tile, int batch, int slot) {
+  __device__ void Run(const Tile& tile, int batch, int slot, bool seen) {
     Start();
-    auto walk = WalkKeys<kTileKeys>(arguments_.key_list, tile);
-    const bool seen = !walk.done();
+    AskWhereTo(tile);
     if (seen) {
-      shared_.key_pipeline.AwaitFull(keys_);
+      AwaitKeys();
       group_.AwaitTurn();
       Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
       group_.GiveTurn();
@@ -87,12 +112,12 @@ class ForwardKernel<kHeadDim>::Consumer {
       PinRegisters(scores_);
       group_.Release(shared_.key_pipeline, keys_.index());
       keys_.Next();
-      Hide(walk);
+      Hide();
       float ignored[2];
       Softmax(ignored);
       Pack(scores_, probabilities_);
-      for (walk.Next(); !walk.done(); walk.Next()) {
-        shared_.key_pipeline.AwaitFull(keys_);
+      while (more_) {
+        AwaitKeys();
         group_.AwaitTurn();
         Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
         shared_.value_pipeline.AwaitFull(values_);
@@ -102,7 +127,7 @@ class ForwardKernel<kHeadDim>::Consumer {
         PinRegisters(scores_);
         group_.Release(shared_.key_pipeline, keys_.index());
         keys_.Next();
-        Hide(walk);
+        Hide();
         float keep[2];
         Softmax(keep);
         AwaitProducts<0>();
@@ -115,8 +140,6 @@ class ForwardKernel<kHeadDim>::Consumer {
         }
         Pack(scores_, probabilities_);
       }
-    }
-    if (seen) {
       shared_.value_pipeline.AwaitFull(values_);
       Accumulate(out_, probabilities_, shared_.values[values_.index()]);
       AwaitProducts<0>();
@@ -141,18 +164,23 @@ class ForwardKernel<kHeadDim>::Consumer {
     }
   }
 
+  // Waits for the next keys.
+  __device__ void AwaitKeys() {
+    shared_.key_pipeline.AwaitFull(keys_);
+    left_ = shared_.blocks.left[keys_.index()].count;
+    diagonal_ = shared_.blocks.left[keys_.index()].diagonal;
+    more_ = !shared_.blocks.last[keys_.index()];
+  }
+
   // Puts -inf where a key is hidden from a query.
-  __device__ void Hide(const KeyWalk<kTileKeys>& walk) {
-    const TileKeys& keys = walk.span();
-    const int last = min(keys.count - 1, group_.index * kRowsOfConsumer + keys.diagonal);
-    if (walk.first() + kTileKeys - 1 <= last) {
+  __device__ void Hide() {
+    if (kTileKeys <= min(left_, group_.index * kRowsOfConsumer + diagonal_ + 1)) {
       return;
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = group_.row + 8 * h;
-      const int row_last =
-          min(keys.count - 1, row + keys.diagonal) - walk.first() - 2 * (group_.lane % 4);
+      const int row_last = min(left_ - 1, row + diagonal_) - 2 * (group_.lane % 4);
 #pragma unroll
       for (int i = 0; i < kTileKeys / 2; ++i) {
         if ((i / 2 & 1) == h && 8 * (i / 4) + (i & 1) > row_last) {
@@ -191,13 +219,26 @@ class ForwardKernel<kHeadDim>::Consumer {
     }
   }
 
-  __device__ uint32_t SlotOf(const Tile& tile, int row) const {
-    const uint32_t* slots = arguments_.results.slots;
-    return slots != nullptr && row < tile.count ? slots[tile.first_row + row] : kWhole;
+  // Asks where the results of the thread's rows go, long before they are there.
+  __device__ void AskWhereTo(const Tile& tile) {
+    const Results& results = arguments_.results;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = group_.row + 8 * h;
+      first_[h] = end_[h] = kWhole;
+      if (row < tile.count && results.merge_begin != nullptr) {
+        const uint32_t* begin = results.merge_begin + PlaceOf(arguments_, tile.rows, row);
+        first_[h] = begin[0];
+        end_[h] = begin[1];
+      } else if (row < tile.count && results.slots != nullptr) {
+        first_[h] = end_[h] = results.slots[tile.first_row + row];
+      }
+    }
   }
 
   __device__ void Store(const Tile& tile, int batch) {
     const Results& results = arguments_.results;
+    float lse[2], factor[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float sum = sum_[h];
@@ -205,27 +246,122 @@ class ForwardKernel<kHeadDim>::Consumer {
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
       // No key was seen; a sum that is NaN goes on.
       const bool nothing = sum == 0;
-      const float factor = nothing ? 0 : 1 / sum;
+      factor[h] = nothing ? 0 : 1 / sum;
+      lse[h] = nothing ? kMinusInfinity : fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum));
+    }
+    const bool merge = results.merge_begin != nullptr;
+    if (merge) {
+      Merge(batch, lse, factor);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
       const int row = group_.row + 8 * h;
-      const uint32_t slot = SlotOf(tile, row);
-      const bool real = row < tile.count, whole = slot == kWhole;
-      const TileRows& rows = tile.rows;
-      const int64_t token = rows.residue + (rows.first + row) * arguments_.query_steps[rows.view];
-      const int64_t place = (batch * arguments_.tokens + token) * arguments_.heads + rows.head;
-      const int64_t part = batch * results.parts + slot;
+      const bool real = row < tile.count, whole = merge || first_[h] == kWhole;
+      const int64_t part = batch * results.parts + first_[h];
+      const int64_t place =
+          batch * arguments_.tokens * arguments_.heads + PlaceOf(arguments_, tile.rows, row);
       if (real && group_.lane % 4 == 0) {
-        (whole ? results.lse[place] : results.part_lses[part]) =
-            nothing ? kMinusInfinity : fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum));
+        (whole ? results.lse[place] : results.part_lses[part]) = lse[h];
       }
       if (__any_sync(0xFFFFFFFF, real && whole)) {
         uint16_t* out = static_cast<uint16_t*>(results.out) + place * kHeadDim;
 #pragma unroll
         for (int column = 0; column < kHeadDim; column += 32) {
-          StoreColumns(out + column, column, h, factor, real && whole);
+          StoreColumns(out + column, column, h, factor[h], real && whole);
         }
       }
       if (real && !whole) {
-        StorePart(results.part_outs + part * kHeadDim, h, factor);
+        StorePart(results.part_outs + part * kHeadDim, h, factor[h]);
+      }
+    }
+  }
+
+  // Merges the other parts of the rows' places into them, as mix.h says; the numbers of a row are
+  // multiplied with its factor yet. What both rows wait for is asked for at once.
+  __device__ void Merge(int batch, float (&lse)[2], float (&factor)[2]) {
+    const float* lses[2];
+    float weights[2][kAhead], shift[2], inverse[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      lses[h] = arguments_.results.part_lses + batch * arguments_.results.parts + first_[h];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        weights[h][i] = i < Parts(h) ? lses[h][i] : kMinusInfinity;
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float most = lse[h];
+      const auto for_each = [&](const auto& f) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          f(weights[h][i]);
+        }
+        for (int i = kAhead; i < Parts(h); ++i) {
+          f(lses[h][i]);
+        }
+      };
+      for_each([&](float part) { most = fmaxf(most, part); });
+      shift[h] = most == kMinusInfinity ? 0 : most;
+      const float own = expf(lse[h] - shift[h]);
+      float sum = own;
+      for_each([&](float part) { sum += expf(part - shift[h]); });
+      const bool nothing = sum == 0;
+      inverse[h] = nothing ? 0 : 1 / sum;
+      Scale(h, factor[h] * own * inverse[h]);
+      factor[h] = 1;
+      lse[h] = nothing ? kMinusInfinity : shift[h] + logf(sum);
+    }
+    const int most_parts = max(Parts(0), Parts(1));
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (__any_sync(0xFFFFFFFF, i < most_parts)) {
+        AddParts(i, batch, expf(weights[0][i] - shift[0]) * inverse[0],
+                 expf(weights[1][i] - shift[1]) * inverse[1]);
+      }
+    }
+    for (int i = kAhead; __any_sync(0xFFFFFFFF, i < most_parts); ++i) {
+      const auto weight = [&](int h) {
+        return i < Parts(h) ? expf(lses[h][i] - shift[h]) * inverse[h] : 0;
+      };
+      AddParts(i, batch, weight(0), weight(1));
+    }
+  }
+
+  __device__ int Parts(int h) const { return static_cast<int>(end_[h] - first_[h]); }
+
+  __device__ void Scale(int h, float factor) {
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      if ((i / 2 & 1) == h) {
+        out_[i] *= factor;
+      }
+    }
+  }
+
+  // Adds part i of both rows, where they have so many.
+  __device__ void AddParts(int i, int batch, float weight0, float weight1) {
+    const Results& results = arguments_.results;
+    float2 pairs[2][kHeadDim / 8];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float* part = results.part_outs + (batch * results.parts + first_[h] + i) * kHeadDim;
+#pragma unroll
+      for (int block = 0; block < kHeadDim / 8; ++block) {
+        pairs[h][block] = make_float2(0, 0);
+        if (i < Parts(h)) {
+          pairs[h][block] =
+              __ldcs(reinterpret_cast<const float2*>(part + 8 * block) + group_.lane % 4);
+        }
+      }
+    }
+#pragma unroll
+    for (int block = 0; block < kHeadDim / 8; ++block) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float weight = h == 0 ? weight0 : weight1;
+        out_[4 * block + 2 * h] = fmaf(weight, pairs[h][block].x, out_[4 * block + 2 * h]);
+        out_[4 * block + 2 * h + 1] = fmaf(weight, pairs[h][block].y, out_[4 * block + 2 * h + 1]);
       }
     }
   }
@@ -271,6 +407,11 @@ class ForwardKernel<kHeadDim>::Consumer {
   Shared& shared_;
   const ConsumerGroup<kConsumers> group_;
   Stage keys_, values_;
+  bool more_ = false;  // whether keys come after those at hand
+  // Of the span of the keys at hand.
+  int left_, diagonal_;
+  // The parts that a row's result is merged with, or twice the part that it is.
+  uint32_t first_[2], end_[2];
   float scores_[kTileKeys / 2];
   uint32_t probabilities_[kTileKeys / 16][4];
   float out_[kHeadDim / 2];

@@ -13,6 +13,7 @@ struct QueryTileShared {
   SharedRows<kKeys, kHeadDim> keys[kStages];
   SharedRows<kKeys, kHeadDim> values[kStages];
   TileSlots<Tile> tiles;
+  Blocks blocks;  // read before the keys are given back
   Pipeline key_pipeline;
   Pipeline value_pipeline;
 
@@ -25,6 +26,7 @@ struct QueryTileShared {
 
 // The keys that some query of a tile sees.
 struct VisibleKeys {
+  static constexpr int kDiagonalPerRow = -1;
   int queries;
   __device__ int First(const TileKeys&) const { return 0; }
   __device__ int End(const TileKeys& keys) const {
@@ -34,36 +36,43 @@ struct VisibleKeys {
 template <int kKeys>
 using KeyWalk = Walk<kKeys, VisibleKeys>;
 
-template <int kKeys>
-__device__ KeyWalk<kKeys> WalkKeys(const TileKeys* list, const Tile& tile) {
-  return {list, tile.keys_begin, tile.keys_end, VisibleKeys{tile.count}};
-}
-
-// Loads the keys and values that tiles see, by the lane that it is given to.
-template <typename Arguments, typename Shared>
+// Finds and loads the keys and values that tiles see; the first lane of the warp does all.
+template <int kKeys, typename Arguments, typename Shared>
 class KeyLoader {
  public:
-  __device__ KeyLoader(const Arguments& arguments, Shared& shared)
-      : arguments_(arguments), shared_(shared) {}
+  __device__ KeyLoader(const Arguments& arguments, Shared& shared, int lane)
+      : arguments_(arguments), shared_(shared), lane_(lane) {}
 
-  template <int kKeys>
-  __device__ void Load(const Tile& tile, int batch) {
-    for (auto walk = WalkKeys<kKeys>(arguments_.key_list, tile); !walk.done();
-         walk.Next(), stage_.Next()) {
-      const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps* views) {
-        pipeline.AwaitEmpty(stage_);
-        uint64_t* full = &pipeline.full[stage_.index()];
-        sm90::ArriveExpecting(full, sizeof(buffer));
-        LoadRows(buffer, views, walk.span().rows, walk.first(), batch, full);
-      };
-      load(shared_.key_pipeline, shared_.keys[stage_.index()], arguments_.keys);
-      load(shared_.value_pipeline, shared_.values[stage_.index()], arguments_.values);
-    }
+  __device__ KeyWalk<kKeys> WalkOf(const Tile& tile) const {
+    return {arguments_.key_list, tile.keys_begin, tile.keys_end, VisibleKeys{tile.count}};
   }
 
- private:
+  __device__ void LoadSeen(KeyWalk<kKeys> walk, const Tile&, int batch) {
+    while (lane_ == 0 && !walk.done()) {
+      const TileKeys left = walk.Left();
+      walk.Next();
+      const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps* views) {
+        uint64_t* full = &pipeline.full[stage_.index()];
+        sm90::ArriveExpecting(full, sizeof(buffer));
+        LoadRows(buffer, views, left.rows, 0, batch, full);
+      };
+      shared_.key_pipeline.AwaitEmpty(stage_);
+      shared_.blocks.left[stage_.index()] = left;
+      shared_.blocks.last[stage_.index()] = walk.done();
+      load(shared_.key_pipeline, shared_.keys[stage_.index()], arguments_.keys);
+      shared_.value_pipeline.AwaitEmpty(stage_);
+      load(shared_.value_pipeline, shared_.values[stage_.index()], arguments_.values);
+      stage_.Next();
+    }
+    __syncwarp();
+  }
+
+ protected:
   const Arguments& arguments_;
   Shared& shared_;
+  const int lane_;
+
+ private:
   Stage stage_;
 };
 

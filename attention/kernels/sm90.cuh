@@ -85,6 +85,11 @@ __device__ inline void AddFour(float* to, const float4& four) {
                : "memory");
 }
 
+// Brings the line with this address into the second-level cache; nobody waits for it.
+__device__ inline void Prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 // Gives registers back, or takes them; all warps of a warpgroup execute it.
 template <int kRegisters>
 __device__ inline void ShrinkRegisters() {

@@ -27,6 +27,9 @@ struct Results {
   float* part_outs = nullptr;
   float* part_lses = nullptr;
   int64_t parts = 0;
+  // If given, parts merge_begin[i] .. merge_begin[i + 1] are there before and are merged into the
+  // result of place i, which is whole then. Null: nothing is.
+  const uint32_t* merge_begin = nullptr;
 };
 
 struct ForwardProblem {
@@ -78,8 +81,7 @@ struct BackwardProblem {
   // Whether the same lists give the same bits: two kernels and seven products instead of one and
   // five, and no sum is shared between blocks. Else dq depends in its last bits on who comes first.
   bool deterministic = true;
-  // Whether dk and dv of the tiles' keys are written, not added to.
-  bool store_keys = false;
+  KeyGradients key_gradients = KeyGradients::kAdd;
   // On the device. Queries, for dq, with the keys they see; read only if deterministic:
   const Tile* tiles = nullptr;
   int tile_count = 0;
@@ -95,6 +97,11 @@ struct BackwardProblem {
   std::vector<Gradient> dq;
   std::vector<Gradient> dk;
   std::vector<Gradient> dv;
+  // For kFinish. By place of a key, a token's head, whether its sums hold something, and where its
+  // gradients go: [batch, tokens, heads of keys, head_dim] bf16.
+  const uint8_t* summed = nullptr;
+  void* finished_dk = nullptr;
+  void* finished_dv = nullptr;
 };
 
 // Empty, or why the current device, or this problem there, is not for these kernels.
@@ -106,7 +113,7 @@ std::string WhyNot(const BackwardProblem& problem);
 // the order of the list: heavy ones first. Empty, or what CUDA said. REQUIRES: WhyNot() is empty.
 std::string TileForward(const ForwardProblem& problem, cudaStream_t stream);
 
-// Starts the backward pass: adds to the gradients, or stores those of keys. REQUIRES: WhyNot() is empty.
+// Starts the backward pass. REQUIRES: WhyNot() is empty.
 std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream);
 
 }  // namespace ringmaster::attention::kernels

@@ -11,11 +11,12 @@
 // - kConsumerRegisters, of a consumer's thread; what is left must do for the producer's;
 // - Shared, its shared memory, with a TileSlots `tiles` and an Init() of the barriers that one
 //   thread calls;
-// - Producer(arguments, shared, lane), whose LoadOwn(tile, batch, slot) one lane calls to start the
-//   loads of the rows that a tile keeps, arriving at the slot's full barrier, and LoadSeen(tile,
-//   batch) each lane to load what comes by;
-// - Consumer(arguments, shared, group), whose Run(tile, batch, slot) each thread of a consumer
-//   calls when the tile's own rows are there; it gives the slot back.
+// - Producer(arguments, shared, lane), whose WalkOf(tile) finds what comes by, LoadOwn(tile, batch,
+//   slot) one lane calls to start the loads of the rows that a tile keeps, arriving at the slot's
+//   full barrier, and LoadSeen(walk, tile, batch) each lane to load what comes by;
+// - Consumer(arguments, shared, group), whose Run(tile, batch, slot, seen) each consumer's threads
+//   call when the tile's own rows are there, `seen` if any come by; it gives the slot back.
+// Consumers read no list: its latency would come before their products.
 namespace ringmaster::attention::kernels {
 
 // Of all kernels: the list, and what is left of it.
@@ -44,6 +45,7 @@ template <typename AnyTile>
 struct TileSlots {
   AnyTile tile[kStages];
   int batch[kStages];  // negative: there are no more tiles
+  bool seen[kStages];  // whether any rows come by
   Pipeline pipeline;
 
   // Once for each tile: one producer, all warps of the consumers.
@@ -70,13 +72,15 @@ __device__ void ProduceTiles(const Arguments& arguments, typename K::Shared& sha
       return;
     }
     const auto tile = arguments.tiles[taken % arguments.tile_count];
+    const auto walk = producer.WalkOf(tile);
     if (lane == 0) {
       slots.tile[stage.index()] = tile;
       slots.batch[stage.index()] = static_cast<int>(batch);
+      slots.seen[stage.index()] = !walk.done();
       producer.LoadOwn(tile, batch, stage.index());
     }
     __syncwarp();
-    producer.LoadSeen(tile, batch);
+    producer.LoadSeen(walk, tile, batch);
   }
 }
 
@@ -89,7 +93,8 @@ __device__ void ConsumeTiles(const Arguments& arguments, typename K::Shared& sha
     if (slots.batch[stage.index()] < 0) {
       return;
     }
-    consumer.Run(slots.tile[stage.index()], slots.batch[stage.index()], stage.index());
+    consumer.Run(slots.tile[stage.index()], slots.batch[stage.index()], stage.index(),
+                 slots.seen[stage.index()]);
   }
 }
 

@@ -75,4 +75,10 @@ struct KeyTile {
   int32_t queries_end = 0;
 };
 
+// What becomes of the gradients of a call's keys:
+//   kAdd:    they are added to the sums.
+//   kStore:  they are the sums, whatever was there before.
+//   kFinish: with the sums, where there are any, they are rounded, and the sums stay as they are.
+enum class KeyGradients { kAdd, kStore, kFinish };
+
 }  // namespace ringmaster::attention::kernels

@@ -62,8 +62,15 @@ struct Pipeline {
   }
 };
 
-// The blocks of kRows rows of a tile's spans, one after the other; producer and consumers walk
-// alike. Of a span the rows from range.First(span) to before range.End(span) meet the tile.
+// The blocks of rows that come by, a buffer each: what is left of their span from the block on, and
+// whether it is the tile's last block. Written by the producer before the buffer is full.
+struct Blocks {
+  TileKeys left[kStages];
+  bool last[kStages];
+};
+
+// The blocks of kRows rows of a tile's spans, one after the other. Of a span the rows from
+// range.First(span) to before range.End(span) meet the tile.
 template <int kRows, typename Range>
 class Walk {
  public:
@@ -73,9 +80,14 @@ class Walk {
   }
 
   __device__ bool done() const { return at_ == end_; }
-  __device__ const TileKeys& span() const { return span_; }
-  // The block's first row, in the span.
-  __device__ int first() const { return first_; }
+  // What is left of the span from this block on.
+  __device__ TileKeys Left() const {
+    TileKeys left = span_;
+    left.rows.first += first_;
+    left.count -= first_;
+    left.diagonal += Range::kDiagonalPerRow * first_;
+    return left;
+  }
 
   __device__ void Next() {
     first_ += kRows;

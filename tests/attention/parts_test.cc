@@ -131,12 +131,12 @@ TEST(RowsTest, MergingEqualsTensorOperationsAndSurvivesWideGaps) {
 TEST(FindPartsTest, TheSamePatternIsMadeOnce) {
   DilatedAttentionOptions options{.branches = {{8, 2}}};
   const ShardMap map = ShardMap::Contiguous(64, 2, 1);
-  const auto first = FindParts(options, map, 0, 4, 2, at::kCPU, 0);
+  const auto first = FindParts(options, map, 0, 4, 2, at::kCPU, {});
   options.scale = 3.0;
-  EXPECT_EQ(FindParts(options, map, 0, 4, 2, at::kCPU, 0), first);
-  EXPECT_NE(FindParts(options, map, 1, 4, 2, at::kCPU, 0), first);
+  EXPECT_EQ(FindParts(options, map, 0, 4, 2, at::kCPU, {}), first);
+  EXPECT_NE(FindParts(options, map, 1, 4, 2, at::kCPU, {}), first);
   options.causal = false;
-  EXPECT_NE(FindParts(options, map, 0, 4, 2, at::kCPU, 0), first);
+  EXPECT_NE(FindParts(options, map, 0, 4, 2, at::kCPU, {}), first);
   EXPECT_GT(first->bytes(), 0u);
 }
 

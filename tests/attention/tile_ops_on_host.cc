@@ -34,8 +34,9 @@ void CheckOperand(const Tensor& x) {
 // Rows of an operand or its gradient under its views; a pool is the view after the last step's.
 class Rows {
  public:
-  Rows(const Tensor& own, at::IntArrayRef steps, const Tensor& pool = {})
-      : own_(own.to(at::kDouble).contiguous()), steps_(steps.vec()) {
+  // The first token of `own` is `begin`.
+  Rows(const Tensor& own, at::IntArrayRef steps, const Tensor& pool = {}, int64_t begin = 0)
+      : own_(own.to(at::kDouble).contiguous()), steps_(steps.vec()), begin_(begin) {
     if (pool.defined()) pool_ = pool.to(at::kDouble).contiguous();
   }
 
@@ -45,9 +46,10 @@ class Rows {
   }
   double* At(int64_t batch, const TileRows& rows, int64_t i) const {
     const Tensor& x = IsPool(rows) ? pool_ : own_;
-    TORCH_CHECK(Token(rows, i) < x.size(1) && rows.head < x.size(2), "a row beyond the tensor");
-    return x.data_ptr<double>() +
-           ((batch * x.size(1) + Token(rows, i)) * x.size(2) + rows.head) * size();
+    const int64_t token = Token(rows, i) - (IsPool(rows) ? 0 : begin_);
+    TORCH_CHECK(token >= 0 && token < x.size(1) && rows.head < x.size(2),
+                "a row beyond the tensor");
+    return x.data_ptr<double>() + ((batch * x.size(1) + token) * x.size(2) + rows.head) * size();
   }
   void StoreTo(const Tensor& own, const Tensor& pool = {}) const {
     own.copy_(own_);
@@ -61,6 +63,7 @@ class Rows {
 
   Tensor own_, pool_;
   std::vector<int64_t> steps_;
+  int64_t begin_;
 };
 
 template <typename T>
@@ -80,9 +83,11 @@ std::string WhyNotHost(const Tensor&) { return ""; }
 
 void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                  const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& tiles,
-                 const Tensor& keys, const Tensor& slots, const Tensor& out, const Tensor& lse,
-                 const Tensor& part_outs, const Tensor& part_lses) {
+                 const Tensor& keys, const Tensor& slots, const Tensor& merge_begin,
+                 const Tensor& out, const Tensor& lse, const Tensor& part_outs,
+                 const Tensor& part_lses) {
   const auto places = List<uint32_t>(slots.view(at::kByte));
+  const auto begins = List<uint32_t>(merge_begin.view(at::kByte));
   for (const Tensor& x : {q, k, v, pool_k, pool_v}) CheckOperand(x);
   const Rows queries(q, steps), all_keys(k, steps, pool_k), values(v, steps, pool_v);
   const Tensor exact = at::zeros({q.size(3)}, at::kDouble);
@@ -102,9 +107,16 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
             sum += p;
           }
         }
-        const uint32_t slot = places[tile.first_row + j];
+        const uint32_t slot = places.empty() ? kernels::kWhole : places[tile.first_row + j];
         const bool whole = slot == kernels::kWhole;
         const int64_t token = queries.Token(tile.rows, j);
+        const int64_t place = token * q.size(2) + tile.rows.head;
+        for (uint32_t i = begins.empty() ? 0 : begins[place];
+             i < (begins.empty() ? 0 : begins[place + 1]); ++i) {
+          const double weight = std::exp(part_lses[batch][i].item<double>());
+          if (weight > 0) exact.add_(part_outs[batch][i], weight);
+          sum += weight;
+        }
         (whole ? out[batch][token][tile.rows.head] : part_outs[batch][slot])
             .copy_(exact / (sum > 0 ? sum : 1));
         (whole ? lse[batch][token][tile.rows.head] : part_lses[batch][slot]) = std::log(sum);
@@ -160,9 +172,11 @@ struct Pairs {
 void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
-                  const Tensor& key_tiles, const Tensor& queries, bool, bool store_keys,
-                  const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& pool_dk,
-                  const Tensor& pool_dv) {
+                  const Tensor& key_tiles, const Tensor& queries, bool deterministic,
+                  int64_t key_gradients, const Tensor& summed, int64_t begin, const Tensor& dq,
+                  const Tensor& dk, const Tensor& dv, const Tensor& pool_dk, const Tensor& pool_dv,
+                  const Tensor& finished_dk, const Tensor& finished_dv) {
+  TORCH_CHECK(deterministic, "these kernels make dq by tiles of queries");
   for (const Tensor& x : {q, k, v, dout, pool_k, pool_v}) CheckOperand(x);
   const Pairs pairs{Rows(q, steps),
                     Rows(k, steps, pool_k),
@@ -171,7 +185,12 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                     lse.accessor<float, 3>(),
                     delta.accessor<float, 3>(),
                     scale};
-  const Rows dqs(dq, steps), dks(dk, steps, pool_dk), dvs(dv, steps, pool_dv);
+  const bool finish = key_gradients == static_cast<int64_t>(kernels::KeyGradients::kFinish);
+  const bool store = key_gradients == static_cast<int64_t>(kernels::KeyGradients::kStore);
+  const Rows dqs(dq, steps, {}, begin);
+  const Rows dks = finish ? Rows(finished_dk, steps, pool_dk) : Rows(dk, steps, pool_dk, begin);
+  const Rows dvs = finish ? Rows(finished_dv, steps, pool_dv) : Rows(dv, steps, pool_dv, begin);
+  const Rows dk_sums(dk, steps, {}, begin), dv_sums(dv, steps, {}, begin);
   const int64_t size = q.size(3);
   for (int64_t batch = 0; batch < q.size(0); ++batch) {
     for (const Tile& tile : List<Tile>(tiles)) {
@@ -186,9 +205,14 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
       }
     }
     for (const KeyTile& tile : List<KeyTile>(key_tiles)) {
-      for (int32_t j = 0; store_keys && j < tile.count; ++j) {
+      for (int32_t j = 0; (store || finish) && j < tile.count; ++j) {
         std::fill_n(dks.At(batch, tile.rows, j), size, 0);
         std::fill_n(dvs.At(batch, tile.rows, j), size, 0);
+        const int64_t place = dks.Token(tile.rows, j) * k.size(2) + tile.rows.head;
+        if (finish && summed.numel() > 0 && summed[place].item<int>() != 0) {
+          Add(1, dk_sums.At(batch, tile.rows, j), size, dks.At(batch, tile.rows, j));
+          Add(1, dv_sums.At(batch, tile.rows, j), size, dvs.At(batch, tile.rows, j));
+        }
       }
       for (const TileKeys& span : List<TileKeys>(queries).slice(
                tile.queries_begin, tile.queries_end - tile.queries_begin)) {
@@ -203,8 +227,8 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
     }
   }
   dqs.StoreTo(dq);
-  dks.StoreTo(dk, pool_dk);
-  dvs.StoreTo(dv, pool_dv);
+  dks.StoreTo(finish ? finished_dk : dk, pool_dk);
+  dvs.StoreTo(finish ? finished_dv : dv, pool_dv);
 }
 
 TORCH_LIBRARY_IMPL(ringmaster, CPU, library) {

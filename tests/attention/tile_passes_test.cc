@@ -114,7 +114,7 @@ TEST(TilePassesTest, ManyTilesEqualStockOperations) {
       ASSERT_EQ(tiles.why_not_tiles, "");
       Call stock = tiles;
       stock.why_not_tiles = "a test";
-      stock.parts = FindParts(options, map, 0, 4, 2, q.device(), 0);
+      stock.parts = FindParts(options, map, 0, 4, 2, q.device(), {});
       const Results got = RunPasses(tiles, q, k, v, dout);
       const Results want = RunPasses(stock, q, k, v, dout);
       const auto check = [](const at::Tensor& x, const at::Tensor& y, double limit) {

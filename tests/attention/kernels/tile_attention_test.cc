@@ -231,6 +231,75 @@ TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
   }
 }
 
+// A launch that merges gives what the same tiles give as one part more.
+TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
+  const int dim = GetParam();
+  std::mt19937_64 random(11);
+  const int64_t batch = 2, tokens = 500, heads = 2, places = tokens * heads;
+  const Tensor q(batch, tokens, heads, dim, &random), k(batch, tokens, heads, dim, &random);
+  const Tensor v(batch, tokens, heads, dim, &random);
+  const BranchLists lists = ListsOf({tokens, 300, 1, heads, heads, true}, TileRowsOf(dim));
+  // Up to five parts a place, of which some saw no key.
+  std::vector<uint32_t> begin = {0};
+  for (int64_t place = 0; place < places; ++place) {
+    begin.push_back(begin.back() +
+                    static_cast<uint32_t>(Draw(&random, -2, 5) < 0 ? 0 : Draw(&random, 0, 5)));
+  }
+  const int64_t parts = begin.back();
+  std::normal_distribution<float> normal;
+  std::vector<float> part_outs(batch * parts * dim), part_lses(batch * parts);
+  for (float& value : part_outs) value = normal(random);
+  for (float& value : part_lses) value = Draw(&random, 0, 5) == 0 ? -INFINITY : 4 + normal(random);
+  const DeviceArray<Tile> tiles(lists.tiles);
+  const DeviceArray<TileKeys> keys(lists.keys);
+  const DeviceArray<unsigned> taken(size_t{1});
+  const DeviceArray<uint32_t> merge_begin(begin);
+  const DeviceArray<float> outs(part_outs), lses(part_lses);
+  const auto run = [&](bool merge, std::vector<float>* lse) {
+    const DeviceArray<uint16_t> out(batch * places * dim);
+    const DeviceArray<float> sums(std::vector<float>(batch * places, NAN));
+    ForwardProblem problem = {.head_dim = dim, .scale = 0.1f};
+    problem.query_views = {{q.operand, 1}};
+    problem.key_views = {{k.operand, 1}};
+    problem.value_views = {{v.operand, 1}};
+    problem.tiles = tiles.data();
+    problem.tile_count = static_cast<int>(lists.tiles.size());
+    problem.keys = keys.data();
+    problem.taken = taken.data();
+    problem.results = {.out = out.data(),
+                       .lse = sums.data(),
+                       .part_outs = outs.data(),
+                       .part_lses = lses.data(),
+                       .parts = parts,
+                       .merge_begin = merge ? merge_begin.data() : nullptr};
+    EXPECT_EQ(TileForward(problem, nullptr), "");
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    *lse = sums.Host();
+    return out.Host();
+  };
+  std::vector<float> own_lse, lse;
+  const std::vector<uint16_t> own = run(false, &own_lse), out = run(true, &lse);
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t place = 0; place < places; ++place) {
+      const int64_t at = b * places + place;
+      double sum = std::exp(double{own_lse[at]});
+      for (uint32_t i = begin[place]; i < begin[place + 1]; ++i) {
+        sum += std::exp(double{part_lses[b * parts + i]});
+      }
+      ASSERT_NEAR(lse[at], std::log(sum), 1e-5);
+      for (int d = 0; d < dim; ++d) {
+        double want = std::exp(own_lse[at] - std::log(sum)) * FromBf16(own[at * dim + d]);
+        for (uint32_t i = begin[place]; i < begin[place + 1]; ++i) {
+          const int64_t part = b * parts + i;
+          want += std::exp(part_lses[part] - std::log(sum)) * part_outs[part * dim + d];
+        }
+        // Two roundings to bf16, of numbers of about one.
+        ASSERT_NEAR(FromBf16(out[at * dim + d]), want, 0.008 * (1 + std::abs(want))) << place;
+      }
+    }
+  }
+}
+
 // A diverged run must not look finite: NaN of a query is its result, and nobody else's.
 TEST_P(TileAttentionTest, NanGoesOn) {
   const int dim = GetParam();
@@ -405,7 +474,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     ExpectClose(fast.Host(), kBefore, model.dq, want.dq, "dq by five products");
     // Stored rather than added, by both; not that tile which shares its row with another.
     --problem.key_tile_count;
-    problem.store_keys = true;
+    problem.key_gradients = KeyGradients::kStore;
     for (const bool deterministic : {true, false}) {
       problem.deterministic = deterministic;
       const DeviceArray<float> stored_dk(std::vector<float>(want.dk.size(), NAN));
@@ -416,6 +485,49 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
       ExpectClose(Written(stored_dk.Host()), 0, model.dk, want.dk, "stored dk");
       ExpectClose(Written(stored_dv.Host()), 0, model.dv, want.dv, "stored dv");
+    }
+    // Finished: with the sums of some rows, rounded; the others' are not read.
+    problem.key_gradients = KeyGradients::kFinish;
+    std::vector<uint8_t> summed(tokens * kv_heads);
+    for (size_t i = 0; i < summed.size(); ++i) summed[i] = i % 3 == 0 ? 1 : 0;
+    // Keys of no tile are finished by nobody.
+    std::vector<uint8_t> in_tiles(tokens * kv_heads);
+    for (int i = 0; i < problem.key_tile_count; ++i) {
+      const KeyTile& tile = lists.key_tiles[i];
+      for (int64_t row = 0; row < tile.count; ++row) {
+        in_tiles[TokenOf(problem.key_views[0], tile.rows, row) * kv_heads + tile.rows.head] = 1;
+      }
+    }
+    for (size_t i = 0; i < summed.size(); ++i) summed[i] &= in_tiles[i];
+    std::vector<float> before_keys(want.dk.size(), NAN);
+    Sums finished_want = want, finished_model = model;
+    for (size_t i = 0; i < before_keys.size(); ++i) {
+      const size_t place = i / dim % summed.size();
+      if (summed[place] != 0) before_keys[i] = kBefore;
+      for (const auto of : {&Sums::dk, &Sums::dv}) {
+        (finished_want.*of)[i] += summed[place] != 0 ? kBefore : 0;
+        (finished_model.*of)[i] =
+            Rounded((finished_model.*of)[i] + (summed[place] != 0 ? kBefore : 0));
+      }
+    }
+    const DeviceArray<uint8_t> device_summed(summed);
+    const DeviceArray<float> sums(before_keys);
+    problem.dk[0].data = problem.dv[0].data = sums.data();
+    problem.summed = device_summed.data();
+    for (const bool deterministic : {true, false}) {
+      problem.deterministic = deterministic;
+      const DeviceArray<uint16_t> finished_dk(want.dk.size()), finished_dv(want.dk.size());
+      problem.finished_dk = finished_dk.data();
+      problem.finished_dv = finished_dv.data();
+      ASSERT_EQ(TileBackward(problem, nullptr), "");
+      ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      const auto floats = [](const DeviceArray<uint16_t>& array) {
+        std::vector<float> values;
+        for (const uint16_t value : array.Host()) values.push_back(FromBf16(value));
+        return values;
+      };
+      ExpectClose(floats(finished_dk), 0, finished_model.dk, finished_want.dk, "finished dk");
+      ExpectClose(floats(finished_dv), 0, finished_model.dv, finished_want.dv, "finished dv");
     }
   }
 }
