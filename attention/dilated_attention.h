@@ -15,7 +15,8 @@ namespace ringmaster::attention {
 // All of one floating dtype on one CPU or CUDA device, any strides. Accumulation is in fp32 (fp64
 // for fp64 inputs and for sequences of up to 256 tokens) with one rounding of each output; no
 // O(N^2) memory. The gradient of `out` at positions that no branch covers is ignored whatever it
-// holds; at queries that see no key but their own it goes to v alone, q and k get exactly zero. The
+// holds; at queries that see no key but their own it goes to v alone, q and k get zero, by kernels
+// over tiles but for rounding. The
 // same inputs give the same bits on the CPU for one number of threads. Throws c10::Error
 // (ValueError) naming the argument when shapes, dtypes or options do not fit. Thread-safe:
 // concurrent calls share nothing but a bounded cache of index plans.

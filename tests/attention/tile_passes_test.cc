@@ -130,6 +130,33 @@ TEST(TilePassesTest, ManyTilesEqualStockOperations) {
   }
 }
 
+// Sums of one window after the other are the sums of all, bit for bit.
+TEST(TilePassesTest, WindowsChangeNothing) {
+  at::manual_seed(3);
+  UseDeterministicAlgorithms(true);
+  const int64_t tokens = g_flags.device.is_cuda() ? 20011 : 611;
+  const ShardMap map = ShardMap::Contiguous(tokens, 1, 1);
+  const at::Tensor q = Random({2, tokens, 4, 64}), dout = Random({2, tokens, 4, 64});
+  const at::Tensor k = Random({2, tokens, 2, 64}), v = Random({2, tokens, 2, 64});
+  // Of the first rates a place of keys is stored before it is added to, of the others it is not.
+  for (const int64_t rate : {4, 3}) {
+    const DilatedAttentionOptions options = {.branches = {{100, 1}, {200, 2}, {200, rate}}};
+    const Call whole = MakeCall(q, k, v, options, map, nullptr);
+    ASSERT_EQ(whole.why_not_tiles, "");
+    TileShape shape = TileShapeOf(q, k);
+    shape.window_tokens = 300;
+    Call windows = whole;
+    windows.parts = FindParts(options, map, 0, 4, 2, q.device(), shape);
+    ASSERT_EQ(whole.parts->tiles()->windows.size(), 1u);
+    ASSERT_EQ(windows.parts->tiles()->windows.size(), tokens / 400 + 1);
+    const Results want = RunPasses(whole, q, k, v, dout);
+    const Results got = RunPasses(windows, q, k, v, dout);
+    EXPECT_TRUE(got.gradients.dq.equal(want.gradients.dq));
+    EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
+    EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
+  }
+}
+
 // Beside an odd number, with heads before tokens, all rows the same one.
 TEST(TilePassesTest, OperandsMayLieAnyhow) {
   at::manual_seed(2);
