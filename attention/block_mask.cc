@@ -53,9 +53,17 @@ absl::StatusOr<BlockMask> BlockMask::Create(
   state->words.resize(shape.heads * shape.blocks() * size);
   for (int64_t head = 0; head < shape.heads; ++head) {
     for (int64_t query = 0; query < shape.blocks(); ++query) {
-      BlockRow row(
-          absl::MakeSpan(state->words).subspan((head * shape.blocks() + query) * size, size));
+      const auto words =
+          absl::MakeSpan(state->words).subspan((head * shape.blocks() + query) * size, size);
+      BlockRow row(words);
       fill(head, query, row);
+      bool sees = false, sees_causally = false;
+      ForEachBlock(words, shape.blocks(), [&](int64_t key) {
+        sees = true;
+        sees_causally |= key <= query;
+      });
+      state->every_query_sees &= sees;
+      state->every_causal_query_sees &= sees_causally;
     }
   }
   state->hash = absl::HashOf(shape.heads, shape.tokens, shape.block_size, state->words);
@@ -84,18 +92,6 @@ double BlockMask::Density(bool causal) const {
   }
   const double all = causal ? tokens * (tokens + 1) / 2 : tokens * tokens;
   return pairs / all / static_cast<double>(shape().heads);
-}
-
-bool BlockMask::EveryQuerySees(bool causal) const {
-  for (int64_t head = 0; head < shape().heads; ++head) {
-    for (int64_t query = 0; query < shape().blocks(); ++query) {
-      bool sees = false;
-      ForEachBlock(Row(head, query), causal ? query + 1 : shape().blocks(),
-                   [&](int64_t) { sees = true; });
-      if (!sees) return false;
-    }
-  }
-  return true;
 }
 
 bool operator==(const BlockMask& a, const BlockMask& b) {

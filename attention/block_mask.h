@@ -64,7 +64,9 @@ class BlockMask {
   // is not behind the query, of all such. 0 for no tokens.
   double Density(bool causal) const;
   // Whether there is a key for every query; causal as above.
-  bool EveryQuerySees(bool causal) const;
+  bool EveryQuerySees(bool causal) const {
+    return causal ? state_->every_causal_query_sees : state_->every_query_sees;
+  }
 
   size_t bytes() const { return sizeof(State) + state_->words.size() * sizeof(uint64_t); }
   // Equal masks have equal hashes, within a process.
@@ -76,6 +78,8 @@ class BlockMask {
     BlockMaskShape shape;
     std::vector<uint64_t> words;  // [heads, blocks, words of a row]
     size_t hash = 0;
+    bool every_query_sees = true;
+    bool every_causal_query_sees = true;
   };
   explicit BlockMask(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 

@@ -39,6 +39,8 @@ struct RankParts {
   // sequence.
   std::vector<Part> local;
   std::vector<Part> far;
+  // Whether tiles are taken head by head, heavy ones first, else in the order of the parts.
+  bool heavy_first = false;
   // The queries that see no key but their own, row by row in one group, and the rows of k and v
   // there; query heads that share a key/value head repeat its row.
   RowSet alone;

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <utility>
 
+#include "attention/seen_keys.h"
+
 namespace ringmaster::attention {
 namespace {
 
@@ -39,16 +41,39 @@ struct Group {
 };
 using Groups = std::vector<Group>;
 
-// Keys and all queries that see them, whichever head these are of.
-struct SeenKeys {
-  struct Seeing {
-    Run queries;
-    int64_t lead;  // how many rows of the group the first query is behind the first key
-    bool causal;
-  };
-  Run run;
-  std::vector<Seeing> queries;
-};
+// Pairs of a row of a tile and one it sees, about.
+int64_t WorkOf(int32_t rows, const std::vector<TileKeys>& lists, int32_t begin, int32_t end,
+               bool of_keys) {
+  int64_t seen = 0;
+  for (int32_t i = begin; i < end; ++i) {
+    const TileKeys& list = lists[i];
+    const int64_t most = of_keys ? list.count + std::min<int64_t>(list.diagonal, 0)
+                                 : std::min<int64_t>(list.count, int64_t{rows} + list.diagonal);
+    seen += std::max<int64_t>(0, most);
+  }
+  return seen * rows;
+}
+
+int64_t WorkOf(const Tile& tile, const std::vector<TileKeys>& keys) {
+  return WorkOf(tile.count, keys, tile.keys_begin, tile.keys_end, /*of_keys=*/false);
+}
+int64_t WorkOf(const KeyTile& tile, const std::vector<TileKeys>& queries) {
+  return WorkOf(tile.count, queries, tile.queries_begin, tile.queries_end, /*of_keys=*/true);
+}
+
+// Head by head, heavy ones first.
+template <typename AnyTile>
+void SortByWork(std::vector<AnyTile>* tiles, const std::vector<TileKeys>& lists) {
+  std::vector<std::pair<std::pair<int32_t, int64_t>, AnyTile>> keyed;
+  keyed.reserve(tiles->size());
+  for (const AnyTile& tile : *tiles) {
+    keyed.push_back({{tile.rows.head, -WorkOf(tile, lists)}, tile});
+  }
+  std::stable_sort(keyed.begin(), keyed.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::transform(keyed.begin(), keyed.end(), tiles->begin(),
+                 [](const auto& pair) { return pair.second; });
+}
 
 // Calls f(token * heads + head) for each row.
 template <typename F>
@@ -68,7 +93,7 @@ class Builder {
     AddForward();
     AddMerge();
     for (const auto& [branch, groups] : ByBranch(parts_.far, [](const Group&) { return true; })) {
-      result_.backward_far.push_back(MakePass(groups, /*far=*/true));
+      result_.backward_far.push_back(MakePass(groups, /*far=*/true, nullptr));
     }
     AddWindows();
     return std::move(result_);
@@ -135,28 +160,33 @@ class Builder {
           const std::vector<Span> keys = SpansOf(part.keys, group);
           for (const Span& span : SpansOf(part.queries, group)) {
             if (part.branch == last) {
-              AddQueries(span, keys, part.causal, far, tile_rows_, &result_.last);
+              AddQueries(span, keys, part, far, tile_rows_, &result_.last);
               continue;
             }
-            AddQueries(span, keys, part.causal, far, tile_rows_,
-                       far ? &result_.far : &result_.local);
+            AddQueries(span, keys, part, far, tile_rows_, far ? &result_.far : &result_.local);
             rows_.push_back(span.run);
             query_count_ += span.run.count;
           }
         }
       }
     }
+    if (parts_.heavy_first) {
+      for (TileLists::QueryTiles* lists : {&result_.local, &result_.far, &result_.last}) {
+        SortByWork(&lists->tiles, lists->keys);
+      }
+    }
   }
 
   // Heavy tiles first within a run. Queries are numbered from query_count_ on.
-  void AddQueries(const Span& span, const std::vector<Span>& key_spans, bool causal, bool far,
+  void AddQueries(const Span& span, const std::vector<Span>& key_spans, const Part& part, bool far,
                   int rows_of_tile, TileLists::QueryTiles* lists) const {
     const int64_t count = span.run.count;
+    const int64_t before = part.keys.rows_per_group - part.queries.rows_per_group;
     for (int64_t at = (count - 1) / rows_of_tile * rows_of_tile; at >= 0; at -= rows_of_tile) {
       const int64_t rows = std::min<int64_t>(rows_of_tile, count - at);
       const auto keys_begin = static_cast<int32_t>(lists->keys.size());
       for (const Span& key : key_spans) {
-        const int64_t diagonal = causal ? span.begin + at - key.begin : kAllVisible;
+        const int64_t diagonal = part.causal ? before + span.begin + at - key.begin : kAllVisible;
         if (rows - 1 + diagonal >= 0) {
           lists->keys.push_back({RowsOf(key.run, 0, far), static_cast<int32_t>(key.run.count),
                                  static_cast<int32_t>(diagonal)});
@@ -193,24 +223,29 @@ class Builder {
     }
   }
 
-  TileLists::Backward MakePass(const Groups& groups, bool far) const {
+  // With `window`, all its keys are in the pass, also those that nobody sees.
+  TileLists::Backward MakePass(const Groups& groups, bool far,
+                               const TileLists::Window* window) const {
     TileLists::Backward pass;
-    std::map<std::pair<int64_t, int64_t>, SeenKeys> keys;
+    KeyPieces keys;
     for (const auto& [part, group] : groups) {
+      keys.Add(*part, group);
       const std::vector<Span> key_spans = SpansOf(part->keys, group);
       for (const Span& span : SpansOf(part->queries, group)) {
         if (shape_.deterministic) {
-          AddQueries(span, key_spans, part->causal, far, kernels::kBackwardTileRows, &pass.queries);
-        }
-        for (const Span& key : key_spans) {
-          SeenKeys& seen = keys[{key.run.first, key.run.head}];
-          seen.run = key.run;
-          seen.queries.push_back({span.run, span.begin - key.begin, part->causal});
+          AddQueries(span, key_spans, *part, far, kernels::kBackwardTileRows, &pass.queries);
         }
       }
     }
-    for (const auto& [place, seen] : keys) {
+    for (int head = 0; window != nullptr && head < shape_.kv_heads; ++head) {
+      keys.AddUnseen({window->begin, 1, window->tokens, head});
+    }
+    for (const SeenKeys& seen : keys.Take()) {
       AddKeys(seen, far, &pass.keys);
+    }
+    if (parts_.heavy_first) {
+      SortByWork(&pass.queries.tiles, pass.queries.keys);
+      SortByWork(&pass.keys.tiles, pass.keys.queries);
     }
     return pass;
   }
@@ -310,7 +345,8 @@ class Builder {
     using kernels::KeyGradients;
     std::vector<TileLists::Backward>& passes = window->passes;
     for (const auto& [branch, groups] : branches) {
-      passes.push_back(MakePass(groups, /*far=*/false));
+      // A mask is one branch.
+      passes.push_back(MakePass(groups, /*far=*/false, parts_.heavy_first ? window : nullptr));
     }
     std::stable_sort(passes.begin(), passes.end(),
                      [](const auto& a, const auto& b) { return RowsOf(a) > RowsOf(b); });

@@ -70,8 +70,11 @@ std::string WhyNot(const DilatedAttentionOptions& options) {
   return "";
 }
 
-std::string WhyNot(const BlockSparseAttentionOptions&) {
-  return "block masks are not made into tiles yet";
+std::string WhyNot(const BlockSparseAttentionOptions& options) {
+  // As above.
+  return options.mask.EveryQuerySees(options.causal)
+             ? ""
+             : "some queries see no key, and their gradients may be anything";
 }
 
 }  // namespace

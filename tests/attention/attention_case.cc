@@ -97,12 +97,11 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
 }  // namespace
 
 std::string AttentionCase::Describe() const {
-  const auto scale = blocks.has_value() ? blocks->scale : options.scale;
   std::string text =
       absl::StrCat(c10::toString(q.scalar_type()), " B=", q.size(0), " N=", q.size(1),
                    " H=", q.size(2), "/", k.size(2), " D=", q.size(3),
                    (blocks.has_value() ? blocks->causal : options.causal) ? " causal" : " full",
-                   " scale=", scale.has_value() ? absl::StrCat(*scale) : "default");
+                   " scale=", scale().has_value() ? absl::StrCat(*scale()) : "default");
   if (blocks.has_value()) {
     const BlockMask& mask = blocks->mask;
     absl::StrAppend(&text, " blocks of ", mask.shape().block_size, ":");

@@ -24,6 +24,7 @@ struct AttentionCase {
   AttentionPattern pattern() const {
     return blocks.has_value() ? AttentionPattern(*blocks) : AttentionPattern(options);
   }
+  std::optional<double> scale() const { return blocks.has_value() ? blocks->scale : options.scale; }
   // All that is needed to see what failed.
   std::string Describe() const;
 };

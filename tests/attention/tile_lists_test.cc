@@ -37,7 +37,7 @@ TileShape Shape(int64_t tokens, int heads, int kv_heads, int head_dim) {
 // The parts of each rank of a problem.
 std::vector<RankParts> PartsOf(const AttentionCase& problem) {
   const auto plan =
-      AttentionPlan::Create(problem.options, problem.map, static_cast<int>(problem.q.size(2)),
+      AttentionPlan::Create(problem.pattern(), problem.map, static_cast<int>(problem.q.size(2)),
                             static_cast<int>(problem.k.size(2)));
   std::vector<RankParts> parts;
   for (int rank = 0; rank < problem.map.ranks(); ++rank)
@@ -306,8 +306,7 @@ std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<Rank
     };
     rank.q = local(problem.q), rank.k = local(problem.k), rank.v = local(problem.v);
     rank.dout = local(problem.dout);
-    rank.scale =
-        problem.options.scale.value_or(1 / std::sqrt(static_cast<double>(problem.q.size(3))));
+    rank.scale = problem.scale().value_or(1 / std::sqrt(static_cast<double>(problem.q.size(3))));
     rank.dq = at::zeros_like(rank.q);
     for (at::Tensor* x : {&rank.dk, &rank.dv, &rank.dk_sums, &rank.dv_sums}) {
       *x = at::full_like(rank.k, std::nan(""));
@@ -356,7 +355,7 @@ ReferenceResult Run(const AttentionCase& problem, int head_dim) {
 void Check(AttentionCase problem, int head_dim) {
   problem.options.mix_gradient = MixGradient::kExact;
   const ReferenceResult reference =
-      ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
+      ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
   ReferenceResult result = Run(problem, head_dim);
   // Where every query sees its own key alone, differences of what is equal remain.
   for (const auto& [got, want] :
@@ -371,6 +370,17 @@ TEST(TileListsTest, EqualTheDenseOracle) {
   for (uint64_t seed = 1; seed <= 600 && !HasFailure(); ++seed) {
     const AttentionCase problem =
         RandomCase(seed, {.max_tokens = 24, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}});
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
+    Check(problem, seed % 2 == 0 ? 64 : 128);
+  }
+}
+
+// Also rows that see nothing, and keys that nobody sees.
+TEST(TileListsTest, BlocksEqualTheDenseOracle) {
+  for (uint64_t seed = 1; seed <= 100 && !HasFailure(); ++seed) {
+    const AttentionCase problem = RandomBlockCase(
+        seed,
+        {.max_tokens = 400, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}, .head_dims = {1, 3}});
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
     Check(problem, seed % 2 == 0 ? 64 : 128);
   }
@@ -490,6 +500,77 @@ TEST(TileListsTest, ARateBeyondTheSequenceNeedsNoViewOfItsOwn) {
                             ShardMap::Contiguous(50, 1, 1), 12, 12);
   const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), Shape(50, 12, 12, 64));
   EXPECT_EQ(lists.steps, (std::vector<int64_t>{1, 2}));
+}
+
+TileLists ListsOf(const BlockMaskShape& shape, bool causal, int head_dim,
+                  bool (*shows)(int64_t query, int64_t key)) {
+  const BlockMask mask = *BlockMask::Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
+    for (int64_t key = 0; key < shape.blocks(); ++key) {
+      if (shows(query, key)) row.Show(key);
+    }
+  });
+  const auto plan =
+      AttentionPlan::Create(BlockSparseAttentionOptions{.mask = mask, .causal = causal},
+                            ShardMap::Contiguous(shape.tokens, 1, 1), 2, 1);
+  return MakeTileLists(MakeRankParts(*plan, 0), Shape(shape.tokens, 2, 1, head_dim));
+}
+
+// A tile a block, with a span for each run of neighbours; no result is merged.
+TEST(TileListsTest, BlocksAreTilesAndNeighboursOneSpan) {
+  // x.. / xx. / x.x / xx.x
+  const TileLists lists =
+      ListsOf({.tokens = 500}, /*causal=*/true, 128, [](int64_t query, int64_t key) {
+        return key == 0 || key == query || (query == 3 && key == 1);
+      });
+  EXPECT_TRUE(lists.slots.empty());
+  EXPECT_TRUE(lists.merge_begin.empty());
+  EXPECT_TRUE(lists.summed.empty());
+  EXPECT_EQ(lists.steps, (std::vector<int64_t>{1}));
+  ASSERT_TRUE(lists.local.tiles.empty() && lists.far.tiles.empty());
+  std::vector<std::vector<int32_t>> got;
+  for (const Tile& tile : lists.last.tiles) {
+    if (tile.rows.head != 0) continue;
+    got.push_back({tile.rows.first, tile.count});
+    for (int32_t i = tile.keys_begin; i < tile.keys_end; ++i) {
+      const TileKeys& keys = lists.last.keys[i];
+      // Beyond the span all is visible.
+      got.back().insert(got.back().end(),
+                        {keys.rows.first, keys.count, std::min(keys.diagonal, keys.count - 1)});
+    }
+  }
+  // Rows 0 and 1 are one causal problem. Heavy ones first.
+  EXPECT_EQ(got, (std::vector<std::vector<int32_t>>{{384, 116, 0, 256, 255, 384, 116, 0},
+                                                    {256, 128, 0, 128, 127, 256, 128, 0},
+                                                    {128, 128, 0, 256, 128},
+                                                    {0, 128, 0, 256, 0}}));
+  for (size_t i = 1; i < lists.last.tiles.size(); ++i) {
+    EXPECT_GE(lists.last.tiles[i].rows.head, lists.last.tiles[i - 1].rows.head);
+  }
+}
+
+// Neighbours that see the same share tiles, up to what a tile holds.
+TEST(TileListsTest, SmallBlocksShareTiles) {
+  for (const auto& [head_dim, most] : {std::pair{64, 192}, {128, 128}}) {
+    const TileLists lists = ListsOf({.tokens = 64 * 12, .block_size = 64}, /*causal=*/false,
+                                    head_dim, [](int64_t, int64_t key) { return key % 3 != 0; });
+    EXPECT_EQ(lists.last.tiles.size(), 2u * 64 * 12 / most);
+    for (const Tile& tile : lists.last.tiles) {
+      EXPECT_EQ(tile.count, most);
+      EXPECT_EQ(tile.keys_end - tile.keys_begin, 4);
+    }
+    EXPECT_EQ(lists.last.keys[0].count, 128);
+    // Those that are seen, by all queries of both heads, and those that are not.
+    ASSERT_EQ(lists.windows.size(), 1u);
+    ASSERT_TRUE(lists.windows[0].finishes());
+    const TileLists::KeyTiles& keys = lists.windows[0].passes[0].keys;
+    ASSERT_EQ(keys.tiles.size(), 8u);
+    for (size_t i = 0; i < 8; ++i) {
+      const bool seen = i < 4;
+      EXPECT_EQ(keys.tiles[i].count, seen ? 128 : 64);
+      EXPECT_EQ(keys.tiles[i].queries_end - keys.tiles[i].queries_begin, seen ? 2 : 0);
+    }
+    EXPECT_EQ(keys.queries[0].count, 64 * 12);
+  }
 }
 
 }  // namespace

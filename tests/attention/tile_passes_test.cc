@@ -36,26 +36,50 @@ AttentionCase TileCase(uint64_t seed) {
   return problem;
 }
 
+// Masks, of which some show keys to nobody.
+AttentionCase BlockTileCase(uint64_t seed) {
+  AttentionCase problem = RandomBlockCase(seed, {.min_tokens = kMaxShortTokens + 1,
+                                                 .max_tokens = 420,
+                                                 .dtypes = {at::kBFloat16},
+                                                 .ranks = {1, 2, 3, 4},
+                                                 .head_dims = {64, 128}});
+  BlockSparseAttentionOptions& blocks = *problem.blocks;
+  if (blocks.scale.value_or(1) <= 0) blocks.scale = 0.2;
+  // No query may be left without a key.
+  const BlockMask given = blocks.mask;
+  blocks.mask = *BlockMask::Create(given.shape(), [&](int64_t head, int64_t query, BlockRow& row) {
+    bool any = false;
+    ForEachBlock(given.Row(head, query), given.shape().blocks(), [&](int64_t key) {
+      row.Show(key);
+      any |= !blocks.causal || key <= query;
+    });
+    if (!any) row.Show(query / 2);
+  });
+  problem.dout = problem.dout.nan_to_num(0.5);
+  return problem;
+}
+
 // Memory that nobody has written is NaN when algorithms are deterministic.
 void UseDeterministicAlgorithms(bool deterministic) {
   at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
 }
 
-TEST(TilePassesTest, EqualTheDenseOracle) {
+void CheckCases(AttentionCase (*make)(uint64_t seed)) {
   CaseErrors worst = {};
   int exceptions = 0;
-  for (int i = 0; i < g_flags.cases && !HasFailure(); ++i) {
+  for (int i = 0; i < g_flags.cases && !testing::Test::HasFailure(); ++i) {
     const uint64_t seed = g_flags.seed + i;
     UseDeterministicAlgorithms(g_flags.device.is_cpu() || i % 2 == 1);
-    const AttentionCase problem = TileCase(seed);
+    const AttentionCase problem = make(seed);
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
-    ASSERT_EQ(DescribeExecutor(problem.q.to(g_flags.device), problem.options, problem.map.tokens()),
-              "kernels over tiles");
+    ASSERT_EQ(
+        DescribeExecutor(problem.q.to(g_flags.device), problem.pattern(), problem.map.tokens()),
+        "kernels over tiles");
     const ReferenceResult reference =
-        ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.options);
+        ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
     const CaseErrors same =
         ErrorsOf(SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
-                                        problem.options, /*fused_backward=*/true),
+                                        problem.pattern(), /*fused_backward=*/true),
                  reference);
     const AttentionResult result = RunRanks(problem, Path::kAsCalled, g_flags.device);
     EXPECT_TRUE(result.lse.isneginf().equal(reference.lse.isneginf()));
@@ -81,6 +105,10 @@ TEST(TilePassesTest, EqualTheDenseOracle) {
   std::printf("\n");
   EXPECT_LE(exceptions, 1 + g_flags.cases / 50);
 }
+
+TEST(TilePassesTest, EqualTheDenseOracle) { CheckCases(&TileCase); }
+
+TEST(TilePassesTest, BlocksEqualTheDenseOracle) { CheckCases(&BlockTileCase); }
 
 struct Results {
   AttentionOutput output;
@@ -207,6 +235,22 @@ TEST(TilePassesTest, SaysWhyNot) {
             "");
   EXPECT_NE(WhyNotTiles(q[0][0][0].expand({1, int64_t{1} << 29, 4, 64}), options, 0.1, at::kFloat),
             "");
+}
+
+TEST(TilePassesTest, SaysWhyNotAMask) {
+  const at::Tensor q = at::zeros({1, 300, 2, 64}, at::kBFloat16);
+  const auto why_not = [&](int64_t key, bool causal) {
+    return WhyNotTiles(
+        q,
+        BlockSparseAttentionOptions{
+            .mask = *BlockMask::Create({.tokens = 300},
+                                       [&](int64_t, int64_t, BlockRow& row) { row.Show(key); }),
+            .causal = causal},
+        0.1, at::kFloat);
+  };
+  EXPECT_EQ(why_not(0, true), "");
+  EXPECT_EQ(why_not(1, false), "");
+  EXPECT_EQ(why_not(1, true), "some queries see no key, and their gradients may be anything");
 }
 
 }  // namespace
