@@ -132,7 +132,7 @@ class Builder {
       AddFar(head, pool[head / group_], &far);
       AddAlone(head);
     }
-    result_.heavy_first = true;
+    result_.tile_order = options_.tile_order;
     result_.local = local.Take();
     result_.far = far.Take();
     CloseGroup(&result_.alone);

@@ -50,12 +50,20 @@ struct DilatedAttentionOptions {
   friend bool operator==(const DilatedAttentionOptions&, const DilatedAttentionOptions&) = default;
 };
 
+// In which order kernels take the tiles of a head. Results are the same.
+//   kHeavyFirst: those with most work first.
+//   kHilbert:    along a Hilbert curve over the tile's place and the middle of what it sees, so
+//   that
+//                neighbours in time read what lies near.
+enum class TileOrder { kHeavyFirst, kHilbert };
+
 // What the block-sparse attention operator computes: each query sees the keys of the blocks that
 // the mask shows to its block, under one softmax; causal, only those not behind it.
 struct BlockSparseAttentionOptions {
   BlockMask mask;
   bool causal = true;
   std::optional<double> scale;  // as above
+  TileOrder tile_order = TileOrder::kHeavyFirst;
 
   // InvalidArgument naming the field unless the mask is of `tokens` and of 1 or `heads` heads, and
   // scale finite.

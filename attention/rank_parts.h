@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "attention/options.h"
 #include "attention/plan.h"
 #include "attention/row_set.h"
 
@@ -39,8 +41,8 @@ struct RankParts {
   // sequence.
   std::vector<Part> local;
   std::vector<Part> far;
-  // Whether tiles are taken head by head, heavy ones first, else in the order of the parts.
-  bool heavy_first = false;
+  // Of a mask, whose tiles are taken head by head; else they are in the order of the parts.
+  std::optional<TileOrder> tile_order;
   // The queries that see no key but their own, row by row in one group, and the rows of k and v
   // there; query heads that share a key/value head repeat its row.
   RowSet alone;

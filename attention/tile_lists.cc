@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "attention/seen_keys.h"
+#include "attention/tile_order.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -40,40 +41,6 @@ struct Group {
   int64_t group;
 };
 using Groups = std::vector<Group>;
-
-// Pairs of a row of a tile and one it sees, about.
-int64_t WorkOf(int32_t rows, const std::vector<TileKeys>& lists, int32_t begin, int32_t end,
-               bool of_keys) {
-  int64_t seen = 0;
-  for (int32_t i = begin; i < end; ++i) {
-    const TileKeys& list = lists[i];
-    const int64_t most = of_keys ? list.count + std::min<int64_t>(list.diagonal, 0)
-                                 : std::min<int64_t>(list.count, int64_t{rows} + list.diagonal);
-    seen += std::max<int64_t>(0, most);
-  }
-  return seen * rows;
-}
-
-int64_t WorkOf(const Tile& tile, const std::vector<TileKeys>& keys) {
-  return WorkOf(tile.count, keys, tile.keys_begin, tile.keys_end, /*of_keys=*/false);
-}
-int64_t WorkOf(const KeyTile& tile, const std::vector<TileKeys>& queries) {
-  return WorkOf(tile.count, queries, tile.queries_begin, tile.queries_end, /*of_keys=*/true);
-}
-
-// Head by head, heavy ones first.
-template <typename AnyTile>
-void SortByWork(std::vector<AnyTile>* tiles, const std::vector<TileKeys>& lists) {
-  std::vector<std::pair<std::pair<int32_t, int64_t>, AnyTile>> keyed;
-  keyed.reserve(tiles->size());
-  for (const AnyTile& tile : *tiles) {
-    keyed.push_back({{tile.rows.head, -WorkOf(tile, lists)}, tile});
-  }
-  std::stable_sort(keyed.begin(), keyed.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::transform(keyed.begin(), keyed.end(), tiles->begin(),
-                 [](const auto& pair) { return pair.second; });
-}
 
 // Calls f(token * heads + head) for each row.
 template <typename F>
@@ -170,9 +137,9 @@ class Builder {
         }
       }
     }
-    if (parts_.heavy_first) {
+    if (parts_.tile_order.has_value()) {
       for (TileLists::QueryTiles* lists : {&result_.local, &result_.far, &result_.last}) {
-        SortByWork(&lists->tiles, lists->keys);
+        SortTiles(*parts_.tile_order, lists->keys, &lists->tiles);
       }
     }
   }
@@ -243,9 +210,9 @@ class Builder {
     for (const SeenKeys& seen : keys.Take()) {
       AddKeys(seen, far, &pass.keys);
     }
-    if (parts_.heavy_first) {
-      SortByWork(&pass.queries.tiles, pass.queries.keys);
-      SortByWork(&pass.keys.tiles, pass.keys.queries);
+    if (parts_.tile_order.has_value()) {
+      SortTiles(*parts_.tile_order, pass.queries.keys, &pass.queries.tiles);
+      SortTiles(*parts_.tile_order, pass.keys.queries, &pass.keys.tiles);
     }
     return pass;
   }
@@ -346,7 +313,8 @@ class Builder {
     std::vector<TileLists::Backward>& passes = window->passes;
     for (const auto& [branch, groups] : branches) {
       // A mask is one branch.
-      passes.push_back(MakePass(groups, /*far=*/false, parts_.heavy_first ? window : nullptr));
+      passes.push_back(
+          MakePass(groups, /*far=*/false, parts_.tile_order.has_value() ? window : nullptr));
     }
     std::stable_sort(passes.begin(), passes.end(),
                      [](const auto& a, const auto& b) { return RowsOf(a) > RowsOf(b); });

@@ -85,7 +85,7 @@ struct TileShape {
   friend bool operator==(const TileShape&, const TileShape&) = default;
 };
 
-// Heavy tiles come first within each run of queries, or within each head (RankParts::heavy_first).
+// Heavy tiles come first within each run of queries, or within each head (RankParts::tile_order).
 // Time and memory grow with tokens * heads. REQUIRES: fewer than 2^30 tokens and pool rows, fewer
 // than 2^32 rows of queries in all parts.
 TileLists MakeTileLists(const RankParts& parts, const TileShape& shape);

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "attention/block_patterns.h"
 #include "tests/attention/attention_case.h"
 #include "tests/attention/flags.h"
 
@@ -235,6 +236,29 @@ TEST(TilePassesTest, SaysWhyNot) {
             "");
   EXPECT_NE(WhyNotTiles(q[0][0][0].expand({1, int64_t{1} << 29, 4, 64}), options, 0.1, at::kFloat),
             "");
+}
+
+// The order of tiles is no matter of results.
+TEST(TilePassesTest, AHilbertCurveChangesNoBit) {
+  at::manual_seed(4);
+  UseDeterministicAlgorithms(true);
+  const ShardMap map = ShardMap::Contiguous(1200, 1, 1);
+  BlockSparseAttentionOptions options = {
+      .mask = *MakeBlockMask({.kind = BlockPattern::Kind::kRandom, .density = 0.4, .heads = 2}, map,
+                             1)};
+  const at::Tensor q = Random({1, 1200, 2, 64}), dout = Random({1, 1200, 2, 64});
+  const at::Tensor k = Random({1, 1200, 1, 64}), v = Random({1, 1200, 1, 64});
+  const Call heavy_first = MakeCall(q, k, v, options, map, nullptr);
+  options.tile_order = TileOrder::kHilbert;
+  const Call curve = MakeCall(q, k, v, options, map, nullptr);
+  ASSERT_TRUE(heavy_first.by_tiles() && curve.by_tiles());
+  EXPECT_FALSE(heavy_first.parts->tiles()->last.tiles.equal(curve.parts->tiles()->last.tiles));
+  const Results a = RunPasses(heavy_first, q, k, v, dout), b = RunPasses(curve, q, k, v, dout);
+  EXPECT_TRUE(a.output.out.equal(b.output.out));
+  EXPECT_TRUE(a.output.lse.equal(b.output.lse));
+  EXPECT_TRUE(a.gradients.dq.equal(b.gradients.dq));
+  EXPECT_TRUE(a.gradients.dk.equal(b.gradients.dk));
+  EXPECT_TRUE(a.gradients.dv.equal(b.gradients.dv));
 }
 
 TEST(TilePassesTest, SaysWhyNotAMask) {
