@@ -1,6 +1,6 @@
 // The block-sparse operator's passes on a GPU, on random bf16 numbers:
 //   block_sparse_benchmark [--masks=DIR] [--shape=16x128] [--densities=1,0.5,0.25,0.1,0.05]
-//                          [--window=1024] TOKENS...
+//                          [--window=1024] [--tile-order=heavy_first|hilbert] TOKENS...
 // For each length blocks of 128 drawn at random for each head, the diagonal among them, causal and
 // not; at the longest a causal window of whole blocks. Prints one JSON object a case: figures as of
 // rank_attention_benchmark, TFLOP/s of the pairs that are seen, which `density` counts among all
@@ -34,6 +34,7 @@ struct Arguments {
   HeadShape shape;
   std::vector<double> densities = {1, 0.5, 0.25, 0.1, 0.05};
   int64_t window = 1024;
+  TileOrder tile_order = TileOrder::kHeavyFirst;
   std::vector<int64_t> lengths;
 };
 
@@ -80,18 +81,23 @@ void Write(const std::string& path, const Case& c) {
   if (!file) throw std::runtime_error(absl::StrCat(path, " cannot be written"));
 }
 
-void Run(const Case& c, const HeadShape& shape, const worker::CudaPlugin& plugin) {
+void Run(const Case& c, const Arguments& arguments, const worker::CudaPlugin& plugin) {
+  const HeadShape& shape = arguments.shape;
   const int64_t tokens = c.mask.shape().tokens;
   const double density = c.mask.Density(c.causal), n = static_cast<double>(tokens);
   const double pairs = shape.heads * density * (c.causal ? n * (n + 1) / 2 : n * n);
   const std::string figures = TimePasses(
-      shape, tokens, BlockSparseAttentionOptions{.mask = c.mask, .causal = c.causal, .scale = {}},
+      shape, tokens,
+      BlockSparseAttentionOptions{
+          .mask = c.mask, .causal = c.causal, .scale = {}, .tile_order = arguments.tile_order},
       4.0 * shape.dim * pairs, plugin);
   std::printf(
       "{\"benchmark\": \"block_sparse_attention\", \"mask\": \"%s\", \"tokens\": %ld, "
-      "\"heads\": %d, \"head_dim\": %d, \"causal\": %s, \"density\": %.4f, %s}\n",
+      "\"heads\": %d, \"head_dim\": %d, \"causal\": %s, \"density\": %.4f, "
+      "\"tile_order\": \"%s\", %s}\n",
       c.name.c_str(), static_cast<long>(tokens), shape.heads, shape.dim,
-      c.causal ? "true" : "false", density, figures.c_str());
+      c.causal ? "true" : "false", density,
+      arguments.tile_order == TileOrder::kHilbert ? "hilbert" : "heavy_first", figures.c_str());
   std::fflush(stdout);
 }
 
@@ -121,6 +127,10 @@ bool Read(absl::string_view argument, Arguments* arguments) {
   if (absl::ConsumePrefix(&argument, "--window=")) {
     return absl::SimpleAtoi(argument, &arguments->window);
   }
+  if (absl::ConsumePrefix(&argument, "--tile-order=")) {
+    arguments->tile_order = argument == "hilbert" ? TileOrder::kHilbert : TileOrder::kHeavyFirst;
+    return argument == "hilbert" || argument == "heavy_first";
+  }
   if (absl::ConsumePrefix(&argument, "--densities=")) {
     arguments->densities.clear();
     for (const absl::string_view text : absl::StrSplit(argument, ',')) {
@@ -141,7 +151,7 @@ int Main(int argc, char** argv) {
   if (!understood || arguments.lengths.empty()) {
     std::fprintf(stderr,
                  "usage: block_sparse_benchmark [--masks=DIR] [--shape=HxD] [--densities=X,...] "
-                 "[--window=N] TOKENS...\n");
+                 "[--window=N] [--tile-order=heavy_first|hilbert] TOKENS...\n");
     return 2;
   }
   const std::vector<Case> cases = Cases(arguments);
@@ -156,7 +166,7 @@ int Main(int argc, char** argv) {
   bool failed = false;
   for (const Case& c : cases) {
     try {
-      Run(c, arguments.shape, **plugin);
+      Run(c, arguments, **plugin);
     } catch (const std::exception& error) {  // too little memory is no end of the other cases
       std::fprintf(stderr, "%s, %ld tokens: %s\n", c.name.c_str(),
                    static_cast<long>(c.mask.shape().tokens), error.what());
