@@ -60,10 +60,11 @@ std::vector<SeenKeys> KeyPieces::Take() {
   }
   for (const auto& [keys, seeing] : edges_) {
     const std::vector<int64_t>& rows = borders[LineOf(keys)];
+    std::vector<SeenKeys>& of_line = pieces[LineOf(keys)];
     const int64_t begin = keys.first / keys.step;
     size_t i = std::lower_bound(rows.begin(), rows.end(), begin) - rows.begin();
     for (; rows[i] < begin + keys.count; ++i) {
-      SeenKeys& piece = pieces[LineOf(keys)][i];
+      SeenKeys& piece = of_line[i];
       const int64_t skipped = rows[i] - begin;
       piece.run = {keys.first + skipped * keys.step, keys.step, rows[i + 1] - rows[i], keys.head};
       SeenKeys::Seeing part = seeing;
