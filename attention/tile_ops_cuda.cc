@@ -58,8 +58,9 @@ std::vector<View> Views(const Tensor& own, at::IntArrayRef steps, const Tensor& 
 
 // Of sums whose first token is `begin`.
 std::vector<Gradient> SumsOf(const Tensor& own, at::IntArrayRef steps, int64_t begin) {
-  float* const first = own.numel() == 0 ? nullptr : Sums(own) - begin * own.stride(1);
-  return std::vector<Gradient>(steps.size(), {first, own.stride(0), own.stride(1), own.stride(2)});
+  return std::vector<Gradient>(
+      steps.size(), {own.numel() == 0 ? nullptr : Sums(own), begin, own.size(1), own.stride(0),
+                     own.stride(1), own.stride(2)});
 }
 
 std::vector<Gradient> SumsOf(const Tensor& own, at::IntArrayRef steps, int64_t begin,

@@ -4,9 +4,8 @@
 // run to run, dQ is made here too, five products in all: the slopes of all keys of the block meet
 // in shared memory, and each consumer makes its share of the columns (FlashAttention-3,
 // section 3.3).
-#include <algorithm>
-
 #include "attention/kernels/backward_sm90.cuh"
+#include "attention/kernels/shared_sums.cuh"
 
 namespace ringmaster::attention::kernels {
 namespace {
@@ -17,7 +16,7 @@ struct Arguments : BackwardArguments, TileArguments<KeyTile> {
   int64_t key_steps[kMaxViews];
   Gradient dk[kMaxViews];
   Gradient dv[kMaxViews];
-  Gradient dq[kMaxViews];
+  SumMaps dq;
   KeyGradients key_gradients;
   const TileKeys* query_list;
   // To finish:
@@ -45,28 +44,36 @@ struct SeeingQueries {
 };
 using QueryWalk = Walk<kQueries, SeeingQueries>;
 
-// Barrier of the consumers; lower ones are their turns'.
+// Barrier of the consumers, and the first of those of each of them; lower ones are their turns'.
 constexpr int kSlopesBarrier = 8;
+constexpr int kSumsBarrier = 9;
 
 template <int kHeadDim, bool kWithQueries>
 struct KeyKernel {
   static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
   static constexpr int kConsumerRegisters = kHeadDim == 64 ? 232 : 240;
+  static constexpr int kShare = kHeadDim / kConsumers;  // columns of dQ of a consumer
 
+  // Of the next tile the keys are loaded while those before are in use; its values when the last
+  // product that reads those before is through, well before the tile is.
   struct Shared {
     SharedRows<kTileKeys, kHeadDim> keys[kStages];
-    SharedRows<kTileKeys, kHeadDim> values[kStages];
+    SharedRows<kTileKeys, kHeadDim> values;
     SharedRows<kQueries, kHeadDim> queries[kStages];
     SharedRows<kQueries, kHeadDim> douts[kStages];
     SharedRows<kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
+    SharedSums<kShare> dq[kWithQueries ? kConsumers : 1];
+    TileRows dq_rows[kConsumers];  // each the leader's of a consumer
     float lse[kStages][kQueries];
     float delta[kStages][kQueries];
     TileSlots<KeyTile> tiles;
     Blocks blocks;
     Pipeline pipeline;
+    PipelineOf<1> values_pipeline;
 
     __device__ void Init() {
       tiles.Init(kConsumers);
+      values_pipeline.Init(1, kConsumers * kWarpsOfConsumer);
       pipeline.Init(1 + 32, kConsumers * kWarpsOfConsumer);
     }
   };
@@ -84,9 +91,13 @@ class KeyKernel<kHeadDim, kWithQueries>::Producer {
 
   __device__ void LoadOwn(const KeyTile& tile, int batch, int slot) {
     uint64_t* full = &shared_.tiles.pipeline.full[slot];
-    ArriveExpecting(full, sizeof(shared_.keys[slot]) + sizeof(shared_.values[slot]));
+    ArriveExpecting(full, sizeof(shared_.keys[slot]));
     LoadRows(shared_.keys[slot], arguments_.keys, tile.rows, 0, batch, full);
-    LoadRows(shared_.values[slot], arguments_.values, tile.rows, 0, batch, full);
+    shared_.values_pipeline.AwaitEmpty(values_);
+    uint64_t* values_full = &shared_.values_pipeline.full[values_.index()];
+    ArriveExpecting(values_full, sizeof(shared_.values));
+    LoadRows(shared_.values, arguments_.values, tile.rows, 0, batch, values_full);
+    values_.Next();
   }
 
   __device__ QueryWalk WalkOf(const KeyTile& tile) const {
@@ -134,8 +145,8 @@ class KeyKernel<kHeadDim, kWithQueries>::Producer {
     for (int row = lane_; row < tile.count; row += 32) {
       const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
       if (arguments_.Summed(token, tile.rows.head)) {
-        const float* dk = At(arguments_.dk[view], batch, token, tile.rows.head);
-        const float* dv = At(arguments_.dv[view], batch, token, tile.rows.head);
+        const float* dk = SumsAt(arguments_.dk[view], batch, token, tile.rows.head);
+        const float* dv = SumsAt(arguments_.dv[view], batch, token, tile.rows.head);
 #pragma unroll
         for (int column = 0; column < kHeadDim; column += kNumbersOfLine) {
           Prefetch(dk + column);
@@ -149,6 +160,7 @@ class KeyKernel<kHeadDim, kWithQueries>::Producer {
   Shared& shared_;
   const int lane_;
   Stage stage_;
+  StageOf<1> values_;
 };
 
 template <int kHeadDim, bool kWithQueries>
@@ -165,21 +177,27 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
       dk_[i] = dv_[i] = 0;
     }
     const int first_row = group_.index * kRowsOfConsumer;
+    shared_.values_pipeline.AwaitFull(values_);
     for (bool more = seen; more; stage_.Next()) {
       const int at = stage_.index();
       shared_.pipeline.AwaitFull(stage_);
       more = !shared_.blocks.last[at];
-      const TileKeys queries = shared_.blocks.left[at];
+      if (kWithQueries && leader()) {
+        shared_.dq_rows[group_.index] = shared_.blocks.left[at].rows;
+      }
       group_.AwaitTurn();
       Multiply(scores_, shared_.keys[slot], shared_.queries[at], first_row);
-      Multiply(slopes_, shared_.values[slot], shared_.douts[at], first_row);
+      Multiply(slopes_, shared_.values, shared_.douts[at], first_row);
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
-      Probabilities(queries.diagonal, tile.count, at);
+      Probabilities(shared_.blocks.left[at].diagonal, tile.count, at);
       Accumulate(dv_, probabilities_, shared_.douts[at]);
       AwaitProducts<1>();
       PinRegisters(slopes_);
+      if (!more) {
+        group_.Release(shared_.values_pipeline, values_.index());
+      }
       Slopes(at);
       if constexpr (kWithQueries) {
         StoreRows(packed_, first_row, group_.lane, shared_.slopes[at]);
@@ -198,9 +216,13 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
       group_.Release(shared_.pipeline, at);
       if constexpr (kWithQueries) {
         PinRegisters(dq_);
-        AddQueries(queries, batch);
+        AddQueries(batch);
       }
     }
+    if (!seen) {
+      group_.Release(shared_.values_pipeline, values_.index());
+    }
+    values_.Next();
     if (arguments_.key_gradients == KeyGradients::kFinish) {
       Finish(arguments_.dk, tile, batch, dk_, arguments_.scale, arguments_.finished_dk);
       Finish(arguments_.dv, tile, batch, dv_, 1, arguments_.finished_dv);
@@ -209,10 +231,15 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
                         arguments_.scale, store);
       AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1, store);
     }
+    if (kWithQueries && leader()) {
+      AwaitBoxesRead();  // The last tile's must be before its memory is gone.
+    }
     group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
+  __device__ bool leader() const { return threadIdx.x % kWarpGroup == 0; }
+
   __device__ void Probabilities(int diagonal, int keys, int stage) {
     const float scale_log2 = arguments_.scale * kLog2e;
 #pragma unroll
@@ -250,15 +277,32 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     }
   }
 
-  // Adds this consumer's columns of dQ; blocks that hold other keys add to the same rows.
-  __device__ void AddQueries(const TileKeys& queries, int batch) {
+  // Adds this consumer's columns of dQ; blocks that hold other keys add to the same rows. Rows
+  // beyond the span get zeros, as their probabilities are.
+  __device__ void AddQueries(int batch) {
+    if (leader()) {
+      AwaitBoxesRead();
+    }
+    SyncNamed(kSumsBarrier + group_.index, kWarpGroup);
+    SharedSums<kShare>& sums = shared_.dq[group_.index];
+    StoreSums<kShare>(dq_, arguments_.scale, group_.lane, sums);
+    SyncNamed(kSumsBarrier + group_.index, kWarpGroup);
+    if (leader()) {
+      const TileRows rows = shared_.dq_rows[group_.index];
+      const SumMaps& dq = arguments_.dq;
+      int residue = rows.residue - dq.first_residue[rows.view];
+      int row = rows.first - dq.first_row[rows.view];
+      if (residue < 0) {
+        residue += static_cast<int>(arguments_.query_steps[rows.view]);
+        --row;
+      }
+      const CUtensorMap& map = MapOf(dq.views, rows.view, residue);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = group_.row - group_.index * kRowsOfConsumer + 8 * h;
-      const int64_t token = TokenOf(queries.rows, arguments_.query_steps, row);
-      float* out = At(arguments_.dq[queries.rows.view], batch, token, queries.rows.head);
-      AddRow<kShare>(out + group_.index * kShare, dq_, h, group_.lane, arguments_.scale,
-                     row < queries.count);
+      for (int i = 0; i < kShare / kSumColumns; ++i) {
+        AddBox(map, sums.columns[i], group_.index * kShare + i * kSumColumns, rows.head, residue,
+               row, batch);
+      }
+      CommitBoxes();
     }
   }
 
@@ -272,7 +316,7 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
       const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
       float4 sums[kHeadDim / 16] = {};
       if (real && arguments_.Summed(token, tile.rows.head)) {
-        const float* from = At(gradients[tile.rows.view], batch, token, tile.rows.head) +
+        const float* from = SumsAt(gradients[tile.rows.view], batch, token, tile.rows.head) +
                             8 * (group_.lane & 1) + 4 * (group_.lane / 2 & 1);
 #pragma unroll
         for (int i = 0; i < kHeadDim / 16; ++i) {
@@ -292,12 +336,11 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     }
   }
 
-  static constexpr int kShare = kHeadDim / kConsumers;
-
   const Arguments& arguments_;
   Shared& shared_;
   const ConsumerGroup<kConsumers> group_;
   Stage stage_;
+  StageOf<1> values_;
   float dq_[kShare / 2];
   float scores_[kQueries / 2];
   float slopes_[kQueries / 2];
@@ -335,8 +378,10 @@ std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cuda
     arguments.dk[i] = problem.dk[i];
     arguments.dv[i] = problem.dv[i];
   }
-  std::copy(problem.dq.begin(), problem.dq.end(), arguments.dq);
-  const std::string error = Prepare(problem, kQueries, kTileKeys, &arguments);
+  std::string error = Prepare(problem, kQueries, kTileKeys, &arguments);
+  if (with_queries && error.empty()) {
+    error = MakeSumMaps(problem.dq, problem.query_views, problem.head_dim, kQueries, &arguments.dq);
+  }
   if (!error.empty()) {
     return error;
   }

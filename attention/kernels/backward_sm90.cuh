@@ -14,10 +14,10 @@ std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream)
 std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cudaStream_t stream);
 
 struct BackwardArguments {
-  ViewMaps queries[kMaxViews];
-  ViewMaps douts[kMaxViews];
-  ViewMaps keys[kMaxViews];
-  ViewMaps values[kMaxViews];
+  ViewMaps queries;
+  ViewMaps douts;
+  ViewMaps keys;
+  ViewMaps values;
   int64_t query_steps[kMaxViews];
   PerQuery lse;
   PerQuery delta;
@@ -35,15 +35,15 @@ inline std::string Prepare(const BackwardProblem& problem, int query_rows, int k
   arguments->delta = problem.delta;
   arguments->scale = problem.scale;
   std::string error =
-      MakeMaps(problem.query_views, problem.head_dim, query_rows, arguments->queries);
+      MakeViewMaps(problem.query_views, problem.head_dim, query_rows, &arguments->queries);
   if (error.empty()) {
-    error = MakeMaps(problem.dout_views, problem.head_dim, query_rows, arguments->douts);
+    error = MakeViewMaps(problem.dout_views, problem.head_dim, query_rows, &arguments->douts);
   }
   if (error.empty()) {
-    error = MakeMaps(problem.key_views, problem.head_dim, key_rows, arguments->keys);
+    error = MakeViewMaps(problem.key_views, problem.head_dim, key_rows, &arguments->keys);
   }
   if (error.empty()) {
-    error = MakeMaps(problem.value_views, problem.head_dim, key_rows, arguments->values);
+    error = MakeViewMaps(problem.value_views, problem.head_dim, key_rows, &arguments->values);
   }
   return error;
 }
@@ -52,11 +52,16 @@ __device__ inline int64_t TokenOf(const TileRows& rows, const int64_t* steps, in
   return rows.residue + static_cast<int64_t>(rows.first + row) * steps[rows.view];
 }
 
-// Where a PerQuery or Gradient has a token of a head.
+// Where numbers of queries have a token of a head.
 template <typename Values>
 __device__ auto* At(const Values& values, int batch, int64_t token, int head) {
   return values.data + batch * values.batch_stride + token * values.token_stride +
          head * values.head_stride;
+}
+
+// Where sums have a token of a head.
+__device__ inline float* SumsAt(const Gradient& sums, int batch, int64_t token, int head) {
+  return At(sums, batch, token - sums.first_token, head);
 }
 
 // The shift of a query's exponents to base two, and its delta. A query without a denominator, or
@@ -123,7 +128,7 @@ __device__ __forceinline__ void AddRows(const Gradient* gradients, const int64_t
   for (int h = 0; h < 2; ++h) {
     const int row = group.row + 8 * h;
     const int64_t token = TokenOf(tile.rows, steps, row);
-    float* out = At(gradients[tile.rows.view], batch, token, tile.rows.head);
+    float* out = SumsAt(gradients[tile.rows.view], batch, token, tile.rows.head);
     AddRow<kHeadDim>(out, values, h, group.lane, factor, row < tile.count, store);
   }
 }

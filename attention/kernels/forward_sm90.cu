@@ -15,9 +15,9 @@ constexpr float kLn2 = 0.69314718055994530942f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 struct Arguments : TileArguments<Tile> {
-  ViewMaps queries[kMaxViews];
-  ViewMaps keys[kMaxViews];
-  ViewMaps values[kMaxViews];
+  ViewMaps queries;
+  ViewMaps keys;
+  ViewMaps values;
   const TileKeys* key_list;
   Results results;
   int64_t query_steps[kMaxViews];
@@ -433,12 +433,12 @@ std::string TileForward(const ForwardProblem& problem, cudaStream_t stream) {
   arguments.results = problem.results;
   arguments.scale_log2 = problem.scale * kLog2e;
   std::string error =
-      MakeMaps(problem.query_views, problem.head_dim, kRowsOfConsumer, arguments.queries);
+      MakeViewMaps(problem.query_views, problem.head_dim, kRowsOfConsumer, &arguments.queries);
   if (error.empty()) {
-    error = MakeMaps(problem.key_views, problem.head_dim, kTileKeys, arguments.keys);
+    error = MakeViewMaps(problem.key_views, problem.head_dim, kTileKeys, &arguments.keys);
   }
   if (error.empty()) {
-    error = MakeMaps(problem.value_views, problem.head_dim, kTileKeys, arguments.values);
+    error = MakeViewMaps(problem.value_views, problem.head_dim, kTileKeys, &arguments.values);
   }
   if (!error.empty()) {
     return error;

@@ -51,7 +51,7 @@ class KeyLoader {
     while (lane_ == 0 && !walk.done()) {
       const TileKeys left = walk.Left();
       walk.Next();
-      const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps* views) {
+      const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps& views) {
         uint64_t* full = &pipeline.full[stage_.index()];
         sm90::ArriveExpecting(full, sizeof(buffer));
         LoadRows(buffer, views, left.rows, 0, batch, full);

@@ -64,6 +64,21 @@ __device__ inline void LoadBox(void* shared, const CUtensorMap& map, uint64_t* b
       : "memory");
 }
 
+// Adds a box of shared memory, fp32, to a five-dimensional tensor; boxes are committed in groups,
+// of which the thread that did so waits for until their memory has been read.
+__device__ inline void AddBox(const CUtensorMap& map, const void* shared, int c0, int c1, int c2,
+                              int c3, int c4) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group"
+      " [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(reinterpret_cast<uint64_t>(&map)),
+      "r"(SharedAddress(shared)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+      : "memory");
+}
+__device__ inline void CommitBoxes() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ inline void AwaitBoxesRead() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // Four blocks of 8 x 8 two-byte numbers into shared memory, each lane giving the address of a row:
 // block lane / 8, row lane % 8.
 __device__ inline void StoreBlocks(void* row, const uint32_t (&blocks)[4]) {

@@ -20,37 +20,74 @@ Encode FindEncode() {
              : nullptr;
 }
 
-std::string MakeMap(const View& view, int head_dim, int box_rows, int64_t rows, CUtensorMap* map) {
+struct Element {
+  CUtensorMapDataType type;
+  uint64_t bytes;
+};
+constexpr Element kBf16 = {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2};
+constexpr Element kFp32 = {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4};
+
+std::string MakeMap(const View& view, const Element& element, int head_dim, int box_rows,
+                    int64_t rows, CUtensorMap* map) {
   static const Encode encode = FindEncode();
   if (encode == nullptr) {
     return "the CUDA driver has no cuTensorMapEncodeTiled";
   }
-  constexpr uint64_t kBytes = 2;
+  constexpr uint64_t kBoxBytes = 128;
+  const uint64_t bytes = element.bytes;
   const Operand& operand = view.operand;
   const auto size = [](int64_t value) {
     return static_cast<cuuint64_t>(std::max<int64_t>(value, 1));
   };
   const cuuint64_t sizes[] = {size(head_dim), size(operand.heads), size(view.step), size(rows),
                               size(operand.batch)};
-  const cuuint64_t strides[] = {operand.head_stride * kBytes, operand.token_stride * kBytes,
-                                view.step * operand.token_stride * kBytes,
-                                operand.batch_stride * kBytes};
-  const cuuint32_t box[] = {kColumns, 1, 1, static_cast<cuuint32_t>(box_rows), 1};
+  const cuuint64_t strides[] = {operand.head_stride * bytes, operand.token_stride * bytes,
+                                view.step * operand.token_stride * bytes,
+                                operand.batch_stride * bytes};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(kBoxBytes / bytes), 1, 1,
+                            static_cast<cuuint32_t>(box_rows), 1};
   const cuuint32_t every[] = {1, 1, 1, 1, 1};
   const CUresult result =
-      encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, const_cast<void*>(operand.data), sizes,
-             strides, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode(map, element.type, 5, const_cast<void*>(operand.data), sizes, strides, box, every,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? "" : "cuTensorMapEncodeTiled failed: " + std::to_string(result);
 }
 
+// Those of view i.
+std::string MakeMaps(const View& view, const Element& element, int head_dim, int box_rows, size_t i,
+                     ViewMaps* maps) {
+  const int64_t rows = view.operand.tokens / view.step;
+  maps->longer_residues[i] = static_cast<int32_t>(view.operand.tokens % view.step);
+  const std::string error = MakeMap(view, element, head_dim, box_rows, rows + 1, &maps->longer[i]);
+  return error.empty() ? MakeMap(view, element, head_dim, box_rows, rows, &maps->shorter[i])
+                       : error;
+}
+
 }  // namespace
 
-std::string MakeViewMaps(const View& view, int head_dim, int box_rows, ViewMaps* maps) {
-  const int64_t rows = view.operand.tokens / view.step;
-  maps->longer_residues = static_cast<int32_t>(view.operand.tokens % view.step);
-  const std::string error = MakeMap(view, head_dim, box_rows, rows + 1, &maps->longer);
-  return error.empty() ? MakeMap(view, head_dim, box_rows, rows, &maps->shorter) : error;
+std::string MakeViewMaps(const std::vector<View>& views, int head_dim, int box_rows,
+                         ViewMaps* maps) {
+  std::string error;
+  for (size_t i = 0; i < views.size() && error.empty(); ++i) {
+    error = MakeMaps(views[i], kBf16, head_dim, box_rows, i, maps);
+  }
+  return error;
+}
+
+std::string MakeSumMaps(const std::vector<Gradient>& sums, const std::vector<View>& views,
+                        int head_dim, int box_rows, SumMaps* maps) {
+  std::string error;
+  for (size_t i = 0; i < views.size() && error.empty(); ++i) {
+    const auto& [operand, step] = views[i];
+    maps->first_row[i] = static_cast<int32_t>(sums[i].first_token / step);
+    maps->first_residue[i] = static_cast<int32_t>(sums[i].first_token % step);
+    const Operand of_sums = {sums[i].data,       operand.batch,        sums[i].tokens,
+                             operand.heads,      sums[i].batch_stride, sums[i].token_stride,
+                             sums[i].head_stride};
+    error = MakeMaps({of_sums, step}, kFp32, head_dim, box_rows, i, &maps->views);
+  }
+  return error;
 }
 
 }  // namespace ringmaster::attention::kernels

@@ -4,24 +4,38 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "attention/kernels/tile_attention.h"
 
 namespace ringmaster::attention::kernels {
 
-constexpr int kColumns = 64;  // of a box: 128 bytes, swizzled
+// Columns of a box, 128 bytes, swizzled: of operands and of sums.
+constexpr int kColumns = 64;
+constexpr int kSumColumns = 32;
 
-// The two tensor maps of a view, [batch, first + i, residue, head, 64 elements]: one for residues
-// below tokens mod step, whose rows are one more than those of the others. Coordinates beyond read
-// as zeros.
+// Two tensor maps for each view, [batch, first + i, residue, head, columns]: one for residues below
+// tokens mod step, whose rows are one more than those of the others. Coordinates beyond read as
+// zeros, and what is written there is dropped.
 struct ViewMaps {
-  CUtensorMap longer;
-  CUtensorMap shorter;
+  CUtensorMap longer[kMaxViews];
+  CUtensorMap shorter[kMaxViews];
   // tokens mod step.
-  int32_t longer_residues = 0;
+  int32_t longer_residues[kMaxViews];
 };
 
-// Maps whose boxes are `box_rows` rows of 64 elements. Empty, or what the driver said.
-std::string MakeViewMaps(const View& view, int head_dim, int box_rows, ViewMaps* maps);
+// Maps whose boxes are `box_rows` rows of kColumns elements. Empty, or what the driver said.
+std::string MakeViewMaps(const std::vector<View>& views, int head_dim, int box_rows,
+                         ViewMaps* maps);
+
+// Maps of sums that belong to views of queries, of kSumColumns elements, and where the first token
+// of the sums lies in each: row `first_row` of residue `first_residue`.
+struct SumMaps {
+  ViewMaps views;
+  int32_t first_row[kMaxViews];
+  int32_t first_residue[kMaxViews];
+};
+std::string MakeSumMaps(const std::vector<Gradient>& sums, const std::vector<View>& views,
+                        int head_dim, int box_rows, SumMaps* maps);
 
 }  // namespace ringmaster::attention::kernels

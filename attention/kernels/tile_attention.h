@@ -56,10 +56,13 @@ struct PerQuery {
   int64_t head_stride = 0;
 };
 
-// fp32 sums that rows are added to, laid out as an operand is; pointer and strides are multiples of
-// 16 bytes.
+// fp32 sums that rows are added to, of `tokens` tokens from `first_token` on, laid out as an
+// operand is; pointer and strides are multiples of 16 bytes. Rows beyond a tile's may have zero
+// added.
 struct Gradient {
   float* data = nullptr;
+  int64_t first_token = 0;
+  int64_t tokens = 0;
   int64_t batch_stride = 0;
   int64_t token_stride = 0;
   int64_t head_stride = 0;

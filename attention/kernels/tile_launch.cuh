@@ -49,14 +49,4 @@ std::string LaunchTiles(int head_dim, const Arguments& arguments, cudaStream_t s
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
-inline std::string MakeMaps(const std::vector<View>& views, int head_dim, int box_rows,
-                            ViewMaps* maps) {
-  for (const View& view : views) {
-    if (const std::string error = MakeViewMaps(view, head_dim, box_rows, maps++); !error.empty()) {
-      return error;
-    }
-  }
-  return "";
-}
-
 }  // namespace ringmaster::attention::kernels

@@ -16,12 +16,15 @@ struct alignas(1024) SharedRows {
   uint16_t columns[kHeadDim / kColumns][kRows * kColumns];
 };
 
+__device__ inline const CUtensorMap& MapOf(const ViewMaps& views, int view, int residue) {
+  return residue < views.longer_residues[view] ? views.longer[view] : views.shorter[view];
+}
+
 // Starts to load rows first, first + 1, ... of `rows`, as many as the views' boxes have.
 template <int kRows, int kHeadDim>
-__device__ void LoadRows(SharedRows<kRows, kHeadDim>& shared, const ViewMaps* views,
+__device__ void LoadRows(SharedRows<kRows, kHeadDim>& shared, const ViewMaps& views,
                          const TileRows& rows, int first, int batch, uint64_t* barrier) {
-  const ViewMaps& view = views[rows.view];
-  const CUtensorMap& map = rows.residue < view.longer_residues ? view.longer : view.shorter;
+  const CUtensorMap& map = MapOf(views, rows.view, rows.residue);
 #pragma unroll
   for (int i = 0; i < kHeadDim / kColumns; ++i) {
     sm90::LoadBox(shared.columns[i], map, barrier, i * kColumns, rows.head, rows.residue,
@@ -29,38 +32,42 @@ __device__ void LoadRows(SharedRows<kRows, kHeadDim>& shared, const ViewMaps* vi
   }
 }
 
-constexpr int kStages = 2;
-
-// Which of the buffers is next, and the parity of its barriers.
-class Stage {
+// Which of a few buffers is next, and the parity of its barriers.
+template <int kBuffers>
+class StageOf {
  public:
-  __device__ int index() const { return count_ % kStages; }
-  __device__ int parity() const { return count_ / kStages % 2; }
-  __device__ void Next() { count_ = (count_ + 1) % (2 * kStages); }
+  __device__ int index() const { return count_ % kBuffers; }
+  __device__ int parity() const { return count_ / kBuffers % 2; }
+  __device__ void Next() { count_ = (count_ + 1) % (2 * kBuffers); }
 
  private:
   unsigned count_ = 0;
 };
 
-// The barriers of kStages buffers.
-struct Pipeline {
-  uint64_t full[kStages];
-  uint64_t empty[kStages];
+// The barriers of the buffers.
+template <int kBuffers>
+struct PipelineOf {
+  uint64_t full[kBuffers];
+  uint64_t empty[kBuffers];
 
   // How many arrivals fill a buffer, and how many empty it.
   __device__ void Init(int producers, int consumers) {
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < kBuffers; ++i) {
       sm90::InitBarrier(&full[i], producers);
       sm90::InitBarrier(&empty[i], consumers);
     }
   }
-  __device__ void AwaitFull(const Stage& stage) {
+  __device__ void AwaitFull(const StageOf<kBuffers>& stage) {
     sm90::WaitFor(&full[stage.index()], stage.parity());
   }
-  __device__ void AwaitEmpty(const Stage& stage) {
+  __device__ void AwaitEmpty(const StageOf<kBuffers>& stage) {
     sm90::WaitFor(&empty[stage.index()], stage.parity() ^ 1);
   }
 };
+
+constexpr int kStages = 2;
+using Stage = StageOf<kStages>;
+using Pipeline = PipelineOf<kStages>;
 
 // The blocks of rows that come by, a buffer each: what is left of their span from the block on, and
 // whether it is the tile's last block. Written by the producer before the buffer is full.

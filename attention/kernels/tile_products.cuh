@@ -37,7 +37,8 @@ struct ConsumerGroup {
 
   // Gives a buffer back. One lane a warp: a warp's products read only its quarter of their first
   // operand but all of the buffer.
-  __device__ void Release(Pipeline& pipeline, int stage) const {
+  template <int kBuffers>
+  __device__ void Release(PipelineOf<kBuffers>& pipeline, int stage) const {
     __syncwarp();
     if (lane == 0) {
       sm90::Arrive(&pipeline.empty[stage]);

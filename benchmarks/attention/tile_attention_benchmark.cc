@@ -96,9 +96,9 @@ double Backward(const Case& c, const Tensors& tensors, bool deterministic) {
   const DeviceArray<unsigned> taken(size_t{1});
   problem.taken = taken.data();
   problem.deterministic = deterministic;
-  problem.dq = {{dq.data(), 0, kWidth, c.dim}};
-  problem.dk = {{dk.data(), 0, kWidth, c.dim}};
-  problem.dv = {{dv.data(), 0, kWidth, c.dim}};
+  problem.dq = {{dq.data(), 0, kTokens, 0, kWidth, c.dim}};
+  problem.dk = {{dk.data(), 0, kTokens, 0, kWidth, c.dim}};
+  problem.dv = {{dv.data(), 0, kTokens, 0, kWidth, c.dim}};
   Check(WhyNot(problem));
   return Milliseconds([&] { return TileBackward(problem, nullptr); });
 }

@@ -450,9 +450,9 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     problem.key_tile_count = static_cast<int>(lists.key_tiles.size());
     problem.queries = queries.data();
     problem.taken = taken.data();
-    problem.dq = {{dq.data(), tokens * heads * dim, heads * dim, dim}};
-    problem.dk = {{dk.data(), tokens * kv_heads * dim, kv_heads * dim, dim}};
-    problem.dv = {{dv.data(), tokens * kv_heads * dim, kv_heads * dim, dim}};
+    problem.dq = {{dq.data(), 0, tokens, tokens * heads * dim, heads * dim, dim}};
+    problem.dk = {{dk.data(), 0, tokens, tokens * kv_heads * dim, kv_heads * dim, dim}};
+    problem.dv = {{dv.data(), 0, tokens, tokens * kv_heads * dim, kv_heads * dim, dim}};
     ASSERT_EQ(WhyNot(problem), "");
     ASSERT_EQ(TileBackward(problem, nullptr), "");
     ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
