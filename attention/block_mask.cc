@@ -1,6 +1,7 @@
 #include "attention/block_mask.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/hash/hash.h"
@@ -74,6 +75,12 @@ absl::Span<const uint64_t> BlockMask::Row(int64_t head, int64_t query_block) con
   const int64_t size = WordsOfRow(shape());
   const int64_t row = (shape().heads == 1 ? 0 : head) * shape().blocks() + query_block;
   return absl::MakeConstSpan(state_->words).subspan(row * size, size);
+}
+
+int64_t BlockMask::Pairs() const {
+  return std::accumulate(
+      state_->words.begin(), state_->words.end(), int64_t{0},
+      [](int64_t sum, uint64_t word) { return sum + __builtin_popcountll(word); });
 }
 
 double BlockMask::Density(bool causal) const {

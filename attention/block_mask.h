@@ -60,6 +60,9 @@ class BlockMask {
     return std::min(block * shape().block_size, shape().tokens);
   }
 
+  // Visible pairs of blocks, of all the mask's heads. In this order they are numbered: by head,
+  // block of queries, block of keys.
+  int64_t Pairs() const;
   // Visible pairs of a query and a key, of all pairs, mean over the heads. Causal: those whose key
   // is not behind the query, of all such. 0 for no tokens.
   double Density(bool causal) const;

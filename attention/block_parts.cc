@@ -2,6 +2,7 @@
 
 #include <iterator>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -23,22 +24,25 @@ void Append(const Run& run, std::vector<Run>* runs) {
   }
 }
 
-// Problems of any shapes to parts, each of one shape.
+// Problems of any shapes to parts, each of one shape and with no query twice.
 class Parts {
  public:
   // No part has more rows of keys than `most_keys`, if it has more than one problem.
   explicit Parts(int64_t most_keys) : most_keys_(most_keys) {}
 
-  void Add(const Run& queries, const std::vector<Run>& keys, bool causal) {
+  // The `place` tells problems of the same queries apart; with gates, `gate` is the problem's.
+  void Add(const Run& queries, const std::vector<Run>& keys, bool causal, int64_t place = 0,
+           std::optional<int64_t> gate = {}) {
     int64_t rows = 0;
     for (const Run& run : keys) rows += run.count;
-    std::vector<Part>& parts = parts_[{queries.count, rows, causal}];
+    std::vector<Part>& parts = parts_[{queries.count, rows, causal, place}];
     if (parts.empty() || parts.back().keys.rows() + rows > most_keys_) {
       parts.push_back({.causal = causal});
       parts.back().keys.distinct = false;
     }
     AddGroup(&parts.back().queries, &queries, 1, queries.count);
     AddGroup(&parts.back().keys, keys.data(), keys.size(), rows);
+    if (gate.has_value()) parts.back().gates.push_back(*gate);
   }
 
   std::vector<Part> Take() {
@@ -51,7 +55,7 @@ class Parts {
 
  private:
   const int64_t most_keys_;
-  std::map<std::tuple<int64_t, int64_t, bool>, std::vector<Part>> parts_;
+  std::map<std::tuple<int64_t, int64_t, bool, int64_t>, std::vector<Part>> parts_;
 };
 
 // The problems of one head, one after the other; neighbours that are one are put together.
@@ -98,6 +102,31 @@ class Joined {
   bool causal_ = false;
 };
 
+// The numbers of a mask's visible pairs.
+class PairNumbers {
+ public:
+  explicit PairNumbers(const BlockMask& mask) : mask_(mask) {
+    const BlockMaskShape& shape = mask.shape();
+    int64_t number = 0;
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      for (int64_t query = 0; query < shape.blocks(); ++query) {
+        begin_.push_back(number);
+        ForEachBlock(mask.Row(head, query), shape.blocks(), [&](int64_t) { ++number; });
+      }
+    }
+  }
+
+  // The first number of a row.
+  int64_t Begin(int64_t head, int64_t query_block) const {
+    const BlockMaskShape& shape = mask_.shape();
+    return begin_[(shape.heads == 1 ? 0 : head) * shape.blocks() + query_block];
+  }
+
+ private:
+  const BlockMask& mask_;
+  std::vector<int64_t> begin_;
+};
+
 class Builder {
  public:
   Builder(const BlockSparseAttentionOptions& options, const AttentionPlan& plan, int rank)
@@ -107,6 +136,7 @@ class Builder {
         rank_(rank),
         group_(plan.heads() / plan.kv_heads()),
         own_(mask_.shape().blocks()) {
+    if (options.gated) numbers_.emplace(mask_);
     for (const LocalRange& range : LocalRanges(plan.map(), rank)) {
       const int64_t size = mask_.shape().block_size;
       for (int64_t block = range.tokens.begin / size; block * size < range.tokens.end; ++block) {
@@ -128,8 +158,12 @@ class Builder {
     const int64_t most_keys = plan_.map().LocalTokens(rank_) * plan_.heads();
     Parts local(most_keys), far(most_keys);
     for (int head = 0; head < plan_.heads(); ++head) {
-      AddLocal(head, &local);
-      AddFar(head, pool[head / group_], &far);
+      if (options_.gated) {
+        AddGated(head, pool[head / group_], &local, &far);
+      } else {
+        AddLocal(head, &local);
+        AddFar(head, pool[head / group_], &far);
+      }
       AddAlone(head);
     }
     result_.tile_order = options_.tile_order;
@@ -186,6 +220,34 @@ class Builder {
     }
   }
 
+  // Each pair of blocks is a problem of its own.
+  void AddGated(int head, const std::vector<PoolRun>& pool, Parts* local, Parts* far) const {
+    std::vector<std::vector<const PoolRun*>> held_of(mask_.shape().blocks());
+    for (const PoolRun& held : pool) held_of[held.run.segment].push_back(&held);
+    for (const Piece& piece : pieces_) {
+      // A rank's own tokens of a block are one problem, wherever its ranges end.
+      const bool first = piece.local.first == own_[piece.block].first;
+      int64_t place = 0;
+      const int64_t end = WholeEnd(piece.block) + (options_.causal ? 1 : 0);
+      ForEachBlock(mask_.Row(head, piece.block), end, [&](int64_t key) {
+        const int64_t gate = numbers_->Begin(head, piece.block) + place;
+        const bool causal = options_.causal && key == piece.block;
+        if (first && own_[key].count > 0) {
+          local->Add(Of(own_[piece.block], head), {Of(own_[key], head / group_)}, causal, place,
+                     gate);
+        }
+        std::vector<Run> keys;
+        for (const PoolRun* held : held_of[key]) {
+          if (!causal || held->run.first < piece.tokens.begin) {
+            Append({held->begin, 1, held->run.count, 0}, &keys);
+          }
+        }
+        if (!keys.empty()) far->Add(Of(piece.local, head), keys, /*causal=*/false, place, gate);
+        ++place;
+      });
+    }
+  }
+
   void AddAlone(int head) {
     for (const Piece& piece : pieces_) {
       const int64_t begin = mask_.BlockBegin(piece.block);
@@ -207,6 +269,7 @@ class Builder {
   const int rank_;
   const int group_;       // query heads per key/value head
   std::vector<Run> own_;  // the rank's tokens of each block, of head 0
+  std::optional<PairNumbers> numbers_;
   std::vector<Piece> pieces_;
   RankParts result_;
 };

@@ -14,14 +14,22 @@ namespace ringmaster::attention {
 // errors as of DilatedAttention (dilated_attention.h); the mask's heads are those of the queries.
 // The gradient of `out` at queries that see no key is ignored whatever it holds; no other row of q,
 // k and v need be seen, but all must be finite.
+//
+// With a gated mask, `log_gates` are the logarithms of the gates, finite and of any floating type:
+// [B, pairs], numbered as BlockMask::Pairs says; a mask of one head has one gate for all. They are
+// added to the scores of their pairs and get a gradient, which is zero where causality hides a
+// pair. Else undefined.
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                     const BlockSparseAttentionOptions& options);
+                                     const BlockSparseAttentionOptions& options,
+                                     const at::Tensor& log_gates = {});
 
 // The same function of a sequence that the ranks of `exchange` hold together as `map` says, whose
 // borders may lie within blocks; a rank sends the rows of keys and values that queries elsewhere
-// see, and no others. Ranks and errors as of DilatedAttention.
+// see, and no others. Ranks and errors as of DilatedAttention. Every rank gives all gates; their
+// gradient is what its own queries owe, and that of the sequence the sum over the ranks.
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
-                                     const ShardMap& map, GroupedExchange* exchange);
+                                     const ShardMap& map, GroupedExchange* exchange,
+                                     const at::Tensor& log_gates = {});
 
 }  // namespace ringmaster::attention

@@ -64,6 +64,9 @@ struct BlockSparseAttentionOptions {
   bool causal = true;
   std::optional<double> scale;  // as above
   TileOrder tile_order = TileOrder::kHeavyFirst;
+  // Whether each visible pair of blocks has a gate g, which comes with the tensors: the keys of the
+  // pair count g times in the softmaxes of its queries.
+  bool gated = false;
 
   // InvalidArgument naming the field unless the mask is of `tokens` and of 1 or `heads` heads, and
   // scale finite.

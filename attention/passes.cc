@@ -100,15 +100,17 @@ std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& patter
 }
 
 AttentionOutput Forward(const Call& call, const at::Tensor& q, const at::Tensor& k,
-                        const at::Tensor& v, Saved* saved) {
+                        const at::Tensor& v, Saved* saved, const at::Tensor& log_gates) {
   at::NoGradGuard no_grad;
   return call.by_tiles() ? TilePassForward(call, q, k, v, saved)
-                         : StockForward(call, q, k, v, saved);
+                         : StockForward(call, q, k, v, saved, log_gates);
 }
 
-DenseGradients Backward(const Call& call, const Saved& saved, const at::Tensor& dout) {
+DenseGradients Backward(const Call& call, const Saved& saved, const at::Tensor& dout,
+                        at::Tensor* dlog_gates) {
   at::NoGradGuard no_grad;
-  return call.by_tiles() ? TilePassBackward(call, saved, dout) : StockBackward(call, saved, dout);
+  return call.by_tiles() ? TilePassBackward(call, saved, dout)
+                         : StockBackward(call, saved, dout, dlog_gates);
 }
 
 }  // namespace ringmaster::attention

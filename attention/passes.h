@@ -47,6 +47,7 @@ struct Saved {
   // Rows received from the peers and kept for own later ranges: [rows, 2 (K, V), B, D]. Kept rather
   // than exchanged again: it is small, because only selected rows travel.
   at::Tensor pool;
+  at::Tensor log_gates;  // undefined without gates
 };
 
 // Checks arguments and finds the parts; the first is for a whole sequence on one rank. Throws
@@ -63,9 +64,11 @@ std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& patter
 // The two passes of a call without autograd, for the operators (attend.h) and for programs
 // whose ranks share one process: on CUDA the autograd engine runs all ranks' backward in one
 // thread, where they would wait for each other. Throw ExchangeError as DilatedAttention does. No
-// message is in flight when they return or throw.
+// message is in flight when they return or throw. The gates, and the place for their gradient, are
+// as BlockSparseAttention's (block_sparse_attention.h) and wanted by calls of a gated mask only.
 AttentionOutput Forward(const Call& call, const at::Tensor& q, const at::Tensor& k,
-                        const at::Tensor& v, Saved* saved);
-DenseGradients Backward(const Call& call, const Saved& saved, const at::Tensor& dout);
+                        const at::Tensor& v, Saved* saved, const at::Tensor& log_gates = {});
+DenseGradients Backward(const Call& call, const Saved& saved, const at::Tensor& dout,
+                        at::Tensor* dlog_gates = nullptr);
 
 }  // namespace ringmaster::attention

@@ -1,5 +1,7 @@
 #include "attention/placed_parts.h"
 
+#include <ATen/ops/tensor.h>
+
 #include <algorithm>
 #include <list>
 #include <utility>
@@ -72,6 +74,15 @@ class Cache {
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+at::Tensor GatesOf(const Part& part, at::Device device) {
+  return part.gates.empty() ? at::Tensor() : at::tensor(part.gates, at::kLong).to(device);
+}
+
+bool IsGated(const AttentionPattern& pattern) {
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern);
+  return blocks != nullptr && blocks->gated;
+}
+
 }  // namespace
 
 PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device device,
@@ -83,10 +94,14 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
     tiles_ = std::make_unique<PlacedTiles>(parts_, *tiles, device);
   } else {
     for (const Part& part : parts_.local) {
-      local_.push_back({&part, {part.queries, heads, device}, {part.keys, kv_heads, device}});
+      local_.push_back({&part,
+                        {part.queries, heads, device},
+                        {part.keys, kv_heads, device},
+                        GatesOf(part, device)});
     }
     for (const Part& part : parts_.far) {
-      far_.push_back({&part, {part.queries, heads, device}, {part.keys, 1, device}});
+      far_.push_back(
+          {&part, {part.queries, heads, device}, {part.keys, 1, device}, GatesOf(part, device)});
     }
   }
   const auto place = [&](const RankParts::Message& message) {
@@ -106,7 +121,8 @@ size_t PlacedParts::bytes() const {
   size_t sum = parts_.bytes() + (tiles_ == nullptr ? 0 : tiles_->bytes());
   for (const std::vector<Dense>* parts : {&local_, &far_}) {
     for (const Dense& part : *parts) {
-      sum += sizeof(Dense) + part.queries.bytes() + part.keys.bytes();
+      sum += sizeof(Dense) + part.queries.bytes() + part.keys.bytes() +
+             (part.gates.defined() ? part.gates.nbytes() : 0);
     }
   }
   const auto add = [&sum](const Message& message) {
@@ -124,12 +140,13 @@ std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, co
                                              const std::optional<TileShape>& tiles) {
   static Cache* const cache = new Cache;
   Key key{WorkOf(pattern), map, rank, heads, kv_heads, device, tiles};
-  std::shared_ptr<const PlacedParts> parts = cache->Find(key);
+  const bool cached = !IsGated(pattern);
+  std::shared_ptr<const PlacedParts> parts = cached ? cache->Find(key) : nullptr;
   if (parts == nullptr) {
     const auto plan = AttentionPlan::Create(key.pattern, map, heads, kv_heads);
     parts =
         std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), heads, kv_heads, device, tiles);
-    cache->Add(std::move(key), parts);
+    if (cached) cache->Add(std::move(key), parts);
   }
   return parts;
 }

@@ -23,6 +23,7 @@ class PlacedParts {
     const Part* part;
     PlacedRows queries;
     PlacedRows keys;
+    at::Tensor gates;  // the part's on the device; undefined without gates
   };
   struct Message {
     const RankParts::Message* message;
@@ -59,7 +60,8 @@ class PlacedParts {
 };
 
 // The parts of `rank`, from a cache of the process that holds at most 256 MiB and forgets the
-// longest unused first. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
+// longest unused first; but those of a mask with gates are made anew, since such masks are chosen
+// for one call. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
 // below map.ranks(), `tiles` of this rank.
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
                                              int rank, int heads, int kv_heads, at::Device device,

@@ -194,7 +194,8 @@ size_t RankParts::bytes() const {
   size_t sum = sizeof(RankParts);
   for (const std::vector<Part>* parts : {&local, &far}) {
     for (const Part& part : *parts) {
-      sum += sizeof(Part) + part.queries.bytes() + part.keys.bytes();
+      sum += sizeof(Part) + part.queries.bytes() + part.keys.bytes() +
+             part.gates.size() * sizeof(int64_t);
     }
   }
   const auto add = [&sum](const Message& message) {

@@ -19,6 +19,8 @@ struct Part {
   bool causal = false;
   RowSet queries;  // rows of this rank's q
   RowSet keys;     // rows of this rank's k and v, or of the pool for far parts (which has one head)
+  // With gates, the number of each group's (BlockMask::Pairs); else empty.
+  std::vector<int64_t> gates;
 };
 
 // What one rank does in a call of the operator. Its own tokens are numbered in the shard map's

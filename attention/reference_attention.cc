@@ -57,6 +57,24 @@ at::Tensor KeyCounts(const AttentionPattern& pattern, int64_t heads, int64_t tok
              : KeyCounts(std::get<BlockSparseAttentionOptions>(pattern), heads, tokens);
 }
 
+// Which gate a query and a key have: [H * N * N], 0 where they do not see each other.
+at::Tensor GateNumbers(const BlockSparseAttentionOptions& options, int64_t heads, int64_t tokens) {
+  const BlockMaskShape& shape = options.mask.shape();
+  at::Tensor blocks = at::zeros({heads, shape.blocks(), shape.blocks()}, at::kLong);
+  auto number = blocks.accessor<int64_t, 3>();
+  int64_t next = 0;
+  for (int64_t head = 0; head < heads; ++head) {
+    next = shape.heads == 1 ? 0 : next;
+    for (int64_t query = 0; query < shape.blocks(); ++query) {
+      for (int64_t key = 0; key < shape.blocks(); ++key) {
+        if (options.mask.visible(head, query, key)) number[head][query][key] = next++;
+      }
+    }
+  }
+  const at::Tensor block = at::arange(tokens, at::kLong).floor_divide(shape.block_size);
+  return blocks.index_select(1, block).index_select(2, block).flatten();
+}
+
 // Scores with the multiplicity of each key added as its logarithm, and their softmax. Queries
 // without keys have weights 0 and lse -inf.
 struct Softmax {
@@ -91,14 +109,22 @@ class DenseModel {
         fused_backward_(fused_backward) {}
 
   ReferenceResult Run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                      const at::Tensor& dout) const {
+                      const at::Tensor& dout, const at::Tensor& log_gates) const {
     const int64_t tokens = q.size(1), heads = q.size(2), group = heads / k.size(2);
     const double scale = std::visit([](const auto& options) { return options.scale; }, pattern_)
                              .value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
     const at::Tensor queries = HeadsFirst(q, 1);
     const at::Tensor keys = HeadsFirst(k, group);
     const at::Tensor values = HeadsFirst(v, group);
-    const at::Tensor scores = queries.matmul(keys.transpose(-1, -2)) * scale;
+    at::Tensor scores = queries.matmul(keys.transpose(-1, -2)) * scale;
+    at::Tensor gate_numbers;
+    const bool gated = log_gates.defined() && log_gates.size(1) > 0;
+    if (gated) {
+      gate_numbers = GateNumbers(std::get<BlockSparseAttentionOptions>(pattern_), heads, tokens);
+      scores =
+          scores +
+          log_gates.to(at::kCPU, accumulate_).index_select(1, gate_numbers).view(scores.sizes());
+    }
     const Softmax merged(scores, KeyCounts(pattern_, heads, tokens));
     const at::Tensor p = merged.p.to(rounded_).to(accumulate_);
     const at::Tensor out = p.matmul(values);
@@ -122,6 +148,13 @@ class DenseModel {
     }
     if (fused_backward_) {
       ds = ds.to(rounded_).to(accumulate_);
+    }
+    if (log_gates.defined()) {
+      result.dlog_gates = at::zeros(log_gates.sizes(), ds.options());
+    }
+    if (gated) {
+      const at::Tensor flat = ds.flatten(1);
+      result.dlog_gates.scatter_add_(1, gate_numbers.expand(flat.sizes()), flat);
     }
     ds = ds * scale;
     result.dq = Rounded(ds.matmul(keys));
@@ -179,18 +212,20 @@ class DenseModel {
 }  // namespace
 
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                   const at::Tensor& dout, const AttentionPattern& pattern) {
+                                   const at::Tensor& dout, const AttentionPattern& pattern,
+                                   const at::Tensor& log_gates) {
   return DenseModel(pattern, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
-      .Run(q, k, v, dout);
+      .Run(q, k, v, dout, log_gates);
 }
 
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const AttentionPattern& pattern, bool fused_backward) {
+                                       const AttentionPattern& pattern, bool fused_backward,
+                                       const at::Tensor& log_gates) {
   const at::ScalarType dtype = q.scalar_type();
   return DenseModel(pattern, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
                     Cancellation::kTextbook, fused_backward)
-      .Run(q, k, v, dout);
+      .Run(q, k, v, dout, log_gates);
 }
 
 double RelativeError(const at::Tensor& x, const at::Tensor& reference) {

@@ -8,11 +8,12 @@ namespace ringmaster::attention {
 
 // What the dense models below return. dq, dk and dv are undefined tensors when no dout was given.
 struct ReferenceResult {
-  at::Tensor out;  // [B, N, H, D]
-  at::Tensor lse;  // [B, N, H]
-  at::Tensor dq;   // [B, N, H, D]
-  at::Tensor dk;   // [B, N, Hkv, D]
-  at::Tensor dv;   // [B, N, Hkv, D]
+  at::Tensor out;         // [B, N, H, D]
+  at::Tensor lse;         // [B, N, H]
+  at::Tensor dq;          // [B, N, H, D]
+  at::Tensor dk;          // [B, N, Hkv, D]
+  at::Tensor dv;          // [B, N, Hkv, D]
+  at::Tensor dlog_gates;  // [B, pairs], of a gated mask
 };
 
 // The oracle: dilated or block-sparse attention written down from its definition, in fp64 and
@@ -20,7 +21,8 @@ struct ReferenceResult {
 // show to a query. Shares no code with the operators but the options. Arguments as there; `dout`
 // [B, N, H, D] may be undefined. Results are fp64 on the CPU. REQUIRES: options and shapes fit.
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                   const at::Tensor& dout, const AttentionPattern& pattern);
+                                   const at::Tensor& dout, const AttentionPattern& pattern,
+                                   const at::Tensor& log_gates = {});
 
 // The error that the inputs' own precision makes unavoidable: the same dense model with fp32
 // accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
@@ -31,8 +33,8 @@ ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, con
 // them.
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const AttentionPattern& pattern,
-                                       bool fused_backward = false);
+                                       const AttentionPattern& pattern, bool fused_backward = false,
+                                       const at::Tensor& log_gates = {});
 
 // max |x - reference| / (|reference| + rms(reference)) over all elements, in fp64. Positions where
 // both are the same infinity count as equal; 0 for empty tensors, infinity where one

@@ -33,16 +33,24 @@ at::ScalarType PartType(const Call& call, const Part& part, const at::Tensor& q)
                                                        .causal = part.causal});
 }
 
+// The groups' gates: [B, groups, 1].
+at::Tensor GatesOf(const at::Tensor& log_gates, const PlacedParts::Dense& dense,
+                   at::ScalarType type) {
+  return log_gates.index_select(1, dense.gates).to(type).unsqueeze(-1);
+}
+
 // Forward of one rank: local parts while the exchange runs, then the far ones, merged in this
 // order.
 class ForwardPass {
  public:
-  ForwardPass(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
+  ForwardPass(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const at::Tensor& log_gates)
       : call_(call),
         parts_(*call.parts),
         q_(WithUnitRows(q)),
         k_(WithUnitRows(k)),
-        v_(WithUnitRows(v)) {}
+        v_(WithUnitRows(v)),
+        log_gates_(log_gates) {}
 
   AttentionOutput Run(Saved* saved) {
     const auto options = q_.options().dtype(call_.accumulate);
@@ -62,7 +70,7 @@ class ForwardPass {
       if (outs_.size() == 1) {
         outs_[0] = half_kernels_ ? rounded : out;
       }
-      *saved = {q_, k_, v_, std::move(outs_), lse, std::move(pool_)};
+      *saved = {q_, k_, v_, std::move(outs_), lse, std::move(pool_), log_gates_};
     }
     return {rounded, lse.to(call_.wire)};
   }
@@ -88,7 +96,11 @@ class ForwardPass {
         DenseForward(GatherRows(q_, dense.queries, type), GatherRows(keys, dense.keys, type),
                      GatherRows(values, dense.keys, type), part.causal, call_.scale);
     const size_t softmax = outs_.size() == 1 ? 0 : part.branch;
-    MergeRows(output.out, output.lse, dense.queries, outs_[softmax], sums_[softmax]);
+    // Keys that count g times have g times the denominator, and the same output.
+    const at::Tensor lse = dense.gates.defined()
+                               ? output.lse + GatesOf(log_gates_, dense, output.lse.scalar_type())
+                               : output.lse;
+    MergeRows(output.out, lse, dense.queries, outs_[softmax], sums_[softmax]);
   }
 
   // The branches' own softmaxes mixed by their denominators.
@@ -107,7 +119,7 @@ class ForwardPass {
 
   const Call& call_;
   const PlacedParts& parts_;
-  const at::Tensor q_, k_, v_;
+  const at::Tensor q_, k_, v_, log_gates_;
   std::vector<at::Tensor> outs_;  // in the accumulation type; one, or one for each branch
   std::vector<at::Tensor> sums_;  // log denominators of each
   at::Tensor pool_;
@@ -130,12 +142,20 @@ class BackwardPass {
     dq_ = at::zeros(saved_.q.sizes(), options);
     dk_ = at::zeros(saved_.k.sizes(), options);
     dv_ = at::zeros(saved_.k.sizes(), options);
+    if (saved_.log_gates.defined()) {
+      dlog_gates_ = at::zeros(saved_.log_gates.sizes(), options);
+    }
     if (saved_.pool.defined()) {
       GiveAlone(parts_, dout_, dv_);
       Compute(options);
     }
     const at::ScalarType dtype = saved_.q.scalar_type();
     return {dq_.to(dtype), dk_.to(dtype), dv_.to(dtype)};
+  }
+
+  // After Run(); undefined without gates.
+  at::Tensor dlog_gates() const {
+    return dlog_gates_.defined() ? dlog_gates_.to(saved_.log_gates.scalar_type()) : dlog_gates_;
   }
 
  private:
@@ -155,15 +175,34 @@ class BackwardPass {
            const at::Tensor& dkeys, const at::Tensor& dvalues) {
     const Part& part = *dense.part;
     const at::ScalarType type = PartType(call_, part, saved_.q);
-    const at::Tensor& out = saved_.outs[saved_.outs.size() == 1 ? 0 : part.branch];
+    const at::Tensor out =
+        GatherRows(saved_.outs[saved_.outs.size() == 1 ? 0 : part.branch], dense.queries, type);
+    const at::Tensor dout = GatherRows(dout_, dense.queries, type);
+    const at::Tensor q = GatherRows(saved_.q, dense.queries, type);
+    const at::Tensor k = GatherRows(keys, dense.keys, type);
+    const at::Tensor v = GatherRows(values, dense.keys, type);
+    at::Tensor sums = GatherSums(sums_, dense.queries);
+    if (dense.gates.defined()) {
+      sums.sub_(GatesOf(saved_.log_gates, dense, sums.scalar_type()));
+      AddGates(DenseForward(q, k, v, part.causal, call_.scale), sums, dout, out, dense.gates);
+    }
     const DenseGradients gradients =
-        DenseBackward(GatherRows(dout_, dense.queries, type),
-                      GatherRows(saved_.q, dense.queries, type), GatherRows(keys, dense.keys, type),
-                      GatherRows(values, dense.keys, type), GatherRows(out, dense.queries, type),
-                      GatherSums(sums_, dense.queries), part.causal, call_.scale);
+        DenseBackward(dout, q, k, v, out, sums, part.causal, call_.scale);
     AddRows(gradients.dq, dense.queries, dq_);
     AddRows(gradients.dk, dense.keys, dkeys);
     AddRows(gradients.dv, dense.keys, dvalues);
+  }
+
+  // A gate's gradient is the sum of those of the scores that it is added to: of a query's scores of
+  // one part, the part's weight times what its output would change the loss by in place of the
+  // whole.
+  void AddGates(const DenseOutput& part, const at::Tensor& sums, const at::Tensor& dout,
+                const at::Tensor& out, const at::Tensor& gates) {
+    const at::ScalarType type = dlog_gates_.scalar_type();
+    const at::Tensor weight = (part.lse.to(type) - sums.to(type)).exp_();
+    const at::Tensor change = dout.to(type).mul(part.out.to(type) - out.to(type)).sum(-1);
+    const at::Tensor sum = weight.mul(change).sum(-1);
+    dlog_gates_.scatter_add_(1, gates.expand(sum.sizes()), sum);
   }
 
   const Call& call_;
@@ -171,18 +210,24 @@ class BackwardPass {
   const Saved& saved_;
   const at::Tensor dout_;
   const at::Tensor sums_;  // the log denominators
-  at::Tensor dq_, dk_, dv_;
+  at::Tensor dq_, dk_, dv_, dlog_gates_;
 };
 
 }  // namespace
 
 AttentionOutput StockForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
-                             const at::Tensor& v, Saved* saved) {
-  return ForwardPass(call, q, k, v).Run(saved);
+                             const at::Tensor& v, Saved* saved, const at::Tensor& log_gates) {
+  return ForwardPass(call, q, k, v, log_gates).Run(saved);
 }
 
-DenseGradients StockBackward(const Call& call, const Saved& saved, const at::Tensor& dout) {
-  return BackwardPass(call, saved, dout).Run();
+DenseGradients StockBackward(const Call& call, const Saved& saved, const at::Tensor& dout,
+                             at::Tensor* dlog_gates) {
+  BackwardPass pass(call, saved, dout);
+  const DenseGradients gradients = pass.Run();
+  if (dlog_gates != nullptr) {
+    *dlog_gates = pass.dlog_gates();
+  }
+  return gradients;
 }
 
 }  // namespace ringmaster::attention

@@ -7,7 +7,8 @@
 namespace ringmaster::attention {
 
 AttentionOutput StockForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
-                             const at::Tensor& v, Saved* saved);
-DenseGradients StockBackward(const Call& call, const Saved& saved, const at::Tensor& dout);
+                             const at::Tensor& v, Saved* saved, const at::Tensor& log_gates);
+DenseGradients StockBackward(const Call& call, const Saved& saved, const at::Tensor& dout,
+                             at::Tensor* dlog_gates);
 
 }  // namespace ringmaster::attention

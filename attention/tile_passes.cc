@@ -71,6 +71,9 @@ std::string WhyNot(const DilatedAttentionOptions& options) {
 }
 
 std::string WhyNot(const BlockSparseAttentionOptions& options) {
+  if (options.gated) {
+    return "the kernels know no gates";
+  }
   // As above.
   return options.mask.EveryQuerySees(options.causal)
              ? ""

@@ -71,6 +71,8 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
     at::Tensor local = problem.map.ranks() == 1 ? x.detach() : Local(x, problem.map, rank);
     inputs.push_back(local.to(device).set_requires_grad(true));
   }
+  const at::Tensor log_gates =
+      problem.log_gates.defined() ? problem.log_gates.detach().to(device) : at::Tensor();
   const at::Tensor dout =
       (problem.map.ranks() == 1 ? problem.dout : Local(problem.dout, problem.map, rank)).to(device);
   if (path == Path::kLongSequence || device.is_cuda()) {
@@ -80,18 +82,24 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
       call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     }
     Saved saved;
-    const AttentionOutput output = Forward(call, inputs[0], inputs[1], inputs[2], &saved);
-    const DenseGradients gradients = Backward(call, saved, dout);
-    return {output.out.cpu(), output.lse.cpu(), gradients.dq.cpu(), gradients.dk.cpu(),
-            gradients.dv.cpu()};
+    at::Tensor dlog_gates;
+    const AttentionOutput output =
+        Forward(call, inputs[0], inputs[1], inputs[2], &saved, log_gates);
+    const DenseGradients gradients = Backward(call, saved, dout, &dlog_gates);
+    return {output.out.cpu(),   output.lse.cpu(),
+            gradients.dq.cpu(), gradients.dk.cpu(),
+            gradients.dv.cpu(), dlog_gates.defined() ? dlog_gates.cpu() : dlog_gates};
   }
-  const AttentionOutput output = problem.blocks.has_value()
-                                     ? BlockSparseAttention(inputs[0], inputs[1], inputs[2],
-                                                            *problem.blocks, problem.map, exchange)
-                                     : DilatedAttention(inputs[0], inputs[1], inputs[2],
-                                                        problem.options, problem.map, exchange);
+  if (log_gates.defined()) inputs.push_back(log_gates.set_requires_grad(true));
+  const AttentionOutput output =
+      problem.blocks.has_value()
+          ? BlockSparseAttention(inputs[0], inputs[1], inputs[2], *problem.blocks, problem.map,
+                                 exchange, log_gates)
+          : DilatedAttention(inputs[0], inputs[1], inputs[2], problem.options, problem.map,
+                             exchange);
   const auto gradients = torch::autograd::grad({output.out}, inputs, {dout});
-  return {output.out.detach(), output.lse, gradients[0], gradients[1], gradients[2]};
+  return {output.out.detach(), output.lse,   gradients[0],
+          gradients[1],        gradients[2], log_gates.defined() ? gradients[3] : at::Tensor()};
 }
 
 }  // namespace
@@ -199,6 +207,10 @@ AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device dev
     whole.dq.index_copy_(1, positions, part.dq);
     whole.dk.index_copy_(1, positions, part.dk);
     whole.dv.index_copy_(1, positions, part.dv);
+    if (part.dlog_gates.defined()) {
+      whole.dlog_gates =
+          whole.dlog_gates.defined() ? whole.dlog_gates + part.dlog_gates : part.dlog_gates;
+    }
     whole.sent_bytes += part.sent_bytes;
     whole.sent_messages += part.sent_messages;
   }

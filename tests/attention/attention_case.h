@@ -19,6 +19,7 @@ struct AttentionCase {
   at::Tensor q, k, v, dout;
   DilatedAttentionOptions options;
   std::optional<BlockSparseAttentionOptions> blocks;  // instead of the options
+  at::Tensor log_gates;                               // of blocks that are gated
   ShardMap map = ShardMap::Contiguous(0, 1, 1);
 
   AttentionPattern pattern() const {
@@ -43,6 +44,7 @@ AttentionCase RandomBlockCase(uint64_t seed, const CaseLimits& limits);
 
 struct AttentionResult {
   at::Tensor out, lse, dq, dk, dv;
+  at::Tensor dlog_gates;  // the sum over the ranks
   // Sent by all ranks in forward and backward together.
   uint64_t sent_bytes = 0;
   int sent_messages = 0;
