@@ -168,9 +168,16 @@ void MergeRow(const T* out, T lse, int64_t size, T* merged_out, T* merged_lse) {
   const T largest = std::max(*merged_lse, lse);
   const T before = std::exp(*merged_lse - largest), now = std::exp(lse - largest);
   const T sum = before + now;
-  const T keep = before / sum, take = now / sum;
-  for (int64_t d = 0; d < size; ++d) {
-    merged_out[d] = merged_out[d] * keep + out[d] * take;
+  // From the one with more weight towards the other: where a key has nearly all of it, weights whose
+  // sum is one but for their rounding would cost gradients that cancel their last digits.
+  if (now < before) {
+    for (int64_t d = 0; d < size; ++d) {
+      merged_out[d] += (out[d] - merged_out[d]) * (now / sum);
+    }
+  } else {
+    for (int64_t d = 0; d < size; ++d) {
+      merged_out[d] = out[d] + (merged_out[d] - out[d]) * (before / sum);
+    }
   }
   *merged_lse = largest + std::log(sum);
 }
