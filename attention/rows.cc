@@ -4,35 +4,15 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <type_traits>
 
 #include "attention/device_rows.h"
+#include "attention/row_loops.h"
 
 namespace ringmaster::attention {
 namespace {
 
 // Elements that are worth another thread.
 constexpr int64_t kGrainElements = 1 << 15;
-
-// Element (b, t, h) of a tensor begins at data + b * batch + t * token + h * head.
-template <typename T>
-struct Rows {
-  explicit Rows(const at::Tensor& x)
-      : data(x.data_ptr<T>()),
-        batch(x.stride(0)),
-        token(x.stride(1)),
-        head(x.dim() > 3 ? x.stride(2) : 0) {}
-
-  T* At(int64_t b, const Run& run, int64_t i) const {
-    return data + b * batch + (run.first + i * run.step) * token + run.head * head;
-  }
-
-  T* data;
-  int64_t batch, token, head;
-};
 
 // Element (b, group, row) of a [B, groups, rows, ...] tensor begins at data + b * batch + ....
 template <typename T>
@@ -58,30 +38,9 @@ void ForEachGroup(int64_t batch, const RowSet& set, int64_t elements_per_row, co
                    });
 }
 
-// Calls f(run, number of its first row in the group) for the runs of a group.
-template <typename F>
-void ForEachRun(const RowSet& set, int64_t group, const F& f) {
-  int64_t at = 0;
-  for (size_t i = set.group_begin[group]; i < set.group_begin[group + 1]; ++i) {
-    f(set.runs[i], at);
-    at += set.runs[i].count;
-  }
-}
-
 // How many rows of a run lie before a token.
 int64_t RowsBefore(const Run& run, int64_t token) {
   return token <= run.first ? 0 : std::min(run.count, (token - run.first - 1) / run.step + 1);
-}
-
-template <typename From, typename To>
-void CopyRow(const From* from, int64_t size, To* to) {
-  if constexpr (std::is_same_v<From, To>) {
-    std::memcpy(to, from, size * sizeof(To));
-  } else {
-    for (int64_t d = 0; d < size; ++d) {
-      to[d] = static_cast<To>(from[d]);
-    }
-  }
 }
 
 template <typename From, typename To>
@@ -156,30 +115,6 @@ void Add(const at::Tensor& added, const RowSet& set, const at::Tensor& whole) {
                        }
                      }
                    });
-}
-
-template <typename T>
-void MergeRow(const T* out, T lse, int64_t size, T* merged_out, T* merged_lse) {
-  if (*merged_lse == -std::numeric_limits<T>::infinity()) {
-    std::memcpy(merged_out, out, size * sizeof(T));
-    *merged_lse = lse;
-    return;
-  }
-  const T largest = std::max(*merged_lse, lse);
-  const T before = std::exp(*merged_lse - largest), now = std::exp(lse - largest);
-  const T sum = before + now;
-  // From the one with more weight towards the other: where a key has nearly all of it, weights whose
-  // sum is one but for their rounding would cost gradients that cancel their last digits.
-  if (now < before) {
-    for (int64_t d = 0; d < size; ++d) {
-      merged_out[d] += (out[d] - merged_out[d]) * (now / sum);
-    }
-  } else {
-    for (int64_t d = 0; d < size; ++d) {
-      merged_out[d] = out[d] + (merged_out[d] - out[d]) * (before / sum);
-    }
-  }
-  *merged_lse = largest + std::log(sum);
 }
 
 template <typename T>

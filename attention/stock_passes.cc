@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attention/alone.h"
+#include "attention/cpu_parts.h"
 #include "attention/far_rows.h"
 
 namespace ringmaster::attention {
@@ -31,6 +32,11 @@ at::ScalarType PartType(const Call& call, const Part& part, const at::Tensor& q)
                                                        .keys = part.keys.rows_per_group,
                                                        .head_dim = q.size(3),
                                                        .causal = part.causal});
+}
+
+// The CPU's own code for a part of this type, or null.
+const TileCode* CodeFor(const PlacedParts::Dense& dense, at::ScalarType type, const at::Tensor& q) {
+  return q.device().is_cpu() && type == at::kFloat && !dense.gates.defined() ? CpuTiles() : nullptr;
 }
 
 // The groups' gates: [B, groups, 1].
@@ -92,10 +98,14 @@ class ForwardPass {
     const Part& part = *dense.part;
     const at::ScalarType type = PartType(call_, part, q_);
     half_kernels_ |= type == at::kHalf || type == at::kBFloat16;
+    const size_t softmax = outs_.size() == 1 ? 0 : part.branch;
+    if (const TileCode* code = CodeFor(dense, type, q_); code != nullptr) {
+      ForwardOnCpu(*code, part, call_.scale, q_, keys, values, outs_[softmax], sums_[softmax]);
+      return;
+    }
     const DenseOutput output =
         DenseForward(GatherRows(q_, dense.queries, type), GatherRows(keys, dense.keys, type),
                      GatherRows(values, dense.keys, type), part.causal, call_.scale);
-    const size_t softmax = outs_.size() == 1 ? 0 : part.branch;
     // Keys that count g times have g times the denominator, and the same output.
     const at::Tensor lse = dense.gates.defined()
                                ? output.lse + GatesOf(log_gates_, dense, output.lse.scalar_type())
@@ -175,8 +185,13 @@ class BackwardPass {
            const at::Tensor& dkeys, const at::Tensor& dvalues) {
     const Part& part = *dense.part;
     const at::ScalarType type = PartType(call_, part, saved_.q);
-    const at::Tensor out =
-        GatherRows(saved_.outs[saved_.outs.size() == 1 ? 0 : part.branch], dense.queries, type);
+    const at::Tensor& mixed = saved_.outs[saved_.outs.size() == 1 ? 0 : part.branch];
+    if (const TileCode* code = CodeFor(dense, type, saved_.q); code != nullptr) {
+      BackwardOnCpu(*code, part, call_.scale,
+                    {dout_, saved_.q, keys, values, mixed, sums_, dq_, dkeys, dvalues});
+      return;
+    }
+    const at::Tensor out = GatherRows(mixed, dense.queries, type);
     const at::Tensor dout = GatherRows(dout_, dense.queries, type);
     const at::Tensor q = GatherRows(saved_.q, dense.queries, type);
     const at::Tensor k = GatherRows(keys, dense.keys, type);
