@@ -84,6 +84,11 @@ Batch Samples(Random& random, int64_t count) {
 // What one run learns.
 enum class Sight { kWindow, kChosen, kDetached };
 
+struct Learner {
+  at::Tensor parameter;
+  double rate;
+};
+
 class Model {
  public:
   Model(Sight sight, uint64_t seed)
@@ -112,10 +117,14 @@ class Model {
     answer_ = normal(kSize, kValues, deviation);
   }
 
-  std::vector<at::Tensor> parameters() const {
-    std::vector<at::Tensor> all = {token_, before_, query_, key_, value_, answer_};
+  std::vector<Learner> learners() const {
+    std::vector<Learner> all;
+    for (const at::Tensor& parameter : {token_, before_, query_, key_, value_, answer_}) {
+      all.push_back({parameter, 1e-2});
+    }
+    // Slower than attention: a choice that is sure too early no longer tries what it does not know.
     if (sight_ == Sight::kChosen) {
-      for (const at::Tensor& parameter : chooser_.parameters()) all.push_back(parameter);
+      for (const at::Tensor& parameter : chooser_.parameters()) all.push_back({parameter, 3e-3});
     }
     return all;
   }
@@ -159,14 +168,16 @@ class Model {
 // Adam, without decay.
 class Optimizer {
  public:
-  explicit Optimizer(std::vector<at::Tensor> parameters) : parameters_(std::move(parameters)) {
-    for (const at::Tensor& parameter : parameters_) {
+  explicit Optimizer(const std::vector<Learner>& learners) {
+    for (const auto& [parameter, rate] : learners) {
+      parameters_.push_back(parameter);
+      rates_.push_back(rate);
       first_.push_back(at::zeros_like(parameter));
       second_.push_back(at::zeros_like(parameter));
     }
   }
 
-  void Step(const at::Tensor& loss, double rate) {
+  void Step(const at::Tensor& loss) {
     const auto gradients = torch::autograd::grad({loss}, parameters_);
     const at::NoGradGuard no_grad;
     ++steps_;
@@ -174,12 +185,13 @@ class Optimizer {
       first_[i].mul_(0.9).add_(gradients[i], 0.1);
       second_[i].mul_(0.99).addcmul_(gradients[i], gradients[i], 0.01);
       const at::Tensor size = (second_[i] / (1 - std::pow(0.99, steps_))).sqrt_().add_(1e-8);
-      parameters_[i].addcdiv_(first_[i], size, -rate / (1 - std::pow(0.9, steps_)));
+      parameters_[i].addcdiv_(first_[i], size, -rates_[i] / (1 - std::pow(0.9, steps_)));
     }
   }
 
  private:
   std::vector<at::Tensor> parameters_, first_, second_;
+  std::vector<double> rates_;
   int steps_ = 0;
 };
 
@@ -198,13 +210,13 @@ double Train(Sight sight, const char* name, int* steps) {
   const auto begin = std::chrono::steady_clock::now();
   Random random(g_seed);
   Model model(sight, g_seed);
-  Optimizer optimizer(model.parameters());
+  Optimizer optimizer(model.learners());
   int step = 0;
   for (; step < *steps; ++step) {
     const Batch batch = Samples(random, kBatch);
     const at::Tensor logits = model.Answer(batch, step);
     const at::Tensor loss = at::cross_entropy_loss(logits.flatten(0, 1), batch.answer.flatten());
-    optimizer.Step(loss, 1e-2);
+    optimizer.Step(loss);
     if (step % 25 == 0) {
       const double recall = Recall(model, 64);
       if (g_verbose) {
