@@ -52,8 +52,7 @@ struct DilatedAttentionOptions {
 
 // In which order kernels take the tiles of a head. Results are the same.
 //   kHeavyFirst: those with most work first.
-//   kHilbert:    along a Hilbert curve over the tile's place and the middle of what it sees, so
-//   that
+//   kHilbert:    along a Hilbert curve over the tile's place and the middle of what it sees:
 //                neighbours in time read what lies near.
 enum class TileOrder { kHeavyFirst, kHilbert };
 

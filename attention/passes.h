@@ -40,8 +40,8 @@ struct Call {
 // What backward needs of forward.
 struct Saved {
   at::Tensor q, k, v;
-  // The output, rounded only where backward's kernels want it so; one for each branch for the
-  // detached gradient.
+  // The output, rounded only where backward's kernels want it so, one for each branch for the
+  // detached gradient; of kernels over tiles the rounded one and what rounding left over.
   std::vector<at::Tensor> outs;
   at::Tensor lse;  // in the accumulation type
   // Rows received from the peers and kept for own later ranges: [rows, 2 (K, V), B, D]. Kept rather

@@ -14,7 +14,7 @@
 namespace ringmaster::attention {
 namespace {
 
-constexpr size_t kCacheBytes = size_t{256} << 20;
+constexpr size_t kCacheBytes = size_t{1} << 30;
 
 struct Key {
   AttentionPattern pattern;
@@ -92,6 +92,8 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
       alone_keys_(parts_.alone_keys, kv_heads, device) {
   if (tiles.has_value()) {
     tiles_ = std::make_unique<PlacedTiles>(parts_, *tiles, device);
+    parts_.local = {};
+    parts_.far = {};
   } else {
     for (const Part& part : parts_.local) {
       local_.push_back({&part,

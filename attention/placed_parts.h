@@ -37,6 +37,7 @@ class PlacedParts {
   PlacedParts(const PlacedParts&) = delete;
   PlacedParts& operator=(const PlacedParts&) = delete;
 
+  // Without its parts where there are tiles instead.
   const RankParts& parts() const { return parts_; }
   // Null, or instead of local() and far().
   const PlacedTiles* tiles() const { return tiles_.get(); }
@@ -49,7 +50,7 @@ class PlacedParts {
   size_t bytes() const;
 
  private:
-  const RankParts parts_;
+  RankParts parts_;
   std::unique_ptr<const PlacedTiles> tiles_;
   std::vector<Dense> local_;
   std::vector<Dense> far_;
@@ -59,9 +60,9 @@ class PlacedParts {
   PlacedRows alone_keys_;
 };
 
-// The parts of `rank`, from a cache of the process that holds at most 256 MiB and forgets the
-// longest unused first; but those of a mask with gates are made anew, since such masks are chosen
-// for one call. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
+// The parts of `rank`, from a cache of the process that holds at most 1 GiB, or one entry, and
+// forgets the longest unused first; but those of a mask with gates are made anew, since such masks
+// are chosen for one call. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
 // below map.ranks(), `tiles` of this rank.
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
                                              int rank, int heads, int kv_heads, at::Device device,

@@ -16,11 +16,11 @@ TORCH_LIBRARY(ringmaster, library) {
   library.def(
       "tile_forward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
       "float scale, Tensor tiles, Tensor keys, Tensor slots, Tensor merge_begin, Tensor(a!) out, "
-      "Tensor(b!) lse, Tensor(c!) part_outs, Tensor(d!) part_lses) -> ()");
+      "Tensor(b!) lse, Tensor(c!) rest, Tensor(d!) part_outs, Tensor(e!) part_lses) -> ()");
   library.def(
       "tile_mix(Tensor part_outs, Tensor part_lses, Tensor merge_begin, Tensor(a!) out, "
-      "Tensor(b!) lse) -> ()");
-  library.def("tile_row_dots(Tensor a, Tensor b, Tensor(a!) dots) -> ()");
+      "Tensor(b!) lse, Tensor(c!) rest) -> ()");
+  library.def("tile_row_dots(Tensor a, Tensor b, Tensor rest, Tensor(a!) dots) -> ()");
   library.def(
       "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
       "float scale, Tensor dout, Tensor lse, Tensor delta, Tensor tiles, Tensor keys, "
@@ -54,11 +54,12 @@ void CallForward(const TileInputs& inputs, const PlacedTiles::Queries& lists, co
       Find("ringmaster::tile_forward")
           .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       at::IntArrayRef, double, const Tensor&, const Tensor&, const Tensor&,
-                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&)>();
   if (lists.tiles.numel() > 0) {
     forward.call(inputs.q, inputs.k, inputs.v, inputs.pool_k, inputs.pool_v, inputs.steps,
                  inputs.scale, lists.tiles, lists.keys, slots, merge_begin, outputs.out,
-                 outputs.lse, outputs.part_outs, outputs.part_lses);
+                 outputs.lse, outputs.rest, outputs.part_outs, outputs.part_lses);
   }
 }
 
@@ -77,19 +78,21 @@ void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists
 }
 
 void TileMix(const Tensor& merge_begin, const TileOutputs& outputs) {
-  static const auto mix =
-      Find("ringmaster::tile_mix")
-          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+  static const auto mix = Find("ringmaster::tile_mix")
+                              .typed<void(const Tensor&, const Tensor&, const Tensor&,
+                                          const Tensor&, const Tensor&, const Tensor&)>();
   if (outputs.part_outs.numel() > 0) {
-    mix.call(outputs.part_outs, outputs.part_lses, merge_begin, outputs.out, outputs.lse);
+    mix.call(outputs.part_outs, outputs.part_lses, merge_begin, outputs.out, outputs.lse,
+             outputs.rest);
   }
 }
 
-Tensor RowDots(const Tensor& a, const Tensor& b) {
+Tensor RowDots(const Tensor& a, const Tensor& b, const Tensor& rest) {
   static const auto dots =
-      Find("ringmaster::tile_row_dots").typed<void(const Tensor&, const Tensor&, const Tensor&)>();
+      Find("ringmaster::tile_row_dots")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
   const Tensor result = at::empty({a.size(0), a.size(1), a.size(2)}, a.options().dtype(at::kFloat));
-  dots.call(a, b, result);
+  dots.call(a, b, rest, result);
   return result;
 }
 

@@ -31,6 +31,7 @@ struct TileInputs {
 struct TileOutputs {
   at::Tensor out;        // [B, T, H, D] bf16
   at::Tensor lse;        // [B, T, H] fp32
+  at::Tensor rest;       // [B, T, H, D] int8, kernels/rest.h; empty: nobody wants it
   at::Tensor part_outs;  // [B, parts, D] fp32
   at::Tensor part_lses;  // [B, parts] fp32
 };
@@ -47,8 +48,8 @@ void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists
 // Merges the parts of each place that has some into out and lse.
 void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
 
-// The sum over D of a * b, contiguous bf16 [B, T, H, D]: [B, T, H] fp32.
-at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b);
+// The sum over D of a * b, contiguous bf16 [B, T, H, D], b with its rest: [B, T, H] fp32.
+at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b, const at::Tensor& rest);
 
 // fp32, head_dim contiguous.
 struct TileSums {

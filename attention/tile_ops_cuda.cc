@@ -36,6 +36,10 @@ const T* Data(const Tensor& list) {
   return list.numel() == 0 ? nullptr : static_cast<const T*>(list.const_data_ptr());
 }
 
+int8_t* Rest(const Tensor& x) {
+  return x.numel() == 0 ? nullptr : static_cast<int8_t*>(x.mutable_data_ptr());
+}
+
 float* Sums(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
 
 std::vector<View> Views(const Tensor& own, at::IntArrayRef steps) {
@@ -82,7 +86,7 @@ std::string WhyNotCuda(const Tensor& q) {
 void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                  const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& tiles,
                  const Tensor& keys, const Tensor& slots, const Tensor& merge_begin,
-                 const Tensor& out, const Tensor& lse, const Tensor& part_outs,
+                 const Tensor& out, const Tensor& lse, const Tensor& rest, const Tensor& part_outs,
                  const Tensor& part_lses) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
@@ -97,6 +101,7 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                                            .taken = Data(taken),
                                            .results = {.out = out.mutable_data_ptr(),
                                                        .lse = Sums(lse),
+                                                       .rest = Rest(rest),
                                                        .slots = Data<uint32_t>(slots),
                                                        .part_outs = Sums(part_outs),
                                                        .part_lses = Sums(part_lses),
@@ -107,7 +112,7 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 }
 
 void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& merge_begin,
-             const Tensor& out, const Tensor& lse) {
+             const Tensor& out, const Tensor& lse, const Tensor& rest) {
   const c10::cuda::CUDAGuard guard(out.device());
   CheckDone(kernels::Mix({.head_dim = static_cast<int>(out.size(3)),
                           .batch = out.size(0),
@@ -117,14 +122,15 @@ void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
                           .places = out.size(1) * out.size(2),
                           .merge_begin = Data<uint32_t>(merge_begin),
                           .out = out.mutable_data_ptr(),
-                          .lse = Sums(lse)},
+                          .lse = Sums(lse),
+                          .rest = Rest(rest)},
                          StreamOf(out)));
 }
 
-void RowDotsCuda(const Tensor& a, const Tensor& b, const Tensor& dots) {
+void RowDotsCuda(const Tensor& a, const Tensor& b, const Tensor& rest, const Tensor& dots) {
   const c10::cuda::CUDAGuard guard(a.device());
   CheckDone(kernels::RowDots(static_cast<int>(a.size(3)), dots.numel(), a.const_data_ptr(),
-                             b.const_data_ptr(), Sums(dots), StreamOf(a)));
+                             b.const_data_ptr(), Data<int8_t>(rest), Sums(dots), StreamOf(a)));
 }
 
 kernels::PerQuery PerQueryOf(const Tensor& x) {

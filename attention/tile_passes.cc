@@ -80,6 +80,13 @@ std::string WhyNot(const BlockSparseAttentionOptions& options) {
              : "some queries see no key, and their gradients may be anything";
 }
 
+// Pairs are counted only where there may be as many.
+bool HasTooManyPairs(const BlockMask& mask, int64_t heads) {
+  const int64_t blocks = mask.shape().blocks();
+  return blocks > 0 && blocks > kMaxRows / blocks / heads &&
+         mask.Pairs() > kMaxRows / (heads / mask.shape().heads);
+}
+
 }  // namespace
 
 std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, double scale,
@@ -106,6 +113,10 @@ std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, do
       q.size(1) > kMaxRows / q.size(2) / std::max<int64_t>(branches, 1)) {
     return c10::str("q ", q.sizes(), " has more rows than the lists can number");
   }
+  if (const auto* options = std::get_if<BlockSparseAttentionOptions>(&pattern);
+      options != nullptr && HasTooManyPairs(options->mask, q.size(2))) {
+    return "the mask has more pairs of blocks than the lists can number";
+  }
   return WhyNoTileKernels(q);
 }
 
@@ -125,6 +136,9 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
   const auto sums = q.options().dtype(at::kFloat);
   TileOutputs outputs{.out = at::empty(q.sizes(), q.options()),
                       .lse = at::empty(q.sizes().slice(0, 3), sums)};
+  // Of what nobody saves nothing is left over.
+  outputs.rest = saved == nullptr ? at::empty({0}, q.options().dtype(at::kChar))
+                                  : at::empty(q.sizes(), q.options().dtype(at::kChar));
   at::Tensor pool;
   if (q.numel() > 0) {
     outputs.part_outs = at::empty({q.size(0), tiles.parts, q.size(3)}, sums);
@@ -132,17 +146,20 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
     FarRows rows(*call.parts, keys, values, call.exchange);
     const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool());
     TileForward(inputs, tiles.local, tiles.slots, outputs);
-    rows.Wait();
-    if (tiles.last.tiles.numel() > 0) {
+    const bool last = tiles.last.tiles.numel() > 0;
+    if (last) {
+      // There are no far ones: what is on its way is for others.
       TileForwardLast(inputs, tiles.last, tiles.merge_begin, outputs);
-    } else {
+    }
+    rows.Wait();
+    if (!last) {
       TileForward(inputs, tiles.far, tiles.slots, outputs);
       TileMix(tiles.merge_begin, outputs);
     }
     pool = rows.pool();
   }
   if (saved != nullptr) {
-    *saved = {queries, keys, values, {outputs.out}, outputs.lse, pool};
+    *saved = {queries, keys, values, {outputs.out, outputs.rest}, outputs.lse, pool};
   }
   return {outputs.out, outputs.lse};
 }
@@ -157,7 +174,7 @@ class BackwardPass {
         inputs_(Inputs(call, saved.q, saved.k, saved.v, saved.pool)),
         lse_(saved.lse),
         douts_(AsOperand(dout)),
-        delta_(RowDots(douts_.contiguous(), saved.outs[0])),
+        delta_(RowDots(douts_.contiguous(), saved.outs[0], saved.outs[1])),
         owed_(at::zeros(saved.pool.sizes(), saved.pool.options().dtype(at::kFloat))),
         gradients_{at::empty(saved.q.sizes(), saved.q.options()),
                    at::empty(saved.k.sizes(), saved.k.options()),

@@ -283,6 +283,7 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     if (leader()) {
       AwaitBoxesRead();
     }
+    __syncwarp();
     SyncNamed(kSumsBarrier + group_.index, kWarpGroup);
     SharedSums<kShare>& sums = shared_.dq[group_.index];
     StoreSums<kShare>(dq_, arguments_.scale, group_.lane, sums);
@@ -290,12 +291,9 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     if (leader()) {
       const TileRows rows = shared_.dq_rows[group_.index];
       const SumMaps& dq = arguments_.dq;
-      int residue = rows.residue - dq.first_residue[rows.view];
-      int row = rows.first - dq.first_row[rows.view];
-      if (residue < 0) {
-        residue += static_cast<int>(arguments_.query_steps[rows.view]);
-        --row;
-      }
+      const auto [residue, row] =
+          RowInSums(rows, dq.first_row[rows.view], dq.first_residue[rows.view],
+                    arguments_.query_steps[rows.view]);
       const CUtensorMap& map = MapOf(dq.views, rows.view, residue);
 #pragma unroll
       for (int i = 0; i < kShare / kSumColumns; ++i) {

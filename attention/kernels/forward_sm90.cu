@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "attention/kernels/query_tile.cuh"
+#include "attention/kernels/rest.h"
 #include "attention/kernels/tile_launch.cuh"
 
 namespace ringmaster::attention::kernels {
@@ -264,10 +265,9 @@ class ForwardKernel<kHeadDim>::Consumer {
         (whole ? results.lse[place] : results.part_lses[part]) = lse[h];
       }
       if (__any_sync(0xFFFFFFFF, real && whole)) {
-        uint16_t* out = static_cast<uint16_t*>(results.out) + place * kHeadDim;
 #pragma unroll
         for (int column = 0; column < kHeadDim; column += 32) {
-          StoreColumns(out + column, column, h, factor[h], real && whole);
+          StoreColumns(place * kHeadDim, column, h, factor[h], real && whole);
         }
       }
       if (real && !whole) {
@@ -375,15 +375,38 @@ class ForwardKernel<kHeadDim>::Consumer {
     }
   }
 
-  // 32 columns of a row lie with four lanes, two of every eight each; after two exchanges each lane
-  // has eight that are neighbours.
-  __device__ void StoreColumns(uint16_t* out, int column, int h, float factor, bool real) {
-    uint32_t block[4];
+  // Stores 32 columns of a row, and what their rounding leaves over, at `at` of the results.
+  __device__ void StoreColumns(int64_t at, int column, int h, float factor, bool real) {
+    const Results& results = arguments_.results;
+    uint32_t block[4], rest[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int i = 4 * (column / 8 + j) + 2 * h;
-      block[j] = PackBf16(out_[i] * factor, out_[i + 1] * factor);
+      const float low = out_[i] * factor, high = out_[i + 1] * factor;
+      block[j] = PackBf16(low, high);
+      const auto low_rest = static_cast<uint8_t>(RestOf(low, static_cast<uint16_t>(block[j])));
+      const auto high_rest =
+          static_cast<uint8_t>(RestOf(high, static_cast<uint16_t>(block[j] >> 16)));
+      rest[j] = low_rest | uint32_t{high_rest} << 8;
     }
+    Gather(block);
+    at += column + 8 * (group_.lane % 4);
+    if (real) {
+      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(results.out) + at) =
+          make_uint4(block[0], block[1], block[2], block[3]);
+    }
+    if (results.rest != nullptr) {
+      Gather(rest);
+      if (real) {
+        *reinterpret_cast<uint2*>(results.rest + at) =
+            make_uint2(rest[0] | rest[1] << 16, rest[2] | rest[3] << 16);
+      }
+    }
+  }
+
+  // 32 columns of a row lie with four lanes, two of every eight each; after two exchanges each lane
+  // has eight that are neighbours.
+  __device__ void Gather(uint32_t (&block)[4]) {
 #pragma unroll
     for (int distance = 1; distance <= 2; distance *= 2) {
       const bool upper = group_.lane & distance;
@@ -396,10 +419,6 @@ class ForwardKernel<kHeadDim>::Consumer {
           (upper ? low : high) = got;
         }
       }
-    }
-    if (real) {
-      *reinterpret_cast<uint4*>(out + 8 * (group_.lane % 4)) =
-          make_uint4(block[0], block[1], block[2], block[3]);
     }
   }
 

@@ -4,6 +4,7 @@
 #include <math_constants.h>
 
 #include "attention/kernels/mix.h"
+#include "attention/kernels/rest.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
@@ -32,14 +33,25 @@ struct Mixed {
     numbers.w += weight * part.w;
   }
 
-  __device__ uint2 Rounded() const {
+  __device__ float4 Numbers() const {
     const float factor = sum == 0 ? 0 : 1 / sum;
-    const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(numbers.x * factor, numbers.y * factor),
-                                     __floats2bfloat162_rn(numbers.z * factor, numbers.w * factor)};
-    return *reinterpret_cast<const uint2*>(pairs);
+    return {numbers.x * factor, numbers.y * factor, numbers.z * factor, numbers.w * factor};
   }
   __device__ float Lse() const { return sum == 0 ? -CUDART_INF_F : most + logf(sum); }
 };
+
+__device__ uint2 Rounded(const float4& numbers) {
+  const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(numbers.x, numbers.y),
+                                   __floats2bfloat162_rn(numbers.z, numbers.w)};
+  return *reinterpret_cast<const uint2*>(pairs);
+}
+
+__device__ char4 RestsOf(const float4& numbers, const uint2& rounded) {
+  const auto low = [](uint32_t pair) { return static_cast<uint16_t>(pair); };
+  const auto high = [](uint32_t pair) { return static_cast<uint16_t>(pair >> 16); };
+  return {RestOf(numbers.x, low(rounded.x)), RestOf(numbers.y, high(rounded.x)),
+          RestOf(numbers.z, low(rounded.y)), RestOf(numbers.w, high(rounded.y))};
+}
 
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
@@ -80,33 +92,42 @@ __global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
     mixed.Add(all_lses[i], part_at(i));
   }
   const int64_t to = batch * problem.places + place;
-  __stcs(static_cast<uint2*>(problem.out) + to * kLanes + lane, mixed.Rounded());
+  const float4 numbers = mixed.Numbers();
+  const uint2 rounded = Rounded(numbers);
+  __stcs(static_cast<uint2*>(problem.out) + to * kLanes + lane, rounded);
+  if (problem.rest != nullptr) {
+    __stcs(reinterpret_cast<char4*>(problem.rest) + to * kLanes + lane, RestsOf(numbers, rounded));
+  }
   if (lane == 0) {
     problem.lse[to] = mixed.Lse();
   }
 }
 
-// Eight numbers of bf16, 16 bytes.
-__device__ float Dot(const uint4& a, const uint4& b) {
+// Eight numbers of bf16, 16 bytes, and the rests of those of b.
+__device__ float Dot(const uint4& a, const uint4& b, const uint2& rests) {
   const uint32_t words_a[4] = {a.x, a.y, a.z, a.w}, words_b[4] = {b.x, b.y, b.z, b.w};
+  const int8_t* rest = reinterpret_cast<const int8_t*>(&rests);
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    sum += __uint_as_float(words_a[i] << 16) * __uint_as_float(words_b[i] << 16);
-    sum += __uint_as_float(words_a[i] & 0xFFFF0000) * __uint_as_float(words_b[i] & 0xFFFF0000);
+    sum += __uint_as_float(words_a[i] << 16) *
+           WithRest(static_cast<uint16_t>(words_b[i]), rest[2 * i]);
+    sum += __uint_as_float(words_a[i] & 0xFFFF0000) *
+           WithRest(static_cast<uint16_t>(words_b[i] >> 16), rest[2 * i + 1]);
   }
   return sum;
 }
 
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    DotRows(int64_t rows, const void* a, const void* b, float* dots) {
+    DotRows(int64_t rows, const void* a, const void* b, const int8_t* rest, float* dots) {
   const int64_t row = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
   float sum = 0;
   if (row < rows) {
     const int64_t at = row * kLanes + lane;
-    sum = Dot(__ldcs(static_cast<const uint4*>(a) + at), __ldcs(static_cast<const uint4*>(b) + at));
+    sum = Dot(__ldcs(static_cast<const uint4*>(a) + at), __ldcs(static_cast<const uint4*>(b) + at),
+              __ldcs(reinterpret_cast<const uint2*>(rest) + at));
   }
 #pragma unroll
   for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
@@ -143,16 +164,16 @@ std::string Mix(const MixProblem& problem, cudaStream_t stream) {
   return Said();
 }
 
-std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, float* dots,
-                    cudaStream_t stream) {
+std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, const int8_t* rest,
+                    float* dots, cudaStream_t stream) {
   if (rows == 0) {
     return "";
   }
   const unsigned blocks = BlocksOf(rows, head_dim / 8);
   if (head_dim == 128) {
-    DotRows<16><<<blocks, kThreads, 0, stream>>>(rows, a, b, dots);
+    DotRows<16><<<blocks, kThreads, 0, stream>>>(rows, a, b, rest, dots);
   } else {
-    DotRows<8><<<blocks, kThreads, 0, stream>>>(rows, a, b, dots);
+    DotRows<8><<<blocks, kThreads, 0, stream>>>(rows, a, b, rest, dots);
   }
   return Said();
 }

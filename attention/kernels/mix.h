@@ -25,14 +25,16 @@ struct MixProblem {
   // [batch, places, head_dim] bf16 and [batch, places]; zeros and -inf where no part saw a key.
   void* out = nullptr;
   float* lse = nullptr;
+  // What the rounding of `out` leaves over (rest.h), laid out as it; null: nobody wants it.
+  int8_t* rest = nullptr;
 };
 
 // Empty, or what CUDA said. Pointers to numbers are multiples of 16 bytes.
 std::string Mix(const MixProblem& problem, cudaStream_t stream);
 
-// dots[i] = sum over d of a[i][d] * b[i][d], of `rows` rows of head_dim (64 or 128) bf16: the delta
-// of BackwardProblem out of dout and out. Empty, or what CUDA said.
-std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, float* dots,
-                    cudaStream_t stream);
+// dots[i] = sum over d of a[i][d] * b[i][d], of `rows` rows of head_dim (64 or 128) bf16, b with
+// its rest: the delta of BackwardProblem out of dout and out. Empty, or what CUDA said.
+std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, const int8_t* rest,
+                    float* dots, cudaStream_t stream);
 
 }  // namespace ringmaster::attention::kernels

@@ -20,6 +20,8 @@ struct Results {
   // are not written.
   void* out = nullptr;
   float* lse = nullptr;
+  // What the rounding of `out` leaves over (rest.h), laid out as it; null: nobody wants it.
+  int8_t* rest = nullptr;
   // The query with number i (Tile::first_row) has the whole result of its place where slots[i] is
   // kWhole, else part slots[i]. Null: all have the whole.
   const uint32_t* slots = nullptr;
@@ -27,8 +29,8 @@ struct Results {
   float* part_outs = nullptr;
   float* part_lses = nullptr;
   int64_t parts = 0;
-  // If given, parts merge_begin[i] .. merge_begin[i + 1] are there before and are merged into the
-  // result of place i, which is whole then. Null: nothing is.
+  // If given, parts merge_begin[i] .. merge_begin[i + 1] are there before, zeros where they saw no
+  // key, and are merged into the result of place i, which is whole then. Null: nothing is.
   const uint32_t* merge_begin = nullptr;
 };
 

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "attention/kernels/host_device.h"
+
 // What the kernels over tiles work on: rows of tensors where they lie, and lists of which rows meet
 // which. Dilated, block-sparse, ring and document attention are such lists.
 namespace ringmaster::attention::kernels {
@@ -27,6 +29,22 @@ struct TileRows {
   int32_t residue = 0;
   int32_t first = 0;
 };
+
+// Where the first of `rows`, whose view has this step, lies among sums that begin at another token:
+// at row `first_row` of residue `first_residue` of the same view, and not behind it.
+struct RowOfSums {
+  int32_t residue;
+  int32_t row;
+};
+RINGMASTER_HOST_DEVICE RowOfSums RowInSums(const TileRows& rows, int32_t first_row,
+                                           int32_t first_residue, int64_t step) {
+  RowOfSums in = {rows.residue - first_residue, rows.first - first_row};
+  if (in.residue < 0) {
+    in.residue += static_cast<int32_t>(step);
+    --in.row;
+  }
+  return in;
+}
 
 // Keys that a tile of queries sees: key i < count is visible to query j of the tile when
 // i <= j + diagonal.

@@ -33,8 +33,7 @@ double LimitOfFp32Sums(const AttentionCase& problem, Path path, size_t tensor,
     return std::max(problem.blocks.has_value() ? 4e-5 : 2e-5,
                     (path == Path::kAsCalled ? 1.5 : 4) * same_precision);
   }
-  // Kernels over tiles save the output in bf16, and which way that was rounded decides the largest
-  // error where a query sees few keys.
+  // Kernels over tiles round probabilities of each branch apart, the model those of their sum.
   const double times = g_flags.device.is_cuda() && tensor > kLse ? 4 : 2;
   return std::max(tensor == kLse ? 2e-5 : 0, times * same_precision);
 }

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/kernels/rest.h"
 #include "attention/kernels/tile_list.h"
 
 namespace ringmaster::attention {
@@ -79,12 +80,23 @@ void Add(double factor, const double* from, int64_t size, double* to) {
   for (int64_t d = 0; d < size; ++d) to[d] += factor * from[d];
 }
 
+// A result of one row, rounded, and what that leaves over if anybody wants it.
+void StoreWhole(const Tensor& result, const Tensor& out, const Tensor& rest) {
+  out.copy_(result);
+  const Tensor value = result.to(at::kFloat);
+  const auto* rounded = static_cast<const uint16_t*>(out.const_data_ptr());
+  for (int64_t i = 0; i < rest.numel(); ++i) {
+    rest.mutable_data_ptr<int8_t>()[i] =
+        kernels::RestOf(value.const_data_ptr<float>()[i], rounded[i]);
+  }
+}
+
 std::string WhyNotHost(const Tensor&) { return ""; }
 
 void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                  const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& tiles,
                  const Tensor& keys, const Tensor& slots, const Tensor& merge_begin,
-                 const Tensor& out, const Tensor& lse, const Tensor& part_outs,
+                 const Tensor& out, const Tensor& lse, const Tensor& rest, const Tensor& part_outs,
                  const Tensor& part_lses) {
   const auto places = List<uint32_t>(slots.view(at::kByte));
   const auto begins = List<uint32_t>(merge_begin.view(at::kByte));
@@ -117,8 +129,13 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
           if (weight > 0) exact.add_(part_outs[batch][i], weight);
           sum += weight;
         }
-        (whole ? out[batch][token][tile.rows.head] : part_outs[batch][slot])
-            .copy_(exact / (sum > 0 ? sum : 1));
+        const Tensor result = exact / (sum > 0 ? sum : 1);
+        if (whole) {
+          StoreWhole(result, out[batch][token][tile.rows.head],
+                     rest.numel() > 0 ? rest[batch][token][tile.rows.head] : rest);
+        } else {
+          part_outs[batch][slot].copy_(result);
+        }
         (whole ? lse[batch][token][tile.rows.head] : part_lses[batch][slot]) = std::log(sum);
       }
     }
@@ -126,7 +143,7 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 }
 
 void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& merge_begin,
-             const Tensor& out, const Tensor& lse) {
+             const Tensor& out, const Tensor& lse, const Tensor& rest) {
   const auto begins = List<uint32_t>(merge_begin.view(at::kByte));
   const int64_t places = out.size(1) * out.size(2);
   for (int64_t batch = 0; batch < out.size(0); ++batch) {
@@ -139,14 +156,23 @@ void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
         if (weight > 0) mixed.add_(part_outs[batch][i], weight);
         sum += weight;
       }
-      out.view({out.size(0), places, -1})[batch][place].copy_(mixed / (sum > 0 ? sum : 1));
+      const auto at = [&](const Tensor& x) {
+        return x.numel() > 0 ? x.view({out.size(0), places, -1})[batch][place] : x;
+      };
+      StoreWhole(mixed / (sum > 0 ? sum : 1), at(out), at(rest));
       lse.view({out.size(0), places})[batch][place] = std::log(sum);
     }
   }
 }
 
-void RowDotsHost(const Tensor& a, const Tensor& b, const Tensor& dots) {
-  dots.copy_((a.to(at::kDouble) * b.to(at::kDouble)).sum(-1));
+void RowDotsHost(const Tensor& a, const Tensor& b, const Tensor& rest, const Tensor& dots) {
+  const Tensor whole = at::zeros(b.sizes(), at::kFloat);
+  const auto* rounded = static_cast<const uint16_t*>(b.const_data_ptr());
+  for (int64_t i = 0; i < b.numel(); ++i) {
+    whole.mutable_data_ptr<float>()[i] =
+        kernels::WithRest(rounded[i], rest.const_data_ptr<int8_t>()[i]);
+  }
+  dots.copy_((a.to(at::kDouble) * whole.to(at::kDouble)).sum(-1));
 }
 
 // The products of one pair, FlashAttention-2, section 3.1.2.

@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "attention/kernels/rest.h"
 #include "tests/attention/kernels/device_array.h"
 #include "tests/attention/kernels/hopper.h"
 
@@ -58,12 +59,15 @@ TEST_P(MixTest, MergesParts) {
   const DeviceArray<float> lse(std::vector<float>(kBatch * places.size(), 7));
   const DeviceArray<uint16_t> out(std::vector<uint16_t>(kBatch * places.size() * dim, ToBf16(7)));
   const DeviceArray<uint32_t> merge_begin(begins);
+  const DeviceArray<int8_t> rest(kBatch * places.size() * dim);
   ASSERT_EQ(Mix({dim, kBatch, part_outs.data(), part_lses.data(), parts,
-                 static_cast<int64_t>(places.size()), merge_begin.data(), out.data(), lse.data()},
+                 static_cast<int64_t>(places.size()), merge_begin.data(), out.data(), lse.data(),
+                 rest.data()},
                 nullptr),
             "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   const std::vector<uint16_t> mixed = out.Host();
+  const std::vector<int8_t> rests = rest.Host();
   const std::vector<float> sums = lse.Host();
   for (size_t row = 0; row < kBatch * places.size(); ++row) {
     SCOPED_TRACE(row);
@@ -79,6 +83,7 @@ TEST_P(MixTest, MergesParts) {
       EXPECT_NEAR(sums[row], want_lse, 1e-6 * std::abs(want_lse) + 1e-6);
     }
     for (int d = 0; d < dim; ++d) {
+      const double whole = WithRest(mixed[row * dim + d], rests[row * dim + d]);
       double want = places[place].empty() ? 7 : 0;
       for (size_t part = before + begins[place]; part < before + begins[place + 1]; ++part) {
         if (lses[part] != none) want += std::exp(lses[part] - want_lse) * outs[part * dim + d];
@@ -88,6 +93,7 @@ TEST_P(MixTest, MergesParts) {
         EXPECT_TRUE(std::isnan(got));
       } else {
         EXPECT_NEAR(got, want, 0.004 * std::abs(want) + 1e-6);
+        EXPECT_NEAR(whole, want, 4e-5 * std::abs(want) + 1e-6);
       }
     }
   }
@@ -102,15 +108,18 @@ TEST_P(MixTest, RowDots) {
   const std::vector<uint16_t> b = RandomBf16(int64_t{kRows} * dim, &random);
   const DeviceArray<uint16_t> on_device_a(a), on_device_b(b);
   const DeviceArray<float> dots(size_t{kRows});
-  ASSERT_EQ(
-      kernels::RowDots(dim, kRows, on_device_a.data(), on_device_b.data(), dots.data(), nullptr),
-      "");
+  std::vector<int8_t> rests(b.size());
+  for (size_t i = 0; i < rests.size(); ++i) rests[i] = static_cast<int8_t>(i * 37 % 256 - 128);
+  const DeviceArray<int8_t> rest(rests);
+  ASSERT_EQ(kernels::RowDots(dim, kRows, on_device_a.data(), on_device_b.data(), rest.data(),
+                             dots.data(), nullptr),
+            "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   const std::vector<float> host = dots.Host();
   for (int row = 0; row < kRows; ++row) {
     double expected = 0;
     for (int d = row * dim; d < (row + 1) * dim; ++d) {
-      expected += double{FromBf16(a[d])} * FromBf16(b[d]);
+      expected += double{FromBf16(a[d])} * WithRest(b[d], rests[d]);
     }
     ASSERT_NEAR(host[row], expected, 1e-4) << row;
   }

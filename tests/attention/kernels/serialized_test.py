@@ -10,6 +10,26 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
+# Waits for its products in only some of its threads.
+CONTROL = """
+#include "attention/kernels/sm90_products.cuh"
+namespace sm = ringmaster::attention::sm90;
+__global__ void Divergent(float* out, uint64_t a, uint64_t b, int steps) {
+  float d[32] = {};
+  for (int i = 0; i < steps; ++i) {
+    sm::PinRegisters(d);
+    sm::FenceProducts();
+    sm::MultiplyRows(d, a, b, true);
+    sm::CommitProducts();
+  }
+  if (threadIdx.x < steps) {
+    sm::AwaitProducts<0>();
+    sm::PinRegisters(d);
+    for (int i = 0; i < 32; ++i) out[threadIdx.x * 32 + i] = d[i];
+  }
+}
+"""
+
 
 @unittest.skipUnless(shutil.which('nvcc'), 'nvcc is not installed')
 class SerializedTest(unittest.TestCase):
@@ -20,6 +40,12 @@ class SerializedTest(unittest.TestCase):
                  '-cubin', '-o', f'{out}/kernel.cubin', str(source)], capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         return re.findall(r'\(C\d+\) Potential Performance Loss: (.*)', done.stderr + done.stdout)
+
+    def test_the_note_is_found(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder, 'control.cu')
+            source.write_text(CONTROL, encoding='utf-8')
+            self.assertNotEqual(self.notes(source), [])
 
     def test_no_kernel_is(self):
         sources = sorted((ROOT / 'attention/kernels').glob('*.cu'))

@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "attention/kernels/rest.h"
 #include "tests/attention/kernels/branch_lists.h"
 #include "tests/attention/kernels/device_array.h"
 #include "tests/attention/kernels/hopper.h"
@@ -257,6 +258,7 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
   const DeviceArray<float> outs(part_outs), lses(part_lses);
   const auto run = [&](bool merge, std::vector<float>* lse) {
     const DeviceArray<uint16_t> out(batch * places * dim);
+    const DeviceArray<int8_t> rest(batch * places * dim);
     const DeviceArray<float> sums(std::vector<float>(batch * places, NAN));
     ForwardProblem problem = {.head_dim = dim, .scale = 0.1f};
     problem.query_views = {{q.operand, 1}};
@@ -268,6 +270,7 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
     problem.taken = taken.data();
     problem.results = {.out = out.data(),
                        .lse = sums.data(),
+                       .rest = rest.data(),
                        .part_outs = outs.data(),
                        .part_lses = lses.data(),
                        .parts = parts,
@@ -275,10 +278,17 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
     EXPECT_EQ(TileForward(problem, nullptr), "");
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     *lse = sums.Host();
-    return out.Host();
+    const std::vector<uint16_t> rounded = out.Host();
+    const std::vector<int8_t> rests = rest.Host();
+    std::vector<float> whole(rounded.size());
+    for (size_t i = 0; i < whole.size(); ++i) {
+      whole[i] = WithRest(rounded[i], rests[i]);
+      EXPECT_EQ(ToBf16(whole[i]), rounded[i]);
+    }
+    return whole;
   };
   std::vector<float> own_lse, lse;
-  const std::vector<uint16_t> own = run(false, &own_lse), out = run(true, &lse);
+  const std::vector<float> own = run(false, &own_lse), out = run(true, &lse);
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t place = 0; place < places; ++place) {
       const int64_t at = b * places + place;
@@ -288,13 +298,12 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
       }
       ASSERT_NEAR(lse[at], std::log(sum), 1e-5);
       for (int d = 0; d < dim; ++d) {
-        double want = std::exp(own_lse[at] - std::log(sum)) * FromBf16(own[at * dim + d]);
+        double want = std::exp(own_lse[at] - std::log(sum)) * own[at * dim + d];
         for (uint32_t i = begin[place]; i < begin[place + 1]; ++i) {
           const int64_t part = b * parts + i;
           want += std::exp(part_lses[part] - std::log(sum)) * part_outs[part * dim + d];
         }
-        // Two roundings to bf16, of numbers of about one.
-        ASSERT_NEAR(FromBf16(out[at * dim + d]), want, 0.008 * (1 + std::abs(want))) << place;
+        ASSERT_NEAR(out[at * dim + d], want, 1e-4 * (1 + std::abs(want))) << place;
       }
     }
   }
