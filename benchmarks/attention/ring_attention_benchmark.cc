@@ -1,0 +1,205 @@
+// The operator's passes on a ring of GPUs, a thread a rank, over NCCL, on random bf16 numbers,
+// causal:
+//   ring_attention_benchmark [--ranks=2] [--shape=16x128] [--branches=W:R,...] TOKENS...
+// TOKENS of the whole sequence. Prints one JSON object a case and number of ranks, 1 (of the same
+// sequence, where it fits) and --ranks: milliseconds of the slowest rank (median of ten after
+// three), effective TFLOP/s of all ranks together, and the bytes that all ranks send.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/time/time.h"
+#include "attention/plan.h"
+#include "benchmarks/attention/rank_passes.h"
+#include "worker/comm/cuda_plugin.h"
+#include "worker/comm/nccl_communicator.h"
+
+namespace ringmaster::attention {
+namespace {
+
+struct Arguments {
+  int ranks = 2;
+  HeadShape shape;
+  std::vector<Branch> branches = {{2048, 1},    {8192, 4},     {32768, 16},
+                                  {131072, 64}, {524288, 256}, {2097152, 1024}};
+  std::vector<int64_t> lengths;
+};
+
+void Check(const absl::Status& status) {
+  if (!status.ok()) throw std::runtime_error(status.ToString());
+}
+
+std::vector<std::unique_ptr<worker::Communicator>> OpenAll(int ranks,
+                                                           std::vector<std::string>* addresses) {
+  std::vector<std::unique_ptr<worker::Communicator>> all;
+  for (int rank = 0; rank < ranks; ++rank) {
+    auto opened =
+        worker::OpenNcclCommunicator({.rank = rank, .world_size = ranks, .device_index = rank});
+    Check(opened.status());
+    addresses->push_back((*opened)->address());
+    all.push_back(*std::move(opened));
+  }
+  return all;
+}
+
+struct Times {
+  double forward = 0;
+  double forward_backward = 0;
+};
+
+// What one rank's thread does. All ranks make the same calls.
+Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& options,
+               const ShardMap& map, int rank, worker::Communicator* communicator,
+               const std::vector<std::string>& addresses, const worker::CudaPlugin& plugin) {
+  Check(plugin.SetDevice(rank));
+  if (communicator != nullptr) Check(communicator->Connect(addresses, absl::Seconds(60)));
+  GroupedExchange* exchange = communicator == nullptr ? nullptr : &communicator->world();
+  const auto random = [&] {
+    return at::empty({1, map.LocalTokens(rank), arguments.shape.heads, arguments.shape.dim},
+                     at::TensorOptions(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank)))
+                         .dtype(at::kBFloat16))
+        .normal_();
+  };
+  const at::Tensor q = random(), k = random(), v = random(), dout = random();
+  const Call call = MakeCall(q, k, v, options, map, exchange);
+  Times times;
+  times.forward = kernels::Milliseconds([&] {
+    Forward(call, q, k, v, nullptr);
+    return "";
+  });
+  times.forward_backward = kernels::Milliseconds([&] {
+    Saved saved;
+    Forward(call, q, k, v, &saved);
+    Backward(call, saved, dout);
+    return "";
+  });
+  if (communicator != nullptr) {
+    Check(communicator->Settle());
+    Check(communicator->Close());
+  }
+  return times;
+}
+
+void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::CudaPlugin& plugin) {
+  const DilatedAttentionOptions options{.branches = arguments.branches};
+  const ShardMap map = DefaultShardMap(options, tokens, ranks);
+  const HeadShape& shape = arguments.shape;
+  const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
+  Check(plan.status());
+  std::vector<std::string> addresses;
+  auto communicators = ranks == 1 ? std::vector<std::unique_ptr<worker::Communicator>>(1)
+                                  : OpenAll(ranks, &addresses);
+  std::vector<Times> times(ranks);
+  std::vector<std::string> errors(ranks);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        times[rank] =
+            TimeRank(arguments, options, map, rank, communicators[rank].get(), addresses, plugin);
+      } catch (const std::exception& error) {
+        errors[rank] = error.what();
+        if (communicators[rank] != nullptr) communicators[rank]->Abort(errors[rank]);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Times slowest;
+  double flops = 0;
+  uint64_t forward_bytes = 0, backward_bytes = 0;
+  const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
+  for (int rank = 0; rank < ranks; ++rank) {
+    if (!errors[rank].empty())
+      throw std::runtime_error(absl::StrCat("rank ", rank, ": ", errors[rank]));
+    slowest.forward = std::max(slowest.forward, times[rank].forward);
+    slowest.forward_backward = std::max(slowest.forward_backward, times[rank].forward_backward);
+    flops += plan->ForwardFlops(rank, message);
+    forward_bytes += plan->SentBytesForward(rank, message);
+    backward_bytes += plan->SentBytesBackward(rank, message);
+  }
+  std::printf(
+      "{\"benchmark\": \"ring_attention\", \"tokens\": %ld, \"ranks\": %d, \"heads\": %d, "
+      "\"head_dim\": %d, \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
+      "\"forward_tflops\": %.1f, \"forward_backward_tflops\": %.1f, \"forward_bytes\": %llu, "
+      "\"backward_bytes\": %llu}\n",
+      static_cast<long>(tokens), ranks, shape.heads, shape.dim, slowest.forward,
+      slowest.forward_backward, flops / slowest.forward / 1e9,
+      3.5 * flops / slowest.forward_backward / 1e9, static_cast<unsigned long long>(forward_bytes),
+      static_cast<unsigned long long>(backward_bytes));
+  std::fflush(stdout);
+}
+
+// False for what is not understood.
+bool Read(absl::string_view argument, Arguments* arguments) {
+  if (absl::ConsumePrefix(&argument, "--ranks=")) {
+    return absl::SimpleAtoi(argument, &arguments->ranks) && arguments->ranks >= 1;
+  }
+  if (absl::ConsumePrefix(&argument, "--shape=")) {
+    return ParseHeadShape(argument, &arguments->shape);
+  }
+  if (absl::ConsumePrefix(&argument, "--branches=")) {
+    arguments->branches.clear();
+    for (const absl::string_view text : absl::StrSplit(argument, ',')) {
+      const std::vector<absl::string_view> numbers = absl::StrSplit(text, ':');
+      Branch& branch = arguments->branches.emplace_back();
+      if (numbers.size() != 2 || !absl::SimpleAtoi(numbers[0], &branch.segment_length) ||
+          !absl::SimpleAtoi(numbers[1], &branch.dilation_rate)) {
+        return false;
+      }
+    }
+    return true;
+  }
+  int64_t tokens = 0;
+  if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;
+  arguments->lengths.push_back(tokens);
+  return true;
+}
+
+int Main(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i < argc; ++i) {
+    if (!Read(argv[i], &arguments)) {
+      std::fprintf(stderr,
+                   "usage: ring_attention_benchmark [--ranks=N] [--shape=HxD] "
+                   "[--branches=W:R,...] TOKENS...\n");
+      return 2;
+    }
+  }
+  const auto plugin = worker::CudaPlugin::Open();
+  Check(plugin.status());
+  bool failed = false;
+  for (const int64_t tokens : arguments.lengths) {
+    for (const int ranks : {1, arguments.ranks}) {
+      try {
+        Run(arguments, tokens, ranks, **plugin);
+      } catch (const std::exception& error) {  // too little memory is no end of the other cases
+        std::fprintf(stderr, "%ld tokens on %d: %s\n", static_cast<long>(tokens), ranks,
+                     error.what());
+        failed = true;
+      }
+      static_cast<void>((*plugin)->EmptyCache());
+    }
+  }
+  return failed ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
+
+int main(int argc, char** argv) try {
+  return ringmaster::attention::Main(argc, argv);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}
