@@ -1,6 +1,6 @@
 # ringmaster_test(NAME SRCS ... DEPS ... [LABELS unit] [TIMEOUT s] [ARGS ...] [UNINSTRUMENTED]): one GoogleTest program,
 # one ctest entry.
-# Labels: unit (fast, no processes), conformance, integration (real processes), simulation, docs.
+# Labels: unit (fast, no processes), conformance, integration (real processes, or minutes), simulation, docs.
 find_package(GTest REQUIRED)
 
 # What the sanitizers are told. Torch, gRPC and UCX are not instrumented: of a test that runs their threads the findings
