@@ -18,6 +18,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -158,23 +159,13 @@ int Main(int argc, char** argv) {
   for (size_t i = 0; i < cases.size() && !arguments.masks.empty(); ++i) {
     Write(absl::StrFormat("%s/%03d-%s.mask", arguments.masks, i, cases[i].name), cases[i]);
   }
-  const auto plugin = worker::CudaPlugin::Open();
-  if (!plugin.ok()) {
-    std::fprintf(stderr, "%s\n", plugin.status().ToString().c_str());
-    return 1;
-  }
-  bool failed = false;
+  const worker::CudaPlugin& plugin = OpenPlugin();
+  bool ran = true;
   for (const Case& c : cases) {
-    try {
-      Run(c, arguments, **plugin);
-    } catch (const std::exception& error) {  // too little memory is no end of the other cases
-      std::fprintf(stderr, "%s, %ld tokens: %s\n", c.name.c_str(),
-                   static_cast<long>(c.mask.shape().tokens), error.what());
-      failed = true;
-    }
-    static_cast<void>((*plugin)->EmptyCache());
+    ran &= RunCase(absl::StrCat(c.name, ", ", c.mask.shape().tokens, " tokens"), plugin,
+                   [&] { Run(c, arguments, plugin); });
   }
-  return failed ? 1 : 0;
+  return ran ? 0 : 1;
 }
 
 }  // namespace

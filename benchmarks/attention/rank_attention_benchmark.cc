@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
@@ -83,25 +84,15 @@ int Main(int argc, char** argv) {
       return 2;
     }
   }
-  const auto plugin = worker::CudaPlugin::Open();
-  if (!plugin.ok()) {
-    std::fprintf(stderr, "%s\n", plugin.status().ToString().c_str());
-    return 1;
-  }
-  bool failed = false;
+  const worker::CudaPlugin& plugin = OpenPlugin();
+  bool ran = true;
   for (const HeadShape& shape : arguments.shapes) {
     for (const int64_t tokens : arguments.lengths) {
-      try {
-        Run(tokens, shape, arguments.rates, **plugin);
-      } catch (const std::exception& error) {  // too little memory is no end of the other cases
-        std::fprintf(stderr, "%d heads of %d, %ld tokens: %s\n", shape.heads, shape.dim,
-                     static_cast<long>(tokens), error.what());
-        failed = true;
-      }
-      static_cast<void>((*plugin)->EmptyCache());
+      ran &= RunCase(absl::StrCat(shape.heads, " heads of ", shape.dim, ", ", tokens, " tokens"),
+                     plugin, [&] { Run(tokens, shape, arguments.rates, plugin); });
     }
   }
-  return failed ? 1 : 0;
+  return ran ? 0 : 1;
 }
 
 }  // namespace

@@ -3,6 +3,9 @@
 #include <ATen/ops/empty.h>
 
 #include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -26,6 +29,28 @@ inline bool ParseHeadShape(absl::string_view text, HeadShape* shape) {
   const std::vector<absl::string_view> sizes = absl::StrSplit(text, 'x');
   return sizes.size() == 2 && absl::SimpleAtoi(sizes[0], &shape->heads) &&
          absl::SimpleAtoi(sizes[1], &shape->dim);
+}
+
+// The plugin, or why there is none as an exception.
+inline const worker::CudaPlugin& OpenPlugin() {
+  const auto plugin = worker::CudaPlugin::Open();
+  if (!plugin.ok()) throw std::runtime_error(plugin.status().ToString());
+  return **plugin;
+}
+
+// Runs one case. False, with a line on stderr, if it ends badly: too little memory is no end of the
+// other cases.
+template <typename F>
+bool RunCase(const std::string& name, const worker::CudaPlugin& plugin, const F& run) {
+  bool ran = true;
+  try {
+    run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", name.c_str(), error.what());
+    ran = false;
+  }
+  static_cast<void>(plugin.EmptyCache());
+  return ran;
 }
 
 // Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random

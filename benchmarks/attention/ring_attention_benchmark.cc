@@ -176,22 +176,15 @@ int Main(int argc, char** argv) {
       return 2;
     }
   }
-  const auto plugin = worker::CudaPlugin::Open();
-  Check(plugin.status());
-  bool failed = false;
+  const worker::CudaPlugin& plugin = OpenPlugin();
+  bool ran = true;
   for (const int64_t tokens : arguments.lengths) {
     for (const int ranks : {1, arguments.ranks}) {
-      try {
-        Run(arguments, tokens, ranks, **plugin);
-      } catch (const std::exception& error) {  // too little memory is no end of the other cases
-        std::fprintf(stderr, "%ld tokens on %d: %s\n", static_cast<long>(tokens), ranks,
-                     error.what());
-        failed = true;
-      }
-      static_cast<void>((*plugin)->EmptyCache());
+      ran &= RunCase(absl::StrCat(tokens, " tokens on ", ranks), plugin,
+                     [&] { Run(arguments, tokens, ranks, plugin); });
     }
   }
-  return failed ? 1 : 0;
+  return ran ? 0 : 1;
 }
 
 }  // namespace

@@ -169,8 +169,5 @@ TEST(BlockGatesTest, WhatDoesNotFitIsRefused) {
 }  // namespace ringmaster::attention
 
 int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  return ringmaster::attention::ParseCaseFlags(argc, argv, &ringmaster::attention::g_flags)
-             ? RUN_ALL_TESTS()
-             : 2;
+  return ringmaster::attention::RunTestsOfCases(argc, argv, &ringmaster::attention::g_flags);
 }

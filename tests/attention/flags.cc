@@ -1,5 +1,7 @@
 #include "tests/attention/flags.h"
 
+#include <gtest/gtest.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -7,8 +9,9 @@
 #include "tests/attention/device.h"
 
 namespace ringmaster::attention {
+namespace {
 
-bool ParseCaseFlags(int argc, char** argv, CaseFlags* flags) {
+bool Parse(int argc, char** argv, CaseFlags* flags) {
   for (int i = 1; i < argc; ++i) {
     if (std::strncmp(argv[i], "--seed=", 7) == 0) {
       flags->seed = std::strtoull(argv[i] + 7, nullptr, 10);
@@ -28,6 +31,13 @@ bool ParseCaseFlags(int argc, char** argv, CaseFlags* flags) {
     }
   }
   return true;
+}
+
+}  // namespace
+
+int RunTestsOfCases(int argc, char** argv, CaseFlags* flags) {
+  testing::InitGoogleTest(&argc, argv);
+  return Parse(argc, argv, flags) ? RUN_ALL_TESTS() : 2;
 }
 
 }  // namespace ringmaster::attention

@@ -13,8 +13,8 @@ struct CaseFlags {
   at::Device device = at::kCPU;
 };
 
-// The flags that are left when gtest has taken its own. False, with a line on stderr, when one is
+// The main() of a program of such tests. 2, with a line on stderr, when a flag that gtest leaves is
 // unknown or the device cannot be had.
-bool ParseCaseFlags(int argc, char** argv, CaseFlags* flags);
+int RunTestsOfCases(int argc, char** argv, CaseFlags* flags);
 
 }  // namespace ringmaster::attention

@@ -289,8 +289,5 @@ TEST(TilePassesTest, SaysWhyNotAMask) {
 }  // namespace ringmaster::attention
 
 int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  return ringmaster::attention::ParseCaseFlags(argc, argv, &ringmaster::attention::g_flags)
-             ? RUN_ALL_TESTS()
-             : 2;
+  return ringmaster::attention::RunTestsOfCases(argc, argv, &ringmaster::attention::g_flags);
 }
