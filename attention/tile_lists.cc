@@ -1,7 +1,6 @@
 #include "attention/tile_lists.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -251,9 +250,12 @@ class Builder {
 
   void CutWindows() {
     std::vector<std::pair<int64_t, int64_t>> problems;
-    for (const auto& [branch, groups] :
-         ByBranch(parts_.local, [&](const Group&) { return !Exchanges(); })) {
-      std::transform(groups.begin(), groups.end(), std::back_inserter(problems), TokensOf);
+    if (!Exchanges()) {
+      for (const Part& part : parts_.local) {
+        for (int64_t group = 0; group < part.queries.groups(); ++group) {
+          problems.push_back(TokensOf({&part, group}));
+        }
+      }
     }
     std::sort(problems.begin(), problems.end());
     int64_t begin = 0, reached = 0;
