@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "attention/block_mask.h"
 #include "attention/block_sparse_attention.h"
+#include "attention/plan/block_mask.h"
 #include "base/status_macros.h"
 
 namespace ringmaster::attention {

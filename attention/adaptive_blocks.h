@@ -8,8 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "attention/options.h"
 #include "attention/output.h"
+#include "attention/plan/options.h"
 
 namespace ringmaster::attention {
 

@@ -2,10 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "attention/exchange.h"
-#include "attention/options.h"
+#include "attention/exchange/exchange.h"
 #include "attention/output.h"
-#include "attention/shard_map.h"
+#include "attention/plan/options.h"
+#include "attention/plan/shard_map.h"
 
 namespace ringmaster::attention {
 

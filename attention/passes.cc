@@ -9,8 +9,8 @@
 #include <utility>
 #include <variant>
 
-#include "attention/stock_passes.h"
-#include "attention/tile_passes.h"
+#include "attention/stock/stock_passes.h"
+#include "attention/tiles/tile_passes.h"
 
 namespace ringmaster::attention {
 namespace {

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "attention/dense_attention.h"
-#include "attention/exchange.h"
-#include "attention/options.h"
+#include "attention/exchange/exchange.h"
 #include "attention/output.h"
-#include "attention/placed_parts.h"
-#include "attention/shard_map.h"
+#include "attention/parts/placed_parts.h"
+#include "attention/plan/options.h"
+#include "attention/plan/shard_map.h"
+#include "attention/stock/dense_attention.h"
 
 namespace ringmaster::attention {
 

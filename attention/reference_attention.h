@@ -2,7 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "attention/options.h"
+#include "attention/plan/options.h"
 
 namespace ringmaster::attention {
 

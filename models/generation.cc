@@ -18,7 +18,7 @@
 #include <numeric>
 
 #include "attention/dilated_attention.h"
-#include "attention/selection.h"
+#include "attention/plan/selection.h"
 #include "models/block.h"
 
 namespace ringmaster::models {

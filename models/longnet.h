@@ -8,8 +8,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "attention/exchange.h"
-#include "attention/shard_map.h"
+#include "attention/exchange/exchange.h"
+#include "attention/plan/shard_map.h"
 #include "models/dropout.h"
 #include "models/longnet_config.h"
 #include "models/positions.h"

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "attention/options.h"
+#include "attention/plan/options.h"
 
 namespace ringmaster::models {
 

@@ -22,8 +22,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "attention/block_mask.h"
-#include "attention/block_patterns.h"
+#include "attention/plan/block_mask.h"
+#include "attention/plan/block_patterns.h"
 #include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
 

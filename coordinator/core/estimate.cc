@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "attention/plan.h"
+#include "attention/plan/plan.h"
 #include "base/status_macros.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/violations.h"

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "attention/options.h"
+#include "attention/plan/options.h"
 #include "coordinator/core/violations.h"
 #include "ringmaster/v1/job.pb.h"
 
@@ -8,8 +8,8 @@ namespace ringmaster::coordinator {
 
 // Fills in every default of `spec` and checks every rule that needs nothing but the spec: required
 // fields, ranges, and the HARD rules between sizes. What costs but is allowed is the estimate's
-// business. Left alone: an empty `directory` (it depends on the job's name), and, when no device is asked
-// for, `resources.device` and `precision`, which the first placement decides.
+// business. Left alone: an empty `directory` (it depends on the job's name), and, when no device is
+// asked for, `resources.device` and `precision`, which the first placement decides.
 void ResolveSpec(v1::TrainingJobSpec* spec, Violations* violations);
 
 // The parts of ResolveSpec that concern the model.

@@ -15,7 +15,7 @@
 #include "attention/block_sparse_attention.h"
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
-#include "attention/plan.h"
+#include "attention/plan/plan.h"
 #include "tests/attention/device.h"
 #include "tests/attention/random.h"
 #include "worker/comm/in_process_exchange.h"

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "attention/options.h"
+#include "attention/plan/options.h"
+#include "attention/plan/shard_map.h"
 #include "attention/reference_attention.h"
-#include "attention/shard_map.h"
 
 namespace ringmaster::attention {
 

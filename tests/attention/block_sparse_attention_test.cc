@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "attention/block_mask.h"
 #include "attention/dilated_attention.h"
-#include "attention/plan.h"
-#include "attention/rank_parts.h"
+#include "attention/parts/rank_parts.h"
+#include "attention/plan/block_mask.h"
+#include "attention/plan/plan.h"
 #include "attention/reference_attention.h"
 #include "tests/attention/attention_case.h"
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 
 namespace ringmaster::attention {
 

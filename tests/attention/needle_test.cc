@@ -21,8 +21,8 @@
 #include <vector>
 
 #include "attention/adaptive_blocks.h"
-#include "attention/block_mask.h"
 #include "attention/block_sparse_attention.h"
+#include "attention/plan/block_mask.h"
 #include "tests/attention/random.h"
 
 namespace ringmaster::attention {

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "attention/shard_map.h"
+#include "attention/plan/shard_map.h"
 
 namespace ringmaster::attention {
 

@@ -4,23 +4,19 @@ import re
 
 from source_tree import includes
 
-# Torch-free headers of attention that the coordinator may use to plan and to estimate.
-PLANNING = ('attention/block_mask', 'attention/block_patterns', 'attention/block_plan', 'attention/options',
-            'attention/plan', 'attention/selection', 'attention/shard_map')
-
 # Longest matching prefix decides the rung of a file. Value: the rungs it may include beside its own.
 RUNGS = {
     'base': (),
     'proto': ('base',),
     'attention/kernels': ('base',),
-    'attention/planning': ('base',),
-    'attention': ('base', 'attention/kernels', 'attention/planning'),
-    'models': ('base', 'attention', 'attention/kernels', 'attention/planning'),
-    'coordinator/core': ('base', 'proto', 'attention/planning'),
-    'coordinator': ('base', 'proto', 'coordinator/core', 'attention/planning'),
-    'worker/comm': ('base', 'attention', 'attention/planning'),
-    'worker/session': ('base', 'proto', 'attention/planning'),
-    'worker': ('base', 'proto', 'attention', 'attention/kernels', 'attention/planning', 'models', 'worker/comm',
+    'attention/plan': ('base',),  # free of torch: the coordinator plans and estimates with it
+    'attention': ('base', 'attention/kernels', 'attention/plan'),
+    'models': ('base', 'attention', 'attention/kernels', 'attention/plan'),
+    'coordinator/core': ('base', 'proto', 'attention/plan'),
+    'coordinator': ('base', 'proto', 'coordinator/core', 'attention/plan'),
+    'worker/comm': ('base', 'attention', 'attention/plan'),
+    'worker/session': ('base', 'proto', 'attention/plan'),
+    'worker': ('base', 'proto', 'attention', 'attention/kernels', 'attention/plan', 'models', 'worker/comm',
                'worker/session'),
     'cli': ('base', 'proto'),
 }
@@ -47,8 +43,6 @@ FOREIGN['torch'] = (FOREIGN['torch'][0], FOREIGN['torch'][1] + ('worker/comm',))
 
 def rung(path):
     """The rung of a file or of an included name; None for what is not ours (or belongs to no rung)."""
-    if re.sub(r'(_test)?\.\w+$', '', path) in PLANNING:
-        return 'attention/planning'
     parts = path.split('/')[:-1]
     for length in range(len(parts), 0, -1):
         prefix = '/'.join(parts[:length])

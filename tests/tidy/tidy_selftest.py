@@ -20,7 +20,7 @@ class Tree:
         self.write('ARCHITECTURE.md', 'base/ coordinator/ attention/ models/ worker/ tests/ cli/ proto/\n')
         self.write('base/version.h', HEADER)
         self.write('coordinator/core/CMakeLists.txt', 'add_library(core STATIC core.cc)\n')
-        self.write('coordinator/core/core.cc', '#include "base/version.h"\n#include "attention/plan.h"\n')
+        self.write('coordinator/core/core.cc', '#include "base/version.h"\n#include "attention/plan/plan.h"\n')
 
     def write(self, path, text):
         path = os.path.join(self.root, path)
@@ -62,7 +62,7 @@ class TidyTest(unittest.TestCase):
             ('attention/a.h', 'proto/ringmaster/v1/job.pb.h', 'proto'),
             ('attention/a.h', 'worker/comm/ucx_exchange.h', 'worker/comm'),
             ('attention/a.h', 'nccl.h', 'NCCL'),
-            ('attention/plan.h', 'ATen/ATen.h', 'torch'),
+            ('attention/plan/plan.h', 'ATen/ATen.h', 'torch'),
             ('attention/kernels/a.h', 'ATen/ATen.h', 'torch'),
             ('models/a.h', 'ucp/api/ucp.h', 'UCX'),
             ('worker/a.h', 'ucp/api/ucp.h', 'UCX'),

@@ -17,7 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "attention/selection.h"
+#include "attention/plan/selection.h"
 #include "base/safetensors.h"
 #include "base/status_macros.h"
 

@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "attention/options.h"
+#include "attention/plan/options.h"
 
 // What attention_runner reads and writes. Every error is one sentence that names the file and what
 // is wrong in it.

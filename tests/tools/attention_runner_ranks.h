@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "attention/options.h"
+#include "attention/plan/options.h"
 #include "tests/tools/attention_runner_input.h"
 
 namespace ringmaster::tools {

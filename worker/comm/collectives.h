@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 #include "worker/comm/communicator.h"
 
 // Collectives over any grouped exchange: host or device tensors, whichever the transport carries.

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 
 namespace ringmaster::worker {
 

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 #include "worker/comm/communicator.h"
 
 namespace ringmaster::worker {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 #include "worker/comm/communicator.h"
 
 namespace ringmaster::worker {

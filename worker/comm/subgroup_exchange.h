@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 
 namespace ringmaster::worker {
 

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "attention/shard_map.h"
+#include "attention/plan/shard_map.h"
 #include "worker/data/byte_corpus.h"
 
 namespace ringmaster::worker {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "attention/plan.h"
+#include "attention/plan/plan.h"
 #include "base/status_macros.h"
 #include "models/longnet.h"
 #include "worker/comm/accused_ranks.h"

@@ -4,7 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 #include "tests/worker/comm/rank_harness.h"
 #include "worker/comm/communicator.h"
 

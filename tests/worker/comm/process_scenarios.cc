@@ -15,7 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "attention/exchange.h"
+#include "attention/exchange/exchange.h"
 #include "base/status_macros.h"
 #include "worker/comm/accused_ranks.h"
 

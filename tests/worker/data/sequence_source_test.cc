@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/shard_map.h"
+#include "attention/plan/shard_map.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/data/corpus_files.h"

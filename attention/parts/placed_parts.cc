@@ -1,0 +1,156 @@
+#include "attention/parts/placed_parts.h"
+
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <list>
+#include <utility>
+#include <variant>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "attention/plan/plan.h"
+
+namespace ringmaster::attention {
+namespace {
+
+constexpr size_t kCacheBytes = size_t{1} << 30;
+
+struct Key {
+  AttentionPattern pattern;
+  ShardMap map;
+  int rank;
+  int heads;
+  int kv_heads;
+  at::Device device;
+  std::optional<TileShape> tiles;
+
+  friend bool operator==(const Key&, const Key&) = default;
+};
+
+// The work is the same for every scale and gradient.
+AttentionPattern WorkOf(AttentionPattern pattern) {
+  std::visit([](auto& options) { options.scale.reset(); }, pattern);
+  if (auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern)) {
+    dilated->mix_gradient = MixGradient::kExact;
+  }
+  return pattern;
+}
+
+class Cache {
+ public:
+  std::shared_ptr<const PlacedParts> Find(const Key& key) {
+    absl::MutexLock lock(&mutex_);
+    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+      if (entry->first == key) {
+        entries_.splice(entries_.begin(), entries_, entry);
+        return entry->second;
+      }
+    }
+    return nullptr;
+  }
+
+  void Add(Key key, std::shared_ptr<const PlacedParts> parts) {
+    absl::MutexLock lock(&mutex_);
+    entries_.emplace_front(std::move(key), std::move(parts));
+    bytes_ += BytesOf(entries_.front());
+    while (bytes_ > kCacheBytes && entries_.size() > 1) {
+      bytes_ -= BytesOf(entries_.back());
+      entries_.pop_back();
+    }
+  }
+
+ private:
+  using Entry = std::pair<Key, std::shared_ptr<const PlacedParts>>;
+
+  static size_t BytesOf(const Entry& entry) {
+    const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&entry.first.pattern);
+    return entry.second->bytes() + (blocks == nullptr ? 0 : blocks->mask.bytes());
+  }
+
+  absl::Mutex mutex_;
+  // Most recently used first. A job has a handful, so they are searched one by one.
+  std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+at::Tensor GatesOf(const Part& part, at::Device device) {
+  return part.gates.empty() ? at::Tensor() : at::tensor(part.gates, at::kLong).to(device);
+}
+
+bool IsGated(const AttentionPattern& pattern) {
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern);
+  return blocks != nullptr && blocks->gated;
+}
+
+}  // namespace
+
+PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device device,
+                         const std::optional<TileShape>& tiles)
+    : parts_(std::move(parts)),
+      alone_(parts_.alone, heads, device),
+      alone_keys_(parts_.alone_keys, kv_heads, device) {
+  if (tiles.has_value()) {
+    tiles_ = std::make_unique<PlacedTiles>(parts_, *tiles, device);
+    parts_.local = {};
+    parts_.far = {};
+  } else {
+    for (const Part& part : parts_.local) {
+      local_.push_back({&part,
+                        {part.queries, heads, device},
+                        {part.keys, kv_heads, device},
+                        GatesOf(part, device)});
+    }
+    for (const Part& part : parts_.far) {
+      far_.push_back(
+          {&part, {part.queries, heads, device}, {part.keys, 1, device}, GatesOf(part, device)});
+    }
+  }
+  const auto place = [&](const RankParts::Message& message) {
+    Message placed{&message, {}};
+    for (const RowSet& set : message.local) {
+      placed.local.emplace_back(set, kv_heads, device);
+    }
+    return placed;
+  };
+  for (const RankParts::Message& message : parts_.outgoing) {
+    outgoing_.push_back(place(message));
+  }
+  kept_ = place(parts_.kept);
+}
+
+size_t PlacedParts::bytes() const {
+  size_t sum = parts_.bytes() + (tiles_ == nullptr ? 0 : tiles_->bytes());
+  for (const std::vector<Dense>* parts : {&local_, &far_}) {
+    for (const Dense& part : *parts) {
+      sum += sizeof(Dense) + part.queries.bytes() + part.keys.bytes() +
+             (part.gates.defined() ? part.gates.nbytes() : 0);
+    }
+  }
+  const auto add = [&sum](const Message& message) {
+    for (const PlacedRows& rows : message.local) {
+      sum += rows.bytes();
+    }
+  };
+  std::for_each(outgoing_.begin(), outgoing_.end(), add);
+  add(kept_);
+  return sum + alone_.bytes() + alone_keys_.bytes();
+}
+
+std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
+                                             int rank, int heads, int kv_heads, at::Device device,
+                                             const std::optional<TileShape>& tiles) {
+  static Cache* const cache = new Cache;
+  Key key{WorkOf(pattern), map, rank, heads, kv_heads, device, tiles};
+  const bool cached = !IsGated(pattern);
+  std::shared_ptr<const PlacedParts> parts = cached ? cache->Find(key) : nullptr;
+  if (parts == nullptr) {
+    const auto plan = AttentionPlan::Create(key.pattern, map, heads, kv_heads);
+    parts =
+        std::make_shared<PlacedParts>(MakeRankParts(*plan, rank), heads, kv_heads, device, tiles);
+    if (cached) cache->Add(std::move(key), parts);
+  }
+  return parts;
+}
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "attention/parts/rank_parts.h"
+#include "attention/parts/rows.h"
+#include "attention/plan/options.h"
+#include "attention/plan/shard_map.h"
+#include "attention/tiles/placed_tiles.h"
+#include "attention/tiles/tile_lists.h"
+
+namespace ringmaster::attention {
+
+// RankParts made ready for a device. Immutable; thread-safe.
+class PlacedParts {
+ public:
+  struct Dense {
+    const Part* part;
+    PlacedRows queries;
+    PlacedRows keys;
+    at::Tensor gates;  // the part's on the device; undefined without gates
+  };
+  struct Message {
+    const RankParts::Message* message;
+    std::vector<PlacedRows> local;
+  };
+
+  // With a shape for kernels over tiles the parts become lists of tiles, else row sets for stock
+  // operations.
+  PlacedParts(RankParts parts, int heads, int kv_heads, at::Device device,
+              const std::optional<TileShape>& tiles);
+  PlacedParts(const PlacedParts&) = delete;
+  PlacedParts& operator=(const PlacedParts&) = delete;
+
+  // Without its parts where there are tiles instead.
+  const RankParts& parts() const { return parts_; }
+  // Null, or instead of local() and far().
+  const PlacedTiles* tiles() const { return tiles_.get(); }
+  const std::vector<Dense>& local() const { return local_; }
+  const std::vector<Dense>& far() const { return far_; }
+  const std::vector<Message>& outgoing() const { return outgoing_; }
+  const Message& kept() const { return kept_; }
+  const PlacedRows& alone() const { return alone_; }
+  const PlacedRows& alone_keys() const { return alone_keys_; }
+  size_t bytes() const;
+
+ private:
+  RankParts parts_;
+  std::unique_ptr<const PlacedTiles> tiles_;
+  std::vector<Dense> local_;
+  std::vector<Dense> far_;
+  std::vector<Message> outgoing_;
+  Message kept_;
+  PlacedRows alone_;
+  PlacedRows alone_keys_;
+};
+
+// The parts of `rank`, from a cache of the process that holds at most 1 GiB, or one entry, and
+// forgets the longest unused first; but those of a mask with gates are made anew, since such masks
+// are chosen for one call. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
+// below map.ranks(), `tiles` of this rank.
+std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
+                                             int rank, int heads, int kv_heads, at::Device device,
+                                             const std::optional<TileShape>& tiles);
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,109 @@
+#include "attention/plan/block_mask.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace ringmaster::attention {
+namespace {
+
+constexpr int64_t kMaxWords = int64_t{1} << 31;  // 16 GiB
+
+int64_t WordsOfRow(const BlockMaskShape& shape) { return (shape.blocks() + 63) / 64; }
+
+}  // namespace
+
+absl::Status BlockMaskShape::Validate() const {
+  if (heads < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("heads of the block mask is ", heads, "; it must be at least 1"));
+  }
+  if (tokens < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokens of the block mask is ", tokens, "; it must not be negative"));
+  }
+  if (block_size != 64 && block_size != 128) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block_size of the block mask is ", block_size, "; it must be 64 or 128"));
+  }
+  const auto limit = static_cast<double>(kMaxWords);
+  const auto rows = static_cast<double>(heads) * static_cast<double>(tokens / block_size + 1);
+  if (rows * static_cast<double>(tokens / block_size / 64 + 1) > limit) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens of the block mask is ", tokens, " with ",
+                                                   heads,
+                                                   " heads; its bits would take more than 16 GiB"));
+  }
+  return absl::OkStatus();
+}
+
+void BlockRow::ShowRange(int64_t begin, int64_t end) {
+  for (int64_t block = begin; block < end; ++block) Show(block);
+}
+
+absl::StatusOr<BlockMask> BlockMask::Create(
+    const BlockMaskShape& shape,
+    absl::FunctionRef<void(int64_t head, int64_t query_block, BlockRow& row)> fill) {
+  RETURN_IF_ERROR(shape.Validate());
+  const int64_t size = WordsOfRow(shape);
+  auto state = std::make_shared<State>();
+  state->shape = shape;
+  state->words.resize(shape.heads * shape.blocks() * size);
+  for (int64_t head = 0; head < shape.heads; ++head) {
+    for (int64_t query = 0; query < shape.blocks(); ++query) {
+      const auto words =
+          absl::MakeSpan(state->words).subspan((head * shape.blocks() + query) * size, size);
+      BlockRow row(words);
+      fill(head, query, row);
+      bool sees = false, sees_causally = false;
+      ForEachBlock(words, shape.blocks(), [&](int64_t key) {
+        sees = true;
+        sees_causally |= key <= query;
+      });
+      state->every_query_sees &= sees;
+      state->every_causal_query_sees &= sees_causally;
+    }
+  }
+  state->hash = absl::HashOf(shape.heads, shape.tokens, shape.block_size, state->words);
+  return BlockMask(std::move(state));
+}
+
+absl::Span<const uint64_t> BlockMask::Row(int64_t head, int64_t query_block) const {
+  const int64_t size = WordsOfRow(shape());
+  const int64_t row = (shape().heads == 1 ? 0 : head) * shape().blocks() + query_block;
+  return absl::MakeConstSpan(state_->words).subspan(row * size, size);
+}
+
+int64_t BlockMask::Pairs() const {
+  return std::accumulate(
+      state_->words.begin(), state_->words.end(), int64_t{0},
+      [](int64_t sum, uint64_t word) { return sum + __builtin_popcountll(word); });
+}
+
+double BlockMask::Density(bool causal) const {
+  const auto tokens = static_cast<double>(shape().tokens);
+  if (tokens == 0) return 0;
+  double pairs = 0;
+  for (int64_t head = 0; head < shape().heads; ++head) {
+    for (int64_t query = 0; query < shape().blocks(); ++query) {
+      const auto queries = static_cast<double>(BlockBegin(query + 1) - BlockBegin(query));
+      ForEachBlock(Row(head, query), causal ? query + 1 : shape().blocks(), [&](int64_t key) {
+        pairs += causal && key == query
+                     ? queries * (queries + 1) / 2
+                     : queries * static_cast<double>(BlockBegin(key + 1) - BlockBegin(key));
+      });
+    }
+  }
+  const double all = causal ? tokens * (tokens + 1) / 2 : tokens * tokens;
+  return pairs / all / static_cast<double>(shape().heads);
+}
+
+bool operator==(const BlockMask& a, const BlockMask& b) {
+  return a.state_ == b.state_ ||
+         (a.hash() == b.hash() && a.shape() == b.shape() && a.state_->words == b.state_->words);
+}
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,79 @@
+#include "attention/plan/options.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+
+namespace ringmaster::attention {
+
+namespace {
+
+absl::Status CheckScale(const std::optional<double>& scale) {
+  if (scale.has_value() && !std::isfinite(*scale)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scale is ", *scale, "; it must be a finite number or unset"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status DilatedAttentionOptions::Validate() const {
+  if (branches.empty()) {
+    return absl::InvalidArgumentError(
+        "dilated attention has no branch; give at least one (segment_length, dilation_rate) pair");
+  }
+  for (size_t i = 0; i < branches.size(); ++i) {
+    const auto& [segment_length, dilation_rate] = branches[i];
+    if (segment_length < 1) {
+      return absl::InvalidArgumentError(absl::StrCat("segment_length of branch ", i, " is ",
+                                                     segment_length, "; it must be at least 1"));
+    }
+    if (dilation_rate < 1) {
+      return absl::InvalidArgumentError(absl::StrCat("dilation_rate of branch ", i, " is ",
+                                                     dilation_rate, "; it must be at least 1"));
+    }
+    if (dilation_rate > segment_length) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "dilation_rate of branch ", i, " is ", dilation_rate, ", above its segment_length ",
+          segment_length, "; lower the rate or lengthen the segment"));
+    }
+  }
+  return CheckScale(scale);
+}
+
+absl::Status BlockSparseAttentionOptions::Validate(int64_t tokens, int64_t heads) const {
+  if (mask.shape().tokens != tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokens of the block mask is ", mask.shape().tokens, "; the sequence has ", tokens));
+  }
+  if (mask.shape().heads != 1 && mask.shape().heads != heads) {
+    return absl::InvalidArgumentError(absl::StrCat("heads of the block mask is ",
+                                                   mask.shape().heads, "; it must be 1 or the ",
+                                                   heads, " query heads"));
+  }
+  return CheckScale(scale);
+}
+
+absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads) {
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  return dilated != nullptr
+             ? dilated->Validate()
+             : std::get<BlockSparseAttentionOptions>(pattern).Validate(tokens, heads);
+}
+
+int Branches(const AttentionPattern& pattern) {
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  return dilated == nullptr ? 1 : static_cast<int>(dilated->branches.size());
+}
+
+int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate) {
+  if (mode == OffsetMode::kPaper) {
+    return head % rate;
+  }
+  // ceil(heads / rate) without the sum heads + rate, which overflows for rates near 2^63.
+  const int64_t heads_per_offset = heads / rate + (heads % rate != 0 ? 1 : 0);
+  return head / heads_per_offset;
+}
+
+}  // namespace ringmaster::attention

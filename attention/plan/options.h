@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "attention/plan/block_mask.h"
+
+namespace ringmaster::attention {
+
+// One (w, r) pair. Tokens are cut into segments of `segment_length`; within a segment every
+// `dilation_rate`-th token attends to every `dilation_rate`-th token. Both are given as the user
+// wrote them: the operator clamps w to the number of tokens itself, and both may exceed 32 bits.
+struct Branch {
+  int64_t segment_length = 0;
+  int64_t dilation_rate = 0;
+
+  friend bool operator==(const Branch&, const Branch&) = default;
+};
+
+// Which residue of a segment a head selects. With H heads, head j selects the tokens whose position
+// in the segment is congruent to
+//   kPaper:      j mod r
+//   kTorchscale: floor(j / ceil(H / r))
+// Weights trained under one do not transfer to the other.
+enum class OffsetMode { kPaper, kTorchscale };
+
+// Whether gradients flow through the weights with which the branches are mixed.
+//   kExact:    yes: the gradient of one softmax over the multiset union of keys.
+//   kDetached: no: the weights are constants, as in torchscale.
+enum class MixGradient { kExact, kDetached };
+
+// What the dilated attention operator computes (the exact words are in the design note, section 6).
+// Equal branches are legal and count twice, also when they become equal only by clamping.
+struct DilatedAttentionOptions {
+  std::vector<Branch> branches;
+  bool causal = true;
+  OffsetMode offset_mode = OffsetMode::kPaper;
+  MixGradient mix_gradient = MixGradient::kExact;
+  // Factor on the scores, any finite number, zero and negative included; unset means 1 / sqrt(head
+  // size).
+  std::optional<double> scale;
+
+  // InvalidArgument naming the branch, its value and the limit: no branch, w < 1, r < 1, r > w,
+  // scale not finite.
+  absl::Status Validate() const;
+
+  friend bool operator==(const DilatedAttentionOptions&, const DilatedAttentionOptions&) = default;
+};
+
+// In which order kernels take the tiles of a head. Results are the same.
+//   kHeavyFirst: those with most work first.
+//   kHilbert:    along a Hilbert curve over the tile's place and the middle of what it sees:
+//                neighbours in time read what lies near.
+enum class TileOrder { kHeavyFirst, kHilbert };
+
+// What the block-sparse attention operator computes: each query sees the keys of the blocks that
+// the mask shows to its block, under one softmax; causal, only those not behind it.
+struct BlockSparseAttentionOptions {
+  BlockMask mask;
+  bool causal = true;
+  std::optional<double> scale;  // as above
+  TileOrder tile_order = TileOrder::kHeavyFirst;
+  // Whether each visible pair of blocks has a gate g, which comes with the tensors: the keys of the
+  // pair count g times in the softmaxes of its queries.
+  bool gated = false;
+
+  // InvalidArgument naming the field unless the mask is of `tokens` and of 1 or `heads` heads, and
+  // scale finite.
+  absl::Status Validate(int64_t tokens, int64_t heads) const;
+
+  friend bool operator==(const BlockSparseAttentionOptions&,
+                         const BlockSparseAttentionOptions&) = default;
+};
+
+// What attention is asked to compute.
+using AttentionPattern = std::variant<DilatedAttentionOptions, BlockSparseAttentionOptions>;
+
+// As the options', for a sequence of `tokens` and `heads` query heads.
+absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads);
+
+// The softmaxes that are mixed: branches, one for a mask.
+int Branches(const AttentionPattern& pattern);
+
+// The residue that `head` of `heads` selects at dilation `rate`; always below `rate`. REQUIRES: 0
+// <= head < heads, rate >= 1.
+int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate);
+
+}  // namespace ringmaster::attention

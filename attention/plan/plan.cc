@@ -1,0 +1,230 @@
+#include "attention/plan/plan.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "attention/plan/block_plan.h"
+#include "attention/plan/selection.h"
+#include "base/status_macros.h"
+
+namespace ringmaster::attention {
+namespace {
+
+// The segments of which a range holds only a part are among those of its first and its last token.
+std::vector<int64_t> BorderSegments(absl::Span<const TokenRange> ranges, int64_t segment_length) {
+  std::vector<int64_t> segments;
+  for (const TokenRange& range : ranges) {
+    segments.push_back(range.begin / segment_length);
+    segments.push_back((range.end - 1) / segment_length);
+  }
+  std::sort(segments.begin(), segments.end());
+  segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
+  return segments;
+}
+
+// Position after the last selected token of `ranges` in `segment`, relative to the segment's begin;
+// 0 when none is.
+int64_t EndOfSelected(absl::Span<const TokenRange> ranges, const TokenRange& segment,
+                      int64_t offset, int64_t rate) {
+  int64_t end = 0;
+  for (const TokenRange& range : ranges) {
+    const TokenRange part = Intersect(range, segment);
+    if (part.size() <= 0) {
+      continue;
+    }
+    const int64_t first = SelectedBefore(part.begin - segment.begin, offset, rate);
+    const int64_t last = SelectedBefore(part.end - segment.begin, offset, rate);
+    if (last > first) {
+      end = offset + (last - 1) * rate + 1;
+    }
+  }
+  return end;
+}
+
+// The largest end of the ranges that `rank` needs keys for, when its own ranges are the senders: a
+// key of its own travels to the pool only for a query in another of its ranges.
+bool OwnLaterRangeNeeds(absl::Span<const TokenRange> ranges, const TokenRange& own,
+                        const TokenRange& segment, int64_t offset, int64_t rate, bool causal) {
+  for (const TokenRange& other : ranges) {
+    const bool relevant = causal ? other.begin >= own.end : other.begin != own.begin;
+    const TokenRange one[] = {other};
+    if (relevant && EndOfSelected(one, segment, offset, rate) > 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// The rows of one segment that `to` needs of `from`.
+void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& options, int branch,
+                int64_t segment_index, int from, int to, std::vector<RowRun>* runs) {
+  const ShardMap& map = plan.map();
+  const int heads = plan.heads();
+  const int64_t rate = options.branches[branch].dilation_rate;
+  const TokenRange segment = SegmentAt(
+      segment_index, ClampedSegmentLength(options.branches[branch], map.tokens()), map.tokens());
+  std::vector<std::pair<int64_t, int>> selections;  // (offset, kv head)
+  for (int head = 0; head < heads; ++head) {
+    selections.emplace_back(HeadOffset(options.offset_mode, head, heads, rate),
+                            head / (heads / plan.kv_heads()));
+  }
+  std::sort(selections.begin(), selections.end());
+  selections.erase(std::unique(selections.begin(), selections.end()), selections.end());
+
+  for (const auto& [offset, kv_head] : selections) {
+    const int64_t queries_end = EndOfSelected(map.Ranges(to), segment, offset, rate);
+    if (queries_end == 0) {
+      continue;
+    }
+    for (const TokenRange& range : map.Ranges(from)) {
+      const TokenRange part = Intersect(range, segment);
+      const bool needed =
+          part.size() > 0 && (!options.causal || part.begin < segment.begin + queries_end) &&
+          (from != to ||
+           OwnLaterRangeNeeds(map.Ranges(to), range, segment, offset, rate, options.causal));
+      if (!needed) {
+        continue;
+      }
+      const int64_t first = SelectedBefore(part.begin - segment.begin, offset, rate);
+      const int64_t last = SelectedBefore(part.end - segment.begin, offset, rate);
+      if (last > first) {
+        runs->push_back({branch, segment_index, offset, kv_head,
+                         segment.begin + offset + first * rate, rate, last - first});
+      }
+    }
+  }
+}
+
+}  // namespace
+
+ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens, int ranks) {
+  int64_t align = 1;
+  const int64_t even = tokens / ranks;
+  for (const Branch& branch : options.branches) {
+    if (branch.segment_length <= align || branch.segment_length > even) continue;
+    const ShardMap map = ShardMap::Contiguous(tokens, ranks, branch.segment_length);
+    int64_t largest = 0;
+    for (int rank = 0; rank < ranks; ++rank) largest = std::max(largest, map.LocalTokens(rank));
+    if (largest - even <= even / 8 + 1) align = branch.segment_length;
+  }
+  return ShardMap::Contiguous(tokens, ranks, align);
+}
+
+absl::StatusOr<AttentionPlan> AttentionPlan::Create(AttentionPattern pattern, ShardMap map,
+                                                    int heads, int kv_heads) {
+  RETURN_IF_ERROR(Validate(pattern, map.tokens(), heads));
+  if (kv_heads < 1 || heads < 1 || heads % kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(heads, " query heads over ", kv_heads,
+                                                   " key/value heads; the first must be a "
+                                                   "positive multiple of the second"));
+  }
+  return AttentionPlan(std::move(pattern), std::move(map), heads, kv_heads);
+}
+
+std::vector<RowRun> AttentionPlan::Runs(int from, int to) const {
+  if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_)) {
+    return BlockRuns(*blocks, *this, from, to);
+  }
+  const auto& options = std::get<DilatedAttentionOptions>(pattern_);
+  std::vector<RowRun> runs;
+  for (size_t branch = 0; branch < options.branches.size(); ++branch) {
+    const int64_t length = ClampedSegmentLength(options.branches[branch], map_.tokens());
+    for (const int64_t segment : BorderSegments(map_.Ranges(from), length)) {
+      AppendRuns(*this, options, static_cast<int>(branch), segment, from, to, &runs);
+    }
+  }
+  return runs;
+}
+
+int64_t AttentionPlan::Rows(int from, int to) const {
+  int64_t rows = 0;
+  for (const RowRun& run : Runs(from, to)) {
+    rows += run.count;
+  }
+  return rows;
+}
+
+uint64_t AttentionPlan::ForwardBytes(int from, int to, const MessageShape& shape) const {
+  if (from == to) {
+    return 0;
+  }
+  return static_cast<uint64_t>(Rows(from, to)) * 2 * shape.batch * shape.head_dim *
+         shape.element_bytes;
+}
+
+uint64_t AttentionPlan::BackwardBytes(int from, int to, const MessageShape& shape) const {
+  if (from == to) {
+    return 0;
+  }
+  return static_cast<uint64_t>(Rows(to, from)) * 2 * shape.batch * shape.head_dim *
+         shape.gradient_bytes;
+}
+
+uint64_t AttentionPlan::SentBytesForward(int rank, const MessageShape& shape) const {
+  uint64_t bytes = 0;
+  for (int peer = 0; peer < map_.ranks(); ++peer) {
+    bytes += ForwardBytes(rank, peer, shape);
+  }
+  return bytes;
+}
+
+uint64_t AttentionPlan::SentBytesBackward(int rank, const MessageShape& shape) const {
+  uint64_t bytes = 0;
+  for (int peer = 0; peer < map_.ranks(); ++peer) {
+    bytes += BackwardBytes(rank, peer, shape);
+  }
+  return bytes;
+}
+
+namespace {
+
+// Pairs of a selected query in [part.begin, part.end) and a selected key it sees in its segment.
+double VisiblePairs(const TokenRange& part, const TokenRange& segment, int64_t offset, int64_t rate,
+                    bool causal) {
+  const auto first = static_cast<double>(SelectedBefore(part.begin - segment.begin, offset, rate));
+  const auto last = static_cast<double>(SelectedBefore(part.end - segment.begin, offset, rate));
+  const auto all = static_cast<double>(SelectedBefore(segment.size(), offset, rate));
+  return causal ? (last * (last + 1) - first * (first + 1)) / 2 : (last - first) * all;
+}
+
+double VisiblePairs(const DilatedAttentionOptions& options, const AttentionPlan& plan, int rank) {
+  double pairs = 0;
+  for (const Branch& branch : options.branches) {
+    const int64_t length = ClampedSegmentLength(branch, plan.map().tokens());
+    for (int head = 0; head < plan.heads(); ++head) {
+      const int64_t offset =
+          HeadOffset(options.offset_mode, head, plan.heads(), branch.dilation_rate);
+      for (const TokenRange& range : plan.map().Ranges(rank)) {
+        const int64_t first = range.begin / length;
+        const int64_t last = (range.end - 1) / length;
+        const auto count = [&](int64_t index) {
+          const TokenRange segment = SegmentAt(index, length, plan.map().tokens());
+          return VisiblePairs(Intersect(range, segment), segment, offset, branch.dilation_rate,
+                              options.causal);
+        };
+        pairs += count(first);
+        if (last > first) {
+          pairs += count(last);
+        }
+        if (last > first + 1) {
+          pairs += count(first + 1) * static_cast<double>(last - first - 1);
+        }
+      }
+    }
+  }
+  return pairs;
+}
+
+}  // namespace
+
+double AttentionPlan::ForwardFlops(int rank, const MessageShape& shape) const {
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_);
+  const double pairs = blocks != nullptr
+                           ? BlockPairs(*blocks, *this, rank)
+                           : VisiblePairs(std::get<DilatedAttentionOptions>(pattern_), *this, rank);
+  return 4.0 * pairs * static_cast<double>(shape.head_dim) * static_cast<double>(shape.batch);
+}
+
+}  // namespace ringmaster::attention

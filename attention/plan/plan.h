@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "attention/plan/options.h"
+#include "attention/plan/shard_map.h"
+
+namespace ringmaster::attention {
+
+// Rows of one key/value head that one rank needs from another, for one segment of one branch, or
+// those of one block of a mask: global tokens first, first + step, ..., `count` of them, all held
+// by the sender in one range.
+struct RowRun {
+  int branch = 0;
+  int64_t segment = 0;  // or the number of the block
+  int64_t offset = 0;
+  int kv_head = 0;
+  int64_t first = 0;
+  int64_t step = 1;
+  int64_t count = 0;
+
+  friend bool operator==(const RowRun&, const RowRun&) = default;
+};
+
+// Sizes that turn rows into bytes.
+struct MessageShape {
+  int64_t batch = 1;
+  int64_t head_dim = 0;
+  // Of one element of K and V.
+  int64_t element_bytes = 4;
+  // Of one element of the dK and dV partials that travel back: 8 for fp64 inputs, else 4.
+  int64_t gradient_bytes = 4;
+};
+
+// How a ring of `ranks` divides a sequence unless it is told otherwise: contiguous chunks, borders
+// on multiples of the longest segment that allows it with no chunk an eighth above the mean, so
+// that as many branches as possible stay local. Workers and the coordinator's estimates both use
+// it. REQUIRES: options.Validate() is OK, tokens >= 0, ranks >= 1.
+ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens, int ranks);
+
+// Which key and value rows travel between the ranks of one sequence: sparsify first, then exchange
+// only what a remote query sees. Each pair of ranks swaps at most one message per direction and
+// pass, with the rows of all branches, K and V together; the backward pass mirrors the forward one
+// with the dK and dV of the same rows. A row that several branches need travels once for each.
+// Everything follows from the arguments, so that all ranks and the coordinator compute the same
+// plan. Immutable value; thread-compatible.
+class AttentionPlan {
+ public:
+  // InvalidArgument as Validate(pattern), or unless heads is a positive multiple of kv_heads >= 1.
+  static absl::StatusOr<AttentionPlan> Create(AttentionPattern pattern, ShardMap map, int heads,
+                                              int kv_heads);
+
+  const AttentionPattern& pattern() const { return pattern_; }
+  const ShardMap& map() const { return map_; }
+  int heads() const { return heads_; }
+  int kv_heads() const { return kv_heads_; }
+
+  // The rows of `from` that queries of `to` need, in message order: by branch, segment, offset, kv
+  // head, range; of a mask by kv head, block, range. With from == to: rows a rank keeps for its own
+  // later ranges; these never travel, and a mask has none. The cost does not depend on the number
+  // of tokens, only on branches, heads and ranges; of a mask it grows with its bits.
+  std::vector<RowRun> Runs(int from, int to) const;
+  // The sum of the counts of Runs(from, to).
+  int64_t Rows(int from, int to) const;
+
+  // Bytes of the message from -> to; zero means that no message is sent. The backward message from
+  // -> to holds the gradients of Runs(to, from).
+  uint64_t ForwardBytes(int from, int to, const MessageShape& shape) const;
+  uint64_t BackwardBytes(int from, int to, const MessageShape& shape) const;
+
+  // What `rank` sends in one call of the operator.
+  uint64_t SentBytesForward(int rank, const MessageShape& shape) const;
+  uint64_t SentBytesBackward(int rank, const MessageShape& shape) const;
+
+  // Multiplications and additions of the two forward products for `rank`'s queries: 4 * head_dim
+  // for each pair of a query and a key it sees. The backward pass costs 2.5 times as much.
+  double ForwardFlops(int rank, const MessageShape& shape) const;
+
+ private:
+  AttentionPlan(AttentionPattern pattern, ShardMap map, int heads, int kv_heads)
+      : pattern_(std::move(pattern)), map_(std::move(map)), heads_(heads), kv_heads_(kv_heads) {}
+
+  AttentionPattern pattern_;
+  ShardMap map_;
+  int heads_;
+  int kv_heads_;
+};
+
+}  // namespace ringmaster::attention

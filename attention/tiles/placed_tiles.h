@@ -1,0 +1,57 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "attention/parts/rank_parts.h"
+#include "attention/tiles/tile_lists.h"
+
+namespace ringmaster::attention {
+
+// TileLists on a device: each list is a tensor of the bytes of its structures, slots and
+// merge_begin are int32 tensors with the bits of uint32, summed is one of bytes. Immutable;
+// thread-safe.
+struct PlacedTiles {
+  struct Queries {
+    at::Tensor tiles;
+    at::Tensor keys;
+  };
+  struct Keys {
+    at::Tensor tiles;
+    at::Tensor queries;
+  };
+  struct Backward {
+    Queries queries;
+    Keys keys;
+    kernels::KeyGradients key_gradients;
+  };
+  struct Window {
+    int64_t begin;
+    int64_t tokens;
+    bool zero_keys;
+    bool finishes;
+    std::vector<Backward> passes;
+  };
+
+  // REQUIRES: as MakeTileLists.
+  PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device);
+
+  size_t bytes() const;
+
+  std::vector<int64_t> steps;
+  Queries local;
+  Queries far;
+  Queries last;
+  at::Tensor slots;
+  at::Tensor merge_begin;
+  int64_t parts = 0;
+  bool deterministic = false;
+  std::vector<Backward> backward_far;
+  std::vector<Window> windows;
+  at::Tensor summed;
+};
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,118 @@
+#include "attention/tiles/tile_ops.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+namespace ringmaster::attention {
+namespace {
+
+using at::Tensor;
+
+// Tensors of lists hold the structures of kernels/tile_list.h as bytes; those without numbers are
+// not there.
+TORCH_LIBRARY(ringmaster, library) {
+  library.def("tile_why_not(Tensor q) -> str");
+  library.def(
+      "tile_forward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
+      "float scale, Tensor tiles, Tensor keys, Tensor slots, Tensor merge_begin, Tensor(a!) out, "
+      "Tensor(b!) lse, Tensor(c!) rest, Tensor(d!) part_outs, Tensor(e!) part_lses) -> ()");
+  library.def(
+      "tile_mix(Tensor part_outs, Tensor part_lses, Tensor merge_begin, Tensor(a!) out, "
+      "Tensor(b!) lse, Tensor(c!) rest) -> ()");
+  library.def("tile_row_dots(Tensor a, Tensor b, Tensor rest, Tensor(a!) dots) -> ()");
+  library.def(
+      "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
+      "float scale, Tensor dout, Tensor lse, Tensor delta, Tensor tiles, Tensor keys, "
+      "Tensor key_tiles, Tensor queries, bool deterministic, int key_gradients, Tensor summed, "
+      "int begin, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) pool_dk, "
+      "Tensor(e!) pool_dv, Tensor(f!) finished_dk, Tensor(g!) finished_dv) -> ()");
+}
+
+c10::OperatorHandle Find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+}
+
+}  // namespace
+
+std::string WhyNoTileKernels(const Tensor& q) {
+  static const auto why_not = Find("ringmaster::tile_why_not").typed<std::string(const Tensor&)>();
+  const c10::DispatchKey key =
+      q.device().is_cuda() ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
+  if (!why_not.hasKernelForDispatchKey(key)) {
+    return std::string("no kernels for ") + c10::DeviceTypeName(q.device().type(), true) +
+           " are loaded";
+  }
+  return why_not.call(q);
+}
+
+namespace {
+
+void CallForward(const TileInputs& inputs, const PlacedTiles::Queries& lists, const Tensor& slots,
+                 const Tensor& merge_begin, const TileOutputs& outputs) {
+  static const auto forward =
+      Find("ringmaster::tile_forward")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      at::IntArrayRef, double, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&)>();
+  if (lists.tiles.numel() > 0) {
+    forward.call(inputs.q, inputs.k, inputs.v, inputs.pool_k, inputs.pool_v, inputs.steps,
+                 inputs.scale, lists.tiles, lists.keys, slots, merge_begin, outputs.out,
+                 outputs.lse, outputs.rest, outputs.part_outs, outputs.part_lses);
+  }
+}
+
+Tensor None(const Tensor& like) { return at::empty({0}, like.options()); }
+
+}  // namespace
+
+void TileForward(const TileInputs& inputs, const PlacedTiles::Queries& lists, const Tensor& slots,
+                 const TileOutputs& outputs) {
+  CallForward(inputs, lists, slots, None(slots), outputs);
+}
+
+void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists,
+                     const Tensor& merge_begin, const TileOutputs& outputs) {
+  CallForward(inputs, lists, None(merge_begin), merge_begin, outputs);
+}
+
+void TileMix(const Tensor& merge_begin, const TileOutputs& outputs) {
+  static const auto mix = Find("ringmaster::tile_mix")
+                              .typed<void(const Tensor&, const Tensor&, const Tensor&,
+                                          const Tensor&, const Tensor&, const Tensor&)>();
+  if (outputs.part_outs.numel() > 0) {
+    mix.call(outputs.part_outs, outputs.part_lses, merge_begin, outputs.out, outputs.lse,
+             outputs.rest);
+  }
+}
+
+Tensor RowDots(const Tensor& a, const Tensor& b, const Tensor& rest) {
+  static const auto dots =
+      Find("ringmaster::tile_row_dots")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+  const Tensor result = at::empty({a.size(0), a.size(1), a.size(2)}, a.options().dtype(at::kFloat));
+  dots.call(a, b, rest, result);
+  return result;
+}
+
+void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& lse,
+                  const Tensor& delta, const PlacedTiles::Backward& lists, const Tensor& summed,
+                  bool deterministic, const TileSums& sums, const FinishedKeys& finished) {
+  static const auto backward =
+      Find("ringmaster::tile_backward")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      at::IntArrayRef, double, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool, int64_t,
+                      const Tensor&, int64_t, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+  if (lists.queries.tiles.numel() > 0 || lists.keys.tiles.numel() > 0) {
+    backward.call(inputs.q, inputs.k, inputs.v, inputs.pool_k, inputs.pool_v, inputs.steps,
+                  inputs.scale, dout, lse, delta, lists.queries.tiles, lists.queries.keys,
+                  lists.keys.tiles, lists.keys.queries, deterministic,
+                  static_cast<int64_t>(lists.key_gradients), summed, sums.begin, sums.dq, sums.dk,
+                  sums.dv, sums.pool_dk, sums.pool_dv, finished.dk, finished.dv);
+  }
+}
+
+}  // namespace ringmaster::attention

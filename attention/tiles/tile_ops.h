@@ -1,0 +1,77 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "attention/tiles/placed_tiles.h"
+
+// The kernels over lists of tiles as operators of LibTorch, `ringmaster::tile_*`: their schemas are
+// declared here, their kernels are registered by whatever brings them. libringmaster_cuda.so
+// registers those of attention/kernels when it is loaded; without it there are none. Asynchronous
+// on the current stream. Thread-safe once the kernels are registered. Throw c10::Error.
+namespace ringmaster::attention {
+
+// Empty, or why no kernels take tensors of this one's device.
+std::string WhyNoTileKernels(const at::Tensor& q);
+
+// bf16, head_dim contiguous, all else as kernels::Operand wants it.
+struct TileInputs {
+  at::Tensor q;       // [B, T, H, D]
+  at::Tensor k;       // [B, T, Hkv, D]
+  at::Tensor v;       // [B, T, Hkv, D]
+  at::Tensor pool_k;  // [B, rows of the pool, 1, D]
+  at::Tensor pool_v;  // [B, rows of the pool, 1, D]
+  std::vector<int64_t> steps;
+  double scale = 1;
+};
+
+// All contiguous.
+struct TileOutputs {
+  at::Tensor out;        // [B, T, H, D] bf16
+  at::Tensor lse;        // [B, T, H] fp32
+  at::Tensor rest;       // [B, T, H, D] int8, kernels/rest.h; empty: nobody wants it
+  at::Tensor part_outs;  // [B, parts, D] fp32
+  at::Tensor part_lses;  // [B, parts] fp32
+};
+
+// Writes the softmax of each query over the keys that its tile sees to where PlacedTiles::slots
+// says.
+void TileForward(const TileInputs& inputs, const PlacedTiles::Queries& lists,
+                 const at::Tensor& slots, const TileOutputs& outputs);
+
+// The same of tiles that have all places: merges the parts of each, which are there, into it.
+void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists,
+                     const at::Tensor& merge_begin, const TileOutputs& outputs);
+
+// Merges the parts of each place that has some into out and lse.
+void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
+
+// The sum over D of a * b, contiguous bf16 [B, T, H, D], b with its rest: [B, T, H] fp32.
+at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b, const at::Tensor& rest);
+
+// fp32, head_dim contiguous.
+struct TileSums {
+  // Of the tokens of q, k and v from `begin` on. dk and dv may have none where nothing is summed.
+  at::Tensor dq, dk, dv;
+  int64_t begin = 0;
+  // Of the pool's shape.
+  at::Tensor pool_dk, pool_dv;
+};
+
+// Where finishing passes put gradients: bf16, contiguous, of the shape of k.
+struct FinishedKeys {
+  at::Tensor dk, dv;
+};
+
+// Adds one pass's gradients to the sums; what becomes of those of keys, the lists say, and `summed`
+// is PlacedTiles'. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a query out; `delta` is
+// RowDots of dout and the output. `dout` is an operand of q's shape. Deterministic: the same bits
+// every time, by slower kernels, which want lists for it.
+void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& lse,
+                  const at::Tensor& delta, const PlacedTiles::Backward& lists,
+                  const at::Tensor& summed, bool deterministic, const TileSums& sums,
+                  const FinishedKeys& finished);
+
+}  // namespace ringmaster::attention

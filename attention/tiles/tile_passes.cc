@@ -1,0 +1,254 @@
+#include "attention/tiles/tile_passes.h"
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "attention/exchange/far_rows.h"
+#include "attention/kernels/tile_list.h"
+#include "attention/tiles/placed_tiles.h"
+#include "attention/tiles/tile_ops.h"
+
+namespace ringmaster::attention {
+namespace {
+
+constexpr int64_t kMaxBatch = 65535;  // blocks of a launch
+constexpr int64_t kMaxTokens = int64_t{1} << 30;
+// A query may have a local and a far part in each branch.
+constexpr int64_t kMaxRows = (int64_t{1} << 31) - 1;
+
+// The fp32 sums of the backward pass are of one window: of a share of the sequence, where segments
+// allow it, but enough to keep a GPU busy.
+constexpr int64_t kMinWindowTokens = int64_t{1} << 16;
+constexpr int64_t kMaxWindows = 4;
+
+// Tensor maps want aligned rows; a size of one may come with any stride.
+at::Tensor AsOperand(const at::Tensor& x) {
+  constexpr int64_t kAlignedElements = 8;
+  bool fits =
+      x.stride(3) == 1 &&
+      reinterpret_cast<uintptr_t>(x.const_data_ptr()) % (kAlignedElements * sizeof(uint16_t)) == 0;
+  for (int i = 0; i < 3; ++i) {
+    fits = fits && x.stride(i) > 0 && x.stride(i) % kAlignedElements == 0;
+  }
+  return fits ? x : x.clone(at::MemoryFormat::Contiguous);
+}
+
+TileInputs Inputs(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const at::Tensor& pool) {
+  return {.q = q,
+          .k = k,
+          .v = v,
+          .pool_k = PoolKeys(pool),
+          .pool_v = PoolValues(pool),
+          .steps = call.parts->tiles()->steps,
+          .scale = call.scale};
+}
+
+std::string WhyNot(const DilatedAttentionOptions& options) {
+  const auto branches = static_cast<int64_t>(options.branches.size());
+  if (options.mix_gradient == MixGradient::kDetached && branches > 1) {
+    return "detached mixing weights need the output of each branch";
+  }
+  // Rows beside a tile are read with it and multiplied by zero.
+  if (std::none_of(options.branches.begin(), options.branches.end(),
+                   [](const Branch& branch) { return branch.dilation_rate == 1; })) {
+    return "no branch has rate 1, and rows that no branch covers may hold anything";
+  }
+  // A view for each rate, one for single rows and one for the pool.
+  if (branches + 2 > kernels::kMaxViews) {
+    return c10::str(branches, " branches, more than ", kernels::kMaxViews - 2);
+  }
+  return "";
+}
+
+std::string WhyNot(const BlockSparseAttentionOptions& options) {
+  if (options.gated) {
+    return "the kernels know no gates";
+  }
+  // As above.
+  return options.mask.EveryQuerySees(options.causal)
+             ? ""
+             : "some queries see no key, and their gradients may be anything";
+}
+
+// Pairs are counted only where there may be as many.
+bool HasTooManyPairs(const BlockMask& mask, int64_t heads) {
+  const int64_t blocks = mask.shape().blocks();
+  return blocks > 0 && blocks > kMaxRows / blocks / heads &&
+         mask.Pairs() > kMaxRows / (heads / mask.shape().heads);
+}
+
+}  // namespace
+
+std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, double scale,
+                        at::ScalarType accumulate) {
+  const int64_t branches = Branches(pattern);
+  if (q.scalar_type() != at::kBFloat16) {
+    return c10::str("the dtype is ", q.scalar_type(), ", not BFloat16");
+  }
+  if (accumulate != at::kFloat) {
+    return "short sequences are summed in fp64";
+  }
+  if (q.size(3) != 64 && q.size(3) != 128) {
+    return c10::str("the head dimension is ", q.size(3), ", not 64 or 128");
+  }
+  if (!(static_cast<float>(scale) > 0)) {
+    return c10::str("the scale is ", scale, ", not above 0");
+  }
+  if (std::string why_not =
+          std::visit([](const auto& options) { return WhyNot(options); }, pattern);
+      !why_not.empty()) {
+    return why_not;
+  }
+  if (q.size(0) > kMaxBatch || q.size(1) >= kMaxTokens ||
+      q.size(1) > kMaxRows / q.size(2) / std::max<int64_t>(branches, 1)) {
+    return c10::str("q ", q.sizes(), " has more rows than the lists can number");
+  }
+  if (const auto* options = std::get_if<BlockSparseAttentionOptions>(&pattern);
+      options != nullptr && HasTooManyPairs(options->mask, q.size(2))) {
+    return "the mask has more pairs of blocks than the lists can number";
+  }
+  return WhyNoTileKernels(q);
+}
+
+TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
+  return {.tokens = q.size(1),
+          .heads = static_cast<int>(q.size(2)),
+          .kv_heads = static_cast<int>(k.size(2)),
+          .head_dim = static_cast<int>(q.size(3)),
+          .deterministic = q.is_cpu() || at::globalContext().deterministicAlgorithms(),
+          .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows)};
+}
+
+AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
+                                const at::Tensor& v, Saved* saved) {
+  const PlacedTiles& tiles = *call.parts->tiles();
+  const at::Tensor queries = AsOperand(q), keys = AsOperand(k), values = AsOperand(v);
+  const auto sums = q.options().dtype(at::kFloat);
+  TileOutputs outputs{.out = at::empty(q.sizes(), q.options()),
+                      .lse = at::empty(q.sizes().slice(0, 3), sums)};
+  // Of what nobody saves nothing is left over.
+  outputs.rest = saved == nullptr ? at::empty({0}, q.options().dtype(at::kChar))
+                                  : at::empty(q.sizes(), q.options().dtype(at::kChar));
+  at::Tensor pool;
+  if (q.numel() > 0) {
+    outputs.part_outs = at::empty({q.size(0), tiles.parts, q.size(3)}, sums);
+    outputs.part_lses = at::empty({q.size(0), tiles.parts}, sums);
+    FarRows rows(*call.parts, keys, values, call.exchange);
+    const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool());
+    TileForward(inputs, tiles.local, tiles.slots, outputs);
+    const bool last = tiles.last.tiles.numel() > 0;
+    if (last) {
+      // There are no far ones: what is on its way is for others.
+      TileForwardLast(inputs, tiles.last, tiles.merge_begin, outputs);
+    }
+    rows.Wait();
+    if (!last) {
+      TileForward(inputs, tiles.far, tiles.slots, outputs);
+      TileMix(tiles.merge_begin, outputs);
+    }
+    pool = rows.pool();
+  }
+  if (saved != nullptr) {
+    *saved = {queries, keys, values, {outputs.out, outputs.rest}, outputs.lse, pool};
+  }
+  return {outputs.out, outputs.lse};
+}
+
+namespace {
+
+class BackwardPass {
+ public:
+  BackwardPass(const Call& call, const Saved& saved, const at::Tensor& dout)
+      : call_(call),
+        tiles_(*call.parts->tiles()),
+        inputs_(Inputs(call, saved.q, saved.k, saved.v, saved.pool)),
+        lse_(saved.lse),
+        douts_(AsOperand(dout)),
+        delta_(RowDots(douts_.contiguous(), saved.outs[0], saved.outs[1])),
+        owed_(at::zeros(saved.pool.sizes(), saved.pool.options().dtype(at::kFloat))),
+        gradients_{at::empty(saved.q.sizes(), saved.q.options()),
+                   at::empty(saved.k.sizes(), saved.k.options()),
+                   at::empty(saved.k.sizes(), saved.k.options())} {}
+
+  DenseGradients Run() {
+    int64_t most = 0;
+    bool sums_keys = tiles_.summed.numel() > 0;
+    for (const PlacedTiles::Window& window : tiles_.windows) {
+      most = std::max(most, window.tokens);
+      sums_keys |= !window.finishes;
+    }
+    const auto room = [&](const at::Tensor& like, int64_t tokens) {
+      return at::empty({like.size(0), tokens, like.size(2), like.size(3)}, owed_.options());
+    };
+    room_ = {room(inputs_.q, most), room(inputs_.k, sums_keys ? most : 0),
+             room(inputs_.k, sums_keys ? most : 0)};
+    for (const PlacedTiles::Window& window : tiles_.windows) {
+      RunWindow(window);
+    }
+    return gradients_;
+  }
+
+ private:
+  void RunWindow(const PlacedTiles::Window& window) {
+    const auto sums_of = [&window](const at::Tensor& room) {
+      return room.narrow(1, 0, std::min(window.tokens, room.size(1)));
+    };
+    const TileSums sums{.dq = sums_of(room_.dq),
+                        .dk = sums_of(room_.dk),
+                        .dv = sums_of(room_.dv),
+                        .begin = window.begin,
+                        .pool_dk = PoolKeys(owed_),
+                        .pool_dv = PoolValues(owed_)};
+    sums.dq.zero_();
+    if (window.zero_keys) {
+      sums.dk.zero_();
+      sums.dv.zero_();
+    }
+    const auto run = [&](const PlacedTiles::Backward& pass) {
+      TileBackward(inputs_, douts_, lse_, delta_, pass, tiles_.summed, tiles_.deterministic, sums,
+                   {gradients_.dk, gradients_.dv});
+    };
+    // A rank that exchanges rows has one window, else none are owed.
+    std::for_each(tiles_.backward_far.begin(), tiles_.backward_far.end(), run);
+    FarGradients far(*call_.parts, owed_, call_.wire, call_.exchange);
+    std::for_each(window.passes.begin(), window.passes.end(), run);
+    const auto part_of = [&window](const at::Tensor& x) {
+      return x.narrow(1, window.begin, window.tokens);
+    };
+    part_of(gradients_.dq).copy_(sums.dq);
+    if (!window.finishes) {
+      far.AddTo(sums.dk, sums.dv);
+      part_of(gradients_.dk).copy_(sums.dk);
+      part_of(gradients_.dv).copy_(sums.dv);
+    }
+  }
+
+  const Call& call_;
+  const PlacedTiles& tiles_;
+  const TileInputs inputs_;
+  const at::Tensor lse_, douts_, delta_;
+  const at::Tensor owed_;           // gradients of the pool
+  const DenseGradients gradients_;  // what becomes of them
+  DenseGradients room_;             // for the sums of one window
+};
+
+}  // namespace
+
+DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout) {
+  if (!saved.pool.defined()) {
+    return {at::zeros_like(saved.q), at::zeros_like(saved.k), at::zeros_like(saved.v)};
+  }
+  return BackwardPass(call, saved, dout).Run();
+}
+
+}  // namespace ringmaster::attention

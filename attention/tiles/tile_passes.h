@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+
+#include "attention/passes.h"
+#include "attention/tiles/tile_lists.h"
+
+// The passes by kernels over lists of tiles: all branches in one launch, rows read where they lie,
+// one merge. bf16, sums in fp32. The same bits every time, but for dq on a GPU where LibTorch is
+// not told to use deterministic algorithms when the call is made. Contracts as of Forward and
+// Backward, which call them, but that a row that is not finite may spoil its neighbours, and that
+// the gradients of a query that sees its own key alone are zero but for rounding.
+namespace ringmaster::attention {
+
+// Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.
+std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, double scale,
+                        at::ScalarType accumulate);
+
+// The shape of the lists for such a call's tensors, and for LibTorch's choice of algorithms now.
+TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k);
+
+AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
+                                const at::Tensor& v, Saved* saved);
+DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout);
+
+}  // namespace ringmaster::attention

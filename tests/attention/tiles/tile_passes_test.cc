@@ -1,0 +1,293 @@
+// The operator by lists of tiles against the dense oracle: packing, exchange, merge, gradients.
+// With kernels that run on the host (tile_ops_on_host.cc), or, with --device=cuda, with those of
+// the GPU.
+#include "attention/tiles/tile_passes.h"
+
+#include <ATen/Context.h>
+#include <ATen/Functions.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+
+#include "attention/plan/block_patterns.h"
+#include "tests/attention/attention_case.h"
+#include "tests/attention/flags.h"
+
+namespace ringmaster::attention {
+namespace {
+
+CaseFlags g_flags = {.cases = 24};
+
+// A case that tiles take.
+AttentionCase TileCase(uint64_t seed) {
+  AttentionCase problem = RandomCase(seed, {.min_tokens = kMaxShortTokens + 1,
+                                            .max_tokens = 300,
+                                            .dtypes = {at::kBFloat16},
+                                            .ranks = {1, 2, 3, 4},
+                                            .head_dims = {64, 128}});
+  problem.options.mix_gradient = MixGradient::kExact;
+  if (problem.options.scale.value_or(1) <= 0) problem.options.scale = 0.2;
+  const bool first = seed % 2 == 0;
+  problem.options.branches.insert(
+      first ? problem.options.branches.begin() : problem.options.branches.end(),
+      {problem.options.branches[0].segment_length, 1});
+  // Every row is covered now.
+  problem.dout = problem.dout.nan_to_num(0.5);
+  return problem;
+}
+
+// Masks, of which some show keys to nobody.
+AttentionCase BlockTileCase(uint64_t seed) {
+  AttentionCase problem = RandomBlockCase(seed, {.min_tokens = kMaxShortTokens + 1,
+                                                 .max_tokens = 420,
+                                                 .dtypes = {at::kBFloat16},
+                                                 .ranks = {1, 2, 3, 4},
+                                                 .head_dims = {64, 128}});
+  BlockSparseAttentionOptions& blocks = *problem.blocks;
+  if (blocks.scale.value_or(1) <= 0) blocks.scale = 0.2;
+  // No query may be left without a key.
+  const BlockMask given = blocks.mask;
+  blocks.mask = *BlockMask::Create(given.shape(), [&](int64_t head, int64_t query, BlockRow& row) {
+    bool any = false;
+    ForEachBlock(given.Row(head, query), given.shape().blocks(), [&](int64_t key) {
+      row.Show(key);
+      any |= !blocks.causal || key <= query;
+    });
+    if (!any) row.Show(query / 2);
+  });
+  problem.dout = problem.dout.nan_to_num(0.5);
+  return problem;
+}
+
+// Memory that nobody has written is NaN when algorithms are deterministic.
+void UseDeterministicAlgorithms(bool deterministic) {
+  at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
+}
+
+void CheckCases(AttentionCase (*make)(uint64_t seed)) {
+  CaseErrors worst = {};
+  int exceptions = 0;
+  for (int i = 0; i < g_flags.cases && !testing::Test::HasFailure(); ++i) {
+    const uint64_t seed = g_flags.seed + i;
+    UseDeterministicAlgorithms(g_flags.device.is_cpu() || i % 2 == 1);
+    const AttentionCase problem = make(seed);
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
+    ASSERT_EQ(
+        DescribeExecutor(problem.q.to(g_flags.device), problem.pattern(), problem.map.tokens()),
+        "kernels over tiles");
+    const ReferenceResult reference =
+        ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
+    const CaseErrors same =
+        ErrorsOf(SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
+                                        problem.pattern(), /*fused_backward=*/true),
+                 reference);
+    const AttentionResult result = RunRanks(problem, Path::kAsCalled, g_flags.device);
+    EXPECT_TRUE(result.lse.isneginf().equal(reference.lse.isneginf()));
+    const AttentionResult planned = PlannedTraffic(problem);
+    EXPECT_EQ(result.sent_bytes, planned.sent_bytes);
+    EXPECT_EQ(result.sent_messages, planned.sent_messages);
+    const CaseErrors errors = ErrorsOf(result, reference);
+    bool exception = false;
+    for (size_t i = 0; i < errors.size(); ++i) {
+      // lse is fp32. Where queries see few keys, or one key has almost all of their weight,
+      // gradients are differences of what is almost equal, and which way the saved output was
+      // rounded decides the largest error, the model's as the kernels'.
+      const double limit = i == kLse ? 2e-5 : 2 * same[i];
+      EXPECT_LE(errors[i], i > kLse ? 2 * limit : limit) << kTensors[i];
+      exception |= errors[i] > limit;
+      worst[i] = std::max(worst[i], same[i] > 0 ? errors[i] / same[i] : 0);
+    }
+    exceptions += exception ? 1 : 0;
+  }
+  std::printf("seeds %llu.., %d exceptions of %d; times the dense model's error at most:",
+              static_cast<unsigned long long>(g_flags.seed), exceptions, g_flags.cases);
+  for (size_t i = 0; i < worst.size(); ++i) std::printf("  %s %.2f", kTensors[i], worst[i]);
+  std::printf("\n");
+  EXPECT_LE(exceptions, 1 + g_flags.cases / 50);
+}
+
+TEST(TilePassesTest, EqualTheDenseOracle) { CheckCases(&TileCase); }
+
+TEST(TilePassesTest, BlocksEqualTheDenseOracle) { CheckCases(&BlockTileCase); }
+
+struct Results {
+  AttentionOutput output;
+  DenseGradients gradients;
+};
+
+Results RunPasses(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const at::Tensor& dout) {
+  Saved saved;
+  const AttentionOutput output = Forward(call, q, k, v, &saved);
+  return {output, Backward(call, saved, dout)};
+}
+
+at::Tensor Random(at::IntArrayRef sizes) {
+  return at::randn(sizes).to(at::kBFloat16).to(g_flags.device);
+}
+
+// So many that each block of a GPU gets several, two sequences of them.
+TEST(TilePassesTest, ManyTilesEqualStockOperations) {
+  at::manual_seed(1);
+  const int64_t tokens = g_flags.device.is_cuda() ? 20011 : 611;
+  const ShardMap map = ShardMap::Contiguous(tokens, 1, 1);
+  for (const int64_t dim : {64, 128}) {
+    for (const bool causal : {true, false}) {
+      UseDeterministicAlgorithms(g_flags.device.is_cpu() || causal);
+      const DilatedAttentionOptions options = {
+          .branches = {{300, 1}, {1000, 2}, {3000, 5}, {tokens, 16}}, .causal = causal};
+      const at::Tensor q = Random({2, tokens, 4, dim}), dout = Random({2, tokens, 4, dim});
+      const at::Tensor k = Random({2, tokens, 2, dim}), v = Random({2, tokens, 2, dim});
+      const Call tiles = MakeCall(q, k, v, options, map, nullptr);
+      ASSERT_EQ(tiles.why_not_tiles, "");
+      Call stock = tiles;
+      stock.why_not_tiles = "a test";
+      stock.parts = FindParts(options, map, 0, 4, 2, q.device(), {});
+      const Results got = RunPasses(tiles, q, k, v, dout);
+      const Results want = RunPasses(stock, q, k, v, dout);
+      const auto check = [](const at::Tensor& x, const at::Tensor& y, double limit) {
+        EXPECT_LE(RelativeError(x.cpu(), y.cpu()), limit);
+      };
+      // Both round; rows that were confused would miss by about one.
+      check(got.output.out, want.output.out, 0.1);
+      check(got.output.lse, want.output.lse, 1e-4);
+      check(got.gradients.dq, want.gradients.dq, 0.2);
+      check(got.gradients.dk, want.gradients.dk, 0.2);
+      check(got.gradients.dv, want.gradients.dv, 0.1);
+    }
+  }
+}
+
+// Sums of one window after the other are the sums of all, bit for bit.
+TEST(TilePassesTest, WindowsChangeNothing) {
+  at::manual_seed(3);
+  UseDeterministicAlgorithms(true);
+  const int64_t tokens = g_flags.device.is_cuda() ? 20011 : 611;
+  const ShardMap map = ShardMap::Contiguous(tokens, 1, 1);
+  const at::Tensor q = Random({2, tokens, 4, 64}), dout = Random({2, tokens, 4, 64});
+  const at::Tensor k = Random({2, tokens, 2, 64}), v = Random({2, tokens, 2, 64});
+  // Of the first rates a place of keys is stored before it is added to, of the others it is not.
+  for (const int64_t rate : {4, 3}) {
+    const DilatedAttentionOptions options = {.branches = {{100, 1}, {200, 2}, {200, rate}}};
+    const Call whole = MakeCall(q, k, v, options, map, nullptr);
+    ASSERT_EQ(whole.why_not_tiles, "");
+    TileShape shape = TileShapeOf(q, k);
+    shape.window_tokens = 300;
+    Call windows = whole;
+    windows.parts = FindParts(options, map, 0, 4, 2, q.device(), shape);
+    ASSERT_EQ(whole.parts->tiles()->windows.size(), 1u);
+    ASSERT_EQ(windows.parts->tiles()->windows.size(), tokens / 400 + 1);
+    const Results want = RunPasses(whole, q, k, v, dout);
+    const Results got = RunPasses(windows, q, k, v, dout);
+    EXPECT_TRUE(got.gradients.dq.equal(want.gradients.dq));
+    EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
+    EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
+    if (g_flags.device.is_cpu()) continue;
+    // The kernel that sums dq as it comes finds its place in a window by itself.
+    shape.deterministic = false;
+    windows.parts = FindParts(options, map, 0, 4, 2, q.device(), shape);
+    const Results fast = RunPasses(windows, q, k, v, dout);
+    EXPECT_LE(RelativeError(fast.gradients.dq.cpu(), want.gradients.dq.cpu()), 0.02);
+    EXPECT_TRUE(fast.gradients.dk.equal(want.gradients.dk));
+    EXPECT_TRUE(fast.gradients.dv.equal(want.gradients.dv));
+  }
+}
+
+// Beside an odd number, with heads before tokens, all rows the same one.
+TEST(TilePassesTest, OperandsMayLieAnyhow) {
+  at::manual_seed(2);
+  const ShardMap map = ShardMap::Contiguous(300, 1, 1);
+  const at::Tensor q = Random({1, 300, 2, 64}), k = Random({1, 300, 2, 64});
+  const at::Tensor v = Random({1, 300, 2, 64}), dout = Random({1, 1, 1, 64});
+  const Call call =
+      MakeCall(q, k, v, DilatedAttentionOptions{.branches = {{128, 1}, {300, 3}}}, map, nullptr);
+  ASSERT_EQ(call.why_not_tiles, "");
+  UseDeterministicAlgorithms(true);
+  const at::Tensor room = Random({q.numel() + 1});
+  const at::Tensor beside = room.slice(0, 1).view(q.sizes()).copy_(q);
+  const at::Tensor turned = k.transpose(1, 2).contiguous().transpose(1, 2);
+  const Results want = RunPasses(call, q, k, v, dout.expand(q.sizes()).contiguous());
+  const Results got = RunPasses(call, beside, turned, v, dout.expand(q.sizes()));
+  EXPECT_TRUE(got.output.out.equal(want.output.out));
+  EXPECT_TRUE(got.gradients.dq.equal(want.gradients.dq));
+  EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
+  EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
+}
+
+TEST(TilePassesTest, SaysWhyNot) {
+  const at::Tensor q = at::zeros({1, 300, 2, 64}, at::kBFloat16);
+  const DilatedAttentionOptions options = {.branches = {{64, 1}, {128, 2}}};
+  EXPECT_EQ(WhyNotTiles(q, options, 0.1, at::kFloat), "");
+  EXPECT_EQ(WhyNotTiles(q.to(at::kFloat), options, 0.1, at::kFloat),
+            "the dtype is Float, not BFloat16");
+  EXPECT_EQ(WhyNotTiles(q, options, 0.1, at::kDouble), "short sequences are summed in fp64");
+  EXPECT_EQ(WhyNotTiles(q.slice(3, 0, 32), options, 0.1, at::kFloat),
+            "the head dimension is 32, not 64 or 128");
+  for (const double scale : {0.0, -1.0, 1e-60, std::nan("")}) {
+    EXPECT_NE(WhyNotTiles(q, options, scale, at::kFloat), "");
+  }
+  DilatedAttentionOptions other = options;
+  other.mix_gradient = MixGradient::kDetached;
+  EXPECT_EQ(WhyNotTiles(q, other, 0.1, at::kFloat),
+            "detached mixing weights need the output of each branch");
+  other.branches.resize(1);
+  EXPECT_EQ(WhyNotTiles(q, other, 0.1, at::kFloat), "");
+  other.branches[0].dilation_rate = 2;
+  EXPECT_EQ(WhyNotTiles(q, other, 0.1, at::kFloat),
+            "no branch has rate 1, and rows that no branch covers may hold anything");
+  other.branches.resize(15, {64, 1});
+  other.mix_gradient = MixGradient::kExact;
+  EXPECT_EQ(WhyNotTiles(q, other, 0.1, at::kFloat), "15 branches, more than 14");
+  EXPECT_NE(WhyNotTiles(q.expand({65536, 300, 2, 64}), options, 0.1, at::kFloat), "");
+  EXPECT_NE(WhyNotTiles(q[0][0][0].expand({1, int64_t{1} << 30, 1, 64}), options, 0.1, at::kFloat),
+            "");
+  EXPECT_NE(WhyNotTiles(q[0][0][0].expand({1, int64_t{1} << 29, 4, 64}), options, 0.1, at::kFloat),
+            "");
+}
+
+// The order of tiles is no matter of results.
+TEST(TilePassesTest, AHilbertCurveChangesNoBit) {
+  at::manual_seed(4);
+  UseDeterministicAlgorithms(true);
+  const ShardMap map = ShardMap::Contiguous(1200, 1, 1);
+  BlockSparseAttentionOptions options = {
+      .mask = *MakeBlockMask({.kind = BlockPattern::Kind::kRandom, .density = 0.4, .heads = 2}, map,
+                             1)};
+  const at::Tensor q = Random({1, 1200, 2, 64}), dout = Random({1, 1200, 2, 64});
+  const at::Tensor k = Random({1, 1200, 1, 64}), v = Random({1, 1200, 1, 64});
+  const Call heavy_first = MakeCall(q, k, v, options, map, nullptr);
+  options.tile_order = TileOrder::kHilbert;
+  const Call curve = MakeCall(q, k, v, options, map, nullptr);
+  ASSERT_TRUE(heavy_first.by_tiles() && curve.by_tiles());
+  EXPECT_FALSE(heavy_first.parts->tiles()->last.tiles.equal(curve.parts->tiles()->last.tiles));
+  const Results a = RunPasses(heavy_first, q, k, v, dout), b = RunPasses(curve, q, k, v, dout);
+  EXPECT_TRUE(a.output.out.equal(b.output.out));
+  EXPECT_TRUE(a.output.lse.equal(b.output.lse));
+  EXPECT_TRUE(a.gradients.dq.equal(b.gradients.dq));
+  EXPECT_TRUE(a.gradients.dk.equal(b.gradients.dk));
+  EXPECT_TRUE(a.gradients.dv.equal(b.gradients.dv));
+}
+
+TEST(TilePassesTest, SaysWhyNotAMask) {
+  const at::Tensor q = at::zeros({1, 300, 2, 64}, at::kBFloat16);
+  const auto why_not = [&](int64_t key, bool causal) {
+    return WhyNotTiles(
+        q,
+        BlockSparseAttentionOptions{
+            .mask = *BlockMask::Create({.tokens = 300},
+                                       [&](int64_t, int64_t, BlockRow& row) { row.Show(key); }),
+            .causal = causal},
+        0.1, at::kFloat);
+  };
+  EXPECT_EQ(why_not(0, true), "");
+  EXPECT_EQ(why_not(1, false), "");
+  EXPECT_EQ(why_not(1, true), "some queries see no key, and their gradients may be anything");
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
+
+int main(int argc, char** argv) {
+  return ringmaster::attention::RunTestsOfCases(argc, argv, &ringmaster::attention::g_flags);
+}
