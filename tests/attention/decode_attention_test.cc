@@ -1,0 +1,116 @@
+#include "attention/decode_attention.h"
+
+#include <ATen/Functions.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "attention/reference_attention.h"
+#include "tests/attention/random.h"
+
+namespace ringmaster::attention {
+namespace {
+
+struct Problem {
+  at::Tensor q, k, v;
+  DilatedAttentionOptions options;
+};
+
+// Segments of up to 40 tokens within up to 150, so that rings wrap, also within a segment.
+Problem RandomProblem(Random& random, at::ScalarType dtype) {
+  Problem problem;
+  const int64_t tokens = random.Between(1, 150), batch = random.Between(1, 3);
+  const int64_t kv_heads = random.Between(1, 3), group = random.Between(1, 4);
+  const int64_t head_dim = random.Between(1, 9);
+  problem.q = random.Tensor({batch, tokens, kv_heads * group, head_dim}, dtype);
+  problem.k = random.Tensor({batch, tokens, kv_heads, head_dim}, dtype);
+  problem.v = random.Tensor({batch, tokens, kv_heads, head_dim}, dtype);
+  for (int64_t i = random.Between(1, 4); i > 0; --i) {
+    const int64_t segment = random.Between(1, 40);
+    problem.options.branches.push_back({segment, random.Between(1, segment)});
+  }
+  problem.options.offset_mode = random.OneIn(2) ? OffsetMode::kPaper : OffsetMode::kTorchscale;
+  if (random.OneIn(3)) problem.options.scale = random.Normal();
+  return problem;
+}
+
+KeyValueCache CacheFor(const Problem& problem) {
+  return KeyValueCache(problem.options, problem.k.size(0), problem.k.size(2), problem.k.size(3),
+                       problem.k.size(1), problem.k.options());
+}
+
+at::Tensor Tokens(const at::Tensor& x, int64_t begin, int64_t end) {
+  return x.slice(1, begin, end);
+}
+
+// Fed in pieces of random length: after each, the last token's row is the oracle's.
+TEST(DecodeAttentionTest, EveryRowIsTheOraclesAlsoAfterWrappingAround) {
+  int rows = 0;
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    for (const auto& [dtype, limit] :
+         {std::pair{at::kDouble, 1e-12}, {at::kFloat, 2e-5}, {at::kBFloat16, 3e-2}}) {
+      Random random(seed);
+      const Problem problem = RandomProblem(random, dtype);
+      const ReferenceResult expected =
+          ReferenceAttention(problem.q, problem.k, problem.v, {}, problem.options);
+      KeyValueCache cache = CacheFor(problem);
+      while (cache.tokens() < problem.k.size(1)) {
+        const int64_t from = cache.tokens();
+        const int64_t to =
+            std::min(problem.k.size(1), from + (random.OneIn(4) ? random.Between(1, 90) : 1));
+        cache.Append(Tokens(problem.k, from, to), Tokens(problem.v, from, to));
+        ASSERT_EQ(cache.tokens(), to);
+        const AttentionOutput found = DecodeAttention(Tokens(problem.q, to - 1, to), cache);
+        ASSERT_EQ(found.out.scalar_type(), dtype);
+        ASSERT_LT(RelativeError(found.out, Tokens(expected.out, to - 1, to)), limit)
+            << "seed " << seed << ", token " << to - 1;
+        ASSERT_LT(RelativeError(found.lse, Tokens(expected.lse, to - 1, to)), limit)
+            << "seed " << seed << ", token " << to - 1;
+        ++rows;
+      }
+    }
+  }
+  EXPECT_GT(rows, 1000);
+}
+
+// Nothing is later than the last token.
+TEST(DecodeAttentionTest, CausalMakesNoDifference) {
+  Random random(5);
+  Problem problem = RandomProblem(random, at::kDouble);
+  problem.options.causal = false;
+  KeyValueCache cache = CacheFor(problem);
+  cache.Append(problem.k, problem.v);
+  const int64_t tokens = problem.k.size(1);
+  const ReferenceResult expected =
+      ReferenceAttention(problem.q, problem.k, problem.v, {}, problem.options);
+  const AttentionOutput found = DecodeAttention(Tokens(problem.q, tokens - 1, tokens), cache);
+  EXPECT_LT(RelativeError(found.out, Tokens(expected.out, tokens - 1, tokens)), 1e-12);
+}
+
+TEST(DecodeAttentionTest, MemoryIsThatOfTheLongestSegment) {
+  const DilatedAttentionOptions options{.branches = {{8, 1}, {int64_t{1} << 40, 7}, {30, 2}}};
+  EXPECT_EQ(KeyValueCache(options, 1, 2, 4, 100, at::kFloat).keys().size(1), 100);
+  const DilatedAttentionOptions shorter{.branches = {{8, 1}, {30, 2}}};
+  EXPECT_EQ(KeyValueCache(shorter, 1, 2, 4, int64_t{1} << 40, at::kFloat).keys().size(1), 30);
+}
+
+TEST(DecodeAttentionTest, RefusesWhatDoesNotFit) {
+  const DilatedAttentionOptions options{.branches = {{8, 2}}};
+  EXPECT_THROW(KeyValueCache({}, 1, 2, 4, 9, at::kFloat), c10::Error);
+  EXPECT_THROW(KeyValueCache(options, 1, 2, 4, 0, at::kFloat), c10::Error);
+  KeyValueCache cache(options, 1, 2, 4, 9, at::kFloat);
+  const at::Tensor query = at::zeros({1, 1, 4, 4});
+  EXPECT_THROW(DecodeAttention(query, cache), c10::Error) << "an empty cache";
+  const at::Tensor nine = at::zeros({1, 9, 2, 4});
+  EXPECT_THROW(cache.Append(nine, at::zeros({1, 8, 2, 4})), c10::Error);
+  EXPECT_THROW(cache.Append(at::zeros({1, 9, 3, 4}), at::zeros({1, 9, 3, 4})), c10::Error);
+  cache.Append(nine, nine);
+  EXPECT_THROW(cache.Append(nine, nine), c10::Error) << "more than max_tokens";
+  EXPECT_THROW(DecodeAttention(at::zeros({1, 1, 3, 4}), cache), c10::Error) << "3 of 2 heads";
+  EXPECT_THROW(DecodeAttention(at::zeros({1, 2, 4, 4}), cache), c10::Error) << "two tokens";
+  EXPECT_THROW(DecodeAttention(query.to(at::kDouble), cache), c10::Error);
+  EXPECT_EQ(DecodeAttention(query, cache).out.sizes(), query.sizes());
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
