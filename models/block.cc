@@ -4,62 +4,43 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_dense_backward.h>
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 
 #include <cmath>
 
+#include "models/layer_norm.h"
+
 namespace ringmaster::models {
 namespace {
 
-constexpr double kNormEpsilon = 1e-5;
-
-// Positions within a block's parameters.
-enum Slot { kAttentionNorm = 0, kQuery = 2, kKey = 4, kValue = 6, kAfterValue = 8 };
-
-at::Tensor Norm(absl::Span<const at::Tensor> parameters, int64_t slot, const at::Tensor& x) {
-  const at::Tensor& weight = parameters[slot];
-  return at::layer_norm(x, weight.sizes(), weight, parameters[slot + 1], kNormEpsilon);
-}
-
-at::Tensor Linear(absl::Span<const at::Tensor> parameters, int64_t slot, const at::Tensor& x) {
-  return at::linear(x, parameters[slot], parameters[slot + 1]);
+// Weights and biases of up, with sub_ln sub_norm, and down.
+at::Tensor FeedForward(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
+                       const at::Tensor& x) {
+  at::Tensor inner = at::gelu(at::linear(x, parameters[0], parameters[1]));
+  if (config.sub_ln) {
+    inner = LayerNorm(inner, parameters[2], parameters[3]);
+  }
+  const int64_t down = config.sub_ln ? 4 : 2;
+  return at::linear(inner, parameters[down], parameters[down + 1]);
 }
 
 }  // namespace
 
-int64_t BlockParameters(const LongNetConfig& config) { return config.sub_ln ? 20 : 16; }
-
-QueryKeyValue ProjectAttention(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
-                               const RotaryTables& rotary, const at::Tensor& x) {
-  const at::Tensor normed = Norm(parameters, kAttentionNorm, x);
-  const auto project = [&](Slot slot, int64_t heads) {
-    return Linear(parameters, slot, normed).view({x.size(0), x.size(1), heads, config.head_dim()});
-  };
-  return {Rotate(project(kQuery, config.heads), rotary.query_cos, rotary.query_sin),
-          Rotate(project(kKey, config.kv_heads), rotary.key_cos, rotary.key_sin),
-          project(kValue, config.kv_heads)};
+int64_t BlockParameters(const LongNetConfig& config) {
+  return 2 + MultiheadAttentionParameters(config) + 2 + (config.sub_ln ? 6 : 4);
 }
 
-at::Tensor FinishBlock(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
-                       const at::Tensor& x, const at::Tensor& attended, const Dropout& dropout,
-                       int64_t layer) {
-  int64_t slot = kAfterValue;
-  const auto next = [&slot] {
-    slot += 2;
-    return slot - 2;
-  };
-  at::Tensor inner = attended.reshape(x.sizes());
-  if (config.sub_ln) {
-    inner = Norm(parameters, next(), inner);
-  }
-  const at::Tensor middle = x + dropout.Apply(Linear(parameters, next(), inner), 2 * layer + 1);
-  inner = Norm(parameters, next(), middle);
-  inner = at::gelu(Linear(parameters, next(), inner));
-  if (config.sub_ln) {
-    inner = Norm(parameters, next(), inner);
-  }
-  return middle + dropout.Apply(Linear(parameters, next(), inner), 2 * layer + 2);
+at::Tensor DecoderBlock(const LongNetConfig& config, absl::Span<const at::Tensor> parameters,
+                        const RotaryTables& rotary, const at::Tensor& x, AttentionOperator attend,
+                        const Dropout& dropout, int64_t layer) {
+  const int64_t in_attention = MultiheadAttentionParameters(config);
+  const at::Tensor attended =
+      MultiheadAttention(config, parameters.subspan(2, in_attention), rotary,
+                         LayerNorm(x, parameters[0], parameters[1]), attend);
+  const at::Tensor middle = x + dropout.Apply(attended, 2 * layer + 1);
+  const absl::Span<const at::Tensor> rest = parameters.subspan(2 + in_attention);
+  const at::Tensor fed = FeedForward(config, rest.subspan(2), LayerNorm(middle, rest[0], rest[1]));
+  return middle + dropout.Apply(fed, 2 * layer + 2);
 }
 
 // The factor keeps the residual stream's first value comparable with what blocks add, while the
@@ -80,8 +61,7 @@ at::Tensor EmbedBackward(const at::Tensor& gradient, const at::Tensor& tokens, i
 
 at::Tensor OutputLogits(const at::Tensor& norm_weight, const at::Tensor& norm_bias,
                         const at::Tensor& output, const at::Tensor& x) {
-  return at::linear(at::layer_norm(x, norm_weight.sizes(), norm_weight, norm_bias, kNormEpsilon),
-                    output);
+  return at::linear(LayerNorm(x, norm_weight, norm_bias), output);
 }
 
 }  // namespace ringmaster::models

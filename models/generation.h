@@ -6,15 +6,14 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "attention/decode_attention.h"
 #include "models/longnet.h"
-#include "models/positions.h"
 
 namespace ringmaster::models {
 
-// Generates one sequence token by token. Keys and values are kept only as far back as the longest
-// segment reaches, in a ring; a new token reads, for each branch that selects it, the selected rows
-// of its own segment: at most the sum of w / r rows, however long the sequence is. Gives the logits
-// that LongNet::Logits of the whole sequence would.
+// Generates one sequence token by token, by attention over a cache (attention/decode_attention.h)
+// of keys and values as far back as the longest segment reaches. Gives the logits that
+// LongNet::Logits of the whole sequence would.
 //
 // Functions throw as LongNet's. Not thread-safe.
 class Generator {
@@ -35,24 +34,15 @@ class Generator {
   int64_t tokens() const { return tokens_; }
 
  private:
-  // [capacity, kv_heads, head_dim] each; the row of token t is t mod capacity.
-  struct LayerCache {
-    at::Tensor key;
-    at::Tensor value;
-  };
-
   absl::Span<const at::Tensor> Block(int64_t layer) const;
-  void Keep(LayerCache& cache, const at::Tensor& key, const at::Tensor& value, int64_t first);
-  at::Tensor Attend(const LayerCache& cache, const at::Tensor& query) const;
   at::Tensor LastLogits(const at::Tensor& x) const;
 
   const LongNet& model_;
   const std::vector<at::Tensor> parameters_;
   const at::TensorOptions options_;
   int64_t max_tokens_;
-  int64_t capacity_ = 0;
   int64_t tokens_ = 0;
-  std::vector<LayerCache> caches_;
+  std::vector<attention::KeyValueCache> caches_;  // of the layers
 };
 
 // Draws a token from softmax(logits / temperature); temperature 0 takes the most likely one.

@@ -85,12 +85,14 @@ int64_t LongNet::Output() const { return config_.tied_embeddings ? 0 : FinalNorm
 
 at::Tensor LongNet::RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
                              const at::Tensor& x, const Dropout& dropout, int64_t layer) const {
-  const QueryKeyValue qkv = ProjectAttention(config_, block, shard.rotary, x);
-  const at::Tensor attended =
-      attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config_.attention, shard.map,
-                                  shard.exchange)
-          .out;
-  return FinishBlock(config_, block, x, attended, dropout, layer);
+  return DecoderBlock(
+      config_, block, shard.rotary, x,
+      [&](const QueryKeyValue& qkv) {
+        return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config_.attention,
+                                           shard.map, shard.exchange)
+            .out;
+      },
+      dropout, layer);
 }
 
 at::Tensor LongNet::RunBlocks(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
