@@ -48,7 +48,7 @@ using QueryWalk = Walk<kQueries, SeeingQueries>;
 constexpr int kSlopesBarrier = 8;
 constexpr int kSumsBarrier = 9;
 
-template <int kHeadDim, bool kWithQueries>
+template <typename Element, int kHeadDim, bool kWithQueries>
 struct KeyKernel {
   static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
   static constexpr int kConsumerRegisters = kHeadDim == 64 ? 232 : 240;
@@ -57,11 +57,11 @@ struct KeyKernel {
   // Of the next tile the keys are loaded while those before are in use; its values when the last
   // product that reads those before is through, well before the tile is.
   struct Shared {
-    SharedRows<kTileKeys, kHeadDim> keys[kStages];
-    SharedRows<kTileKeys, kHeadDim> values;
-    SharedRows<kQueries, kHeadDim> queries[kStages];
-    SharedRows<kQueries, kHeadDim> douts[kStages];
-    SharedRows<kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
+    SharedRows<Element, kTileKeys, kHeadDim> keys[kStages];
+    SharedRows<Element, kTileKeys, kHeadDim> values;
+    SharedRows<Element, kQueries, kHeadDim> queries[kStages];
+    SharedRows<Element, kQueries, kHeadDim> douts[kStages];
+    SharedRows<Element, kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
     SharedSums<kShare> dq[kWithQueries ? kConsumers : 1];
     TileRows dq_rows[kConsumers];  // each the leader's of a consumer
     float lse[kStages][kQueries];
@@ -83,8 +83,8 @@ struct KeyKernel {
 };
 
 // The first lane starts the loads of boxes, all bring the numbers of the queries.
-template <int kHeadDim, bool kWithQueries>
-class KeyKernel<kHeadDim, kWithQueries>::Producer {
+template <typename Element, int kHeadDim, bool kWithQueries>
+class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
  public:
   __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
       : arguments_(arguments), shared_(shared), lane_(lane) {}
@@ -163,8 +163,8 @@ class KeyKernel<kHeadDim, kWithQueries>::Producer {
   StageOf<1> values_;
 };
 
-template <int kHeadDim, bool kWithQueries>
-class KeyKernel<kHeadDim, kWithQueries>::Consumer {
+template <typename Element, int kHeadDim, bool kWithQueries>
+class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
  public:
   __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
       : arguments_(arguments), shared_(shared), group_(group) {
@@ -261,7 +261,7 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
         }
       }
     }
-    Pack(scores_, probabilities_);
+    Pack<Element>(scores_, probabilities_);
   }
 
   // dS = P * (dP - delta), rounded.
@@ -270,10 +270,10 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
     for (int i = 0; i < kQueries / 2; i += 4) {
       const float2 delta =
           *reinterpret_cast<const float2*>(&shared_.delta[stage][group_.Column(i)]);
-      packed_[i / 8][i / 2 % 4] = PackBf16(scores_[i] * (slopes_[i] - delta.x),
-                                           scores_[i + 1] * (slopes_[i + 1] - delta.y));
-      packed_[i / 8][i / 2 % 4 + 1] = PackBf16(scores_[i + 2] * (slopes_[i + 2] - delta.x),
-                                               scores_[i + 3] * (slopes_[i + 3] - delta.y));
+      packed_[i / 8][i / 2 % 4] = Element::Pack(scores_[i] * (slopes_[i] - delta.x),
+                                                scores_[i + 1] * (slopes_[i + 1] - delta.y));
+      packed_[i / 8][i / 2 % 4 + 1] = Element::Pack(scores_[i + 2] * (slopes_[i + 2] - delta.x),
+                                                    scores_[i + 3] * (slopes_[i + 3] - delta.y));
     }
   }
 
@@ -327,8 +327,8 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
       ForEachFour<kHeadDim>(values, h, group_.lane, [&](int i, int column, const float4& four) {
         if (real) {
           *reinterpret_cast<uint2*>(out + column) = make_uint2(
-              PackBf16(fmaf(four.x, factor, sums[i].x), fmaf(four.y, factor, sums[i].y)),
-              PackBf16(fmaf(four.z, factor, sums[i].z), fmaf(four.w, factor, sums[i].w)));
+              Element::Pack(fmaf(four.x, factor, sums[i].x), fmaf(four.y, factor, sums[i].y)),
+              Element::Pack(fmaf(four.z, factor, sums[i].z), fmaf(four.w, factor, sums[i].w)));
         }
       });
     }
@@ -348,10 +348,10 @@ class KeyKernel<kHeadDim, kWithQueries>::Consumer {
   float dv_[kHeadDim / 2];
 };
 
-template <int kHeadDim>
-using WithQueries = KeyKernel<kHeadDim, true>;
-template <int kHeadDim>
-using WithoutQueries = KeyKernel<kHeadDim, false>;
+template <typename Element, int kHeadDim>
+using WithQueries = KeyKernel<Element, kHeadDim, true>;
+template <typename Element, int kHeadDim>
+using WithoutQueries = KeyKernel<Element, kHeadDim, false>;
 
 }  // namespace
 
@@ -383,8 +383,9 @@ std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cuda
   if (!error.empty()) {
     return error;
   }
-  return with_queries ? LaunchTiles<WithQueries>(problem.head_dim, arguments, stream)
-                      : LaunchTiles<WithoutQueries>(problem.head_dim, arguments, stream);
+  return with_queries
+             ? LaunchTiles<WithQueries>(problem.type, problem.head_dim, arguments, stream)
+             : LaunchTiles<WithoutQueries>(problem.type, problem.head_dim, arguments, stream);
 }
 
 std::string TileBackward(const BackwardProblem& problem, cudaStream_t stream) {

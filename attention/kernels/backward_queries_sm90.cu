@@ -19,23 +19,23 @@ struct Arguments : BackwardArguments, TileArguments<Tile> {
 // Keys of a step: as many as the registers of scores, dP and sums allow.
 constexpr int KeysOfStep(int head_dim) { return head_dim == 64 ? 128 : 64; }
 
-template <int kHeadDim>
+template <typename Element, int kHeadDim>
 struct QueryKernel {
   static constexpr int kKeys = KeysOfStep(kHeadDim);
   static constexpr int kConsumers = kBackwardTileRows / kRowsOfConsumer;
   static constexpr int kConsumerRegisters = 232;
 
-  struct Shared : QueryTileShared<kKeys, kHeadDim, kConsumers> {
-    SharedRows<kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
-    SharedRows<kRowsOfConsumer, kHeadDim> douts[kStages][kConsumers];
+  struct Shared : QueryTileShared<Element, kKeys, kHeadDim, kConsumers> {
+    SharedRows<Element, kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
+    SharedRows<Element, kRowsOfConsumer, kHeadDim> douts[kStages][kConsumers];
   };
 
   class Producer;
   class Consumer;
 };
 
-template <int kHeadDim>
-class QueryKernel<kHeadDim>::Producer : public KeyLoader<kKeys, Arguments, Shared> {
+template <typename Element, int kHeadDim>
+class QueryKernel<Element, kHeadDim>::Producer : public KeyLoader<kKeys, Arguments, Shared> {
  public:
   using KeyLoader<kKeys, Arguments, Shared>::KeyLoader;
 
@@ -52,8 +52,8 @@ class QueryKernel<kHeadDim>::Producer : public KeyLoader<kKeys, Arguments, Share
   }
 };
 
-template <int kHeadDim>
-class QueryKernel<kHeadDim>::Consumer {
+template <typename Element, int kHeadDim>
+class QueryKernel<Element, kHeadDim>::Consumer {
  public:
   __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
       : arguments_(arguments), shared_(shared), group_(group) {
@@ -127,8 +127,8 @@ class QueryKernel<kHeadDim>::Consumer {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 2) {
       const float delta = numbers_[i / 2 & 1].delta;
-      packed_[i / 8][i / 2 % 4] =
-          PackBf16(scores_[i] * (slopes_[i] - delta), scores_[i + 1] * (slopes_[i + 1] - delta));
+      packed_[i / 8][i / 2 % 4] = Element::Pack(scores_[i] * (slopes_[i] - delta),
+                                                scores_[i + 1] * (slopes_[i + 1] - delta));
     }
   }
 
@@ -161,7 +161,7 @@ std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream)
   if (!error.empty()) {
     return error;
   }
-  return LaunchTiles<QueryKernel>(problem.head_dim, arguments, stream);
+  return LaunchTiles<QueryKernel>(problem.type, problem.head_dim, arguments, stream);
 }
 
 }  // namespace ringmaster::attention::kernels

@@ -39,21 +39,21 @@ constexpr int kAhead = 4;
 // fp32 numbers of a line of the cache.
 constexpr int kNumbersOfLine = 32;
 
-template <int kHeadDim>
+template <typename Element, int kHeadDim>
 struct ForwardKernel {
   static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
 
-  struct Shared : QueryTileShared<kTileKeys, kHeadDim, kConsumers> {
-    SharedRows<kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
+  struct Shared : QueryTileShared<Element, kTileKeys, kHeadDim, kConsumers> {
+    SharedRows<Element, kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
   };
 
   class Producer;
   class Consumer;
 };
 
-template <int kHeadDim>
-class ForwardKernel<kHeadDim>::Producer : public KeyLoader<kTileKeys, Arguments, Shared> {
+template <typename Element, int kHeadDim>
+class ForwardKernel<Element, kHeadDim>::Producer : public KeyLoader<kTileKeys, Arguments, Shared> {
   using Loader = KeyLoader<kTileKeys, Arguments, Shared>;
 
  public:
@@ -93,8 +93,8 @@ class ForwardKernel<kHeadDim>::Producer : public KeyLoader<kTileKeys, Arguments,
 };
 
 // The state of a consumer warpgroup: 64 queries, of which each thread holds two half rows.
-template <int kHeadDim>
-class ForwardKernel<kHeadDim>::Consumer {
+template <typename Element, int kHeadDim>
+class ForwardKernel<Element, kHeadDim>::Consumer {
  public:
   __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
       : arguments_(arguments), shared_(shared), group_(group) {
@@ -116,7 +116,7 @@ class ForwardKernel<kHeadDim>::Consumer {
       Hide();
       float ignored[2];
       Softmax(ignored);
-      Pack(scores_, probabilities_);
+      Pack<Element>(scores_, probabilities_);
       while (more_) {
         AwaitKeys();
         group_.AwaitTurn();
@@ -139,7 +139,7 @@ class ForwardKernel<kHeadDim>::Consumer {
         for (int i = 0; i < kHeadDim / 2; ++i) {
           out_[i] *= keep[i / 2 & 1];
         }
-        Pack(scores_, probabilities_);
+        Pack<Element>(scores_, probabilities_);
       }
       shared_.value_pipeline.AwaitFull(values_);
       Accumulate(out_, probabilities_, shared_.values[values_.index()]);
@@ -383,10 +383,11 @@ class ForwardKernel<kHeadDim>::Consumer {
     for (int j = 0; j < 4; ++j) {
       const int i = 4 * (column / 8 + j) + 2 * h;
       const float low = out_[i] * factor, high = out_[i + 1] * factor;
-      block[j] = PackBf16(low, high);
-      const auto low_rest = static_cast<uint8_t>(RestOf(low, static_cast<uint16_t>(block[j])));
+      block[j] = Element::Pack(low, high);
+      const auto low_rest =
+          static_cast<uint8_t>(RestOf<Element>(low, static_cast<uint16_t>(block[j])));
       const auto high_rest =
-          static_cast<uint8_t>(RestOf(high, static_cast<uint16_t>(block[j] >> 16)));
+          static_cast<uint8_t>(RestOf<Element>(high, static_cast<uint16_t>(block[j] >> 16)));
       rest[j] = low_rest | uint32_t{high_rest} << 8;
     }
     Gather(block);
@@ -469,7 +470,7 @@ std::string TileForward(const ForwardProblem& problem, cudaStream_t stream) {
   arguments.tokens = queries.tokens;
   arguments.heads = queries.heads;
   arguments.batches = static_cast<unsigned>(queries.batch);
-  return LaunchTiles<ForwardKernel>(problem.head_dim, arguments, stream);
+  return LaunchTiles<ForwardKernel>(problem.type, problem.head_dim, arguments, stream);
 }
 
 }  // namespace ringmaster::attention::kernels

@@ -1,6 +1,5 @@
 // Rows at the speed of memory: a thread holds 16 bytes of a row, as many lanes as that takes hold a
 // row.
-#include <cuda_bf16.h>
 #include <math_constants.h>
 
 #include "attention/kernels/mix.h"
@@ -40,20 +39,20 @@ struct Mixed {
   __device__ float Lse() const { return sum == 0 ? -CUDART_INF_F : most + logf(sum); }
 };
 
+template <typename Element>
 __device__ uint2 Rounded(const float4& numbers) {
-  const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(numbers.x, numbers.y),
-                                   __floats2bfloat162_rn(numbers.z, numbers.w)};
-  return *reinterpret_cast<const uint2*>(pairs);
+  return {Element::Pack(numbers.x, numbers.y), Element::Pack(numbers.z, numbers.w)};
 }
 
+template <typename Element>
 __device__ char4 RestsOf(const float4& numbers, const uint2& rounded) {
   const auto low = [](uint32_t pair) { return static_cast<uint16_t>(pair); };
   const auto high = [](uint32_t pair) { return static_cast<uint16_t>(pair >> 16); };
-  return {RestOf(numbers.x, low(rounded.x)), RestOf(numbers.y, high(rounded.x)),
-          RestOf(numbers.z, low(rounded.y)), RestOf(numbers.w, high(rounded.y))};
+  return {RestOf<Element>(numbers.x, low(rounded.x)), RestOf<Element>(numbers.y, high(rounded.x)),
+          RestOf<Element>(numbers.z, low(rounded.y)), RestOf<Element>(numbers.w, high(rounded.y))};
 }
 
-template <int kLanes>
+template <typename Element, int kLanes>
 __global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
   const int64_t place = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
@@ -93,32 +92,36 @@ __global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
   }
   const int64_t to = batch * problem.places + place;
   const float4 numbers = mixed.Numbers();
-  const uint2 rounded = Rounded(numbers);
+  const uint2 rounded = Rounded<Element>(numbers);
   __stcs(static_cast<uint2*>(problem.out) + to * kLanes + lane, rounded);
   if (problem.rest != nullptr) {
-    __stcs(reinterpret_cast<char4*>(problem.rest) + to * kLanes + lane, RestsOf(numbers, rounded));
+    __stcs(reinterpret_cast<char4*>(problem.rest) + to * kLanes + lane,
+           RestsOf<Element>(numbers, rounded));
   }
   if (lane == 0) {
     problem.lse[to] = mixed.Lse();
   }
 }
 
-// Eight numbers of bf16, 16 bytes, and the rests of those of b.
+// Eight elements, 16 bytes, and the rests of those of b.
+template <typename Element>
 __device__ float Dot(const uint4& a, const uint4& b, const uint2& rests) {
   const uint32_t words_a[4] = {a.x, a.y, a.z, a.w}, words_b[4] = {b.x, b.y, b.z, b.w};
   const int8_t* rest = reinterpret_cast<const int8_t*>(&rests);
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    sum += __uint_as_float(words_a[i] << 16) *
-           WithRest(static_cast<uint16_t>(words_b[i]), rest[2 * i]);
-    sum += __uint_as_float(words_a[i] & 0xFFFF0000) *
-           WithRest(static_cast<uint16_t>(words_b[i] >> 16), rest[2 * i + 1]);
+    const auto add = [&](uint32_t of_a, uint32_t of_b, int8_t rest_of_b) {
+      sum += Element::Float(Element::Extend(static_cast<uint16_t>(of_a))) *
+             WithRest<Element>(static_cast<uint16_t>(of_b), rest_of_b);
+    };
+    add(words_a[i], words_b[i], rest[2 * i]);
+    add(words_a[i] >> 16, words_b[i] >> 16, rest[2 * i + 1]);
   }
   return sum;
 }
 
-template <int kLanes>
+template <typename Element, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     DotRows(int64_t rows, const void* a, const void* b, const int8_t* rest, float* dots) {
   const int64_t row = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
@@ -126,8 +129,9 @@ __global__ void __launch_bounds__(kThreads)
   float sum = 0;
   if (row < rows) {
     const int64_t at = row * kLanes + lane;
-    sum = Dot(__ldcs(static_cast<const uint4*>(a) + at), __ldcs(static_cast<const uint4*>(b) + at),
-              __ldcs(reinterpret_cast<const uint2*>(rest) + at));
+    sum = Dot<Element>(__ldcs(static_cast<const uint4*>(a) + at),
+                       __ldcs(static_cast<const uint4*>(b) + at),
+                       __ldcs(reinterpret_cast<const uint2*>(rest) + at));
   }
 #pragma unroll
   for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
@@ -156,25 +160,25 @@ std::string Mix(const MixProblem& problem, cudaStream_t stream) {
   }
   const int lanes = problem.head_dim / 4;
   const dim3 blocks(BlocksOf(problem.places, lanes), static_cast<unsigned>(problem.batch));
-  if (problem.head_dim == 128) {
-    MixParts<32><<<blocks, kThreads, 0, stream>>>(problem);
-  } else {
-    MixParts<16><<<blocks, kThreads, 0, stream>>>(problem);
-  }
+  WithElement(problem.type, [&](auto element) {
+    const auto kernel =
+        lanes == 32 ? MixParts<decltype(element), 32> : MixParts<decltype(element), 16>;
+    kernel<<<blocks, kThreads, 0, stream>>>(problem);
+  });
   return Said();
 }
 
-std::string RowDots(int head_dim, int64_t rows, const void* a, const void* b, const int8_t* rest,
-                    float* dots, cudaStream_t stream) {
+std::string RowDots(ElementType type, int head_dim, int64_t rows, const void* a, const void* b,
+                    const int8_t* rest, float* dots, cudaStream_t stream) {
   if (rows == 0) {
     return "";
   }
-  const unsigned blocks = BlocksOf(rows, head_dim / 8);
-  if (head_dim == 128) {
-    DotRows<16><<<blocks, kThreads, 0, stream>>>(rows, a, b, rest, dots);
-  } else {
-    DotRows<8><<<blocks, kThreads, 0, stream>>>(rows, a, b, rest, dots);
-  }
+  const int lanes = head_dim / 8;
+  WithElement(type, [&](auto element) {
+    const auto kernel =
+        lanes == 16 ? DotRows<decltype(element), 16> : DotRows<decltype(element), 8>;
+    kernel<<<BlocksOf(rows, lanes), kThreads, 0, stream>>>(rows, a, b, rest, dots);
+  });
   return Said();
 }
 

@@ -8,10 +8,10 @@
 // the keys that they see and their values come by, each through a pipeline of its own.
 namespace ringmaster::attention::kernels {
 
-template <int kKeys, int kHeadDim, int kConsumers>
+template <typename Element, int kKeys, int kHeadDim, int kConsumers>
 struct QueryTileShared {
-  SharedRows<kKeys, kHeadDim> keys[kStages];
-  SharedRows<kKeys, kHeadDim> values[kStages];
+  SharedRows<Element, kKeys, kHeadDim> keys[kStages];
+  SharedRows<Element, kKeys, kHeadDim> values[kStages];
   TileSlots<Tile> tiles;
   Blocks blocks;  // read before the keys are given back
   Pipeline key_pipeline;

@@ -2,10 +2,13 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
+#include "attention/kernels/element.h"
 #include "attention/kernels/sm90.cuh"
 
-// Warpgroup matrix products of bf16 with fp32 sums: PTX ISA, chapter wgmma. Asynchronous: operands
-// and accumulators are not touched between issue and AwaitProducts.
+// Warpgroup matrix products of an Element (element.h) with fp32 sums: PTX ISA, chapter wgmma.
+// Asynchronous: operands and accumulators are not touched between issue and AwaitProducts.
 namespace ringmaster::attention::sm90 {
 
 // A matrix operand in shared memory, rows of 64 two-byte elements (128 bytes) in the 128-byte
@@ -53,61 +56,72 @@ __device__ inline void PinRegisters(float (&values)[kCount]) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
+// The product of this shape: what comes before it and behind its name, and its operands.
+#define RINGMASTER_PRODUCT(Element, before, shape, behind, ...)                        \
+  if constexpr (std::is_same_v<Element, kernels::Fp16>) {                              \
+    asm volatile(before "wgmma.mma_async.sync.aligned." shape ".f32.f16.f16 " behind   \
+                 : __VA_ARGS__);                                                       \
+  } else {                                                                             \
+    asm volatile(before "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 " behind \
+                 : __VA_ARGS__);                                                       \
+  }
+#define RINGMASTER_ADD_IF(operand) "{\n.reg .pred add;\nsetp.ne.b32 add, " operand ", 0;\n"
+
 // d (+)= a * b^T of 64 rows of a and N rows of b, 16 deep, both in shared memory with the depth
 // along their rows. As the ISA lays accumulators out, d[i] is of row
 // 16 * warp + 8 * (i / 2 & 1) + lane / 4 and column 8 * (i / 4) + 2 * (lane % 4) + (i & 1).
+template <typename Element>
 __device__ inline void MultiplyRows(float (&d)[64], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" RINGMASTER_REGS64
-      "}, %64, %65, add, 1, 1, 0, 0;\n}\n"
-      : RINGMASTER_ACC32(d, 0), RINGMASTER_ACC32(d, 32)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  RINGMASTER_PRODUCT(Element, RINGMASTER_ADD_IF("%66"), "m64n128k16",
+                     "{" RINGMASTER_REGS64 "}, %64, %65, add, 1, 1, 0, 0;\n}\n",
+                     RINGMASTER_ACC32(d, 0), RINGMASTER_ACC32(d, 32)
+                     : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 }
 
+template <typename Element>
 __device__ inline void MultiplyRows(float (&d)[32], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" RINGMASTER_REGS32
-      "}, %32, %33, add, 1, 1, 0, 0;\n}\n"
-      : RINGMASTER_ACC32(d, 0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  RINGMASTER_PRODUCT(Element, RINGMASTER_ADD_IF("%34"), "m64n64k16",
+                     "{" RINGMASTER_REGS32 "}, %32, %33, add, 1, 1, 0, 0;\n}\n",
+                     RINGMASTER_ACC32(d, 0)
+                     : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 }
 
 // d += a * b of 64 rows of a in registers and 16 rows of b in shared memory, columns along N.
+template <typename Element>
 __device__ inline void MultiplyAdd(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" RINGMASTER_REGS64
-               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-               : RINGMASTER_ACC32(d, 0), RINGMASTER_ACC32(d, 32)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  RINGMASTER_PRODUCT(Element, "", "m64n128k16",
+                     "{" RINGMASTER_REGS64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n",
+                     RINGMASTER_ACC32(d, 0), RINGMASTER_ACC32(d, 32)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 }
+template <typename Element>
 __device__ inline void MultiplyAdd(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" RINGMASTER_REGS32
-               "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
-               : RINGMASTER_ACC32(d, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  RINGMASTER_PRODUCT(Element, "", "m64n64k16",
+                     "{" RINGMASTER_REGS32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n",
+                     RINGMASTER_ACC32(d, 0)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 }
 
 // d (+)= a^T * b of 16 rows of 64 columns of a and 16 rows of b, both in shared memory, columns
 // along M and N.
+template <typename Element>
 __device__ inline void MultiplyColumns(float (&d)[32], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" RINGMASTER_REGS32
-      "}, %32, %33, add, 1, 1, 1, 1;\n}\n"
-      : RINGMASTER_ACC32(d, 0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  RINGMASTER_PRODUCT(Element, RINGMASTER_ADD_IF("%34"), "m64n64k16",
+                     "{" RINGMASTER_REGS32 "}, %32, %33, add, 1, 1, 1, 1;\n}\n",
+                     RINGMASTER_ACC32(d, 0)
+                     : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 }
+template <typename Element>
 __device__ inline void MultiplyColumns(float (&d)[16], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-      "}, %16, %17, add, 1, 1, 1, 1;\n}\n"
-      : RINGMASTER_ACC8(d, 0), RINGMASTER_ACC8(d, 8)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  RINGMASTER_PRODUCT(Element, RINGMASTER_ADD_IF("%18"), "m64n32k16",
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+                     "}, %16, %17, add, 1, 1, 1, 1;\n}\n",
+                     RINGMASTER_ACC8(d, 0), RINGMASTER_ACC8(d, 8)
+                     : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 }
 
+#undef RINGMASTER_PRODUCT
+#undef RINGMASTER_ADD_IF
 #undef RINGMASTER_ACC8
 #undef RINGMASTER_ACC32
 #undef RINGMASTER_REGS32

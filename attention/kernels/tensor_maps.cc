@@ -20,21 +20,22 @@ Encode FindEncode() {
              : nullptr;
 }
 
-struct Element {
+struct Number {
   CUtensorMapDataType type;
   uint64_t bytes;
 };
-constexpr Element kBf16 = {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2};
-constexpr Element kFp32 = {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4};
+// Bytes are only moved, so that bf16 and fp16 are the same.
+constexpr Number kElement = {CU_TENSOR_MAP_DATA_TYPE_UINT16, 2};
+constexpr Number kFp32 = {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4};
 
-std::string MakeMap(const View& view, const Element& element, int head_dim, int box_rows,
+std::string MakeMap(const View& view, const Number& number, int head_dim, int box_rows,
                     int64_t rows, CUtensorMap* map) {
   static const Encode encode = FindEncode();
   if (encode == nullptr) {
     return "the CUDA driver has no cuTensorMapEncodeTiled";
   }
   constexpr uint64_t kBoxBytes = 128;
-  const uint64_t bytes = element.bytes;
+  const uint64_t bytes = number.bytes;
   const Operand& operand = view.operand;
   const auto size = [](int64_t value) {
     return static_cast<cuuint64_t>(std::max<int64_t>(value, 1));
@@ -48,20 +49,19 @@ std::string MakeMap(const View& view, const Element& element, int head_dim, int 
                             static_cast<cuuint32_t>(box_rows), 1};
   const cuuint32_t every[] = {1, 1, 1, 1, 1};
   const CUresult result =
-      encode(map, element.type, 5, const_cast<void*>(operand.data), sizes, strides, box, every,
+      encode(map, number.type, 5, const_cast<void*>(operand.data), sizes, strides, box, every,
              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? "" : "cuTensorMapEncodeTiled failed: " + std::to_string(result);
 }
 
 // Those of view i.
-std::string MakeMaps(const View& view, const Element& element, int head_dim, int box_rows, size_t i,
+std::string MakeMaps(const View& view, const Number& number, int head_dim, int box_rows, size_t i,
                      ViewMaps* maps) {
   const int64_t rows = view.operand.tokens / view.step;
   maps->longer_residues[i] = static_cast<int32_t>(view.operand.tokens % view.step);
-  const std::string error = MakeMap(view, element, head_dim, box_rows, rows + 1, &maps->longer[i]);
-  return error.empty() ? MakeMap(view, element, head_dim, box_rows, rows, &maps->shorter[i])
-                       : error;
+  const std::string error = MakeMap(view, number, head_dim, box_rows, rows + 1, &maps->longer[i]);
+  return error.empty() ? MakeMap(view, number, head_dim, box_rows, rows, &maps->shorter[i]) : error;
 }
 
 }  // namespace
@@ -70,7 +70,7 @@ std::string MakeViewMaps(const std::vector<View>& views, int head_dim, int box_r
                          ViewMaps* maps) {
   std::string error;
   for (size_t i = 0; i < views.size() && error.empty(); ++i) {
-    error = MakeMaps(views[i], kBf16, head_dim, box_rows, i, maps);
+    error = MakeMaps(views[i], kElement, head_dim, box_rows, i, maps);
   }
   return error;
 }

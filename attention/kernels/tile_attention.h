@@ -6,17 +6,18 @@
 #include <string>
 #include <vector>
 
+#include "attention/kernels/element.h"
 #include "attention/kernels/tile_list.h"
 
-// Attention over lists of tiles, on raw pointers and a stream: bf16, sums in fp32, head dimensions
-// 64 and 128, Hopper. Calls are asynchronous; errors are the texts of CUDA. Thread-compatible. No
-// torch.
+// Attention over lists of tiles, on raw pointers and a stream: bf16 and fp16, sums in fp32, head
+// dimensions 64 and 128, Hopper. Calls are asynchronous; errors are the texts of CUDA.
+// Thread-compatible. No torch.
 namespace ringmaster::attention::kernels {
 
 // Where results go. A query's place is its token's head. lse is the natural logarithm of the
 // denominator, -inf for a query without keys.
 struct Results {
-  // By place: [batch, tokens, heads, head_dim] bf16 and [batch, tokens, heads]. Places of no query
+  // By place: [batch, tokens, heads, head_dim] and [batch, tokens, heads]. Places of no query
   // are not written.
   void* out = nullptr;
   float* lse = nullptr;
@@ -35,8 +36,9 @@ struct Results {
 };
 
 struct ForwardProblem {
-  int head_dim = 0;  // 64 or 128
-  float scale = 1;   // > 0
+  ElementType type = ElementType::kBf16;  // of operands and out
+  int head_dim = 0;                       // 64 or 128
+  float scale = 1;                        // > 0
   std::vector<View> query_views;
   // Pairs: rows of keys under view i have their values under the same view of `value_views`.
   std::vector<View> key_views;
@@ -72,8 +74,11 @@ struct Gradient {
 
 // The gradient of one softmax of which these keys may be only some: `lse` is of all keys, and
 // delta = sum over the head's dimension of dout * out with the output of all keys. The products are
-// those of FlashAttention-2, section 3.1.2 (arXiv 2307.08691).
+// those of FlashAttention-2, section 3.1.2 (arXiv 2307.08691). The gradients of scores are rounded
+// to the type before they meet queries and keys: in fp16 they end at 65504 and 6e-8, as in every
+// kernel of that type, and it is the loss that is scaled.
 struct BackwardProblem {
+  ElementType type = ElementType::kBf16;  // of operands and finished gradients
   int head_dim = 0;
   float scale = 1;
   // Pairs, as keys and values are.
@@ -103,7 +108,7 @@ struct BackwardProblem {
   std::vector<Gradient> dk;
   std::vector<Gradient> dv;
   // For kFinish. By place of a key, a token's head, whether its sums hold something, and where its
-  // gradients go: [batch, tokens, heads of keys, head_dim] bf16.
+  // gradients go: [batch, tokens, heads of keys, head_dim].
   const uint8_t* summed = nullptr;
   void* finished_dk = nullptr;
   void* finished_dv = nullptr;

@@ -41,11 +41,15 @@ cudaError_t LaunchKernel(const Arguments& arguments, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-// Starts K<head_dim>. Empty, or what CUDA said.
-template <template <int> class K, typename Arguments>
-std::string LaunchTiles(int head_dim, const Arguments& arguments, cudaStream_t stream) {
-  const cudaError_t error = head_dim == 128 ? LaunchKernel<K<128>>(arguments, stream)
-                                            : LaunchKernel<K<64>>(arguments, stream);
+// Starts K<type, head_dim>. Empty, or what CUDA said.
+template <template <typename, int> class K, typename Arguments>
+std::string LaunchTiles(ElementType type, int head_dim, const Arguments& arguments,
+                        cudaStream_t stream) {
+  const cudaError_t error = WithElement(type, [&](auto element) {
+    using Element = decltype(element);
+    return head_dim == 128 ? LaunchKernel<K<Element, 128>>(arguments, stream)
+                           : LaunchKernel<K<Element, 64>>(arguments, stream);
+  });
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 

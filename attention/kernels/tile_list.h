@@ -8,7 +8,7 @@
 // which. Dilated, block-sparse, ring and document attention are such lists.
 namespace ringmaster::attention::kernels {
 
-// Rows of q, k, v or dout: [batch, tokens, heads, head_dim] bf16, strides in elements, head_dim
+// Rows of q, k, v or dout: [batch, tokens, heads, head_dim], strides in elements, head_dim
 // contiguous, pointers and strides multiples of 16 bytes. All rows are finite: those beside a
 // tile's are read with them, and multiplied by zero.
 struct Operand {

@@ -10,8 +10,9 @@
 // read them.
 namespace ringmaster::attention::kernels {
 
-// Rows of bf16, 64 columns after the other, swizzled as boxes are written and products read them.
-template <int kRows, int kHeadDim>
+// Rows of elements, 64 columns after the other, swizzled as boxes are written and products read
+// them.
+template <typename Element, int kRows, int kHeadDim>
 struct alignas(1024) SharedRows {
   uint16_t columns[kHeadDim / kColumns][kRows * kColumns];
 };
@@ -21,8 +22,8 @@ __device__ inline const CUtensorMap& MapOf(const ViewMaps& views, int view, int 
 }
 
 // Starts to load rows first, first + 1, ... of `rows`, as many as the views' boxes have.
-template <int kRows, int kHeadDim>
-__device__ void LoadRows(SharedRows<kRows, kHeadDim>& shared, const ViewMaps& views,
+template <typename Element, int kRows, int kHeadDim>
+__device__ void LoadRows(SharedRows<Element, kRows, kHeadDim>& shared, const ViewMaps& views,
                          const TileRows& rows, int first, int batch, uint64_t* barrier) {
   const CUtensorMap& map = MapOf(views, rows.view, rows.residue);
 #pragma unroll

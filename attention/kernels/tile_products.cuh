@@ -51,31 +51,33 @@ struct ConsumerGroup {
 };
 
 // Starts d = a * b^T of 64 rows of a, from `first` on.
-template <int kRowsOfA, int kRowsOfB, int kHeadDim>
+template <typename Element, int kRowsOfA, int kRowsOfB, int kHeadDim>
 __device__ __forceinline__ void Multiply(float (&d)[kRowsOfB / 2],
-                                         const SharedRows<kRowsOfA, kHeadDim>& a,
-                                         const SharedRows<kRowsOfB, kHeadDim>& b, int first = 0) {
+                                         const SharedRows<Element, kRowsOfA, kHeadDim>& a,
+                                         const SharedRows<Element, kRowsOfB, kHeadDim>& b,
+                                         int first = 0) {
   sm90::PinRegisters(d);
   sm90::FenceProducts();
 #pragma unroll
   for (int depth = 0; depth < kHeadDim; depth += 16) {
     const int half = depth / kColumns, column = depth % kColumns;
-    sm90::MultiplyRows(d, sm90::MatrixDescriptor(a.columns[half] + first * kColumns + column, 0),
-                       sm90::MatrixDescriptor(b.columns[half] + column, 0), depth > 0);
+    sm90::MultiplyRows<Element>(
+        d, sm90::MatrixDescriptor(a.columns[half] + first * kColumns + column, 0),
+        sm90::MatrixDescriptor(b.columns[half] + column, 0), depth > 0);
   }
   sm90::CommitProducts();
 }
 
 // Starts d += a * b, a in registers.
-template <int kRows, int kHeadDim>
+template <typename Element, int kRows, int kHeadDim>
 __device__ __forceinline__ void Accumulate(float (&d)[kHeadDim / 2],
                                            const uint32_t (&a)[kRows / 16][4],
-                                           const SharedRows<kRows, kHeadDim>& b) {
+                                           const SharedRows<Element, kRows, kHeadDim>& b) {
   sm90::PinRegisters(d);
   sm90::FenceProducts();
 #pragma unroll
   for (int step = 0; step < kRows / 16; ++step) {
-    sm90::MultiplyAdd(
+    sm90::MultiplyAdd<Element>(
         d, a[step],
         sm90::MatrixDescriptor(b.columns[0] + 16 * step * kColumns, sizeof(b.columns[0])));
   }
@@ -83,26 +85,26 @@ __device__ __forceinline__ void Accumulate(float (&d)[kHeadDim / 2],
 }
 
 // Starts d = a^T * b of the columns of b from `first` on, as many as d has.
-template <int kRows, int kColumnsOfD, int kHeadDim>
+template <int kRows, int kColumnsOfD, typename Element, int kHeadDim>
 __device__ __forceinline__ void MultiplyTransposed(float (&d)[kColumnsOfD / 2],
-                                                   const SharedRows<kRows, 64>& a,
-                                                   const SharedRows<kRows, kHeadDim>& b,
+                                                   const SharedRows<Element, kRows, 64>& a,
+                                                   const SharedRows<Element, kRows, kHeadDim>& b,
                                                    int first) {
   sm90::PinRegisters(d);
   sm90::FenceProducts();
   const uint16_t* columns = b.columns[first / kColumns] + first % kColumns;
 #pragma unroll
   for (int row = 0; row < kRows; row += 16) {
-    sm90::MultiplyColumns(d, sm90::MatrixDescriptor(a.columns[0] + row * kColumns, 0),
-                          sm90::MatrixDescriptor(columns + row * kColumns, 0), row > 0);
+    sm90::MultiplyColumns<Element>(d, sm90::MatrixDescriptor(a.columns[0] + row * kColumns, 0),
+                                   sm90::MatrixDescriptor(columns + row * kColumns, 0), row > 0);
   }
   sm90::CommitProducts();
 }
 
 // Puts a consumer's 64 x 64 packed accumulator into rows `first`, first + 1, ... of shared memory.
-template <int kRows>
+template <typename Element, int kRows>
 __device__ __forceinline__ void StoreRows(const uint32_t (&packed)[4][4], int first, int lane,
-                                          SharedRows<kRows, 64>& shared) {
+                                          SharedRows<Element, kRows, 64>& shared) {
   const int row = first + threadIdx.x % sm90::kWarpGroup / 32 * 16 + lane % 16;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -113,19 +115,13 @@ __device__ __forceinline__ void StoreRows(const uint32_t (&packed)[4][4], int fi
   sm90::FenceShared();
 }
 
-__device__ inline uint32_t PackBf16(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
 // An accumulator is laid out as the first operand of the next product is.
-template <int kCount>
+template <typename Element, int kCount>
 __device__ __forceinline__ void Pack(const float (&values)[kCount],
                                      uint32_t (&packed)[kCount / 8][4]) {
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {
-    packed[i / 8][i / 2 % 4] = PackBf16(values[i], values[i + 1]);
+    packed[i / 8][i / 2 % 4] = Element::Pack(values[i], values[i + 1]);
   }
 }
 

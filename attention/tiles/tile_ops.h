@@ -16,7 +16,7 @@ namespace ringmaster::attention {
 // Empty, or why no kernels take tensors of this one's device.
 std::string WhyNoTileKernels(const at::Tensor& q);
 
-// bf16, head_dim contiguous, all else as kernels::Operand wants it.
+// bf16 or fp16, head_dim contiguous, all else as kernels::Operand wants it.
 struct TileInputs {
   at::Tensor q;       // [B, T, H, D]
   at::Tensor k;       // [B, T, Hkv, D]
@@ -29,7 +29,7 @@ struct TileInputs {
 
 // All contiguous.
 struct TileOutputs {
-  at::Tensor out;        // [B, T, H, D] bf16
+  at::Tensor out;        // [B, T, H, D], of the type of q
   at::Tensor lse;        // [B, T, H] fp32
   at::Tensor rest;       // [B, T, H, D] int8, kernels/rest.h; empty: nobody wants it
   at::Tensor part_outs;  // [B, parts, D] fp32
@@ -48,7 +48,7 @@ void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists
 // Merges the parts of each place that has some into out and lse.
 void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
 
-// The sum over D of a * b, contiguous bf16 [B, T, H, D], b with its rest: [B, T, H] fp32.
+// The sum over D of a * b, contiguous [B, T, H, D], b with its rest: [B, T, H] fp32.
 at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b, const at::Tensor& rest);
 
 // fp32, head_dim contiguous.
@@ -60,7 +60,7 @@ struct TileSums {
   at::Tensor pool_dk, pool_dv;
 };
 
-// Where finishing passes put gradients: bf16, contiguous, of the shape of k.
+// Where finishing passes put gradients: contiguous, of the shape and type of k.
 struct FinishedKeys {
   at::Tensor dk, dv;
 };

@@ -16,6 +16,7 @@ namespace ringmaster::attention {
 namespace {
 
 using at::Tensor;
+using kernels::ElementType;
 using kernels::Gradient;
 using kernels::View;
 
@@ -23,6 +24,10 @@ void CheckDone(const std::string& error) { TORCH_CHECK(error.empty(), "attention
 
 cudaStream_t StreamOf(const Tensor& x) {
   return c10::cuda::getCurrentCUDAStream(x.device().index());
+}
+
+ElementType TypeOf(const Tensor& x) {
+  return x.scalar_type() == at::kHalf ? ElementType::kFp16 : ElementType::kBf16;
 }
 
 template <typename T>
@@ -90,7 +95,8 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                  const Tensor& part_lses) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
-  const kernels::ForwardProblem problem = {.head_dim = static_cast<int>(q.size(3)),
+  const kernels::ForwardProblem problem = {.type = TypeOf(q),
+                                           .head_dim = static_cast<int>(q.size(3)),
                                            .scale = static_cast<float>(scale),
                                            .query_views = Views(q, steps),
                                            .key_views = Views(k, steps, pool_k),
@@ -114,7 +120,8 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& merge_begin,
              const Tensor& out, const Tensor& lse, const Tensor& rest) {
   const c10::cuda::CUDAGuard guard(out.device());
-  CheckDone(kernels::Mix({.head_dim = static_cast<int>(out.size(3)),
+  CheckDone(kernels::Mix({.type = TypeOf(out),
+                          .head_dim = static_cast<int>(out.size(3)),
                           .batch = out.size(0),
                           .part_outs = Sums(part_outs),
                           .part_lses = Sums(part_lses),
@@ -129,8 +136,9 @@ void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
 
 void RowDotsCuda(const Tensor& a, const Tensor& b, const Tensor& rest, const Tensor& dots) {
   const c10::cuda::CUDAGuard guard(a.device());
-  CheckDone(kernels::RowDots(static_cast<int>(a.size(3)), dots.numel(), a.const_data_ptr(),
-                             b.const_data_ptr(), Data<int8_t>(rest), Sums(dots), StreamOf(a)));
+  CheckDone(kernels::RowDots(TypeOf(a), static_cast<int>(a.size(3)), dots.numel(),
+                             a.const_data_ptr(), b.const_data_ptr(), Data<int8_t>(rest), Sums(dots),
+                             StreamOf(a)));
 }
 
 kernels::PerQuery PerQueryOf(const Tensor& x) {
@@ -147,6 +155,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   const c10::cuda::CUDAGuard guard(q.device());
   const Tensor taken = Word(q);
   const kernels::BackwardProblem problem = {
+      .type = TypeOf(q),
       .head_dim = static_cast<int>(q.size(3)),
       .scale = static_cast<float>(scale),
       .query_views = Views(q, steps),

@@ -92,8 +92,8 @@ bool HasTooManyPairs(const BlockMask& mask, int64_t heads) {
 std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, double scale,
                         at::ScalarType accumulate) {
   const int64_t branches = Branches(pattern);
-  if (q.scalar_type() != at::kBFloat16) {
-    return c10::str("the dtype is ", q.scalar_type(), ", not BFloat16");
+  if (q.scalar_type() != at::kBFloat16 && q.scalar_type() != at::kHalf) {
+    return c10::str("the dtype is ", q.scalar_type(), ", not BFloat16 or Half");
   }
   if (accumulate != at::kFloat) {
     return "short sequences are summed in fp64";

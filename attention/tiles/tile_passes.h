@@ -6,7 +6,7 @@
 #include "attention/tiles/tile_lists.h"
 
 // The passes by kernels over lists of tiles: all branches in one launch, rows read where they lie,
-// one merge. bf16, sums in fp32. The same bits every time, but for dq on a GPU where LibTorch is
+// one merge. bf16 or fp16, sums in fp32. The same bits every time, but for dq on a GPU where LibTorch is
 // not told to use deterministic algorithms when the call is made. Contracts as of Forward and
 // Backward, which call them, but that a row that is not finite may spoil its neighbours, and that
 // the gradients of a query that sees its own key alone are zero but for rounding.

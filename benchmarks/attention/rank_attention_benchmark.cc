@@ -1,6 +1,7 @@
-// One rank's passes of the operator on a GPU, as autograd calls them, on random bf16 numbers,
+// One rank's passes of the operator on a GPU, as autograd calls them, on random numbers,
 // causal:
-//   rank_attention_benchmark [--shapes=16x128,12x64] [--rates=1,2,4,8,16] TOKENS...
+//   rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=16x128,12x64] [--rates=1,2,4,8,16]
+//       TOKENS...
 // heads x head size each, and the rates of branches of 2048 tokens, twice as many, and so on.
 // Prints one JSON object a case: milliseconds (median of ten after three) and effective TFLOP/s,
 // the sparse products of all branches, 2 forward and 5 backward, over the whole time; and the most
@@ -26,6 +27,7 @@ namespace ringmaster::attention {
 namespace {
 
 struct Arguments {
+  at::ScalarType dtype = at::kBFloat16;
   std::vector<HeadShape> shapes = {{16, 128}, {12, 64}};
   std::vector<int64_t> rates = {1, 2, 4, 8, 16};
   std::vector<int64_t> lengths;
@@ -34,7 +36,7 @@ struct Arguments {
 constexpr int64_t kFirstSegment = 2048;
 
 void Run(int64_t tokens, const HeadShape& shape, const std::vector<int64_t>& rates,
-         const worker::CudaPlugin& plugin) {
+         at::ScalarType dtype, const worker::CudaPlugin& plugin) {
   DilatedAttentionOptions options;
   for (const int64_t rate : rates) {
     options.branches.push_back({kFirstSegment << options.branches.size(), rate});
@@ -43,18 +45,22 @@ void Run(int64_t tokens, const HeadShape& shape, const std::vector<int64_t>& rat
   const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
   if (!plan.ok()) throw std::invalid_argument(plan.status().ToString());
   const double flops = plan->ForwardFlops(0, {.batch = 1, .head_dim = shape.dim});
-  const std::string figures = TimePasses(shape, tokens, options, flops, plugin);
+  const std::string figures = TimePasses(shape, tokens, options, flops, plugin, dtype);
   std::printf(
-      "{\"benchmark\": \"rank_attention\", \"tokens\": %ld, \"heads\": %d, \"head_dim\": %d, "
-      "\"rates\": [%s], %s}\n",
-      static_cast<long>(tokens), shape.heads, shape.dim, absl::StrJoin(rates, ", ").c_str(),
-      figures.c_str());
+      "{\"benchmark\": \"rank_attention\", \"dtype\": \"%s\", \"tokens\": %ld, "
+      "\"heads\": %d, \"head_dim\": %d, \"rates\": [%s], %s}\n",
+      dtype == at::kHalf ? "fp16" : "bf16", static_cast<long>(tokens), shape.heads, shape.dim,
+      absl::StrJoin(rates, ", ").c_str(), figures.c_str());
   std::fflush(stdout);
 }
 
 // False for what is not understood.
 bool Read(absl::string_view argument, Arguments* arguments) {
   int64_t number = 0;
+  if (absl::ConsumePrefix(&argument, "--dtype=")) {
+    arguments->dtype = argument == "fp16" ? at::kHalf : at::kBFloat16;
+    return argument == "fp16" || argument == "bf16";
+  }
   if (absl::ConsumePrefix(&argument, "--shapes=")) {
     arguments->shapes.clear();
     for (const absl::string_view text : absl::StrSplit(argument, ',')) {
@@ -79,8 +85,9 @@ int Main(int argc, char** argv) {
   Arguments arguments;
   for (int i = 1; i < argc; ++i) {
     if (!Read(argv[i], &arguments)) {
-      std::fprintf(
-          stderr, "usage: rank_attention_benchmark [--shapes=HxD,...] [--rates=R,...] TOKENS...\n");
+      std::fprintf(stderr,
+                   "usage: rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=HxD,...] "
+                   "[--rates=R,...] TOKENS...\n");
       return 2;
     }
   }
@@ -89,7 +96,7 @@ int Main(int argc, char** argv) {
   for (const HeadShape& shape : arguments.shapes) {
     for (const int64_t tokens : arguments.lengths) {
       ran &= RunCase(absl::StrCat(shape.heads, " heads of ", shape.dim, ", ", tokens, " tokens"),
-                     plugin, [&] { Run(tokens, shape, arguments.rates, plugin); });
+                     plugin, [&] { Run(tokens, shape, arguments.rates, arguments.dtype, plugin); });
     }
   }
   return ran ? 0 : 1;

@@ -54,16 +54,17 @@ bool RunCase(const std::string& name, const worker::CudaPlugin& plugin, const F&
 }
 
 // Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random
-// bf16 numbers. The figures as members of a JSON object: the executor, milliseconds (median of ten
-// after three), TFLOP/s of `forward_flops` and 2.5 times as many backward, the most device memory a
-// token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls of one
-// shape. Throws where there is too little memory.
+// numbers of `dtype`. The figures as members of a JSON object: the executor, milliseconds (median
+// of ten after three), TFLOP/s of `forward_flops` and 2.5 times as many backward, the most device
+// memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls
+// of one shape. Throws where there is too little memory.
 inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
                               const AttentionPattern& pattern, double forward_flops,
-                              const worker::CudaPlugin& plugin) {
+                              const worker::CudaPlugin& plugin,
+                              at::ScalarType dtype = at::kBFloat16) {
   const auto random = [&] {
     return at::empty({1, tokens, shape.heads, shape.dim},
-                     at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(at::kBFloat16))
+                     at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(dtype))
         .normal_();
   };
   const at::Tensor q = random(), k = random(), v = random(), dout = random();

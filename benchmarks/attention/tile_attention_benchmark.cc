@@ -11,6 +11,7 @@
 #include "benchmarks/attention/gpu_timer.h"
 #include "tests/attention/kernels/branch_lists.h"
 #include "tests/attention/kernels/device_array.h"
+#include "tests/attention/kernels/elements.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
@@ -35,9 +36,9 @@ struct Case {
 struct Tensors {
   Tensors(const Case& c, std::mt19937_64* random)
       : count(kTokens * kWidth),
-        q(RandomBf16(count, random)),
-        k(RandomBf16(count, random)),
-        v(RandomBf16(count, random)),
+        q(RandomElements(ElementType::kBf16, count, random)),
+        k(RandomElements(ElementType::kBf16, count, random)),
+        v(RandomElements(ElementType::kBf16, count, random)),
         view{{nullptr, 1, kTokens, c.heads(), count, kWidth, c.dim}, c.rate} {}
   View Of(const DeviceArray<uint16_t>& tensor) const {
     View result = view;

@@ -154,7 +154,11 @@ AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
   problem.options.causal = !random.OneIn(3);
   problem.options.offset_mode = random.OneIn(3) ? OffsetMode::kTorchscale : OffsetMode::kPaper;
   problem.options.mix_gradient = random.OneIn(3) ? MixGradient::kDetached : MixGradient::kExact;
-  if (random.OneIn(3)) problem.options.scale = random.Of<double>({0, -0.3, 0.125, 1, -1});
+  if (random.OneIn(3)) {
+    // As of masks, wide heads' scores are of up to twice the usual size.
+    problem.options.scale = random.Of<double>({0, -0.3, 0.125, 1, -1}) *
+                            (size > 32 ? 2 / std::sqrt(static_cast<double>(size)) : 1);
+  }
   problem.map = random.Map(tokens, random.Of(limits.ranks));
 
   problem.q = random.Tensor({batch, tokens, kv_heads * group, size}, dtype);

@@ -33,7 +33,7 @@ struct AttentionCase {
 struct CaseLimits {
   int64_t min_tokens = 1;
   int64_t max_tokens = 200;
-  std::vector<at::ScalarType> dtypes = {at::kDouble, at::kFloat, at::kBFloat16};
+  std::vector<at::ScalarType> dtypes = {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf};
   std::vector<int> ranks = {1, 2, 3, 4, 5, 8};
   std::vector<int64_t> head_dims = {1, 2, 3, 4, 5, 8, 16, 17, 32};
 };

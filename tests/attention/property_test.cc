@@ -14,8 +14,8 @@ namespace {
 
 CaseFlags g_flags = {.cases = 2000};
 
-// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 twice what a dense model of the
-// same precision misses by.
+// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 and fp16 twice what a dense model
+// of the same precision misses by.
 double Limit(at::ScalarType dtype, double same_precision) {
   return dtype == at::kDouble ? 1e-10 : dtype == at::kFloat ? 2e-5 : 2 * same_precision;
 }
@@ -26,7 +26,7 @@ double Limit(at::ScalarType dtype, double same_precision) {
 // short sequences, which it sums in fp64, are made to take the path of long ones: the fused kernel
 // rounds the two numbers apart. Masks are tried with heads of up to 128, whose scores are sums of
 // four times as many products, and with rows that see nothing, which make the mean smaller: they
-// may miss twice 2e-5. lse stays fp32 with bf16 inputs, so that fp32's limit is its own.
+// may miss twice 2e-5. lse stays fp32 with bf16 and fp16 inputs, so that fp32's limit is its own.
 double LimitOfFp32Sums(const AttentionCase& problem, Path path, size_t tensor,
                        double same_precision) {
   if (problem.q.scalar_type() == at::kFloat) {
@@ -123,7 +123,8 @@ TEST(DilatedAttentionPropertyTest, LongerSequencesEqualTheDenseOracle) {
   CheckCases(&RandomCase, (g_flags.cases + 19) / 20,
              {.min_tokens = kMaxShortTokens + 1,
               .max_tokens = 400,
-              .dtypes = {at::kFloat, at::kBFloat16}});
+              .dtypes = {at::kFloat, at::kBFloat16, at::kHalf},
+              .head_dims = {3, 16, 32, 48, 64, 80, 128}});
 }
 
 // Of up to six blocks, some shorter than one.

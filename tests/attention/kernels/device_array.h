@@ -3,9 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <random>
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,31 +46,5 @@ class DeviceArray {
   void* data_ = nullptr;
   const size_t size_;
 };
-
-inline uint16_t ToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  bits += 0x7FFF + (bits >> 16 & 1);
-  return static_cast<uint16_t>(bits >> 16);
-}
-
-inline float FromBf16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof(result));
-  return result;
-}
-
-// Normal numbers. After a million they repeat: drawing all of a benchmark's would take longer than
-// what it measures.
-inline std::vector<uint16_t> RandomBf16(int64_t count, std::mt19937_64* random) {
-  constexpr size_t kDrawn = size_t{1} << 20;
-  std::normal_distribution<float> normal;
-  std::vector<uint16_t> values(count);
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = i < kDrawn ? ToBf16(normal(*random)) : values[i - kDrawn];
-  }
-  return values;
-}
 
 }  // namespace ringmaster::attention::kernels

@@ -2,12 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <random>
+#include <type_traits>
 
 #include "attention/kernels/rest.h"
 #include "attention/kernels/tile_list.h"
+#include "tests/attention/kernels/elements.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
@@ -44,33 +44,65 @@ TEST(IndexTest, WrongRowsAreNoticed) {
   }));
 }
 
-uint16_t NearestBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  bits += 0x7FFF + (bits >> 16 & 1);
-  return static_cast<uint16_t>(bits >> 16);
+template <typename T>
+class ElementTest : public testing::Test {
+ protected:
+  static constexpr ElementType kType =
+      std::is_same_v<T, Fp16> ? ElementType::kFp16 : ElementType::kBf16;
+  static uint16_t Nearest(float value) { return ToElement(kType, value); }
+  static float Float(uint16_t bits) { return FromElement(kType, bits); }
+  static float Again(float value) {
+    const uint16_t rounded = Nearest(value);
+    return WithRest<T>(rounded, RestOf<T>(value, rounded));
+  }
+};
+using Elements = testing::Types<Bf16, Fp16>;
+TYPED_TEST_SUITE(ElementTest, Elements);
+
+TYPED_TEST(ElementTest, EveryNumberIsKnown) {
+  for (int bits = 0; bits < 1 << 16; ++bits) {
+    const auto element = static_cast<uint16_t>(bits);
+    const float want = this->Float(element), got = TypeParam::Float(TypeParam::Extend(element));
+    if (std::isnan(want)) {
+      ASSERT_TRUE(std::isnan(got)) << bits;
+    } else {
+      ASSERT_EQ(BitsOf(got), BitsOf(want)) << bits;
+    }
+    // Whatever the rest is, the whole rounds to the number.
+    for (int rest = -127; rest <= 127 && std::isfinite(want); ++rest) {
+      const float whole = WithRest<TypeParam>(element, static_cast<int8_t>(rest));
+      if (want != 0 || rest > 0) {
+        ASSERT_EQ(this->Nearest(whole), element) << bits << " " << rest;
+      }
+    }
+  }
 }
 
-TEST(IndexTest, ANumberIsItsRoundedOneAndTheRest) {
-  std::mt19937_64 random(1);
-  std::normal_distribution<float> normal;
-  double worst = 0;
-  for (int i = 0; i < 100000; ++i) {
-    const float value = normal(random) * std::exp2(static_cast<float>(i % 60 - 30));
-    const uint16_t rounded = NearestBf16(value);
-    const float again = WithRest(rounded, RestOf(value, rounded));
-    worst = std::max(worst, std::abs(double{again} - value) / std::abs(value));
-    ASSERT_EQ(NearestBf16(again), rounded) << value;
+// Between each two neighbours: all that rounds to one is there again, to within a 256th of their
+// distance.
+TYPED_TEST(ElementTest, ANumberIsItsRoundedOneAndTheRest) {
+  constexpr int kSteps = 23;
+  for (int bits = 0; bits + 1 < 1 << 16; ++bits) {
+    const double from = this->Float(static_cast<uint16_t>(bits));
+    const double distance = this->Float(static_cast<uint16_t>(bits + 1)) - from;
+    for (int i = 0; i <= kSteps && std::isfinite(distance); ++i) {
+      const auto value = static_cast<float>(from + distance * i / kSteps);
+      ASSERT_NEAR(this->Again(value), value, std::abs(distance) / 256) << bits << " " << i;
+    }
+    // Halfway.
+    if (const auto value = static_cast<float>(from + distance / 2); std::isfinite(value)) {
+      ASSERT_NEAR(this->Again(value), value, std::abs(distance) / 256) << bits;
+      ASSERT_EQ(this->Nearest(this->Again(value)), this->Nearest(value)) << bits;
+    }
   }
-  EXPECT_LE(worst, std::exp2(-15));
-  // Halfway between two, zeros, and next to a power of two, below which numbers lie closer.
-  for (const float value : {1.00390625f, 1.01171875f, -1.00390625f, 0.0f, -0.0f,
-                            std::nextafter(2.0f, 0.0f), std::nextafter(-2.0f, 0.0f)}) {
-    const uint16_t rounded = NearestBf16(value);
-    EXPECT_NEAR(WithRest(rounded, RestOf(value, rounded)), value, std::abs(value) * 0x1p-15);
-  }
+}
+
+// A diverged run must not look finite.
+TYPED_TEST(ElementTest, WhatIsNotFiniteStaysSo) {
   const float infinite = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(WithRest(NearestBf16(infinite), RestOf(infinite, NearestBf16(infinite))), infinite);
+  for (const float value : {infinite, -infinite, static_cast<float>(NAN)}) {
+    EXPECT_FALSE(std::isfinite(this->Again(value)));
+  }
 }
 
 }  // namespace

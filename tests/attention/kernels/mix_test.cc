@@ -12,12 +12,13 @@
 
 #include "attention/kernels/rest.h"
 #include "tests/attention/kernels/device_array.h"
+#include "tests/attention/kernels/elements.h"
 #include "tests/attention/kernels/hopper.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
 
-class MixTest : public testing::TestWithParam<int> {
+class MixTest : public testing::TestWithParam<ElementCase> {
  protected:
   void SetUp() override {
     const std::string why = WhyNoHopper();
@@ -25,12 +26,22 @@ class MixTest : public testing::TestWithParam<int> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(HeadDims, MixTest, testing::Values(64, 128));
+INSTANTIATE_TEST_SUITE_P(Elements, MixTest,
+                         testing::Values(ElementCase{ElementType::kBf16, 64},
+                                         ElementCase{ElementType::kBf16, 128},
+                                         ElementCase{ElementType::kFp16, 64},
+                                         ElementCase{ElementType::kFp16, 128}));
+
+float Whole(ElementType type, uint16_t rounded, int8_t rest) {
+  return WithElement(type,
+                     [&](auto element) { return WithRest<decltype(element)>(rounded, rest); });
+}
 
 // Parts without keys do not count whatever they hold, NaN goes on; more parts than are asked for
 // ahead; places without parts stay as they are.
 TEST_P(MixTest, MergesParts) {
-  const int dim = GetParam();
+  const ElementType type = GetParam().type;
+  const int dim = GetParam().head_dim;
   const float none = -std::numeric_limits<float>::infinity();
   const std::vector<std::vector<float>> places = {{1, 2},
                                                   {},
@@ -57,10 +68,11 @@ TEST_P(MixTest, MergesParts) {
   const int64_t parts = begins.back();
   const DeviceArray<float> part_outs(outs), part_lses(lses);
   const DeviceArray<float> lse(std::vector<float>(kBatch * places.size(), 7));
-  const DeviceArray<uint16_t> out(std::vector<uint16_t>(kBatch * places.size() * dim, ToBf16(7)));
+  const DeviceArray<uint16_t> out(
+      std::vector<uint16_t>(kBatch * places.size() * dim, ToElement(type, 7)));
   const DeviceArray<uint32_t> merge_begin(begins);
   const DeviceArray<int8_t> rest(kBatch * places.size() * dim);
-  ASSERT_EQ(Mix({dim, kBatch, part_outs.data(), part_lses.data(), parts,
+  ASSERT_EQ(Mix({type, dim, kBatch, part_outs.data(), part_lses.data(), parts,
                  static_cast<int64_t>(places.size()), merge_begin.data(), out.data(), lse.data(),
                  rest.data()},
                 nullptr),
@@ -83,17 +95,19 @@ TEST_P(MixTest, MergesParts) {
       EXPECT_NEAR(sums[row], want_lse, 1e-6 * std::abs(want_lse) + 1e-6);
     }
     for (int d = 0; d < dim; ++d) {
-      const double whole = WithRest(mixed[row * dim + d], rests[row * dim + d]);
+      const double whole = Whole(type, mixed[row * dim + d], rests[row * dim + d]);
       double want = places[place].empty() ? 7 : 0;
       for (size_t part = before + begins[place]; part < before + begins[place + 1]; ++part) {
         if (lses[part] != none) want += std::exp(lses[part] - want_lse) * outs[part * dim + d];
       }
-      const double got = FromBf16(mixed[row * dim + d]);
+      const double got = FromElement(type, mixed[row * dim + d]);
       if (std::isnan(want_lse)) {
         EXPECT_TRUE(std::isnan(got));
       } else {
-        EXPECT_NEAR(got, want, 0.004 * std::abs(want) + 1e-6);
-        EXPECT_NEAR(whole, want, 4e-5 * std::abs(want) + 1e-6);
+        EXPECT_NEAR(got, want,
+                    (type == ElementType::kFp16 ? 0.0005 : 0.004) * std::abs(want) + 1e-6);
+        EXPECT_NEAR(whole, want,
+                    (type == ElementType::kFp16 ? 5e-6 : 4e-5) * std::abs(want) + 1e-6);
       }
     }
   }
@@ -101,17 +115,18 @@ TEST_P(MixTest, MergesParts) {
 
 // Of several blocks, the last of them not full.
 TEST_P(MixTest, RowDots) {
-  const int dim = GetParam();
+  const ElementType type = GetParam().type;
+  const int dim = GetParam().head_dim;
   constexpr int kRows = 1000;
   std::mt19937_64 random(6);
-  const std::vector<uint16_t> a = RandomBf16(int64_t{kRows} * dim, &random);
-  const std::vector<uint16_t> b = RandomBf16(int64_t{kRows} * dim, &random);
+  const std::vector<uint16_t> a = RandomElements(type, int64_t{kRows} * dim, &random);
+  const std::vector<uint16_t> b = RandomElements(type, int64_t{kRows} * dim, &random);
   const DeviceArray<uint16_t> on_device_a(a), on_device_b(b);
   const DeviceArray<float> dots(size_t{kRows});
   std::vector<int8_t> rests(b.size());
   for (size_t i = 0; i < rests.size(); ++i) rests[i] = static_cast<int8_t>(i * 37 % 256 - 128);
   const DeviceArray<int8_t> rest(rests);
-  ASSERT_EQ(kernels::RowDots(dim, kRows, on_device_a.data(), on_device_b.data(), rest.data(),
+  ASSERT_EQ(kernels::RowDots(type, dim, kRows, on_device_a.data(), on_device_b.data(), rest.data(),
                              dots.data(), nullptr),
             "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
@@ -119,7 +134,7 @@ TEST_P(MixTest, RowDots) {
   for (int row = 0; row < kRows; ++row) {
     double expected = 0;
     for (int d = row * dim; d < (row + 1) * dim; ++d) {
-      expected += double{FromBf16(a[d])} * WithRest(b[d], rests[d]);
+      expected += double{FromElement(type, a[d])} * Whole(type, b[d], rests[d]);
     }
     ASSERT_NEAR(host[row], expected, 1e-4) << row;
   }

@@ -19,7 +19,7 @@ __global__ void Divergent(float* out, uint64_t a, uint64_t b, int steps) {
   for (int i = 0; i < steps; ++i) {
     sm::PinRegisters(d);
     sm::FenceProducts();
-    sm::MultiplyRows(d, a, b, true);
+    sm::MultiplyRows<ringmaster::attention::kernels::Bf16>(d, a, b, true);
     sm::CommitProducts();
   }
   if (threadIdx.x < steps) {

@@ -13,6 +13,7 @@
 #include "attention/kernels/rest.h"
 #include "tests/attention/kernels/branch_lists.h"
 #include "tests/attention/kernels/device_array.h"
+#include "tests/attention/kernels/elements.h"
 #include "tests/attention/kernels/hopper.h"
 
 namespace ringmaster::attention::kernels {
@@ -20,17 +21,21 @@ namespace {
 
 // A tensor [batch, tokens, heads, dim] on both sides, with room around each token's heads.
 struct Tensor {
-  Tensor(int64_t batch, int64_t tokens, int64_t heads, int64_t dim, std::mt19937_64* random)
-      : token_stride((heads + 1) * dim),
-        host(RandomBf16(batch * tokens * token_stride, random)),
+  Tensor(ElementType type, int64_t batch, int64_t tokens, int64_t heads, int64_t dim,
+         std::mt19937_64* random)
+      : type(type),
+        token_stride((heads + 1) * dim),
+        host(RandomElements(type, batch * tokens * token_stride, random)),
         device(host),
         operand{device.data(), batch, tokens, heads, tokens * token_stride, token_stride, dim} {}
 
   float At(int64_t batch, int64_t token, int64_t head, int64_t i) const {
-    return FromBf16(
+    return FromElement(
+        type,
         host[batch * operand.batch_stride + token * token_stride + head * operand.head_stride + i]);
   }
 
+  ElementType type;
   int64_t token_stride;
   std::vector<uint16_t> host;
   DeviceArray<uint16_t> device;
@@ -59,7 +64,7 @@ int64_t TokenOf(const View& view, const TileRows& rows, int64_t i) {
   return rows.residue + (rows.first + i) * view.step;
 }
 
-class TileAttentionTest : public testing::TestWithParam<int> {
+class TileAttentionTest : public testing::TestWithParam<ElementCase> {
  protected:
   void SetUp() override {
     const std::string why = WhyNoHopper();
@@ -117,7 +122,9 @@ class Errors {
   std::vector<double> got_, model_, want_;
 };
 
-double Rounded(double value) { return FromBf16(ToBf16(static_cast<float>(value))); }
+double Rounded(ElementType type, double value) {
+  return FromElement(type, ToElement(type, static_cast<float>(value)));
+}
 
 struct Expected {
   std::vector<double> out;
@@ -159,7 +166,7 @@ Expected Reference(const Tile& tile, int64_t row, int64_t batch, const ForwardPr
     for (int d = 0; d < dim; ++d) {
       const double value = pair.value->At(batch, pair.key, pair.head, d);
       expected.out[d] += p * value;
-      expected.model[d] += Rounded(p) * value;
+      expected.model[d] += Rounded(problem.type, p) * value;
     }
   }
   for (int d = 0; d < dim && sum > 0; ++d) {
@@ -171,17 +178,19 @@ Expected Reference(const Tile& tile, int64_t row, int64_t batch, const ForwardPr
 }
 
 TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
-  const int dim = GetParam();
+  const ElementType type = GetParam().type;
+  const int dim = GetParam().head_dim;
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
     const int64_t batch = Draw(&random, 1, 2), tokens = Draw(&random, 1, 900);
     const int64_t heads = Draw(&random, 1, 3), kv_heads = Draw(&random, 1, 2);
-    const Tensor q(batch, tokens, heads, dim, &random);
-    const Tensor k(batch, tokens, kv_heads, dim, &random);
-    const Tensor v(batch, tokens, kv_heads, dim, &random);
-    const Tensor pool_k(batch, 300, 1, dim, &random), pool_v(batch, 300, 1, dim, &random);
-    ForwardProblem problem = {.head_dim = dim, .scale = 0.3f / std::sqrt(float(dim))};
+    const Tensor q(type, batch, tokens, heads, dim, &random);
+    const Tensor k(type, batch, tokens, kv_heads, dim, &random);
+    const Tensor v(type, batch, tokens, kv_heads, dim, &random);
+    const Tensor pool_k(type, batch, 300, 1, dim, &random),
+        pool_v(type, batch, 300, 1, dim, &random);
+    ForwardProblem problem = {.type = type, .head_dim = dim, .scale = 0.3f / std::sqrt(float(dim))};
     for (const int64_t step : {int64_t{1}, Draw(&random, 2, 5), Draw(&random, 6, 1200)}) {
       problem.query_views.push_back({q.operand, step});
       problem.key_views.push_back({k.operand, step});
@@ -234,11 +243,13 @@ TEST_P(TileAttentionTest, EqualsSumsOnTheHost) {
 
 // A launch that merges gives what the same tiles give as one part more.
 TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
-  const int dim = GetParam();
+  const ElementType type = GetParam().type;
+  const int dim = GetParam().head_dim;
   std::mt19937_64 random(11);
   const int64_t batch = 2, tokens = 500, heads = 2, places = tokens * heads;
-  const Tensor q(batch, tokens, heads, dim, &random), k(batch, tokens, heads, dim, &random);
-  const Tensor v(batch, tokens, heads, dim, &random);
+  const Tensor q(type, batch, tokens, heads, dim, &random),
+      k(type, batch, tokens, heads, dim, &random);
+  const Tensor v(type, batch, tokens, heads, dim, &random);
   const BranchLists lists = ListsOf({tokens, 300, 1, heads, heads, true}, TileRowsOf(dim));
   // Up to five parts a place, of which some saw no key.
   std::vector<uint32_t> begin = {0};
@@ -260,7 +271,7 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
     const DeviceArray<uint16_t> out(batch * places * dim);
     const DeviceArray<int8_t> rest(batch * places * dim);
     const DeviceArray<float> sums(std::vector<float>(batch * places, NAN));
-    ForwardProblem problem = {.head_dim = dim, .scale = 0.1f};
+    ForwardProblem problem = {.type = type, .head_dim = dim, .scale = 0.1f};
     problem.query_views = {{q.operand, 1}};
     problem.key_views = {{k.operand, 1}};
     problem.value_views = {{v.operand, 1}};
@@ -282,8 +293,9 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
     const std::vector<int8_t> rests = rest.Host();
     std::vector<float> whole(rounded.size());
     for (size_t i = 0; i < whole.size(); ++i) {
-      whole[i] = WithRest(rounded[i], rests[i]);
-      EXPECT_EQ(ToBf16(whole[i]), rounded[i]);
+      whole[i] = WithElement(
+          type, [&](auto element) { return WithRest<decltype(element)>(rounded[i], rests[i]); });
+      EXPECT_EQ(ToElement(type, whole[i]), rounded[i]);
     }
     return whole;
   };
@@ -311,12 +323,13 @@ TEST_P(TileAttentionTest, MergesThePartsThatAreThere) {
 
 // A diverged run must not look finite: NaN of a query is its result, and nobody else's.
 TEST_P(TileAttentionTest, NanGoesOn) {
-  const int dim = GetParam();
+  const ElementType type = GetParam().type;
+  const int dim = GetParam().head_dim;
   constexpr int kRows = 70, kNanRow = 37;
   std::mt19937_64 random(7);
-  Tensor q(1, kRows, 1, dim, &random);
-  const Tensor k(1, 200, 1, dim, &random), v(1, 200, 1, dim, &random);
-  q.host[kNanRow * q.token_stride] = 0x7FC0;
+  Tensor q(type, 1, kRows, 1, dim, &random);
+  const Tensor k(type, 1, 200, 1, dim, &random), v(type, 1, 200, 1, dim, &random);
+  q.host[kNanRow * q.token_stride] = ToElement(type, NAN);
   const DeviceArray<uint16_t> spoilt(q.host);
   q.operand.data = spoilt.data();
   const DeviceArray<Tile> tiles(std::vector<Tile>{{.count = kRows, .keys_end = 1}});
@@ -324,7 +337,7 @@ TEST_P(TileAttentionTest, NanGoesOn) {
   const DeviceArray<uint16_t> out(size_t{kRows} * dim);
   const DeviceArray<float> lse(size_t{kRows});
   const DeviceArray<unsigned> taken(size_t{1});
-  ForwardProblem problem = {.head_dim = dim, .scale = 0.1f};
+  ForwardProblem problem = {.type = type, .head_dim = dim, .scale = 0.1f};
   problem.query_views = {{q.operand, 1}};
   problem.key_views = {{k.operand, 1}};
   problem.value_views = {{v.operand, 1}};
@@ -340,7 +353,7 @@ TEST_P(TileAttentionTest, NanGoesOn) {
   for (int row = 0; row < kRows; ++row) {
     EXPECT_EQ(std::isnan(sums[row]), row == kNanRow) << row;
     for (int d = 0; d < dim; ++d) {
-      EXPECT_EQ(std::isnan(FromBf16(outs[row * dim + d])), row == kNanRow) << row;
+      EXPECT_EQ(std::isnan(FromElement(type, outs[row * dim + d])), row == kNanRow) << row;
     }
   }
 }
@@ -375,8 +388,8 @@ Sums ReferenceGradients(const BranchLists& lists, int64_t rate, double scale, co
           }
           const double exact = std::isinf(lse[row]) ? 0 : std::exp(score * scale - lse[row]);
           const double slope = exact * (dp - delta[row]);
-          const double p = rounding ? Rounded(exact) : exact;
-          const double ds = (rounding ? Rounded(slope) : slope) * scale;
+          const double p = rounding ? Rounded(q.type, exact) : exact;
+          const double ds = (rounding ? Rounded(q.type, slope) : slope) * scale;
           for (int64_t d = 0; d < dim; ++d) {
             sums.dq[row * dim + d] += ds * k.At(b, key, span.rows.head, d);
             sums.dk[key_row * dim + d] += ds * q.At(b, query, tile.rows.head, d);
@@ -405,7 +418,8 @@ std::vector<float> Written(std::vector<float> values) {
 }
 
 TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
-  const int dim = GetParam();
+  const ElementType type = GetParam().type;
+  const int dim = GetParam().head_dim;
   for (uint64_t seed = 1; seed <= 16; ++seed) {
     std::mt19937_64 random(seed);
     const int64_t batch = Draw(&random, 1, 2), tokens = Draw(&random, 1, 700);
@@ -416,8 +430,10 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << batch << " x " << tokens << " x "
                                     << heads << "/" << kv_heads << ", segments " << length
                                     << ", rate " << rate << ", causal " << causal);
-    const Tensor q(batch, tokens, heads, dim, &random), dout(batch, tokens, heads, dim, &random);
-    const Tensor k(batch, tokens, kv_heads, dim, &random), v(batch, tokens, kv_heads, dim, &random);
+    const Tensor q(type, batch, tokens, heads, dim, &random),
+        dout(type, batch, tokens, heads, dim, &random);
+    const Tensor k(type, batch, tokens, kv_heads, dim, &random),
+        v(type, batch, tokens, kv_heads, dim, &random);
     const double scale = 0.3 / std::sqrt(double(dim));
     std::vector<float> lse(batch * tokens * heads), delta(lse.size());
     std::normal_distribution<float> normal;
@@ -444,6 +460,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     const DeviceArray<float> dk(std::vector<float>(batch * tokens * kv_heads * dim, kBefore));
     const DeviceArray<float> dv(std::vector<float>(batch * tokens * kv_heads * dim, kBefore));
     BackwardProblem problem;
+    problem.type = type;
     problem.head_dim = dim;
     problem.scale = static_cast<float>(scale);
     problem.query_views = {{q.operand, rate}};
@@ -516,7 +533,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
       for (const auto of : {&Sums::dk, &Sums::dv}) {
         (finished_want.*of)[i] += summed[place] != 0 ? kBefore : 0;
         (finished_model.*of)[i] =
-            Rounded((finished_model.*of)[i] + (summed[place] != 0 ? kBefore : 0));
+            Rounded(type, (finished_model.*of)[i] + (summed[place] != 0 ? kBefore : 0));
       }
     }
     const DeviceArray<uint8_t> device_summed(summed);
@@ -530,9 +547,9 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
       problem.finished_dv = finished_dv.data();
       ASSERT_EQ(TileBackward(problem, nullptr), "");
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-      const auto floats = [](const DeviceArray<uint16_t>& array) {
+      const auto floats = [type](const DeviceArray<uint16_t>& array) {
         std::vector<float> values;
-        for (const uint16_t value : array.Host()) values.push_back(FromBf16(value));
+        for (const uint16_t value : array.Host()) values.push_back(FromElement(type, value));
         return values;
       };
       ExpectClose(floats(finished_dk), 0, finished_model.dk, finished_want.dk, "finished dk");
@@ -555,7 +572,11 @@ TEST(WhyNotTest, NamesWhatDoesNotFit) {
   EXPECT_EQ(WhyNot(problem), "queries: pointer and strides must be multiples of 16 bytes");
 }
 
-INSTANTIATE_TEST_SUITE_P(HeadDims, TileAttentionTest, testing::Values(64, 128));
+INSTANTIATE_TEST_SUITE_P(Elements, TileAttentionTest,
+                         testing::Values(ElementCase{ElementType::kBf16, 64},
+                                         ElementCase{ElementType::kBf16, 128},
+                                         ElementCase{ElementType::kFp16, 64},
+                                         ElementCase{ElementType::kFp16, 128}));
 
 }  // namespace
 }  // namespace ringmaster::attention::kernels

@@ -26,7 +26,7 @@ using kernels::TileRows;
 
 // As tensor maps want it.
 void CheckOperand(const Tensor& x) {
-  bool fits = x.scalar_type() == at::kBFloat16 && x.stride(3) == 1 &&
+  bool fits = x.element_size() == 2 && x.stride(3) == 1 &&
               reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
   for (int i = 0; i < 3; ++i) fits = fits && x.stride(i) > 0 && x.stride(i) % 8 == 0;
   TORCH_CHECK(fits, "not an operand: strides ", x.strides());
@@ -80,15 +80,23 @@ void Add(double factor, const double* from, int64_t size, double* to) {
   for (int64_t d = 0; d < size; ++d) to[d] += factor * from[d];
 }
 
+template <typename F>
+void WithElementOf(const Tensor& x, const F& f) {
+  kernels::WithElement(
+      x.scalar_type() == at::kHalf ? kernels::ElementType::kFp16 : kernels::ElementType::kBf16, f);
+}
+
 // A result of one row, rounded, and what that leaves over if anybody wants it.
 void StoreWhole(const Tensor& result, const Tensor& out, const Tensor& rest) {
   out.copy_(result);
   const Tensor value = result.to(at::kFloat);
   const auto* rounded = static_cast<const uint16_t*>(out.const_data_ptr());
-  for (int64_t i = 0; i < rest.numel(); ++i) {
-    rest.mutable_data_ptr<int8_t>()[i] =
-        kernels::RestOf(value.const_data_ptr<float>()[i], rounded[i]);
-  }
+  WithElementOf(out, [&](auto element) {
+    for (int64_t i = 0; i < rest.numel(); ++i) {
+      rest.mutable_data_ptr<int8_t>()[i] =
+          kernels::RestOf<decltype(element)>(value.const_data_ptr<float>()[i], rounded[i]);
+    }
+  });
 }
 
 std::string WhyNotHost(const Tensor&) { return ""; }
@@ -168,10 +176,12 @@ void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
 void RowDotsHost(const Tensor& a, const Tensor& b, const Tensor& rest, const Tensor& dots) {
   const Tensor whole = at::zeros(b.sizes(), at::kFloat);
   const auto* rounded = static_cast<const uint16_t*>(b.const_data_ptr());
-  for (int64_t i = 0; i < b.numel(); ++i) {
-    whole.mutable_data_ptr<float>()[i] =
-        kernels::WithRest(rounded[i], rest.const_data_ptr<int8_t>()[i]);
-  }
+  WithElementOf(b, [&](auto element) {
+    for (int64_t i = 0; i < b.numel(); ++i) {
+      whole.mutable_data_ptr<float>()[i] =
+          kernels::WithRest<decltype(element)>(rounded[i], rest.const_data_ptr<int8_t>()[i]);
+    }
+  });
   dots.copy_((a.to(at::kDouble) * whole.to(at::kDouble)).sum(-1));
 }
 

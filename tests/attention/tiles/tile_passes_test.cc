@@ -23,7 +23,7 @@ CaseFlags g_flags = {.cases = 24};
 AttentionCase TileCase(uint64_t seed) {
   AttentionCase problem = RandomCase(seed, {.min_tokens = kMaxShortTokens + 1,
                                             .max_tokens = 300,
-                                            .dtypes = {at::kBFloat16},
+                                            .dtypes = {at::kBFloat16, at::kHalf},
                                             .ranks = {1, 2, 3, 4},
                                             .head_dims = {64, 128}});
   problem.options.mix_gradient = MixGradient::kExact;
@@ -41,7 +41,7 @@ AttentionCase TileCase(uint64_t seed) {
 AttentionCase BlockTileCase(uint64_t seed) {
   AttentionCase problem = RandomBlockCase(seed, {.min_tokens = kMaxShortTokens + 1,
                                                  .max_tokens = 420,
-                                                 .dtypes = {at::kBFloat16},
+                                                 .dtypes = {at::kBFloat16, at::kHalf},
                                                  .ranks = {1, 2, 3, 4},
                                                  .head_dims = {64, 128}});
   BlockSparseAttentionOptions& blocks = *problem.blocks;
@@ -219,8 +219,9 @@ TEST(TilePassesTest, SaysWhyNot) {
   const at::Tensor q = at::zeros({1, 300, 2, 64}, at::kBFloat16);
   const DilatedAttentionOptions options = {.branches = {{64, 1}, {128, 2}}};
   EXPECT_EQ(WhyNotTiles(q, options, 0.1, at::kFloat), "");
+  EXPECT_EQ(WhyNotTiles(q.to(at::kHalf), options, 0.1, at::kFloat), "");
   EXPECT_EQ(WhyNotTiles(q.to(at::kFloat), options, 0.1, at::kFloat),
-            "the dtype is Float, not BFloat16");
+            "the dtype is Float, not BFloat16 or Half");
   EXPECT_EQ(WhyNotTiles(q, options, 0.1, at::kDouble), "short sequences are summed in fp64");
   EXPECT_EQ(WhyNotTiles(q.slice(3, 0, 32), options, 0.1, at::kFloat),
             "the head dimension is 32, not 64 or 128");
