@@ -200,6 +200,9 @@ void PrintEstimate(std::ostream& out, const v1::EstimateTrainingJobResponse& est
               {"attention bytes sent a step", HumanBytes(estimate.exchanged_bytes_per_step())},
               {"gradient bytes a step", HumanBytes(estimate.gradient_bytes_per_step())},
               {"tokens a rank", absl::StrJoin(estimate.shard_tokens(), " ")}});
+  for (const std::string& layout : estimate.layouts()) {
+    out << "layout, " << layout << "\n";
+  }
   for (const std::string& warning : estimate.warnings()) {
     out << "warning: " << warning << "\n";
   }

@@ -99,19 +99,6 @@ void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& option
 
 }  // namespace
 
-ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens, int ranks) {
-  int64_t align = 1;
-  const int64_t even = tokens / ranks;
-  for (const Branch& branch : options.branches) {
-    if (branch.segment_length <= align || branch.segment_length > even) continue;
-    const ShardMap map = ShardMap::Contiguous(tokens, ranks, branch.segment_length);
-    int64_t largest = 0;
-    for (int rank = 0; rank < ranks; ++rank) largest = std::max(largest, map.LocalTokens(rank));
-    if (largest - even <= even / 8 + 1) align = branch.segment_length;
-  }
-  return ShardMap::Contiguous(tokens, ranks, align);
-}
-
 absl::StatusOr<AttentionPlan> AttentionPlan::Create(AttentionPattern pattern, ShardMap map,
                                                     int heads, int kv_heads) {
   RETURN_IF_ERROR(Validate(pattern, map.tokens(), heads));

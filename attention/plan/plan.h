@@ -35,12 +35,6 @@ struct MessageShape {
   int64_t gradient_bytes = 4;
 };
 
-// How a ring of `ranks` divides a sequence unless it is told otherwise: contiguous chunks, borders
-// on multiples of the longest segment that allows it with no chunk an eighth above the mean, so
-// that as many branches as possible stay local. Workers and the coordinator's estimates both use
-// it. REQUIRES: options.Validate() is OK, tokens >= 0, ranks >= 1.
-ShardMap DefaultShardMap(const DilatedAttentionOptions& options, int64_t tokens, int ranks);
-
 // Which key and value rows travel between the ranks of one sequence: sparsify first, then exchange
 // only what a remote query sees. Each pair of ranks swaps at most one message per direction and
 // pass, with the rows of all branches, K and V together; the backward pass mirrors the forward one

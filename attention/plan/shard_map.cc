@@ -28,6 +28,22 @@ ShardMap ShardMap::Contiguous(int64_t tokens, int ranks, int64_t align) {
   return ShardMap(tokens, std::move(ranges));
 }
 
+ShardMap ShardMap::Zigzag(int64_t tokens, int ranks, int64_t align) {
+  const ShardMap chunks = Contiguous(tokens, 2 * ranks, align);
+  std::vector<std::vector<TokenRange>> ranges(ranks);
+  for (int chunk = 0; chunk < 2 * ranks; ++chunk) {
+    std::vector<TokenRange>& held = ranges[std::min(chunk, 2 * ranks - 1 - chunk)];
+    for (const TokenRange& range : chunks.Ranges(chunk)) {
+      if (!held.empty() && held.back().end == range.begin) {
+        held.back().end = range.end;
+      } else {
+        held.push_back(range);
+      }
+    }
+  }
+  return ShardMap(tokens, std::move(ranges));
+}
+
 absl::StatusOr<ShardMap> ShardMap::FromRanges(int64_t tokens,
                                               std::vector<std::vector<TokenRange>> ranges) {
   if (tokens < 0 || ranges.empty()) {

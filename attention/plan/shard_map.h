@@ -27,6 +27,10 @@ class ShardMap {
   // ranks some are empty. REQUIRES: tokens >= 0, ranks >= 1, align >= 1.
   static ShardMap Contiguous(int64_t tokens, int ranks, int64_t align);
 
+  // Rank p holds chunks p and 2 * ranks - 1 - p of twice as many, which are cut as above: one of
+  // the early tokens, which see few others when causal, and one of the late. REQUIRES: as above.
+  static ShardMap Zigzag(int64_t tokens, int ranks, int64_t align);
+
   // InvalidArgument unless each rank's ranges are ascending and not empty, and all ranges together
   // hold every token of [0, tokens) exactly once.
   static absl::StatusOr<ShardMap> FromRanges(int64_t tokens,

@@ -20,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
+#include "attention/plan/layout.h"
 #include "attention/plan/plan.h"
 #include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
@@ -93,8 +94,11 @@ Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& option
 
 void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::CudaPlugin& plugin) {
   const DilatedAttentionOptions options{.branches = arguments.branches};
-  const ShardMap map = DefaultShardMap(options, tokens, ranks);
   const HeadShape& shape = arguments.shape;
+  const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
+  const auto layouts = ChooseLayout({options, tokens, ranks, shape.heads, shape.heads, message});
+  Check(layouts.status());
+  const ShardMap& map = layouts->map();
   const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
   Check(plan.status());
   std::vector<std::string> addresses;
@@ -118,7 +122,6 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   Times slowest;
   double flops = 0;
   uint64_t forward_bytes = 0, backward_bytes = 0;
-  const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
   for (int rank = 0; rank < ranks; ++rank) {
     if (!errors[rank].empty())
       throw std::runtime_error(absl::StrCat("rank ", rank, ": ", errors[rank]));
@@ -130,11 +133,11 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   }
   std::printf(
       "{\"benchmark\": \"ring_attention\", \"tokens\": %ld, \"ranks\": %d, \"heads\": %d, "
-      "\"head_dim\": %d, \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
+      "\"head_dim\": %d, \"layout\": \"%s\", \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
       "\"forward_tflops\": %.1f, \"forward_backward_tflops\": %.1f, \"forward_bytes\": %llu, "
       "\"backward_bytes\": %llu}\n",
-      static_cast<long>(tokens), ranks, shape.heads, shape.dim, slowest.forward,
-      slowest.forward_backward, flops / slowest.forward / 1e9,
+      static_cast<long>(tokens), ranks, shape.heads, shape.dim, layouts->all[0].name.c_str(),
+      slowest.forward, slowest.forward_backward, flops / slowest.forward / 1e9,
       3.5 * flops / slowest.forward_backward / 1e9, static_cast<unsigned long long>(forward_bytes),
       static_cast<unsigned long long>(backward_bytes));
   std::fflush(stdout);

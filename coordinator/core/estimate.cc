@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "attention/plan/layout.h"
 #include "attention/plan/plan.h"
 #include "base/status_macros.h"
 #include "coordinator/core/spec.h"
@@ -186,6 +187,19 @@ int64_t StateBytes(const v1::TrainingJobSpec& spec) {
 
 namespace {
 
+// As the workers do it.
+absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const MessageShape& shape,
+                                       v1::EstimateTrainingJobResponse* estimate) {
+  attention::DilatedAttentionOptions options = AttentionOptions(spec);
+  const int heads = spec.model().heads();
+  const int kv_heads = spec.model().kv_heads();
+  ASSIGN_OR_RETURN(const attention::Layouts layouts,
+                   attention::ChooseLayout({options, spec.data().sequence_length(),
+                                            spec.parallel().ring_size(), heads, kv_heads, shape}));
+  for (std::string& line : layouts.Explain()) estimate->add_layouts(std::move(line));
+  return AttentionPlan::Create(std::move(options), layouts.map(), heads, kv_heads);
+}
+
 v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
   v1::EstimateTrainingJobResponse estimate;
   *estimate.mutable_spec() = spec;
@@ -195,11 +209,11 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
 
   const Widths widths = WidthsOf(spec.precision());
   const int ring = spec.parallel().ring_size();
-  const int64_t tokens = spec.data().sequence_length();
-  const attention::DilatedAttentionOptions options = AttentionOptions(spec);
-  const absl::StatusOr<AttentionPlan> plan =
-      AttentionPlan::Create(options, attention::DefaultShardMap(options, tokens, ring),
-                            spec.model().heads(), spec.model().kv_heads());
+  const MessageShape shape{.batch = spec.batch().micro_sequences(),
+                           .head_dim = spec.model().dim() / spec.model().heads(),
+                           .element_bytes = widths.compute,
+                           .gradient_bytes = widths.gradient};
+  const absl::StatusOr<AttentionPlan> plan = PlanRing(spec, shape, &estimate);
   if (!plan.ok()) {
     estimate.add_warnings(std::string(plan.status().message()));
     return estimate;
@@ -211,10 +225,6 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
     activations = std::max(activations, ActivationBytes(spec, local));
   }
 
-  const MessageShape shape{.batch = spec.batch().micro_sequences(),
-                           .head_dim = spec.model().dim() / spec.model().heads(),
-                           .element_bytes = widths.compute,
-                           .gradient_bytes = widths.gradient};
   const double passes = static_cast<double>(spec.batch().global_sequences()) /
                         static_cast<double>(spec.parallel().replicas()) /
                         static_cast<double>(spec.batch().micro_sequences());

@@ -153,7 +153,8 @@ TEST(LongNetTest, ShardsGiveTheWholeSequencesLossAndGradients) {
                             .item<double>();
     for (const int ranks : {2, 3, 5, 40}) {
       for (const bool recompute : {false, true}) {
-        const auto map = attention::ShardMap::Contiguous(tokens_count, ranks, 1);
+        const auto map = recompute ? attention::ShardMap::Zigzag(tokens_count, ranks, 1)
+                                   : attention::ShardMap::Contiguous(tokens_count, ranks, 1);
         std::vector<std::unique_ptr<TestModel>> models(ranks);
         std::vector<double> losses(ranks);
         OnRanks(ranks, [&](int rank, attention::GroupedExchange& exchange) {

@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "attention/plan/layout.h"
 #include "attention/plan/plan.h"
 #include "base/status_macros.h"
 #include "models/longnet.h"
+#include "spdlog/spdlog.h"
 #include "worker/comm/accused_ranks.h"
 #include "worker/comm/collectives.h"
 #include "worker/comm/subgroup_exchange.h"
@@ -110,17 +112,22 @@ struct Trainer::Implementation {
 
 absl::Status Trainer::Implementation::Prepare() {
   const int ring_rank = rank % config.ring_size;
-  const attention::ShardMap map =
-      attention::DefaultShardMap(config.model.attention, config.sequence_length, config.ring_size);
-  ASSIGN_OR_RETURN(const attention::AttentionPlan plan,
-                   attention::AttentionPlan::Create(config.model.attention, map,
-                                                    static_cast<int>(config.model.heads),
-                                                    static_cast<int>(config.model.kv_heads)));
   const at::Tensor& compute = state.compute_parameters()[0];
   const bool fp64 = compute.scalar_type() == at::kDouble;
   const attention::MessageShape shape = {config.micro_sequences, config.model.head_dim(),
                                          static_cast<int64_t>(compute.element_size()),
                                          fp64 ? 8 : 4};
+  const auto heads = static_cast<int>(config.model.heads);
+  const auto kv_heads = static_cast<int>(config.model.kv_heads);
+  ASSIGN_OR_RETURN(const attention::Layouts layouts,
+                   attention::ChooseLayout({config.model.attention, config.sequence_length,
+                                            config.ring_size, heads, kv_heads, shape}));
+  const attention::ShardMap& map = layouts.map();
+  if (rank == 0) {
+    for (const std::string& line : layouts.Explain()) SPDLOG_INFO("layout of the ring, {}", line);
+  }
+  ASSIGN_OR_RETURN(const attention::AttentionPlan plan,
+                   attention::AttentionPlan::Create(config.model.attention, map, heads, kv_heads));
   const int64_t rounds = config.global_sequences / (config.micro_sequences * config.replicas);
   const uint64_t forwards = config.activation_checkpointing ? 2 : 1;
   for (int peer = 0; peer < config.ring_size; ++peer) {

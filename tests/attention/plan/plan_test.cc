@@ -71,13 +71,21 @@ TEST(ShardMapTest, ContiguousCoversEveryTokenOnceForAnyNumberOfRanks) {
       true);
 }
 
-TEST(ShardMapTest, DefaultMapKeepsLocalSegmentsWholeWhereThatStaysEven) {
-  const DilatedAttentionOptions options{.branches = {{1024, 1}, {4096, 2}, {1 << 30, 4}}};
-  EXPECT_EQ(DefaultShardMap(options, 16384, 2), ShardMap::Contiguous(16384, 2, 4096));
-  EXPECT_EQ(DefaultShardMap(options, 8192, 4), ShardMap::Contiguous(8192, 4, 1024));
-  // Either length would give the second rank 5904 of 10000 tokens.
-  EXPECT_EQ(DefaultShardMap(options, 10000, 2), ShardMap::Contiguous(10000, 2, 1));
-  EXPECT_EQ(DefaultShardMap(options, 3, 8), ShardMap::Contiguous(3, 8, 1));
+TEST(ShardMapTest, ZigzagGivesEachRankAnEarlyAndALateChunk) {
+  EXPECT_EQ(ShardMap::Zigzag(80, 4, 5),
+            *ShardMap::FromRanges(
+                80, {{{0, 10}, {70, 80}}, {{10, 20}, {60, 70}}, {{20, 30}, {50, 60}}, {{30, 50}}}));
+  // FromRanges says whether each token is held once.
+  for (int64_t tokens : {0, 1, 3, 7, 64, 1000}) {
+    for (int ranks : {1, 2, 3, 8}) {
+      const ShardMap map = ShardMap::Zigzag(tokens, ranks, 4);
+      std::vector<std::vector<TokenRange>> ranges;
+      for (int rank = 0; rank < ranks; ++rank) {
+        ranges.emplace_back(map.Ranges(rank).begin(), map.Ranges(rank).end());
+      }
+      EXPECT_EQ(*ShardMap::FromRanges(tokens, ranges), map);
+    }
+  }
 }
 
 TEST(ShardMapTest, FromRangesRefusesHolesAndOverlaps) {

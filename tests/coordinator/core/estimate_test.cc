@@ -23,6 +23,8 @@ TEST(EstimateTest, AddsUpAndWarns) {
   EXPECT_GT(estimate->exchanged_bytes_per_step(), 0);
   ASSERT_EQ(estimate->shard_tokens_size(), 2);
   EXPECT_EQ(estimate->shard_tokens(0), 16384);
+  ASSERT_GT(estimate->layouts_size(), 1);
+  EXPECT_NE(estimate->layouts(0).find("chosen: "), std::string::npos);
   // More than 6 operations per parameter and token, and less than dense attention would add.
   EXPECT_GT(estimate->step_flops(), 6.0 * 85e6 * 32768);
   EXPECT_LT(estimate->step_flops(), 12.0 * 85e6 * 32768);
@@ -51,6 +53,7 @@ TEST(EstimateTest, LeavesOutWhatWouldTakeTooLong) {
   const auto estimate = EstimateJob(request);
   ASSERT_TRUE(estimate.ok()) << estimate.status();
   EXPECT_EQ(estimate->shard_tokens_size(), 1024);
+  EXPECT_EQ(estimate->layouts_size(), 1);
   EXPECT_GT(estimate->memory().activation_bytes(), 0);
   EXPECT_EQ(estimate->exchanged_bytes_per_step(), 0);
   ASSERT_FALSE(estimate->warnings().empty());

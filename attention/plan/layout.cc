@@ -1,0 +1,246 @@
+#include "attention/plan/layout.h"
+
+#include <algorithm>
+#include <functional>
+#include <iterator>
+#include <numeric>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+
+namespace ringmaster::attention {
+namespace {
+
+constexpr double kMargin = 0.02;
+// The backward pass computes this many times as much as the forward one.
+constexpr double kBackward = 2.5;
+constexpr size_t kMaxAligns = 3;
+constexpr int kMaxSampledRanks = 8;
+constexpr int kChunksOfDealt = 4;
+// Looks at a peer's keys of one head and branch, or at a mask's pairs, that a choice may cost:
+// about a quarter of a second.
+constexpr double kMaxLooks = 1 << 21;
+constexpr double kMaxPairs = 1 << 27;
+
+bool IsCausal(const AttentionPattern& pattern) {
+  return std::visit([](const auto& options) { return options.causal; }, pattern);
+}
+
+// No rank has an eighth more tokens than the mean.
+bool IsEven(const ShardMap& map) {
+  const int64_t even = map.tokens() / map.ranks();
+  int64_t largest = 0;
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    largest = std::max(largest, map.LocalTokens(rank));
+  }
+  return largest - even <= even / 8 + 1;
+}
+
+// What borders of chunks may be multiples of, longest first; of any pattern 1.
+std::vector<int64_t> Aligns(const AttentionPattern& pattern, int64_t most) {
+  std::vector<int64_t> aligns;
+  if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern)) {
+    aligns.push_back(blocks->mask.shape().block_size);
+  } else {
+    for (const Branch& branch : std::get<DilatedAttentionOptions>(pattern).branches) {
+      aligns.push_back(branch.segment_length);
+    }
+  }
+  std::sort(aligns.begin(), aligns.end(), std::greater<>());
+  aligns.erase(std::unique(aligns.begin(), aligns.end()), aligns.end());
+  aligns.erase(std::remove_if(aligns.begin(), aligns.end(),
+                              [most](int64_t align) { return align > most || align == 1; }),
+               aligns.end());
+  return aligns;
+}
+
+using MakeMap = ShardMap (*)(int64_t tokens, int ranks, int64_t align);
+
+void AddMaps(const RingCall& call, const char* name, MakeMap make, int chunks,
+             std::vector<Layout>* layouts) {
+  size_t added = 0;
+  for (const int64_t align : Aligns(call.pattern, call.tokens / chunks)) {
+    ShardMap map = make(call.tokens, call.ranks, align);
+    if (added == kMaxAligns || !IsEven(map)) continue;
+    layouts->push_back({std::move(map), absl::StrCat(name, ", borders on multiples of ", align)});
+    ++added;
+  }
+  ShardMap map = make(call.tokens, call.ranks, 1);
+  if (added == 0 || !(map == layouts->back().map)) layouts->push_back({std::move(map), name});
+}
+
+// The ranks of which exchanges are predicted: spread evenly, the last among them; none if one would
+// take too long.
+std::vector<int> SampledRanks(const RingCall& call, size_t layouts) {
+  const double ranks = call.ranks;
+  double most =
+      kMaxLooks / (static_cast<double>(layouts) * 2 * ranks * Branches(call.pattern) * call.heads);
+  if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&call.pattern)) {
+    const double pairs = static_cast<double>(blocks->mask.Pairs()) /
+                         static_cast<double>(blocks->mask.shape().heads) * call.heads;
+    most = std::min(most, kMaxPairs / (static_cast<double>(layouts) * 2 * std::max(pairs, 1.0)));
+  }
+  const int count = static_cast<int>(std::min({most, ranks, double{kMaxSampledRanks}}));
+  std::vector<int> sampled;
+  for (int i = 1; i <= count; ++i) {
+    sampled.push_back(static_cast<int>(int64_t{i} * call.ranks / count - 1));
+  }
+  return sampled;
+}
+
+struct Rows {
+  double pool = 0;
+  double outgoing = 0;
+};
+
+Rows RowsOf(const AttentionPlan& plan, int rank) {
+  Rows rows;
+  for (int peer = 0; peer < plan.map().ranks(); ++peer) {
+    rows.pool += static_cast<double>(plan.Rows(peer, rank));
+    if (peer != rank) rows.outgoing += static_cast<double>(plan.Rows(rank, peer));
+  }
+  return rows;
+}
+
+LayoutCost CostOfGrouped(const RingCall& call, const RingRates& rates, const AttentionPlan& plan,
+                         const std::vector<int>& sampled) {
+  const auto element = static_cast<double>(call.shape.element_bytes);
+  const auto gradient = static_cast<double>(call.shape.gradient_bytes);
+  // Keys and values of one row, of one element each.
+  const double width = 2.0 * static_cast<double>(call.shape.head_dim);
+  LayoutCost cost;
+  double wire = 0;
+  for (const int rank : sampled) {
+    const Rows rows = RowsOf(plan, rank);
+    const double received = rows.pool - static_cast<double>(plan.Rows(rank, rank));
+    // Rows there, their gradients back.
+    wire = std::max(wire, width * std::max(rows.outgoing * element + received * gradient,
+                                           received * element + rows.outgoing * gradient));
+    cost.memory_bytes = std::max(
+        cost.memory_bytes, width * (rows.pool * (element + gradient) + rows.outgoing * gradient));
+  }
+  MessageShape one = call.shape;
+  one.batch = 1;
+  double most = 0, sum = 0;
+  for (int rank = 0; rank < call.ranks; ++rank) {
+    const double flops = plan.ForwardFlops(rank, one);
+    most = std::max(most, flops);
+    sum += flops;
+  }
+  const auto batch = static_cast<double>(call.shape.batch);
+  cost.imbalance = sum > 0 ? most * call.ranks / sum : 1;
+  cost.exchange_seconds = batch * (wire / rates.bytes_per_second);
+  cost.seconds =
+      batch * ((1 + kBackward) * most / rates.flops_per_second + wire / rates.bytes_per_second);
+  cost.exchanged_bytes = batch * wire;
+  cost.memory_bytes *= batch;
+  return cost;
+}
+
+// Chunks go to the rank with the least work so far, heaviest first.
+absl::StatusOr<ShardMap> Dealt(const RingCall& call, int64_t align) {
+  const ShardMap chunks = ShardMap::Contiguous(call.tokens, call.ranks * kChunksOfDealt, align);
+  ASSIGN_OR_RETURN(const AttentionPlan plan,
+                   AttentionPlan::Create(call.pattern, chunks, call.heads, call.kv_heads));
+  std::vector<double> work(chunks.ranks());
+  for (int chunk = 0; chunk < chunks.ranks(); ++chunk) {
+    work[chunk] = plan.ForwardFlops(chunk, {.head_dim = 1});
+  }
+  std::vector<int> order(chunks.ranks());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return work[a] > work[b]; });
+  std::vector<double> load(call.ranks);
+  std::vector<std::vector<int>> held(call.ranks);
+  for (const int chunk : order) {
+    int best = -1;
+    for (int rank = 0; rank < call.ranks; ++rank) {
+      if (held[rank].size() < kChunksOfDealt && (best < 0 || load[rank] < load[best])) best = rank;
+    }
+    load[best] += work[chunk];
+    held[best].push_back(chunk);
+  }
+  std::vector<std::vector<TokenRange>> ranges(call.ranks);
+  for (int rank = 0; rank < call.ranks; ++rank) {
+    std::sort(held[rank].begin(), held[rank].end());
+    for (const int chunk : held[rank]) {
+      for (const TokenRange& range : chunks.Ranges(chunk)) {
+        if (!ranges[rank].empty() && ranges[rank].back().end == range.begin) {
+          ranges[rank].back().end = range.end;
+        } else {
+          ranges[rank].push_back(range);
+        }
+      }
+    }
+  }
+  return ShardMap::FromRanges(call.tokens, std::move(ranges));
+}
+
+std::string HumanBytes(double bytes) {
+  const char* const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < std::size(units); ++unit) bytes /= 1024;
+  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+}
+
+}  // namespace
+
+std::vector<std::string> Layouts::Explain() const {
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const LayoutCost& cost = all[i].cost;
+    std::string& line = lines.emplace_back(i == 0 ? "chosen: " : "not: ");
+    absl::StrAppend(&line, all[i].name);
+    if (i == 0 && !reason.empty()) {
+      absl::StrAppend(&line, ": ", reason);
+    } else {
+      absl::StrAppendFormat(&line,
+                            ": %.3g ms a layer, %.3g of them exchange; busiest rank %.2f times the "
+                            "mean; exchanges %s, needs %s more memory",
+                            1e3 * cost.seconds, 1e3 * cost.exchange_seconds, cost.imbalance,
+                            HumanBytes(cost.exchanged_bytes), HumanBytes(cost.memory_bytes));
+    }
+  }
+  return lines;
+}
+
+absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates) {
+  Layouts layouts;
+  AddMaps(call, "contiguous chunks", &ShardMap::Contiguous, call.ranks, &layouts.all);
+  RETURN_IF_ERROR(
+      AttentionPlan::Create(call.pattern, layouts.map(), call.heads, call.kv_heads).status());
+  if (call.ranks == 1) {
+    layouts.reason = "a ring of one";
+    layouts.all.erase(layouts.all.begin() + 1, layouts.all.end());
+    return layouts;
+  }
+  if (IsCausal(call.pattern) && call.tokens / 2 >= call.ranks) {
+    AddMaps(call, "zigzag pairs of chunks", &ShardMap::Zigzag, 2 * call.ranks, &layouts.all);
+  }
+  const std::vector<int> sampled = SampledRanks(call, layouts.all.size() + 1);
+  if (sampled.empty()) {
+    layouts.reason = "ranks x branches x heads are too many to predict what others would cost";
+    layouts.all.erase(layouts.all.begin() + 1, layouts.all.end());
+    return layouts;
+  }
+  if (call.tokens / kChunksOfDealt >= call.ranks) {
+    const std::vector<int64_t> aligns =
+        Aligns(call.pattern, call.tokens / call.ranks / kChunksOfDealt);
+    ASSIGN_OR_RETURN(ShardMap map, Dealt(call, aligns.empty() ? 1 : aligns[0]));
+    if (IsEven(map)) layouts.all.push_back({std::move(map), "chunks dealt out by their work"});
+  }
+  size_t chosen = 0;
+  for (size_t i = 0; i < layouts.all.size(); ++i) {
+    Layout& layout = layouts.all[i];
+    ASSIGN_OR_RETURN(const AttentionPlan plan,
+                     AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads));
+    layout.cost = CostOfGrouped(call, rates, plan, sampled);
+    if (layout.cost.seconds < (1 - kMargin) * layouts.all[chosen].cost.seconds) chosen = i;
+  }
+  std::rotate(layouts.all.begin(), layouts.all.begin() + chosen, layouts.all.begin() + chosen + 1);
+  return layouts;
+}
+
+}  // namespace ringmaster::attention

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "attention/plan/options.h"
+#include "attention/plan/plan.h"
+#include "attention/plan/shard_map.h"
+
+namespace ringmaster::attention {
+
+// A call of the operator that the ranks of a ring share.
+struct RingCall {
+  AttentionPattern pattern;
+  int64_t tokens = 0;
+  int ranks = 1;
+  int heads = 1;
+  int kv_heads = 1;
+  MessageShape shape;
+};
+
+// What times are predicted with.
+struct RingRates {
+  // Of attention on one rank: what the operator does on an H100, forward and backward.
+  double flops_per_second = 350e12;
+  // Each way between a rank and all others: of a link of 400 Gb/s. NVLink's are about 350e9.
+  double bytes_per_second = 45e9;
+};
+
+// What a layout costs in one call, forward and backward together, by formula. Figures of ranks are
+// those of the rank that has most; of large rings only some are looked at for what they exchange.
+struct LayoutCost {
+  double seconds = 0;  // of the slowest rank, as if nothing were computed during an exchange
+  double exchange_seconds = 0;  // of those
+  double imbalance = 1;         // computing of the busiest rank, of the mean
+  double exchanged_bytes = 0;   // sent, or received where that is more
+  double memory_bytes = 0;      // beside the rank's own tokens and their results
+};
+
+// One way to share a sequence.
+struct Layout {
+  ShardMap map;
+  std::string name;
+  LayoutCost cost;  // zero where nothing is predicted
+};
+
+// The ways that were compared, the chosen one first, the others in the order in which they were
+// tried.
+struct Layouts {
+  std::vector<Layout> all;
+  // Why that one, if not for its cost.
+  std::string reason;
+
+  const ShardMap& map() const { return all.front().map; }
+  // A line for each, for people.
+  std::vector<std::string> Explain() const;
+};
+
+// Chooses who holds which tokens: the layout of the least time, or an earlier one that comes within
+// 2 %. Tried are contiguous chunks, with borders on multiples of long segments or of a mask's
+// blocks, where no rank has an eighth more than the mean, so that what lies within a segment stays
+// on a rank; then, causal, pairs of an early and a late chunk (zigzag), so that each rank has as
+// much to compute; then four chunks each, dealt out by the work there is in them. Everything
+// follows from the arguments, and neither from the batch nor from the head dimension, so that all
+// ranks and the coordinator choose the same. What takes too long to predict (rings of hundreds of
+// ranks with hundreds of heads) gets the first of them. InvalidArgument as AttentionPlan::Create.
+// REQUIRES: tokens >= 0, ranks >= 1.
+absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates = {});
+
+}  // namespace ringmaster::attention

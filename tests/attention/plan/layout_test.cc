@@ -1,0 +1,150 @@
+#include "attention/plan/layout.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "attention/plan/block_patterns.h"
+
+namespace ringmaster::attention {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr MessageShape kShape{.head_dim = 64, .element_bytes = 2};
+
+RingCall Dilated(std::vector<Branch> branches, int64_t tokens, int ranks) {
+  return {DilatedAttentionOptions{.branches = std::move(branches)}, tokens, ranks, 4, 2, kShape};
+}
+
+RingCall Masked(std::string_view pattern, int64_t tokens, int ranks) {
+  const BlockPattern found = *FindBlockPattern(pattern);
+  return {BlockSparseAttentionOptions{
+              .mask = *MakeBlockMask(found, ShardMap::Contiguous(tokens, ranks, 1), ranks),
+              .causal = found.causal},
+          tokens,
+          ranks,
+          4,
+          2,
+          kShape};
+}
+
+const Layout& Named(const Layouts& layouts, std::string_view name) {
+  const auto found = std::find_if(layouts.all.begin(), layouts.all.end(),
+                                  [&](const Layout& layout) { return layout.name == name; });
+  EXPECT_NE(found, layouts.all.end()) << name;
+  return *found;
+}
+
+TEST(LayoutTest, KeepsLocalSegmentsWholeWhereThatStaysEven) {
+  const std::vector<Branch> branches = {{1024, 1}, {4096, 2}, {1 << 30, 4}};
+  EXPECT_EQ(ChooseLayout(Dilated(branches, 16384, 2))->map(), ShardMap::Contiguous(16384, 2, 4096));
+  EXPECT_EQ(ChooseLayout(Dilated(branches, 8192, 4))->map(), ShardMap::Contiguous(8192, 4, 1024));
+  // Either length would give the second rank 5904 of 10000 tokens.
+  EXPECT_EQ(ChooseLayout(Dilated(branches, 10000, 2))->map(), ShardMap::Contiguous(10000, 2, 1));
+  EXPECT_EQ(ChooseLayout(Dilated(branches, 3, 8))->map(), ShardMap::Contiguous(3, 8, 1));
+  EXPECT_EQ(ChooseLayout(Dilated(branches, 0, 8))->map(), ShardMap::Contiguous(0, 8, 1));
+}
+
+TEST(LayoutTest, PairsEarlyAndLateChunksWhereLateTokensSeeMore) {
+  const int64_t tokens = 1 << 20;
+  const Layouts layouts = *ChooseLayout(Dilated({{2048, 1}, {tokens, 1}}, tokens, 8));
+  EXPECT_EQ(layouts.map(), ShardMap::Zigzag(tokens, 8, 2048));
+  EXPECT_LT(layouts.all[0].cost.imbalance, 1.001);
+  EXPECT_GT(Named(layouts, "contiguous chunks, borders on multiples of 2048").cost.imbalance, 1.8);
+  RingCall full = Dilated({{2048, 1}, {tokens, 1}}, tokens, 8);
+  std::get<DilatedAttentionOptions>(full.pattern).causal = false;
+  EXPECT_EQ(ChooseLayout(full)->map(), ShardMap::Contiguous(tokens, 8, 2048));
+}
+
+TEST(LayoutTest, LooksAtWhatAMaskShows) {
+  for (const std::string& name : BlockPatternNames()) {
+    SCOPED_TRACE(name);
+    // 45 GB/s make bytes matter most at so few tokens.
+    const Layouts layouts = *ChooseLayout(Masked(name, 32 * 128, 4), {.bytes_per_second = 1e15});
+    double least = 4;
+    for (const Layout& layout : layouts.all) least = std::min(least, layout.cost.imbalance);
+    EXPECT_LT(layouts.all[0].cost.imbalance, least + 0.05);
+    EXPECT_LT(least, 1.2);
+  }
+}
+
+// The first rows see all, so that neither contiguous chunks nor pairs are even.
+TEST(LayoutTest, DealsChunksByTheirWork) {
+  const BlockMask mask =
+      *BlockMask::Create({.tokens = 64 * 128}, [](int64_t, int64_t query, BlockRow& row) {
+        row.ShowRange(query, query + 1);
+        if (query % 16 < 4) row.ShowRange(0, 64);
+      });
+  const Layouts layouts = *ChooseLayout(
+      {BlockSparseAttentionOptions{.mask = mask, .causal = false}, 64 * 128, 4, 4, 4, kShape},
+      {.bytes_per_second = 1e15});
+  EXPECT_LT(layouts.all[0].cost.imbalance, 1.01);
+}
+
+TEST(LayoutTest, PredictsTheBytesOfThePlan) {
+  for (const RingCall& call :
+       {Dilated({{64, 1}, {700, 3}, {4096, 2}}, 4000, 5), Masked("random_25", 4000, 5)}) {
+    const Layouts layouts = *ChooseLayout(call);
+    for (const Layout& layout : layouts.all) {
+      const AttentionPlan plan =
+          *AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads);
+      uint64_t most = 0;
+      for (int rank = 0; rank < 5; ++rank) {
+        uint64_t received = 0;
+        for (int peer = 0; peer < 5; ++peer) {
+          received +=
+              plan.ForwardBytes(peer, rank, kShape) + plan.BackwardBytes(peer, rank, kShape);
+        }
+        most =
+            std::max({most, received,
+                      plan.SentBytesForward(rank, kShape) + plan.SentBytesBackward(rank, kShape)});
+      }
+      EXPECT_EQ(layout.cost.exchanged_bytes, static_cast<double>(most)) << layout.name;
+    }
+  }
+}
+
+TEST(LayoutTest, ChoosesTheSameForAnyBatchAndHeadDimension) {
+  for (const int64_t tokens : {4000, 40000, 400000}) {
+    for (const int ranks : {2, 3, 8}) {
+      RingCall call = Dilated({{1000, 1}, {20000, 1}, {1 << 30, 4}}, tokens, ranks);
+      const ShardMap map = ChooseLayout(call)->map();
+      call.shape.batch = 7;
+      call.shape.head_dim = 80;
+      EXPECT_EQ(ChooseLayout(call)->map(), map);
+    }
+  }
+}
+
+TEST(LayoutTest, SaysWhyInALineEach) {
+  const std::vector<std::string> lines =
+      ChooseLayout(Dilated({{2048, 1}, {1 << 20, 1}}, 1 << 20, 8))->Explain();
+  ASSERT_GE(lines.size(), 3u);
+  EXPECT_THAT(lines[0],
+              StartsWith("chosen: zigzag pairs of chunks, borders on multiples of 2048: "));
+  EXPECT_THAT(lines[1], StartsWith("not: contiguous chunks, borders on multiples of 2048: "));
+  EXPECT_THAT(lines[1], HasSubstr("busiest rank 1.8"));
+}
+
+TEST(LayoutTest, TakesTheFirstOfWhatTakesTooLongToPredict) {
+  std::vector<Branch> branches;
+  for (int i = 0; i < 32; ++i) branches.push_back({(int64_t{1} << 30) + i, 2 + i});
+  RingCall call = Dilated(branches, int64_t{1} << 40, 1024);
+  call.heads = call.kv_heads = 1024;
+  const Layouts layouts = *ChooseLayout(call);
+  ASSERT_EQ(layouts.all.size(), 1u);
+  EXPECT_THAT(layouts.Explain()[0], HasSubstr("too many to predict"));
+}
+
+TEST(LayoutTest, RefusesWhatThePlanRefuses) {
+  EXPECT_EQ(ChooseLayout(Dilated({}, 100, 2)).status().code(), absl::StatusCode::kInvalidArgument);
+  RingCall call = Dilated({{4, 1}}, 100, 2);
+  call.kv_heads = 3;
+  EXPECT_EQ(ChooseLayout(call).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
