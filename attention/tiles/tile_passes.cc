@@ -30,9 +30,26 @@ constexpr int64_t kMaxRows = (int64_t{1} << 31) - 1;
 constexpr int64_t kMinWindowTokens = int64_t{1} << 16;
 constexpr int64_t kMaxWindows = 4;
 
+// Kernels know heads of 64 and 128; others are filled up with columns of zeros, which change no
+// product, and results are cut.
+constexpr int64_t kMaxHeadDim = 128;
+int64_t KernelHeadDim(int64_t dim) { return dim <= 64 ? 64 : kMaxHeadDim; }
+
+// The first `columns`, or the tensor itself.
+at::Tensor Columns(const at::Tensor& x, int64_t columns) {
+  return x.size(3) == columns ? x : x.narrow(3, 0, columns);
+}
+
 // Tensor maps want aligned rows; a size of one may come with any stride.
 at::Tensor AsOperand(const at::Tensor& x) {
   constexpr int64_t kAlignedElements = 8;
+  const int64_t own = x.size(3), columns = KernelHeadDim(own);
+  if (own < columns) {
+    const at::Tensor filled = at::empty({x.size(0), x.size(1), x.size(2), columns}, x.options());
+    filled.narrow(3, 0, own).copy_(x);
+    filled.narrow(3, own, columns - own).zero_();
+    return filled;
+  }
   bool fits =
       x.stride(3) == 1 &&
       reinterpret_cast<uintptr_t>(x.const_data_ptr()) % (kAlignedElements * sizeof(uint16_t)) == 0;
@@ -42,13 +59,14 @@ at::Tensor AsOperand(const at::Tensor& x) {
   return fits ? x : x.clone(at::MemoryFormat::Contiguous);
 }
 
+// The pool's rows have their own columns, and must be there if these are to be filled up.
 TileInputs Inputs(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const at::Tensor& pool) {
   return {.q = q,
           .k = k,
           .v = v,
-          .pool_k = PoolKeys(pool),
-          .pool_v = PoolValues(pool),
+          .pool_k = AsOperand(PoolKeys(pool)),
+          .pool_v = AsOperand(PoolValues(pool)),
           .steps = call.parts->tiles()->steps,
           .scale = call.scale};
 }
@@ -98,8 +116,8 @@ std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, do
   if (accumulate != at::kFloat) {
     return "short sequences are summed in fp64";
   }
-  if (q.size(3) != 64 && q.size(3) != 128) {
-    return c10::str("the head dimension is ", q.size(3), ", not 64 or 128");
+  if (q.size(3) > kMaxHeadDim) {
+    return c10::str("the head dimension is ", q.size(3), ", above ", kMaxHeadDim);
   }
   if (!(static_cast<float>(scale) > 0)) {
     return c10::str("the scale is ", scale, ", not above 0");
@@ -124,7 +142,7 @@ TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
   return {.tokens = q.size(1),
           .heads = static_cast<int>(q.size(2)),
           .kv_heads = static_cast<int>(k.size(2)),
-          .head_dim = static_cast<int>(q.size(3)),
+          .head_dim = static_cast<int>(KernelHeadDim(q.size(3))),
           .deterministic = q.is_cpu() || at::globalContext().deterministicAlgorithms(),
           .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows)};
 }
@@ -134,17 +152,18 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
   const PlacedTiles& tiles = *call.parts->tiles();
   const at::Tensor queries = AsOperand(q), keys = AsOperand(k), values = AsOperand(v);
   const auto sums = q.options().dtype(at::kFloat);
-  TileOutputs outputs{.out = at::empty(q.sizes(), q.options()),
+  TileOutputs outputs{.out = at::empty(queries.sizes(), q.options()),
                       .lse = at::empty(q.sizes().slice(0, 3), sums)};
   // Of what nobody saves nothing is left over.
   outputs.rest = saved == nullptr ? at::empty({0}, q.options().dtype(at::kChar))
-                                  : at::empty(q.sizes(), q.options().dtype(at::kChar));
+                                  : at::empty(queries.sizes(), q.options().dtype(at::kChar));
   at::Tensor pool;
   if (q.numel() > 0) {
-    outputs.part_outs = at::empty({q.size(0), tiles.parts, q.size(3)}, sums);
+    outputs.part_outs = at::empty({q.size(0), tiles.parts, queries.size(3)}, sums);
     outputs.part_lses = at::empty({q.size(0), tiles.parts}, sums);
-    FarRows rows(*call.parts, keys, values, call.exchange);
-    const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool());
+    FarRows rows(*call.parts, Columns(keys, k.size(3)), Columns(values, k.size(3)), call.exchange);
+    // Local tiles see nothing of the pool, which is under way.
+    const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool().narrow(0, 0, 0));
     TileForward(inputs, tiles.local, tiles.slots, outputs);
     const bool last = tiles.last.tiles.numel() > 0;
     if (last) {
@@ -153,7 +172,8 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
     }
     rows.Wait();
     if (!last) {
-      TileForward(inputs, tiles.far, tiles.slots, outputs);
+      TileForward(Inputs(call, queries, keys, values, rows.pool()), tiles.far, tiles.slots,
+                  outputs);
       TileMix(tiles.merge_begin, outputs);
     }
     pool = rows.pool();
@@ -161,7 +181,7 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
   if (saved != nullptr) {
     *saved = {queries, keys, values, {outputs.out, outputs.rest}, outputs.lse, pool};
   }
-  return {outputs.out, outputs.lse};
+  return {Columns(outputs.out, q.size(3)).contiguous(), outputs.lse};
 }
 
 namespace {
@@ -173,9 +193,12 @@ class BackwardPass {
         tiles_(*call.parts->tiles()),
         inputs_(Inputs(call, saved.q, saved.k, saved.v, saved.pool)),
         lse_(saved.lse),
+        head_dim_(dout.size(3)),
         douts_(AsOperand(dout)),
         delta_(RowDots(douts_.contiguous(), saved.outs[0], saved.outs[1])),
-        owed_(at::zeros(saved.pool.sizes(), saved.pool.options().dtype(at::kFloat))),
+        owed_(
+            at::zeros({saved.pool.size(0), saved.pool.size(1), saved.pool.size(2), saved.k.size(3)},
+                      saved.pool.options().dtype(at::kFloat))),
         gradients_{at::empty(saved.q.sizes(), saved.q.options()),
                    at::empty(saved.k.sizes(), saved.k.options()),
                    at::empty(saved.k.sizes(), saved.k.options())} {}
@@ -195,7 +218,8 @@ class BackwardPass {
     for (const PlacedTiles::Window& window : tiles_.windows) {
       RunWindow(window);
     }
-    return gradients_;
+    const auto own = [&](const at::Tensor& x) { return Columns(x, head_dim_).contiguous(); };
+    return {own(gradients_.dq), own(gradients_.dk), own(gradients_.dv)};
   }
 
  private:
@@ -220,14 +244,15 @@ class BackwardPass {
     };
     // A rank that exchanges rows has one window, else none are owed.
     std::for_each(tiles_.backward_far.begin(), tiles_.backward_far.end(), run);
-    FarGradients far(*call_.parts, owed_, call_.wire, call_.exchange);
+    FarGradients far(*call_.parts, Columns(owed_, head_dim_).contiguous(), call_.wire,
+                     call_.exchange);
     std::for_each(window.passes.begin(), window.passes.end(), run);
     const auto part_of = [&window](const at::Tensor& x) {
       return x.narrow(1, window.begin, window.tokens);
     };
     part_of(gradients_.dq).copy_(sums.dq);
     if (!window.finishes) {
-      far.AddTo(sums.dk, sums.dv);
+      far.AddTo(Columns(sums.dk, head_dim_), Columns(sums.dv, head_dim_));
       part_of(gradients_.dk).copy_(sums.dk);
       part_of(gradients_.dv).copy_(sums.dv);
     }
@@ -236,7 +261,9 @@ class BackwardPass {
   const Call& call_;
   const PlacedTiles& tiles_;
   const TileInputs inputs_;
-  const at::Tensor lse_, douts_, delta_;
+  const at::Tensor lse_;
+  const int64_t head_dim_;  // of the call; all else has the kernels'
+  const at::Tensor douts_, delta_;
   const at::Tensor owed_;           // gradients of the pool
   const DenseGradients gradients_;  // what becomes of them
   DenseGradients room_;             // for the sums of one window
@@ -246,7 +273,8 @@ class BackwardPass {
 
 DenseGradients TilePassBackward(const Call& call, const Saved& saved, const at::Tensor& dout) {
   if (!saved.pool.defined()) {
-    return {at::zeros_like(saved.q), at::zeros_like(saved.k), at::zeros_like(saved.v)};
+    const at::Tensor keys = at::zeros_like(Columns(saved.k, dout.size(3)));
+    return {at::zeros_like(dout), keys, keys.clone()};
   }
   return BackwardPass(call, saved, dout).Run();
 }

@@ -25,7 +25,7 @@ AttentionCase TileCase(uint64_t seed) {
                                             .max_tokens = 300,
                                             .dtypes = {at::kBFloat16, at::kHalf},
                                             .ranks = {1, 2, 3, 4},
-                                            .head_dims = {64, 128}});
+                                            .head_dims = {64, 128, 1, 7, 40, 65, 96, 127}});
   problem.options.mix_gradient = MixGradient::kExact;
   if (problem.options.scale.value_or(1) <= 0) problem.options.scale = 0.2;
   const bool first = seed % 2 == 0;
@@ -43,7 +43,7 @@ AttentionCase BlockTileCase(uint64_t seed) {
                                                  .max_tokens = 420,
                                                  .dtypes = {at::kBFloat16, at::kHalf},
                                                  .ranks = {1, 2, 3, 4},
-                                                 .head_dims = {64, 128}});
+                                                 .head_dims = {64, 128, 1, 7, 40, 65, 96, 127}});
   BlockSparseAttentionOptions& blocks = *problem.blocks;
   if (blocks.scale.value_or(1) <= 0) blocks.scale = 0.2;
   // No query may be left without a key.
@@ -198,21 +198,24 @@ TEST(TilePassesTest, WindowsChangeNothing) {
 TEST(TilePassesTest, OperandsMayLieAnyhow) {
   at::manual_seed(2);
   const ShardMap map = ShardMap::Contiguous(300, 1, 1);
-  const at::Tensor q = Random({1, 300, 2, 64}), k = Random({1, 300, 2, 64});
-  const at::Tensor v = Random({1, 300, 2, 64}), dout = Random({1, 1, 1, 64});
-  const Call call =
-      MakeCall(q, k, v, DilatedAttentionOptions{.branches = {{128, 1}, {300, 3}}}, map, nullptr);
-  ASSERT_EQ(call.why_not_tiles, "");
-  UseDeterministicAlgorithms(true);
-  const at::Tensor room = Random({q.numel() + 1});
-  const at::Tensor beside = room.slice(0, 1).view(q.sizes()).copy_(q);
-  const at::Tensor turned = k.transpose(1, 2).contiguous().transpose(1, 2);
-  const Results want = RunPasses(call, q, k, v, dout.expand(q.sizes()).contiguous());
-  const Results got = RunPasses(call, beside, turned, v, dout.expand(q.sizes()));
-  EXPECT_TRUE(got.output.out.equal(want.output.out));
-  EXPECT_TRUE(got.gradients.dq.equal(want.gradients.dq));
-  EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
-  EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
+  for (const int64_t dim : {64, 40}) {
+    const at::Tensor q = Random({1, 300, 2, dim}), k = Random({1, 300, 2, dim});
+    const at::Tensor v = Random({1, 300, 2, dim}), dout = Random({1, 1, 1, dim});
+    const Call call =
+        MakeCall(q, k, v, DilatedAttentionOptions{.branches = {{128, 1}, {300, 3}}}, map, nullptr);
+    ASSERT_EQ(call.why_not_tiles, "");
+    UseDeterministicAlgorithms(true);
+    const at::Tensor room = Random({q.numel() + 1});
+    const at::Tensor beside = room.slice(0, 1).view(q.sizes()).copy_(q);
+    const at::Tensor turned = k.transpose(1, 2).contiguous().transpose(1, 2);
+    const Results want = RunPasses(call, q, k, v, dout.expand(q.sizes()).contiguous());
+    const Results got = RunPasses(call, beside, turned, v, dout.expand(q.sizes()));
+    EXPECT_TRUE(got.output.out.equal(want.output.out));
+    EXPECT_TRUE(got.gradients.dq.equal(want.gradients.dq));
+    EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
+    EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
+    EXPECT_TRUE(got.output.out.is_contiguous());
+  }
 }
 
 TEST(TilePassesTest, SaysWhyNot) {
@@ -223,8 +226,11 @@ TEST(TilePassesTest, SaysWhyNot) {
   EXPECT_EQ(WhyNotTiles(q.to(at::kFloat), options, 0.1, at::kFloat),
             "the dtype is Float, not BFloat16 or Half");
   EXPECT_EQ(WhyNotTiles(q, options, 0.1, at::kDouble), "short sequences are summed in fp64");
-  EXPECT_EQ(WhyNotTiles(q.slice(3, 0, 32), options, 0.1, at::kFloat),
-            "the head dimension is 32, not 64 or 128");
+  for (const int64_t dim : {1, 33, 65, 128}) {
+    EXPECT_EQ(WhyNotTiles(q.new_zeros({1, 300, 2, dim}), options, 0.1, at::kFloat), "");
+  }
+  EXPECT_EQ(WhyNotTiles(q.new_zeros({1, 300, 2, 129}), options, 0.1, at::kFloat),
+            "the head dimension is 129, above 128");
   for (const double scale : {0.0, -1.0, 1e-60, std::nan("")}) {
     EXPECT_NE(WhyNotTiles(q, options, scale, at::kFloat), "");
   }
