@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "attention/plan/selection.h"
+
 namespace ringmaster::attention {
 namespace {
 
@@ -124,7 +126,7 @@ AttentionOutput DecodeAttention(const at::Tensor& q, const KeyValueCache& cache)
       at::zeros_like(scaled),
       at::full({q.size(0), heads}, -std::numeric_limits<double>::infinity(), scaled.options())};
   for (const Branch& branch : options.branches) {
-    const int64_t begin = last - last % branch.segment_length;
+    const int64_t begin = Segments(branch, options.documents, last + 1).At(last).begin;
     const int64_t rate = branch.dilation_rate, offset = (last - begin) % rate;
     std::vector<int64_t> chosen, kv;
     for (int64_t head = 0; head < heads; ++head) {

@@ -9,7 +9,8 @@
 
 namespace ringmaster::attention {
 
-// Dilated attention over a whole sequence, differentiable in q, k and v through autograd.
+// Dilated attention over a whole sequence, or each of its documents, differentiable in q, k and v
+// through autograd.
 //   q     [B, N, H, D]
 //   k, v  [B, N, Hkv, D], H a multiple of Hkv; query head j reads key/value head j / (H / Hkv)
 // All of one floating dtype on one CPU or CUDA device, any strides. Accumulation is in fp32 (fp64

@@ -11,20 +11,33 @@
 namespace ringmaster::attention {
 namespace {
 
+// Where the document of each token starts.
+std::vector<int64_t> StartsOf(const Documents& documents, int64_t tokens) {
+  std::vector<int64_t> starts(tokens);
+  for (const int64_t start : documents) {
+    for (int64_t token = start; token < tokens; ++token) starts[token] = start;
+  }
+  return starts;
+}
+
 // How often the branches show key t' to query t of a head: [H, N, N], fp64.
 at::Tensor KeyCounts(const DilatedAttentionOptions& options, absl::Span<const Branch> branches,
                      int64_t heads, int64_t tokens) {
   at::Tensor counts = at::zeros({heads, tokens, tokens}, at::kDouble);
   auto count = counts.accessor<double, 3>();
+  const std::vector<int64_t> starts = StartsOf(options.documents, tokens);
   for (const Branch& branch : branches) {
     const int64_t w = std::min(branch.segment_length, tokens);
     const int64_t r = branch.dilation_rate;
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t offset = HeadOffset(options.offset_mode, head, heads, r);
       for (int64_t query = 0; query < tokens; ++query) {
+        const int64_t start = starts[query], from = query - start;
         for (int64_t key = 0; key < tokens; ++key) {
-          const bool visible = query / w == key / w && query % w % r == offset &&
-                               key % w % r == offset && (!options.causal || key <= query);
+          const int64_t to = key - start;
+          const bool visible = starts[key] == start && from / w == to / w &&
+                               from % w % r == offset && to % w % r == offset &&
+                               (!options.causal || key <= query);
           count[head][query][key] += visible ? 1 : 0;
         }
       }
@@ -38,10 +51,12 @@ at::Tensor KeyCounts(const BlockSparseAttentionOptions& options, int64_t heads, 
   at::Tensor counts = at::zeros({heads, tokens, tokens}, at::kDouble);
   auto count = counts.accessor<double, 3>();
   const int64_t size = options.mask.shape().block_size;
+  const std::vector<int64_t> starts = StartsOf(options.documents, tokens);
   for (int64_t head = 0; head < heads; ++head) {
     for (int64_t query = 0; query < tokens; ++query) {
       for (int64_t key = 0; key < tokens; ++key) {
-        const bool visible = options.mask.visible(head, query / size, key / size) &&
+        const bool visible = starts[query] == starts[key] &&
+                             options.mask.visible(head, query / size, key / size) &&
                              (!options.causal || key <= query);
         count[head][query][key] = visible ? 1 : 0;
       }

@@ -80,6 +80,10 @@ absl::Status LongNetConfig::Validate() const {
         "model.heads is ", heads, "; it must be a multiple of model.kv_heads, ", kv_heads));
   }
   RETURN_IF_ERROR(attention.Validate());
+  if (!attention.documents.empty()) {
+    return absl::InvalidArgumentError(
+        "model.attention.documents is given; models take each sequence for one document");
+  }
   if (positions != Positions::kNone && head_dim() % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("model.dim / model.heads is ", head_dim(),
                                                    "; rotary positions need an even head size"));

@@ -23,14 +23,14 @@ struct LongNetConfig {
   Positions positions = Positions::kRotary;
   bool tied_embeddings = true;
   bool sub_ln = true;
-  // Always causal, with the default scale.
+  // Always causal, with the default scale; each sequence is one document.
   attention::DilatedAttentionOptions attention;
 
   int64_t head_dim() const { return dim / heads; }
 
   // InvalidArgument naming the field, its value and the limit: sizes < 1, dim not a multiple of
-  // heads, heads not of kv_heads, rotary or XPOS with an odd head size, XPOS with branches for
-  // which its decay cannot be written relative to a segment (see models/positions.h).
+  // heads, heads not of kv_heads, rotary or XPOS with an odd head size, documents, XPOS with
+  // branches for which its decay cannot be written relative to a segment (see models/positions.h).
   absl::Status Validate() const;
 
   friend bool operator==(const LongNetConfig&, const LongNetConfig&) = default;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "attention/parts/pool_runs.h"
-#include "attention/plan/selection.h"
+#include "attention/plan/block_pieces.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -116,10 +116,12 @@ class PairNumbers {
     }
   }
 
-  // The first number of a row.
-  int64_t Begin(int64_t head, int64_t query_block) const {
+  // The number that the first pair of a row has whose keys are in `key_block` or behind it.
+  int64_t From(int64_t head, int64_t query_block, int64_t key_block) const {
     const BlockMaskShape& shape = mask_.shape();
-    return begin_[(shape.heads == 1 ? 0 : head) * shape.blocks() + query_block];
+    int64_t number = begin_[(shape.heads == 1 ? 0 : head) * shape.blocks() + query_block];
+    ForEachBlock(mask_.Row(head, query_block), key_block, [&](int64_t) { ++number; });
+    return number;
   }
 
  private:
@@ -131,29 +133,27 @@ class Builder {
  public:
   Builder(const BlockSparseAttentionOptions& options, const AttentionPlan& plan, int rank)
       : options_(options),
-        mask_(options.mask),
+        pieces_(options),
         plan_(plan),
         rank_(rank),
         group_(plan.heads() / plan.kv_heads()),
-        own_(mask_.shape().blocks()) {
-    if (options.gated) numbers_.emplace(mask_);
+        own_(pieces_.size()) {
+    if (options.gated) numbers_.emplace(options.mask);
     for (const LocalRange& range : LocalRanges(plan.map(), rank)) {
-      const int64_t size = mask_.shape().block_size;
-      for (int64_t block = range.tokens.begin / size; block * size < range.tokens.end; ++block) {
-        const TokenRange tokens =
-            Intersect({mask_.BlockBegin(block), mask_.BlockBegin(block + 1)}, range.tokens);
+      pieces_.ForEachIn(range.tokens, [&](int64_t piece, const TokenRange& tokens) {
         const int64_t first = range.local_begin + tokens.begin - range.tokens.begin;
-        pieces_.push_back({block, tokens, {first, 1, tokens.size(), 0}});
-        Run& own = own_[block];
+        queries_.push_back({piece, tokens, {first, 1, tokens.size(), 0}});
+        Run& own = own_[piece];
         own = {own.count == 0 ? first : own.first, 1, own.count + tokens.size(), 0};
-      }
+      });
     }
   }
 
   RankParts Build() {
-    std::vector<std::vector<PoolRun>> pool(plan_.kv_heads());
+    // By kv head and piece.
+    std::vector<Held> pool(plan_.kv_heads(), Held(pieces_.size()));
     for (const PoolRun& held : AddMessages(plan_, rank_, &result_)) {
-      pool[held.run.kv_head].push_back(held);
+      pool[held.run.kv_head][held.run.segment].push_back(held);
     }
     const int64_t most_keys = plan_.map().LocalTokens(rank_) * plan_.heads();
     Parts local(most_keys), far(most_keys);
@@ -175,9 +175,11 @@ class Builder {
   }
 
  private:
-  // What of a block lies in one of the rank's ranges.
-  struct Piece {
-    int64_t block = 0;
+  using Held = std::vector<std::vector<PoolRun>>;
+
+  // What of a piece lies in one of the rank's ranges.
+  struct Queries {
+    int64_t piece = 0;
     TokenRange tokens;
     Run local;  // of head 0
   };
@@ -186,91 +188,88 @@ class Builder {
     run.head = head;
     return run;
   }
-  // End of the blocks of which all keys are visible if some are.
-  int64_t WholeEnd(int64_t query_block) const {
-    return options_.causal ? query_block : mask_.shape().blocks();
-  }
-  bool SeesItself(int64_t head, int64_t block) const { return mask_.visible(head, block, block); }
 
   void AddLocal(int head, Parts* parts) const {
     Joined joined(parts, head / group_);
     std::vector<Run> keys;
-    for (int64_t block = 0; block < mask_.shape().blocks(); ++block) {
-      if (own_[block].count == 0) continue;
+    for (int64_t piece = 0; piece < pieces_.size(); ++piece) {
+      if (own_[piece].count == 0) continue;
       keys.clear();
-      ForEachBlock(mask_.Row(head, block), WholeEnd(block),
-                   [&](int64_t key) { Append(Of(own_[key], head / group_), &keys); });
-      joined.Add(Of(own_[block], head), keys, options_.causal && SeesItself(head, block));
+      pieces_.ForEachWhole(head, piece,
+                           [&](int64_t key) { Append(Of(own_[key], head / group_), &keys); });
+      joined.Add(Of(own_[piece], head), keys, pieces_.SeesUpToItself(head, piece));
     }
   }
 
-  void AddFar(int head, const std::vector<PoolRun>& pool, Parts* parts) const {
+  // What of the pool the queries see of a piece that they see, which may be their own.
+  void AppendHeld(const Queries& queries, int64_t key, const Held& pool,
+                  std::vector<Run>* keys) const {
+    for (const PoolRun& held : pool[key]) {
+      if (!options_.causal || held.run.first < queries.tokens.begin) {
+        Append({held.begin, 1, held.run.count, 0}, keys);
+      }
+    }
+  }
+
+  void AddFar(int head, const Held& pool, Parts* parts) const {
     Joined joined(parts, 0);
     std::vector<Run> keys;
-    for (const Piece& piece : pieces_) {
+    for (const Queries& queries : queries_) {
       keys.clear();
-      for (const PoolRun& held : pool) {
-        const bool before =
-            held.run.segment < WholeEnd(piece.block) || held.run.first < piece.tokens.begin;
-        if (before && mask_.visible(head, piece.block, held.run.segment)) {
-          Append({held.begin, 1, held.run.count, 0}, &keys);
-        }
-      }
-      joined.Add(Of(piece.local, head), keys, /*causal=*/false);
+      pieces_.ForEachWhole(head, queries.piece,
+                           [&](int64_t key) { AppendHeld(queries, key, pool, &keys); });
+      if (pieces_.SeesUpToItself(head, queries.piece))
+        AppendHeld(queries, queries.piece, pool, &keys);
+      joined.Add(Of(queries.local, head), keys, /*causal=*/false);
     }
   }
 
-  // Each pair of blocks is a problem of its own.
-  void AddGated(int head, const std::vector<PoolRun>& pool, Parts* local, Parts* far) const {
-    std::vector<std::vector<const PoolRun*>> held_of(mask_.shape().blocks());
-    for (const PoolRun& held : pool) held_of[held.run.segment].push_back(&held);
-    for (const Piece& piece : pieces_) {
-      // A rank's own tokens of a block are one problem, wherever its ranges end.
-      const bool first = piece.local.first == own_[piece.block].first;
+  // Each pair of blocks is a problem of its own, or several, of a document each.
+  void AddGated(int head, const Held& pool, Parts* local, Parts* far) const {
+    for (const Queries& queries : queries_) {
+      const int64_t piece = queries.piece;
+      // A rank's own tokens of a piece are one problem, wherever its ranges end.
+      const bool first = queries.local.first == own_[piece].first;
+      const int64_t numbers = numbers_->From(head, pieces_.Block(piece), pieces_.FirstBlock(piece));
       int64_t place = 0;
-      const int64_t end = WholeEnd(piece.block) + (options_.causal ? 1 : 0);
-      ForEachBlock(mask_.Row(head, piece.block), end, [&](int64_t key) {
-        const int64_t gate = numbers_->Begin(head, piece.block) + place;
-        const bool causal = options_.causal && key == piece.block;
+      const auto add = [&](int64_t key, bool causal) {
+        const int64_t gate = numbers + place;
         if (first && own_[key].count > 0) {
-          local->Add(Of(own_[piece.block], head), {Of(own_[key], head / group_)}, causal, place,
-                     gate);
+          local->Add(Of(own_[piece], head), {Of(own_[key], head / group_)}, causal, place, gate);
         }
         std::vector<Run> keys;
-        for (const PoolRun* held : held_of[key]) {
-          if (!causal || held->run.first < piece.tokens.begin) {
-            Append({held->begin, 1, held->run.count, 0}, &keys);
-          }
-        }
-        if (!keys.empty()) far->Add(Of(piece.local, head), keys, /*causal=*/false, place, gate);
+        AppendHeld(queries, key, pool, &keys);
+        if (!keys.empty()) far->Add(Of(queries.local, head), keys, /*causal=*/false, place, gate);
         ++place;
-      });
+      };
+      pieces_.ForEachWhole(head, piece, [&](int64_t key) { add(key, /*causal=*/false); });
+      if (pieces_.SeesUpToItself(head, piece)) add(piece, /*causal=*/true);
     }
   }
 
   void AddAlone(int head) {
-    for (const Piece& piece : pieces_) {
-      const int64_t begin = mask_.BlockBegin(piece.block);
-      if (piece.tokens.begin != begin || !SeesItself(head, piece.block)) continue;
-      // Its own block is not among the whole ones of a causal query.
+    for (const Queries& queries : queries_) {
+      const int64_t piece = queries.piece;
+      const bool first = queries.tokens.begin == pieces_.Tokens(piece).begin;
+      if (!first || !pieces_.SeesItself(head, piece)) continue;
+      // Its own piece is not among the whole ones of a causal query.
       int64_t seen = options_.causal ? 1 : 0;
-      ForEachBlock(mask_.Row(head, piece.block), WholeEnd(piece.block),
-                   [&](int64_t key) { seen += mask_.BlockBegin(key + 1) - mask_.BlockBegin(key); });
+      pieces_.ForEachWhole(head, piece, [&](int64_t key) { seen += pieces_.Tokens(key).size(); });
       if (seen == 1) {
-        result_.alone.runs.push_back({piece.local.first, 1, 1, head});
-        result_.alone_keys.runs.push_back({piece.local.first, 1, 1, head / group_});
+        result_.alone.runs.push_back({queries.local.first, 1, 1, head});
+        result_.alone_keys.runs.push_back({queries.local.first, 1, 1, head / group_});
       }
     }
   }
 
   const BlockSparseAttentionOptions& options_;
-  const BlockMask& mask_;
+  const BlockPieces pieces_;
   const AttentionPlan& plan_;
   const int rank_;
   const int group_;       // query heads per key/value head
-  std::vector<Run> own_;  // the rank's tokens of each block, of head 0
+  std::vector<Run> own_;  // the rank's tokens of each piece, of head 0
   std::optional<PairNumbers> numbers_;
-  std::vector<Piece> pieces_;
+  std::vector<Queries> queries_;
   RankParts result_;
 };
 

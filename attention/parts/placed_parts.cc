@@ -65,7 +65,8 @@ class Cache {
 
   static size_t BytesOf(const Entry& entry) {
     const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&entry.first.pattern);
-    return entry.second->bytes() + (blocks == nullptr ? 0 : blocks->mask.bytes());
+    return entry.second->bytes() + (blocks == nullptr ? 0 : blocks->mask.bytes()) +
+           DocumentsOf(entry.first.pattern).size() * sizeof(int64_t);
   }
 
   absl::Mutex mutex_;

@@ -54,15 +54,20 @@ class Builder {
  private:
   using Selection = std::tuple<int, int64_t, int64_t, int>;  // branch, segment, offset, kv head
 
-  // Calls f(range, its number, segment, segment index) for each pair that has tokens in common.
+  Segments SegmentsOf(size_t branch) const {
+    return {options_.branches[branch], options_.documents, plan_.map().tokens()};
+  }
+
+  // Calls f(range, its number, segment) for each pair that has tokens in common.
   template <typename F>
   void ForEachSegment(int branch, const F& f) const {
-    const int64_t tokens = plan_.map().tokens();
-    const int64_t length = ClampedSegmentLength(options_.branches[branch], tokens);
+    const Segments segments = SegmentsOf(branch);
     for (size_t range = 0; range < ranges_.size(); ++range) {
       const TokenRange& held = ranges_[range].tokens;
-      for (int64_t index = held.begin / length; index <= (held.end - 1) / length; ++index) {
-        f(ranges_[range], range, SegmentAt(index, length, tokens), index);
+      TokenRange segment;
+      for (int64_t token = held.begin; token < held.end; token = segment.end) {
+        segment = segments.At(token);
+        f(ranges_[range], range, segment);
       }
     }
   }
@@ -71,23 +76,22 @@ class Builder {
   void AddLocalParts(int branch) {
     const int64_t rate = options_.branches[branch].dilation_rate;
     std::map<int64_t, Part> parts;  // by rows per group
-    ForEachSegment(
-        branch, [&](const LocalRange& range, size_t, const TokenRange& segment, int64_t) {
-          for (int head = 0; head < plan_.heads(); ++head) {
-            const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
-            Run run = SelectedRun(range, segment, offset, rate, head);
-            if (run.count == 0) {
-              continue;
-            }
-            Part& part = parts[run.count];
-            part.branch = branch;
-            part.causal = options_.causal;
-            AddGroup(&part.queries, &run, 1, run.count);
-            run.head = head / group_;
-            AddGroup(&part.keys, &run, 1, run.count);
-            part.keys.distinct = group_ == 1;
-          }
-        });
+    ForEachSegment(branch, [&](const LocalRange& range, size_t, const TokenRange& segment) {
+      for (int head = 0; head < plan_.heads(); ++head) {
+        const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
+        Run run = SelectedRun(range, segment, offset, rate, head);
+        if (run.count == 0) {
+          continue;
+        }
+        Part& part = parts[run.count];
+        part.branch = branch;
+        part.causal = options_.causal;
+        AddGroup(&part.queries, &run, 1, run.count);
+        run.head = head / group_;
+        AddGroup(&part.keys, &run, 1, run.count);
+        part.keys.distinct = group_ == 1;
+      }
+    });
     for (auto& [rows, part] : parts) {
       result_.local.push_back(std::move(part));
     }
@@ -97,12 +101,11 @@ class Builder {
   void AddFarParts(int branch) {
     const int64_t rate = options_.branches[branch].dilation_rate;
     std::map<std::tuple<size_t, int64_t, int64_t>, Part> parts;  // by range, query rows, key rows
-    ForEachSegment(branch, [&](const LocalRange& range, size_t number, const TokenRange& segment,
-                               int64_t index) {
+    ForEachSegment(branch, [&](const LocalRange& range, size_t number, const TokenRange& segment) {
       for (int head = 0; head < plan_.heads(); ++head) {
         const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
         const Run queries = SelectedRun(range, segment, offset, rate, head);
-        const auto held = pool_.find({branch, index, offset, head / group_});
+        const auto held = pool_.find({branch, segment.begin, offset, head / group_});
         if (queries.count == 0 || held == pool_.end()) {
           continue;
         }
@@ -141,38 +144,33 @@ class Builder {
   // be alone there, and is alone altogether when all these branches agree.
   void AddAlone(int branch) {
     const int64_t rate = options_.branches[branch].dilation_rate;
-    ForEachSegment(
-        branch, [&](const LocalRange& range, size_t, const TokenRange& segment, int64_t) {
-          for (int head = 0; head < plan_.heads(); ++head) {
-            const int64_t token =
-                segment.begin + HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
-            if (token < std::max(segment.begin, range.tokens.begin) ||
-                token >= std::min(segment.end, range.tokens.end) || !IsAlone(token, head, branch)) {
-              continue;
-            }
-            const int64_t row = range.local_begin + token - range.tokens.begin;
-            result_.alone.runs.push_back({row, 1, 1, head});
-            result_.alone_keys.runs.push_back({row, 1, 1, head / group_});
-          }
-        });
+    ForEachSegment(branch, [&](const LocalRange& range, size_t, const TokenRange& segment) {
+      for (int head = 0; head < plan_.heads(); ++head) {
+        const int64_t token =
+            segment.begin + HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
+        if (token < std::max(segment.begin, range.tokens.begin) ||
+            token >= std::min(segment.end, range.tokens.end) || !IsAlone(token, head, branch)) {
+          continue;
+        }
+        const int64_t row = range.local_begin + token - range.tokens.begin;
+        result_.alone.runs.push_back({row, 1, 1, head});
+        result_.alone_keys.runs.push_back({row, 1, 1, head / group_});
+      }
+    });
   }
 
   // Whether `token` is alone in all branches that select it, of which `finder` is the first.
   bool IsAlone(int64_t token, int head, int finder) const {
-    const int64_t tokens = plan_.map().tokens();
     for (size_t branch = 0; branch < options_.branches.size(); ++branch) {
-      const Branch& given = options_.branches[branch];
-      const int64_t length = ClampedSegmentLength(given, tokens);
-      const TokenRange segment = SegmentAt(token / length, length, tokens);
-      const int64_t offset =
-          HeadOffset(options_.offset_mode, head, plan_.heads(), given.dilation_rate);
+      const int64_t rate = options_.branches[branch].dilation_rate;
+      const TokenRange segment = SegmentsOf(branch).At(token);
+      const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
       const int64_t position = token - segment.begin;
-      if (position % given.dilation_rate != offset) {
+      if (position % rate != offset) {
         continue;
       }
       const int64_t seen = options_.causal ? position + 1 : segment.size();
-      if (static_cast<int>(branch) < finder ||
-          SelectedBefore(seen, offset, given.dilation_rate) != 1) {
+      if (static_cast<int>(branch) < finder || SelectedBefore(seen, offset, rate) != 1) {
         return false;
       }
     }

@@ -89,16 +89,21 @@ class BlockMask {
   std::shared_ptr<const State> state_;
 };
 
-// Calls f(j) for each set bit j below `end`, ascending.
+// Calls f(j) for each set bit j of [begin, end), ascending.
 template <typename F>
-void ForEachBlock(absl::Span<const uint64_t> words, int64_t end, const F& f) {
-  for (int64_t word = 0; word * 64 < end; ++word) {
-    for (uint64_t left = words[word]; left != 0; left &= left - 1) {
+void ForEachBlock(absl::Span<const uint64_t> words, int64_t begin, int64_t end, const F& f) {
+  for (int64_t word = begin / 64; word * 64 < end; ++word) {
+    const uint64_t known = word == begin / 64 ? ~uint64_t{0} << (begin % 64) : ~uint64_t{0};
+    for (uint64_t left = words[word] & known; left != 0; left &= left - 1) {
       const int64_t block = word * 64 + __builtin_ctzll(left);
       if (block >= end) return;
       f(block);
     }
   }
+}
+template <typename F>
+void ForEachBlock(absl::Span<const uint64_t> words, int64_t end, const F& f) {
+  ForEachBlock(words, 0, end, f);
 }
 
 }  // namespace ringmaster::attention

@@ -1,49 +1,36 @@
 #include "attention/plan/block_plan.h"
 
-#include <algorithm>
-
-#include "attention/plan/selection.h"
+#include "attention/plan/block_pieces.h"
 
 namespace ringmaster::attention {
 namespace {
 
-// Calls f(block, the tokens of a range within it), in order.
-template <typename F>
-void ForEachPiece(const BlockMask& mask, const TokenRange& range, const F& f) {
-  const int64_t size = mask.shape().block_size;
-  for (int64_t block = range.begin / size; block * size < range.end; ++block) {
-    f(block, Intersect({mask.BlockBegin(block), mask.BlockBegin(block + 1)}, range));
-  }
-}
-
-// Which blocks of keys of one key/value head some query of a rank sees.
-class SeenBlocks {
+// Which pieces of blocks of keys of one key/value head some query of a rank sees.
+class SeenPieces {
  public:
-  SeenBlocks(const BlockSparseAttentionOptions& options, const AttentionPlan& plan, int rank,
+  SeenPieces(const BlockPieces& pieces, int64_t mask_heads, const AttentionPlan& plan, int rank,
              int kv_head)
-      : seen_(options.mask.shape().blocks()), own_end_(seen_.size()) {
-    const BlockMask& mask = options.mask;
+      : seen_(pieces.size()), own_end_(pieces.size()) {
     const int group = plan.heads() / plan.kv_heads();
     // Heads that are alike are looked at once.
-    const int heads = mask.shape().heads == 1 ? 1 : group;
+    const int heads = mask_heads == 1 ? 1 : group;
     for (const TokenRange& range : plan.map().Ranges(rank)) {
-      ForEachPiece(mask, range, [&](int64_t block, const TokenRange& piece) {
+      pieces.ForEachIn(range, [&](int64_t piece, const TokenRange& tokens) {
         for (int head = kv_head * group; head < kv_head * group + heads; ++head) {
-          ForEachBlock(mask.Row(head, block), options.causal ? block : mask.shape().blocks(),
-                       [&](int64_t key) { seen_[key] = true; });
-          if (options.causal && mask.visible(head, block, block)) own_end_[block] = piece.end;
+          pieces.ForEachWhole(head, piece, [&](int64_t key) { seen_[key] = true; });
+          if (pieces.SeesUpToItself(head, piece)) own_end_[piece] = tokens.end;
         }
       });
     }
   }
 
-  // Whether rows of a block are, of which the last token is before `end`: within the block of a
+  // Whether rows of a piece are, of which the last token is before `end`: within the piece of a
   // causal query only those before it.
-  bool Sees(int64_t block, int64_t end) const { return seen_[block] || end < own_end_[block]; }
+  bool Sees(int64_t piece, int64_t end) const { return seen_[piece] || end < own_end_[piece]; }
 
  private:
-  std::vector<bool> seen_;        // by queries to whom all of the block is visible
-  std::vector<int64_t> own_end_;  // end of the rank's queries in the block that see it up to there
+  std::vector<bool> seen_;        // by queries to whom all of the piece is visible
+  std::vector<int64_t> own_end_;  // end of the rank's queries in the piece that see it up to there
 };
 
 }  // namespace
@@ -54,13 +41,16 @@ std::vector<RowRun> BlockRuns(const BlockSparseAttentionOptions& options, const 
   if (from == to || plan.map().Ranges(from).empty() || plan.map().Ranges(to).empty()) {
     return runs;
   }
+  const BlockPieces pieces(options);
   for (int kv_head = 0; kv_head < plan.kv_heads(); ++kv_head) {
-    const SeenBlocks seen(options, plan, to, kv_head);
+    const SeenPieces seen(pieces, options.mask.shape().heads, plan, to, kv_head);
     for (const TokenRange& range : plan.map().Ranges(from)) {
-      ForEachPiece(options.mask, range, [&](int64_t block, const TokenRange& piece) {
-        if (seen.Sees(block, piece.end)) {
-          runs.push_back(
-              {.segment = block, .kv_head = kv_head, .first = piece.begin, .count = piece.size()});
+      pieces.ForEachIn(range, [&](int64_t piece, const TokenRange& tokens) {
+        if (seen.Sees(piece, tokens.end)) {
+          runs.push_back({.segment = piece,
+                          .kv_head = kv_head,
+                          .first = tokens.begin,
+                          .count = tokens.size()});
         }
       });
     }
@@ -69,19 +59,17 @@ std::vector<RowRun> BlockRuns(const BlockSparseAttentionOptions& options, const 
 }
 
 double BlockPairs(const BlockSparseAttentionOptions& options, const AttentionPlan& plan, int rank) {
-  const BlockMask& mask = options.mask;
+  const BlockPieces pieces(options);
   double pairs = 0;
   for (int head = 0; head < plan.heads(); ++head) {
     for (const TokenRange& range : plan.map().Ranges(rank)) {
-      ForEachPiece(mask, range, [&](int64_t block, const TokenRange& piece) {
-        const auto queries = static_cast<double>(piece.size());
-        ForEachBlock(mask.Row(head, block), options.causal ? block : mask.shape().blocks(),
-                     [&](int64_t key) {
-                       const int64_t keys = mask.BlockBegin(key + 1) - mask.BlockBegin(key);
-                       pairs += queries * static_cast<double>(keys);
-                     });
-        if (options.causal && mask.visible(head, block, block)) {
-          const auto before = static_cast<double>(piece.begin - mask.BlockBegin(block));
+      pieces.ForEachIn(range, [&](int64_t piece, const TokenRange& tokens) {
+        const auto queries = static_cast<double>(tokens.size());
+        pieces.ForEachWhole(head, piece, [&](int64_t key) {
+          pairs += queries * static_cast<double>(pieces.Tokens(key).size());
+        });
+        if (pieces.SeesUpToItself(head, piece)) {
+          const auto before = static_cast<double>(tokens.begin - pieces.Tokens(piece).begin);
           pairs += queries * before + queries * (queries + 1) / 2;
         }
       });

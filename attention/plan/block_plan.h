@@ -9,8 +9,8 @@
 // A mask's part of AttentionPlan.
 namespace ringmaster::attention {
 
-// AttentionPlan::Runs: rows of blocks that a query of another range sees. A rank's own rows are at
-// hand, in whichever of its ranges.
+// AttentionPlan::Runs: rows of pieces of blocks that a query of another range sees. A rank's own
+// rows are at hand, in whichever of its ranges.
 std::vector<RowRun> BlockRuns(const BlockSparseAttentionOptions& options, const AttentionPlan& plan,
                               int from, int to);
 

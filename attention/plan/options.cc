@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace ringmaster::attention {
 
@@ -12,6 +13,21 @@ absl::Status CheckScale(const std::optional<double>& scale) {
   if (scale.has_value() && !std::isfinite(*scale)) {
     return absl::InvalidArgumentError(
         absl::StrCat("scale is ", *scale, "; it must be a finite number or unset"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDocuments(const Documents& documents) {
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (i == 0 && documents[0] != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("documents[0] is ", documents[0], "; the first document starts at token 0"));
+    }
+    if (i > 0 && documents[i] <= documents[i - 1]) {
+      return absl::InvalidArgumentError(absl::StrCat("documents[", i, "] is ", documents[i],
+                                                     "; it must be above the one before it, ",
+                                                     documents[i - 1]));
+    }
   }
   return absl::OkStatus();
 }
@@ -39,7 +55,8 @@ absl::Status DilatedAttentionOptions::Validate() const {
           segment_length, "; lower the rate or lengthen the segment"));
     }
   }
-  return CheckScale(scale);
+  RETURN_IF_ERROR(CheckScale(scale));
+  return CheckDocuments(documents);
 }
 
 absl::Status BlockSparseAttentionOptions::Validate(int64_t tokens, int64_t heads) const {
@@ -52,14 +69,27 @@ absl::Status BlockSparseAttentionOptions::Validate(int64_t tokens, int64_t heads
                                                    mask.shape().heads, "; it must be 1 or the ",
                                                    heads, " query heads"));
   }
-  return CheckScale(scale);
+  RETURN_IF_ERROR(CheckScale(scale));
+  return CheckDocuments(documents);
 }
 
 absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads) {
   const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
-  return dilated != nullptr
-             ? dilated->Validate()
-             : std::get<BlockSparseAttentionOptions>(pattern).Validate(tokens, heads);
+  RETURN_IF_ERROR(dilated != nullptr
+                      ? dilated->Validate()
+                      : std::get<BlockSparseAttentionOptions>(pattern).Validate(tokens, heads));
+  const Documents& documents = DocumentsOf(pattern);
+  if (!documents.empty() && documents.back() >= tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("documents[", documents.size() - 1, "] is ",
+                                                   documents.back(), "; the sequence has ", tokens,
+                                                   " tokens"));
+  }
+  return absl::OkStatus();
+}
+
+const Documents& DocumentsOf(const AttentionPattern& pattern) {
+  return std::visit([](const auto& options) -> const Documents& { return options.documents; },
+                    pattern);
 }
 
 int Branches(const AttentionPattern& pattern) {

@@ -10,9 +10,14 @@
 
 namespace ringmaster::attention {
 
+// Where the documents of a sequence start: global tokens, ascending, the first of them 0; none: the
+// sequence is one document. No query sees a key of another document than its own.
+using Documents = std::vector<int64_t>;
+
 // One (w, r) pair. Tokens are cut into segments of `segment_length`; within a segment every
 // `dilation_rate`-th token attends to every `dilation_rate`-th token. Both are given as the user
 // wrote them: the operator clamps w to the number of tokens itself, and both may exceed 32 bits.
+// Each document is cut by itself, from its first token on.
 struct Branch {
   int64_t segment_length = 0;
   int64_t dilation_rate = 0;
@@ -42,9 +47,10 @@ struct DilatedAttentionOptions {
   // Factor on the scores, any finite number, zero and negative included; unset means 1 / sqrt(head
   // size).
   std::optional<double> scale;
+  Documents documents;
 
   // InvalidArgument naming the branch, its value and the limit: no branch, w < 1, r < 1, r > w,
-  // scale not finite.
+  // scale not finite, documents not ascending from 0.
   absl::Status Validate() const;
 
   friend bool operator==(const DilatedAttentionOptions&, const DilatedAttentionOptions&) = default;
@@ -57,7 +63,8 @@ struct DilatedAttentionOptions {
 enum class TileOrder { kHeavyFirst, kHilbert };
 
 // What the block-sparse attention operator computes: each query sees the keys of the blocks that
-// the mask shows to its block, under one softmax; causal, only those not behind it.
+// the mask shows to its block, of those of its own document, under one softmax; causal, only those
+// not behind it. Documents start anywhere in a block.
 struct BlockSparseAttentionOptions {
   BlockMask mask;
   bool causal = true;
@@ -66,9 +73,10 @@ struct BlockSparseAttentionOptions {
   // Whether each visible pair of blocks has a gate g, which comes with the tensors: the keys of the
   // pair count g times in the softmaxes of its queries.
   bool gated = false;
+  Documents documents;
 
-  // InvalidArgument naming the field unless the mask is of `tokens` and of 1 or `heads` heads, and
-  // scale finite.
+  // InvalidArgument naming the field unless the mask is of `tokens` and of 1 or `heads` heads,
+  // scale finite, and documents are ascending from 0.
   absl::Status Validate(int64_t tokens, int64_t heads) const;
 
   friend bool operator==(const BlockSparseAttentionOptions&,
@@ -78,8 +86,10 @@ struct BlockSparseAttentionOptions {
 // What attention is asked to compute.
 using AttentionPattern = std::variant<DilatedAttentionOptions, BlockSparseAttentionOptions>;
 
-// As the options', for a sequence of `tokens` and `heads` query heads.
+// As the options', for a sequence of `tokens` and `heads` query heads; documents start within it.
 absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads);
+
+const Documents& DocumentsOf(const AttentionPattern& pattern);
 
 // The softmaxes that are mixed: branches, one for a mask.
 int Branches(const AttentionPattern& pattern);

@@ -13,15 +13,18 @@ namespace ringmaster::attention {
 namespace {
 
 // The segments of which a range holds only a part are among those of its first and its last token.
-std::vector<int64_t> BorderSegments(absl::Span<const TokenRange> ranges, int64_t segment_length) {
-  std::vector<int64_t> segments;
+std::vector<TokenRange> BorderSegments(absl::Span<const TokenRange> ranges,
+                                       const Segments& segments) {
+  std::vector<TokenRange> borders;
+  const auto add = [&](int64_t token) {
+    // Ranges ascend.
+    if (borders.empty() || token >= borders.back().end) borders.push_back(segments.At(token));
+  };
   for (const TokenRange& range : ranges) {
-    segments.push_back(range.begin / segment_length);
-    segments.push_back((range.end - 1) / segment_length);
+    add(range.begin);
+    add(range.end - 1);
   }
-  std::sort(segments.begin(), segments.end());
-  segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
-  return segments;
+  return borders;
 }
 
 // Position after the last selected token of `ranges` in `segment`, relative to the segment's begin;
@@ -59,12 +62,10 @@ bool OwnLaterRangeNeeds(absl::Span<const TokenRange> ranges, const TokenRange& o
 
 // The rows of one segment that `to` needs of `from`.
 void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& options, int branch,
-                int64_t segment_index, int from, int to, std::vector<RowRun>* runs) {
+                const TokenRange& segment, int from, int to, std::vector<RowRun>* runs) {
   const ShardMap& map = plan.map();
   const int heads = plan.heads();
   const int64_t rate = options.branches[branch].dilation_rate;
-  const TokenRange segment = SegmentAt(
-      segment_index, ClampedSegmentLength(options.branches[branch], map.tokens()), map.tokens());
   std::vector<std::pair<int64_t, int>> selections;  // (offset, kv head)
   for (int head = 0; head < heads; ++head) {
     selections.emplace_back(HeadOffset(options.offset_mode, head, heads, rate),
@@ -90,7 +91,7 @@ void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& option
       const int64_t first = SelectedBefore(part.begin - segment.begin, offset, rate);
       const int64_t last = SelectedBefore(part.end - segment.begin, offset, rate);
       if (last > first) {
-        runs->push_back({branch, segment_index, offset, kv_head,
+        runs->push_back({branch, segment.begin, offset, kv_head,
                          segment.begin + offset + first * rate, rate, last - first});
       }
     }
@@ -117,8 +118,8 @@ std::vector<RowRun> AttentionPlan::Runs(int from, int to) const {
   const auto& options = std::get<DilatedAttentionOptions>(pattern_);
   std::vector<RowRun> runs;
   for (size_t branch = 0; branch < options.branches.size(); ++branch) {
-    const int64_t length = ClampedSegmentLength(options.branches[branch], map_.tokens());
-    for (const int64_t segment : BorderSegments(map_.Ranges(from), length)) {
+    const Segments segments(options.branches[branch], options.documents, map_.tokens());
+    for (const TokenRange& segment : BorderSegments(map_.Ranges(from), segments)) {
       AppendRuns(*this, options, static_cast<int>(branch), segment, from, to, &runs);
     }
   }
@@ -179,24 +180,18 @@ double VisiblePairs(const TokenRange& part, const TokenRange& segment, int64_t o
 double VisiblePairs(const DilatedAttentionOptions& options, const AttentionPlan& plan, int rank) {
   double pairs = 0;
   for (const Branch& branch : options.branches) {
-    const int64_t length = ClampedSegmentLength(branch, plan.map().tokens());
+    const Segments segments(branch, options.documents, plan.map().tokens());
     for (int head = 0; head < plan.heads(); ++head) {
       const int64_t offset =
           HeadOffset(options.offset_mode, head, plan.heads(), branch.dilation_rate);
       for (const TokenRange& range : plan.map().Ranges(rank)) {
-        const int64_t first = range.begin / length;
-        const int64_t last = (range.end - 1) / length;
-        const auto count = [&](int64_t index) {
-          const TokenRange segment = SegmentAt(index, length, plan.map().tokens());
-          return VisiblePairs(Intersect(range, segment), segment, offset, branch.dilation_rate,
-                              options.causal);
-        };
-        pairs += count(first);
-        if (last > first) {
-          pairs += count(last);
-        }
-        if (last > first + 1) {
-          pairs += count(first + 1) * static_cast<double>(last - first - 1);
+        for (int64_t token = range.begin; token < range.end;) {
+          const TokenRange segment = segments.At(token);
+          const int64_t alike = token == segment.begin ? segments.Alike(token, range.end) : 1;
+          pairs +=
+              static_cast<double>(alike) * VisiblePairs(Intersect(range, segment), segment, offset,
+                                                        branch.dilation_rate, options.causal);
+          token = segment.end + (alike - 1) * segment.size();
         }
       }
     }

@@ -11,11 +11,11 @@
 namespace ringmaster::attention {
 
 // Rows of one key/value head that one rank needs from another, for one segment of one branch, or
-// those of one block of a mask: global tokens first, first + step, ..., `count` of them, all held
-// by the sender in one range.
+// those of one block of a mask and one document: global tokens first, first + step, ..., `count` of
+// them, all held by the sender in one range.
 struct RowRun {
   int branch = 0;
-  int64_t segment = 0;  // or the number of the block
+  int64_t segment = 0;  // its first token; or the number of the piece (block_pieces.h)
   int64_t offset = 0;
   int kv_head = 0;
   int64_t first = 0;

@@ -14,6 +14,7 @@
 
 #include "attention/exchange/far_rows.h"
 #include "attention/kernels/tile_list.h"
+#include "attention/plan/block_pieces.h"
 #include "attention/tiles/placed_tiles.h"
 #include "attention/tiles/tile_ops.h"
 
@@ -93,7 +94,7 @@ std::string WhyNot(const BlockSparseAttentionOptions& options) {
     return "the kernels know no gates";
   }
   // As above.
-  return options.mask.EveryQuerySees(options.causal)
+  return BlockPieces(options).EveryQuerySees()
              ? ""
              : "some queries see no key, and their gradients may be anything";
 }

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "attention/block_sparse_attention.h"
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
@@ -128,6 +129,8 @@ std::string AttentionCase::Describe() const {
   for (const Branch& branch : options.branches) {
     absl::StrAppend(&text, " (", branch.segment_length, ",", branch.dilation_rate, ")");
   }
+  const AttentionPattern whole = pattern();
+  absl::StrAppend(&text, " documents [", absl::StrJoin(DocumentsOf(whole), ","), "]");
   absl::StrAppend(&text, " ranks ", map.ranks());
   for (int rank = 0; rank < map.ranks(); ++rank) {
     absl::StrAppend(&text, " |");
@@ -160,6 +163,7 @@ AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
                             (size > 32 ? 2 / std::sqrt(static_cast<double>(size)) : 1);
   }
   problem.map = random.Map(tokens, random.Of(limits.ranks));
+  problem.options.documents = random.SomeDocuments(tokens);
 
   problem.q = random.Tensor({batch, tokens, kv_heads * group, size}, dtype);
   problem.k = random.Tensor({batch, tokens, kv_heads, size}, dtype);

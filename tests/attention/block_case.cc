@@ -50,6 +50,7 @@ AttentionCase RandomBlockCase(uint64_t seed, const CaseLimits& limits) {
         random.Of<double>({0, -1, 0.5, 2, -2}) / std::sqrt(static_cast<double>(size));
   }
   problem.map = random.Map(tokens, random.Of(limits.ranks));
+  problem.blocks->documents = random.SomeDocuments(tokens);
 
   problem.q = random.Tensor({batch, tokens, kv_heads * group, size}, dtype);
   problem.k = random.Tensor({batch, tokens, kv_heads, size}, dtype);

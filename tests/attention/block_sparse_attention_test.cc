@@ -40,14 +40,18 @@ TEST(BlockSparseReferenceTest, IsAttentionWithAMaskOfPairs) {
   at::manual_seed(1);
   const int64_t tokens = 300;
   const BlockMask mask = SomeMask(tokens);
-  for (const bool causal : {true, false}) {
+  for (const int variant : {0, 1, 2, 3}) {
+    const bool causal = variant % 2 == 0;
+    const int64_t second = variant < 2 ? tokens : 100;  // where a second document starts, if any
+    const Documents documents = variant < 2 ? Documents{} : Documents{0, second};
     const auto randn = [&](int64_t heads) { return at::randn({1, tokens, heads, 4}, at::kDouble); };
     const at::Tensor q = randn(2), k = randn(1), v = randn(1), dout = randn(2);
     at::Tensor seen = at::zeros({2, tokens, tokens}, at::kBool);
     for (int64_t head = 0; head < 2; ++head) {
       for (int64_t query = 0; query < tokens; ++query) {
         for (int64_t key = 0; key < (causal ? query + 1 : tokens); ++key) {
-          seen[head][query][key] = mask.visible(head, query / 64, key / 64);
+          seen[head][query][key] =
+              mask.visible(head, query / 64, key / 64) && (query < second) == (key < second);
         }
       }
     }
@@ -62,7 +66,7 @@ TEST(BlockSparseReferenceTest, IsAttentionWithAMaskOfPairs) {
     const auto gradients = torch::autograd::grad({out}, {q, k, v}, {dout});
     const ReferenceResult got = ReferenceAttention(
         q.detach(), k.detach(), v.detach(), dout.masked_fill(covered.logical_not(), std::nan("")),
-        BlockSparseAttentionOptions{.mask = mask, .causal = causal});
+        BlockSparseAttentionOptions{.mask = mask, .causal = causal, .documents = documents});
     EXPECT_LT(RelativeError(got.out, out), 1e-13);
     EXPECT_TRUE(got.lse.isneginf().equal(covered.squeeze(-1).logical_not()));
     EXPECT_LT(RelativeError(got.lse, scores.logsumexp(-1).transpose(1, 2)), 1e-13);
@@ -205,6 +209,18 @@ TEST(BlockPartsTest, NeighboursThatSeeTheSameAreOneProblem) {
                   {0, 1, 1000, 0}, {0, 1, 1000, 0}, {0, 1, 1000, 1}, {0, 1, 1000, 1}}));
     EXPECT_TRUE(parts.far.empty());
   }
+}
+
+// Documents that a full mask shows are problems of their own, as many as there are.
+TEST(BlockPartsTest, DocumentsOfOneLengthAreOnePart) {
+  BlockSparseAttentionOptions options = {.mask = MaskOf({.tokens = 4000}, All)};
+  for (int64_t start = 0; start < 4000; start += 250) options.documents.push_back(start);
+  const RankParts parts = PartsOf(options, ShardMap::Contiguous(4000, 1, 1), 0);
+  ASSERT_EQ(parts.local.size(), 1u);
+  EXPECT_EQ(parts.local[0].queries.groups(), 16 * 4);
+  EXPECT_EQ(parts.local[0].queries.rows_per_group, 250);
+  // Their first queries.
+  EXPECT_EQ(parts.alone.rows(), 16 * 4);
 }
 
 TEST(BlockPartsTest, WholeBlocksAndTheDiagonalOneAreOneProblem) {

@@ -31,6 +31,7 @@ Problem RandomProblem(Random& random, at::ScalarType dtype) {
   }
   problem.options.offset_mode = random.OneIn(2) ? OffsetMode::kPaper : OffsetMode::kTorchscale;
   if (random.OneIn(3)) problem.options.scale = random.Normal();
+  problem.options.documents = random.SomeDocuments(tokens);
   return problem;
 }
 

@@ -9,8 +9,12 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <thread>
+#include <utility>
 
+#include "attention/parts/rank_parts.h"
+#include "attention/plan/plan.h"
 #include "tests/attention/attention_case.h"
 #include "worker/comm/in_process_exchange.h"
 
@@ -119,7 +123,70 @@ TEST(DilatedAttentionTest, UncoveredPositionsGiveZeroAndIgnoreTheirGradient) {
   EXPECT_FALSE(output.lse.requires_grad());
 }
 
-// Every segment has one token: nothing is left for q and k, not even rounding.
+// Each as a sequence of its own, gradients too.
+TEST(DilatedAttentionTest, DocumentsAreSequencesOfTheirOwn) {
+  const Documents documents = {0, 1, 18, 25, 61, 62};
+  for (const MixGradient mix_gradient : {MixGradient::kExact, MixGradient::kDetached}) {
+    for (const int ranks : {1, 3}) {
+      AttentionCase packed;
+      const Inputs x = Randoms(2, 90, 4, 2, 8);
+      packed.q = x.q, packed.k = x.k, packed.v = x.v;
+      packed.dout = at::randn_like(x.q);
+      packed.options = SomeOptions();
+      packed.options.branches.push_back({20, 1});
+      packed.options.mix_gradient = mix_gradient;
+      AttentionCase one = packed;
+      packed.options.documents = documents;
+      packed.map = ShardMap::Contiguous(90, ranks, 1);
+      const AttentionResult result = RunRanks(packed);
+      for (size_t i = 0; i < documents.size(); ++i) {
+        const int64_t begin = documents[i];
+        const int64_t end = i + 1 < documents.size() ? documents[i + 1] : 90;
+        const auto part = [&](const at::Tensor& x) { return x.slice(1, begin, end); };
+        one.q = part(x.q), one.k = part(x.k), one.v = part(x.v), one.dout = part(packed.dout);
+        one.map = ShardMap::Contiguous(end - begin, 1, 1);
+        const AttentionResult alone = RunRanks(one);
+        EXPECT_LT(RelativeError(part(result.out), alone.out), 1e-13);
+        EXPECT_LT(RelativeError(part(result.lse), alone.lse), 1e-13);
+        EXPECT_LT((part(result.dq) - alone.dq).abs().max().item<double>(), 1e-13);
+        EXPECT_LT((part(result.dk) - alone.dk).abs().max().item<double>(), 1e-13);
+        EXPECT_LT((part(result.dv) - alone.dv).abs().max().item<double>(), 1e-13);
+      }
+    }
+  }
+}
+
+// What is not finite stays in its document.
+TEST(DilatedAttentionTest, NothingLeaksIntoAnotherDocument) {
+  const Inputs x = Randoms(1, 300, 4, 2, 8, at::kFloat);
+  const DilatedAttentionOptions options{
+      .branches = {{64, 1}, {300, 3}}, .causal = false, .documents = {0, 100, 170}};
+  const AttentionOutput before = Attend(x, options);
+  for (const at::Tensor& input : {x.q, x.k, x.v}) input.slice(1, 100, 170).fill_(std::nan(""));
+  const AttentionOutput after = Attend(x, options);
+  for (const auto& [begin, end] : {std::pair{0, 100}, {170, 300}}) {
+    EXPECT_TRUE(after.out.slice(1, begin, end).equal(before.out.slice(1, begin, end)));
+    EXPECT_TRUE(after.lse.slice(1, begin, end).equal(before.lse.slice(1, begin, end)));
+  }
+  EXPECT_TRUE(after.out.slice(1, 100, 170).isnan().all().item<bool>());
+}
+
+// Whatever the number of documents.
+TEST(RankPartsTest, DocumentsOfOneLengthAreOnePart) {
+  DilatedAttentionOptions options{.branches = {{64, 1}, {int64_t{1} << 40, 4}}};
+  for (int64_t start = 0; start < 4000; start += 16) options.documents.push_back(start);
+  const RankParts parts =
+      MakeRankParts(*AttentionPlan::Create(options, ShardMap::Contiguous(4000, 1, 1), 4, 2), 0);
+  ASSERT_EQ(parts.local.size(), 2u);
+  for (const Part& part : parts.local) {
+    EXPECT_EQ(part.queries.groups(), 250 * 4);
+    EXPECT_EQ(part.queries.rows_per_group, part.branch == 0 ? 16 : 4);
+  }
+  // Their first queries.
+  EXPECT_EQ(parts.alone.rows(), 250 * 4);
+}
+
+// Every segment, or document, has one token: nothing is left for q and k, not even rounding.
 TEST(DilatedAttentionTest, QueriesThatSeeOnlyThemselvesGiveTheirGradientToVAlone) {
   for (at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
     for (int ranks : {1, 3}) {
@@ -129,12 +196,18 @@ TEST(DilatedAttentionTest, QueriesThatSeeOnlyThemselvesGiveTheirGradientToVAlone
       problem.k = x.k;
       problem.v = x.v;
       problem.dout = at::randn_like(x.q);
-      problem.options = {.branches = {{1, 1}, {1, 1}, {1, 1}}};
       problem.map = ShardMap::Contiguous(300, ranks, 1);
-      const AttentionResult result = RunRanks(problem);
-      EXPECT_EQ(result.dq.count_nonzero().item<int64_t>(), 0);
-      EXPECT_EQ(result.dk.count_nonzero().item<int64_t>(), 0);
-      EXPECT_TRUE(result.dv.equal(problem.dout));
+      Documents tokens(300);
+      std::iota(tokens.begin(), tokens.end(), 0);
+      for (const DilatedAttentionOptions& options :
+           {DilatedAttentionOptions{.branches = {{1, 1}, {1, 1}, {1, 1}}},
+            DilatedAttentionOptions{.branches = {{64, 1}}, .documents = tokens}}) {
+        problem.options = options;
+        const AttentionResult result = RunRanks(problem);
+        EXPECT_EQ(result.dq.count_nonzero().item<int64_t>(), 0);
+        EXPECT_EQ(result.dk.count_nonzero().item<int64_t>(), 0);
+        EXPECT_TRUE(result.dv.equal(problem.dout));
+      }
     }
   }
 }

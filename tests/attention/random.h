@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/plan/options.h"
 #include "attention/plan/shard_map.h"
 
 namespace ringmaster::attention {
@@ -42,6 +43,17 @@ class Random {
     if (layout == 1) x = x.transpose(1, 2);
     if (layout == 2) x = x.slice(1, 0, std::nullopt, 2);
     return x;
+  }
+
+  // One, a few or many of a few tokens.
+  Documents SomeDocuments(int64_t tokens) {
+    if (OneIn(2)) return {};
+    const int64_t longest = OneIn(3) ? 4 : OneIn(2) ? 1 + tokens / 5 : 1 + tokens;
+    Documents documents;
+    for (int64_t start = 0; start < tokens; start += Between(1, longest)) {
+      documents.push_back(start);
+    }
+    return documents;
   }
 
   ShardMap Map(int64_t tokens, int ranks) {

@@ -42,6 +42,10 @@ TEST(LongNetConfigTest, NamesTheFieldThatDoesNotFit) {
        [](auto& c) {
          c.attention.branches = {{4, 8}};
        }},
+      {"model.attention.documents is given",
+       [](auto& c) {
+         c.attention.documents = {0, 7};
+       }},
       {"48 does not divide 64",
        [](auto& c) {
          c.positions = Positions::kXpos;

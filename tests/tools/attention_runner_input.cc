@@ -205,8 +205,8 @@ absl::Status CheckFinite(const std::string& path, const std::string& name, const
 bool Covered(const DilatedAttentionOptions& options, int64_t tokens, int64_t heads, int64_t token,
              int64_t head) {
   for (const Branch& branch : options.branches) {
-    const int64_t w = attention::ClampedSegmentLength(branch, tokens);
-    if (token % w % branch.dilation_rate ==
+    const attention::Segments segments(branch, options.documents, tokens);
+    if ((token - segments.At(token).begin) % branch.dilation_rate ==
         HeadOffset(options.offset_mode, head, heads, branch.dilation_rate)) {
       return true;
     }

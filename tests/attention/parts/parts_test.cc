@@ -138,6 +138,12 @@ TEST(FindPartsTest, TheSamePatternIsMadeOnce) {
   options.causal = false;
   EXPECT_NE(FindParts(options, map, 0, 4, 2, at::kCPU, {}), first);
   EXPECT_GT(first->bytes(), 0u);
+  options = {.branches = {{8, 2}}, .documents = {0, 5}};
+  const auto documents = FindParts(options, map, 0, 4, 2, at::kCPU, {});
+  EXPECT_NE(documents, first);
+  EXPECT_EQ(FindParts(options, map, 0, 4, 2, at::kCPU, {}), documents);
+  options.documents = {0, 6};
+  EXPECT_NE(FindParts(options, map, 0, 4, 2, at::kCPU, {}), documents);
 }
 
 }  // namespace

@@ -2,12 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <set>
 #include <tuple>
 #include <variant>
-
-#include "attention/plan/selection.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -32,6 +31,31 @@ TEST(OptionsTest, RefusesWhatIsNotABranchAndNamesIt) {
   EXPECT_TRUE(options.Validate().ok());
   options.scale = std::numeric_limits<double>::infinity();
   EXPECT_FALSE(options.Validate().ok());
+}
+
+TEST(OptionsTest, RefusesDocumentsThatDoNotAscendWithinTheSequenceAndNamesThem) {
+  const struct {
+    Documents documents;
+    const char* message;  // empty: fine
+  } kRows[] = {
+      {{}, ""},
+      {{0}, ""},
+      {{0, 3, 9}, ""},
+      {{1, 3}, "documents[0] is 1; the first document starts at token 0"},
+      {{0, 3, 3}, "documents[2] is 3; it must be above the one before it, 3"},
+      {{0, 7, 3}, "documents[2] is 3; it must be above the one before it, 7"},
+      {{0, 10}, "documents[1] is 10; the sequence has 10 tokens"},
+  };
+  const BlockMask mask = *BlockMask::Create({.tokens = 10}, [](int64_t, int64_t, BlockRow&) {});
+  for (const auto& row : kRows) {
+    for (const AttentionPattern& pattern : {AttentionPattern(DilatedAttentionOptions{
+                                                .branches = {{4, 1}}, .documents = row.documents}),
+                                            AttentionPattern(BlockSparseAttentionOptions{
+                                                .mask = mask, .documents = row.documents})}) {
+      const absl::Status status = Validate(pattern, 10, 4);
+      EXPECT_EQ(status.message(), row.message);
+    }
+  }
 }
 
 TEST(OptionsTest, OffsetsFollowThePaperAndTorchscale) {
@@ -99,6 +123,12 @@ TEST(ShardMapTest, FromRangesRefusesHolesAndOverlaps) {
 
 using Row = std::tuple<int, int64_t, int>;  // branch, token, kv head
 
+int64_t StartOf(const Documents& documents, int64_t token) {
+  int64_t start = 0;
+  for (const int64_t document : documents) start = document <= token ? document : start;
+  return start;
+}
+
 // The rows that must travel, straight from the definition: by looking at every pair of a query and
 // a key.
 std::multiset<Row> RowsByDefinition(const AttentionPlan& plan, int from, int to) {
@@ -109,13 +139,16 @@ std::multiset<Row> RowsByDefinition(const AttentionPlan& plan, int from, int to)
     for (int64_t t = range.begin; t < range.end; ++t) {
       for (int head = 0; head < plan.heads(); ++head) {
         for (size_t i = 0; i < options.branches.size(); ++i) {
-          const int64_t w = ClampedSegmentLength(options.branches[i], plan.map().tokens());
+          const int64_t w = options.branches[i].segment_length;
           const int64_t r = options.branches[i].dilation_rate;
           const int64_t offset = HeadOffset(options.offset_mode, head, plan.heads(), r);
-          if (t % w % r != offset) continue;
+          const int64_t start = StartOf(options.documents, t);
+          if ((t - start) % w % r != offset) continue;
           for (const int64_t key : positions_from) {
             const bool own_range = from == to && key >= range.begin && key < range.end;
-            const bool visible = key / w == t / w && key % w % r == offset &&
+            const int64_t position = key - start;
+            const bool visible = StartOf(options.documents, key) == start &&
+                                 position / w == (t - start) / w && position % w % r == offset &&
                                  (!options.causal || key <= t) && !own_range;
             if (visible) {
               needed.emplace(i, key, head / (plan.heads() / plan.kv_heads()), offset);
@@ -130,6 +163,11 @@ std::multiset<Row> RowsByDefinition(const AttentionPlan& plan, int from, int to)
   return rows;
 }
 
+Documents Within(int64_t tokens, Documents documents) {
+  documents.erase(std::lower_bound(documents.begin(), documents.end(), tokens), documents.end());
+  return documents;
+}
+
 TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSee) {
   std::vector<ShardMap> maps;
   for (int64_t tokens : {1, 5, 24, 37}) {
@@ -140,11 +178,16 @@ TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSee) {
       *ShardMap::FromRanges(37, {{{0, 5}, {30, 37}}, {}, {{5, 11}, {20, 30}}, {{11, 20}}}));
   for (const ShardMap& map : maps) {
     for (bool causal : {true, false}) {
-      for (OffsetMode mode : {OffsetMode::kPaper, OffsetMode::kTorchscale}) {
+      for (int variant = 0; variant < 4; ++variant) {
+        // Some lie within ranges, some across several, some are of one token.
+        const Documents documents =
+            variant < 2 ? Documents{} : Within(map.tokens(), {0, 1, 2, 9, 26});
         const AttentionPlan plan = *AttentionPlan::Create(
-            DilatedAttentionOptions{.branches = {{4, 1}, {10, 3}, {1000, 4}, {7, 7}},
-                                    .causal = causal,
-                                    .offset_mode = mode},
+            DilatedAttentionOptions{
+                .branches = {{4, 1}, {10, 3}, {1000, 4}, {7, 7}},
+                .causal = causal,
+                .offset_mode = variant % 2 == 0 ? OffsetMode::kPaper : OffsetMode::kTorchscale,
+                .documents = documents},
             map, 6, 3);
         for (int from = 0; from < map.ranks(); ++from) {
           for (int to = 0; to < map.ranks(); ++to) {
@@ -163,7 +206,8 @@ TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSee) {
   }
 }
 
-BlockSparseAttentionOptions SomeBlocks(int64_t tokens, int64_t heads, bool causal) {
+BlockSparseAttentionOptions SomeBlocks(int64_t tokens, int64_t heads, bool causal,
+                                       const Documents& documents = {}) {
   const BlockMaskShape shape = {.heads = heads, .tokens = tokens, .block_size = 64};
   return {.mask = *BlockMask::Create(shape,
                                      [&](int64_t head, int64_t query, BlockRow& row) {
@@ -171,8 +215,12 @@ BlockSparseAttentionOptions SomeBlocks(int64_t tokens, int64_t heads, bool causa
                                          if ((head + 2 * query + key) % 3 == 0) row.Show(key);
                                        }
                                      }),
-          .causal = causal};
+          .causal = causal,
+          .documents = Within(tokens, documents)};
 }
+
+// Which a block has several of, or which has several blocks.
+const Documents kDocuments = {0, 5, 20, 64, 85, 86, 130, 280};
 
 std::vector<ShardMap> MapsOfBlocks() {
   std::vector<ShardMap> maps;
@@ -186,32 +234,40 @@ std::vector<ShardMap> MapsOfBlocks() {
   return maps;
 }
 
+bool Sees(const BlockSparseAttentionOptions& blocks, int head, int64_t query, int64_t key) {
+  return blocks.mask.visible(head, query / 64, key / 64) && (!blocks.causal || key <= query) &&
+         StartOf(blocks.documents, query) == StartOf(blocks.documents, key);
+}
+
+void CheckBlockRuns(const BlockSparseAttentionOptions& blocks, const ShardMap& map) {
+  const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 4, 2);
+  for (int from = 0; from < map.ranks(); ++from) {
+    for (int to = 0; to < map.ranks(); ++to) {
+      std::set<Row> needed;
+      for (int head = 0; head < 4 && from != to; ++head) {
+        for (const int64_t t : map.Positions(to)) {
+          for (const int64_t key : map.Positions(from)) {
+            if (Sees(blocks, head, t, key)) needed.emplace(0, key, head / 2);
+          }
+        }
+      }
+      std::multiset<Row> rows;
+      for (const RowRun& run : plan.Runs(from, to)) {
+        EXPECT_TRUE(!blocks.documents.empty() || run.first / 64 == run.segment);
+        for (int64_t i = 0; i < run.count; ++i) rows.emplace(0, run.first + i, run.kv_head);
+      }
+      EXPECT_EQ(rows, std::multiset<Row>(needed.begin(), needed.end()))
+          << map.tokens() << " tokens, " << map.ranks() << " ranks, " << from << "->" << to;
+    }
+  }
+}
+
 TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSeeThroughAMask) {
   for (const ShardMap& map : MapsOfBlocks()) {
     for (const int64_t heads : {1, 4}) {
       for (const bool causal : {true, false}) {
-        const BlockSparseAttentionOptions blocks = SomeBlocks(map.tokens(), heads, causal);
-        const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 4, 2);
-        for (int from = 0; from < map.ranks(); ++from) {
-          for (int to = 0; to < map.ranks(); ++to) {
-            std::set<Row> needed;
-            for (int head = 0; head < 4 && from != to; ++head) {
-              for (const int64_t t : map.Positions(to)) {
-                for (const int64_t key : map.Positions(from)) {
-                  if (blocks.mask.visible(head, t / 64, key / 64) && (!causal || key <= t))
-                    needed.emplace(0, key, head / 2);
-                }
-              }
-            }
-            std::multiset<Row> rows;
-            for (const RowRun& run : plan.Runs(from, to)) {
-              EXPECT_EQ(run.first / 64, run.segment);
-              for (int64_t i = 0; i < run.count; ++i) rows.emplace(0, run.first + i, run.kv_head);
-            }
-            EXPECT_EQ(rows, std::multiset<Row>(needed.begin(), needed.end()))
-                << map.tokens() << " tokens, " << map.ranks() << " ranks, " << from << "->" << to;
-          }
-        }
+        CheckBlockRuns(SomeBlocks(map.tokens(), heads, causal), map);
+        CheckBlockRuns(SomeBlocks(map.tokens(), heads, causal, kDocuments), map);
       }
     }
   }
@@ -220,15 +276,20 @@ TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSeeThroughAMask) {
 TEST(AttentionPlanTest, FlopsCountWhatAMaskShows) {
   for (const ShardMap& map : MapsOfBlocks()) {
     for (const bool causal : {true, false}) {
-      const BlockSparseAttentionOptions blocks = SomeBlocks(map.tokens(), 2, causal);
-      const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 2, 1);
-      const auto tokens = static_cast<double>(map.tokens());
-      double flops = 0;
-      for (int rank = 0; rank < map.ranks(); ++rank) {
-        flops += plan.ForwardFlops(rank, {.batch = 3, .head_dim = 5});
+      for (const Documents& documents : {Documents{}, kDocuments}) {
+        const BlockSparseAttentionOptions blocks = SomeBlocks(map.tokens(), 2, causal, documents);
+        const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 2, 1);
+        double flops = 0, pairs = 0;
+        for (int rank = 0; rank < map.ranks(); ++rank) {
+          flops += plan.ForwardFlops(rank, {.batch = 3, .head_dim = 5});
+        }
+        for (int64_t query = 0; query < 2 * map.tokens(); ++query) {
+          for (int64_t key = 0; key < map.tokens(); ++key) {
+            pairs += Sees(blocks, static_cast<int>(query % 2), query / 2, key) ? 1 : 0;
+          }
+        }
+        EXPECT_DOUBLE_EQ(flops, 4 * 3 * 5 * pairs);
       }
-      const double all = causal ? tokens * (tokens + 1) / 2 : tokens * tokens;
-      EXPECT_NEAR(flops, 4 * 3 * 5 * 2 * all * blocks.mask.Density(causal), 1e-6 * all);
     }
   }
 }
@@ -253,20 +314,40 @@ TEST(AttentionPlanTest, BytesFollowTheRows) {
 }
 
 TEST(AttentionPlanTest, FlopsCountVisiblePairs) {
-  const AttentionPlan plan =
-      *AttentionPlan::Create(DilatedAttentionOptions{.branches = {{4, 1}, {100, 3}}},
-                             ShardMap::Contiguous(11, 2, 1), 2, 2);
-  double pairs = 0;
-  for (int head = 0; head < 2; ++head) {
-    for (int64_t t = 0; t < 11; ++t) {
-      for (int64_t key = 0; key <= t; ++key) {
-        pairs += key / 4 == t / 4 ? 1 : 0;
-        pairs += t % 3 == head && key % 3 == head ? 1 : 0;
+  for (const bool causal : {true, false}) {
+    for (const Documents& documents :
+         {Documents{}, {0, 1, 25}, {0, 4, 8, 12, 13, 14, 15, 31}, {0, 10, 20, 30}}) {
+      const AttentionPlan plan = *AttentionPlan::Create(
+          DilatedAttentionOptions{
+              .branches = {{4, 1}, {100, 3}}, .causal = causal, .documents = documents},
+          ShardMap::Contiguous(41, 2, 1), 2, 2);
+      double pairs = 0;
+      for (int head = 0; head < 2; ++head) {
+        for (int64_t t = 0; t < 41; ++t) {
+          const int64_t start = StartOf(documents, t);
+          for (int64_t key = 0; key < (causal ? t + 1 : 41); ++key) {
+            if (StartOf(documents, key) != start) continue;
+            pairs += (key - start) / 4 == (t - start) / 4 ? 1 : 0;
+            pairs += (t - start) % 3 == head && (key - start) % 3 == head ? 1 : 0;
+          }
+        }
       }
+      const MessageShape shape{.batch = 1, .head_dim = 5};
+      EXPECT_DOUBLE_EQ(plan.ForwardFlops(0, shape) + plan.ForwardFlops(1, shape), pairs * 4 * 5);
     }
   }
-  const MessageShape shape{.batch = 1, .head_dim = 5};
-  EXPECT_DOUBLE_EQ(plan.ForwardFlops(0, shape) + plan.ForwardFlops(1, shape), pairs * 4 * 5);
+}
+
+// Whatever the number of tokens.
+TEST(AttentionPlanTest, LongDocumentsCostNoMoreThanShortOnes) {
+  const int64_t tokens = int64_t{1} << 60;
+  const AttentionPlan plan = *AttentionPlan::Create(
+      DilatedAttentionOptions{.branches = {{4096, 1}, {1 << 20, 4}, {int64_t{1} << 62, 64}},
+                              .documents = {0, 3, tokens / 3, tokens - 1}},
+      ShardMap::Contiguous(tokens, 4, 4096), 4, 4);
+  EXPECT_GT(plan.Rows(0, 1), 0);
+  EXPECT_EQ(plan.Rows(0, 2), 0);
+  EXPECT_GT(plan.ForwardFlops(3, {.head_dim = 1}), 0);
 }
 
 }  // namespace

@@ -463,6 +463,7 @@ TEST(TileListsTest, WindowsAreOfTheirOwn) {
     std::vector<KeyGradients> gradients;
     bool zero_keys;
     int64_t summed;
+    Documents documents = {};
   };
   const KeyGradients add = KeyGradients::kAdd, store = KeyGradients::kStore;
   const KeyGradients finish = KeyGradients::kFinish;
@@ -473,9 +474,12 @@ TEST(TileListsTest, WindowsAreOfTheirOwn) {
            {{{60, 1}, {60, 2}, {60, 3}}, 300, {300, 300}, {add, add, finish}, true, 800},
            {{{600, 1}, {60, 1}}, 0, {600}, {store, finish}, false, 1200},
            {{{600, 1}}, 0, {600}, {finish}, false, 0},
+           {{{600, 1}}, 0, {250, 50, 300}, {finish}, false, 0, {0, 250, 300}},
+           {{{600, 1}}, 100, {250, 350}, {finish}, false, 0, {0, 250, 300}},
            {{{600, 2}}, 0, {600}, {add}, true, 600}}) {
-    const auto plan = AttentionPlan::Create(DilatedAttentionOptions{.branches = want.branches},
-                                            ShardMap::Contiguous(600, 1, 1), 2, 2);
+    const auto plan = AttentionPlan::Create(
+        DilatedAttentionOptions{.branches = want.branches, .documents = want.documents},
+        ShardMap::Contiguous(600, 1, 1), 2, 2);
     TileShape shape = Shape(600, 2, 2, 64);
     shape.window_tokens = want.window_tokens;
     const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), shape);

@@ -46,10 +46,11 @@ AttentionCase BlockTileCase(uint64_t seed) {
                                                  .head_dims = {64, 128, 1, 7, 40, 65, 96, 127}});
   BlockSparseAttentionOptions& blocks = *problem.blocks;
   if (blocks.scale.value_or(1) <= 0) blocks.scale = 0.2;
-  // No query may be left without a key.
+  // No query may be left without a key, of its own document.
   const BlockMask given = blocks.mask;
   blocks.mask = *BlockMask::Create(given.shape(), [&](int64_t head, int64_t query, BlockRow& row) {
     bool any = false;
+    if (!blocks.documents.empty()) row.Show(query);
     ForEachBlock(given.Row(head, query), given.shape().blocks(), [&](int64_t key) {
       row.Show(key);
       any |= !blocks.causal || key <= query;
@@ -278,18 +279,23 @@ TEST(TilePassesTest, AHilbertCurveChangesNoBit) {
 
 TEST(TilePassesTest, SaysWhyNotAMask) {
   const at::Tensor q = at::zeros({1, 300, 2, 64}, at::kBFloat16);
-  const auto why_not = [&](int64_t key, bool causal) {
+  const auto why_not = [&](int64_t key, bool causal, const Documents& documents = {}) {
     return WhyNotTiles(
         q,
         BlockSparseAttentionOptions{
             .mask = *BlockMask::Create({.tokens = 300},
                                        [&](int64_t, int64_t, BlockRow& row) { row.Show(key); }),
-            .causal = causal},
+            .causal = causal,
+            .documents = documents},
         0.1, at::kFloat);
   };
   EXPECT_EQ(why_not(0, true), "");
   EXPECT_EQ(why_not(1, false), "");
-  EXPECT_EQ(why_not(1, true), "some queries see no key, and their gradients may be anything");
+  const char* unseen = "some queries see no key, and their gradients may be anything";
+  EXPECT_EQ(why_not(1, true), unseen);
+  EXPECT_EQ(why_not(0, true, {0}), "");
+  EXPECT_EQ(why_not(0, true, {0, 299}), unseen);
+  EXPECT_EQ(why_not(2, false, {0, 128}), unseen);
 }
 
 }  // namespace

@@ -1,0 +1,42 @@
+#include "attention/plan/block_pieces.h"
+
+#include <algorithm>
+
+namespace ringmaster::attention {
+
+BlockPieces::BlockPieces(const BlockSparseAttentionOptions& options) : options_(options) {
+  const BlockMaskShape& shape = options.mask.shape();
+  TokenRange document;
+  for (int64_t token = 0; token < shape.tokens;) {
+    document = DocumentAt(options.documents, token, shape.tokens);
+    const int64_t begin = size();
+    while (token < document.end) {
+      const int64_t block = token / shape.block_size;
+      const int64_t end = std::min(document.end, options.mask.BlockBegin(block + 1));
+      pieces_.push_back({{token, end}, block, begin, 0});
+      token = end;
+    }
+    for (int64_t piece = begin; piece < size(); ++piece) pieces_[piece].document_end = size();
+  }
+}
+
+bool BlockPieces::EveryQuerySees() const {
+  if (options_.documents.empty()) return options_.mask.EveryQuerySees(options_.causal);
+  for (int64_t head = 0; head < options_.mask.shape().heads; ++head) {
+    for (int64_t piece = 0; piece < size(); ++piece) {
+      bool sees = SeesItself(head, piece);
+      if (!sees) ForEachWhole(head, piece, [&](int64_t) { sees = true; });
+      if (!sees) return false;
+    }
+  }
+  return true;
+}
+
+int64_t BlockPieces::Find(int64_t token) const {
+  const auto piece =
+      std::upper_bound(pieces_.begin(), pieces_.end(), token,
+                       [](int64_t value, const Piece& p) { return value < p.tokens.end; });
+  return piece - pieces_.begin();
+}
+
+}  // namespace ringmaster::attention
