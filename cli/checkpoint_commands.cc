@@ -5,10 +5,12 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/output.h"
@@ -28,12 +30,12 @@ void PrintCheckpoints(CommandContext& context, const std::vector<const Checkpoin
   } else if (context.options.output == OutputFormat::kTable) {
     std::vector<std::vector<std::string>> rows;
     for (const auto* checkpoint : checkpoints) {
-      rows.push_back({ShortName(checkpoint->name()), absl::StrCat(checkpoint->step()),
-                      absl::StrCat(checkpoint->generation()),
-                      HumanBytes(static_cast<double>(checkpoint->bytes())),
-                      absl::StrCat(checkpoint->shards_size()),
-                      Age(checkpoint->create_time(), absl::Now()),
-                      checkpoint->set_aside() ? "set aside" : "committed", checkpoint->directory()});
+      rows.push_back(
+          {ShortName(checkpoint->name()), absl::StrCat(checkpoint->step()),
+           absl::StrCat(checkpoint->generation()),
+           HumanBytes(static_cast<double>(checkpoint->bytes())),
+           absl::StrCat(checkpoint->shards_size()), Age(checkpoint->create_time(), absl::Now()),
+           checkpoint->set_aside() ? "set aside" : "committed", checkpoint->directory()});
     }
     PrintTable(*context.out,
                {"NAME", "STEP", "GENERATION", "SIZE", "SHARDS", "AGE", "STATE", "DIRECTORY"}, rows);
@@ -118,21 +120,14 @@ absl::StatusOr<std::string> CheckpointDirectory(Client& client, const GenerateOp
   return checkpoint.directory();
 }
 
-// Replaces this process by the worker's generate mode: ringctl itself links no torch.
-absl::Status ExecGenerate(const std::string& directory, const GenerateOptions& options) {
+// Replaces this process by a command of the worker: ringctl itself links no torch.
+absl::Status ExecWorker(std::vector<std::string> words) {
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   const std::string beside = (self.parent_path() / "ringmaster-worker").string();
   const std::string program =
       !error && access(beside.c_str(), X_OK) == 0 ? beside : "ringmaster-worker";
-  std::vector<std::string> words = {program,
-                                    "generate",
-                                    absl::StrCat("--checkpoint=", directory),
-                                    absl::StrCat("--prompt=", options.prompt),
-                                    absl::StrCat("--tokens=", options.tokens),
-                                    absl::StrCat("--temperature=", options.temperature),
-                                    absl::StrCat("--seed=", options.seed),
-                                    absl::StrCat("--threads=", options.threads)};
+  words.insert(words.begin(), program);
   std::vector<char*> arguments;
   for (const std::string& word : words) {
     arguments.push_back(const_cast<char*>(word.c_str()));
@@ -141,6 +136,53 @@ absl::Status ExecGenerate(const std::string& directory, const GenerateOptions& o
   execvp(program.c_str(), arguments.data());
   return absl::InternalError(absl::StrCat("cannot run ", program, ": ", std::strerror(errno),
                                           "; it must be beside ringctl or on PATH"));
+}
+
+absl::Status ExecGenerate(const std::string& directory, const GenerateOptions& options) {
+  return ExecWorker(
+      {"generate", absl::StrCat("--checkpoint=", directory),
+       absl::StrCat("--prompt=", options.prompt), absl::StrCat("--tokens=", options.tokens),
+       absl::StrCat("--temperature=", options.temperature), absl::StrCat("--seed=", options.seed),
+       absl::StrCat("--threads=", options.threads)});
+}
+
+struct ConvertTorchscaleOptions {
+  std::string file;
+  std::string directory;
+  int64_t heads = 0;
+  std::vector<int64_t> segment_lengths;
+  std::vector<int64_t> dilation_rates;
+  bool scaled_embedding = false;
+};
+
+void AddConvertTorchscale(CLI::App& group, CommandContext& context) {
+  auto options = std::make_shared<ConvertTorchscaleOptions>();
+  CLI::App* command = group.add_subcommand(
+      "convert-torchscale", "Make one of a torchscale LongNet decoder's weights, on this machine");
+  command->add_option("FILE", options->file, "Its state dict, a safetensors file")->required();
+  command->add_option("--directory", options->directory, "To make; prints the beginning of a job")
+      ->required();
+  command->add_option("--heads", options->heads, "decoder_attention_heads")->required();
+  command->add_option("--segment-lengths", options->segment_lengths, "segment_length: W,W,...")
+      ->required()
+      ->delimiter(',');
+  command->add_option("--dilation-rates", options->dilation_rates, "dilated_ratio: R,R,...")
+      ->required()
+      ->delimiter(',');
+  command->add_flag("--scaled-embedding", options->scaled_embedding,
+                    "no_scale_embedding is False, where True is the default");
+  command->callback([&context, options] {
+    context.Run([&](Client&) -> absl::StatusOr<int> {
+      std::vector<std::string> words = {
+          "convert-torchscale", absl::StrCat("--directory=", options->directory),
+          absl::StrCat("--heads=", options->heads),
+          absl::StrCat("--segment-lengths=", absl::StrJoin(options->segment_lengths, ",")),
+          absl::StrCat("--dilation-rates=", absl::StrJoin(options->dilation_rates, ","))};
+      if (options->scaled_embedding) words.push_back("--scaled-embedding");
+      words.insert(words.end(), {"--", options->file});
+      return ExecWorker(std::move(words));
+    });
+  });
 }
 
 void AddGenerate(CLI::App& app, CommandContext& context) {
@@ -197,6 +239,7 @@ void AddCheckpointCommands(CLI::App& app, CommandContext& context) {
   adopt->callback([&context, argument] {
     context.Run([&](Client& client) { return Import(client, context, *argument); });
   });
+  AddConvertTorchscale(*group, context);
   AddGenerate(app, context);
 }
 

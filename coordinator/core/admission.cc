@@ -101,6 +101,9 @@ void CheckStart(const v1::TrainingJobSpec& spec,
                                       "be larger",
                                       spec.steps(), file.checkpoint.step()));
   }
+  if (resumes && file.checkpoint.step() == 0) {
+    v->Field(field, "holds parameters alone, without a state to go on from; use init_from");
+  }
   if (!file.spec.has_value()) return;
   v1::TrainingJobSpec before = *file.spec;
   before.mutable_model()->set_preset(spec.model().preset());

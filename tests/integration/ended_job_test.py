@@ -2,6 +2,7 @@
 """What ringctl says of jobs that have ended, when their workers are gone; ringctl_test has its flags and exit codes."""
 
 import json
+import math
 import os
 import pty
 import re
@@ -11,9 +12,11 @@ import struct
 import subprocess
 import uuid
 
+import numpy
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import harness
 
@@ -57,6 +60,30 @@ def tensorboard_events(data):
     return found
 
 
+def torchscale_weights(path, dim=32, ffn=48, vocab=256):
+    """A state dict as torchscale's LongNet decoder stores it; whatever it is fed, every byte is equally likely."""
+    random, weights = numpy.random.default_rng(1), {}
+
+    def linear(name, rows, columns):
+        weights[f'{name}.weight'] = random.normal(0, 0.2, (rows, columns)).astype('float16')
+        weights[f'{name}.bias'] = numpy.zeros(rows, 'float16')
+
+    def norm(name, size):
+        weights[f'{name}.weight'], weights[f'{name}.bias'] = numpy.ones(size, 'float16'), numpy.zeros(size, 'float16')
+    for layer in 'decoder.layers.0', 'decoder.layers.1':
+        for which in 'k_proj', 'v_proj', 'q_proj', 'out_proj':
+            linear(f'{layer}.self_attn.{which}', dim, dim)
+        linear(f'{layer}.ffn.fc1', ffn, dim)
+        linear(f'{layer}.ffn.fc2', dim, ffn)
+        norm(f'{layer}.ffn.ffn_layernorm', ffn)
+        for which in 'self_attn.inner_attn_ln', 'self_attn_layer_norm', 'final_layer_norm':
+            norm(f'{layer}.{which}', dim)
+    norm('decoder.layer_norm', dim)
+    weights['decoder.embed_tokens.weight'] = random.normal(0, 1, (vocab, dim)).astype('float16')
+    weights['decoder.output_projection.weight'] = numpy.zeros((vocab, dim), 'float16')
+    save_file(weights, path)
+
+
 class EndedJobTest(harness.ClusterTest):
     workers = 2
 
@@ -72,6 +99,15 @@ class EndedJobTest(harness.ClusterTest):
         shutil.copytree(newest['directory'], cls.moved)
         test.submit('weights', 3, [f'init_from={cls.moved}', f'data.paths=["{cls.folder}/*.txt"]'])
         test.wait_for_end('weights')
+        torchscale_weights(f'{cls.folder}/torchscale.safetensors')
+        cls.convert = ('checkpoints', 'convert-torchscale', f'{cls.folder}/torchscale.safetensors', '--heads=4',
+                       '--segment-lengths=64,512', '--dilation-rates=1,4', f'--directory={cls.cluster.shared}/converted')
+        cls.converted = cls.cluster.ringctl(*cls.convert)
+        with open(f'{cls.folder}/converted.yaml', 'w', encoding='utf-8') as file:
+            file.write(f'{cls.converted}name: converted\nsteps: 2\nparallel: {{ring_size: 2}}\n'
+                       f'data: {{paths: ["{cls.text}"], sequence_length: 512}}\n')
+        cls.cluster.ringctl('submit', file.name)
+        test.wait_for_end('converted')
         for name in list(cls.cluster.workers):
             cls.cluster.workers.pop(name).stop()
 
@@ -170,6 +206,21 @@ class EndedJobTest(harness.ClusterTest):
         self.assertLess(float(weights[1][0]), float(main[1][0]) - 1)
         # Another optimizer state and another learning rate: no continuation.
         self.assertNotEqual(weights[1], main[STEPS])
+
+    def test_a_job_begins_with_torchscales_weights(self):
+        self.assertAlmostEqual(float(self.losses('converted')[1][0]), math.log(256), delta=1e-6)
+        start = yaml.safe_load(self.converted)['init_from']
+        self.assertEqual(start, f'{self.cluster.shared}/converted/checkpoints/step-00000000')
+        self.expect(0, 'generate', '--checkpoint', start, '--tokens', '3', '--prompt', 'ring', says='^ring')
+        self.expect(0, 'checkpoints', 'import', start, says='step-0-')
+        self.expect(5, *self.convert, says='holds a checkpoint already')
+        self.expect(2, *self.convert, '--heads=x', says='--heads')
+        self.expect(2, *self.convert[:3], '--heads=5', *self.convert[4:-1], f'--directory={self.folder}/no',
+                    says='model.dim is 32; it must be a multiple of model.heads, 5')
+        self.expect(2, 'submit', f'{self.folder}/converted.yaml', '--set', 'name=more', '--set', f'resume_from={start}',
+                    says='resume_from.*use init_from')
+        self.expect(2, 'submit', self.job_file(), '--set', 'name=more', '--set', f'init_from={start}',
+                    says=r"model\.positions.*differs from the checkpoint's")
 
     def test_what_a_resumed_job_changes_is_recorded(self):
         self.submit('changed', 50, [f'resume_from={self.moved}', 'optimizer.lr=0.001', 'dropout=0.1'])

@@ -51,11 +51,10 @@ absl::Status Generate(const GenerateOptions& options,
                       const std::function<void(const std::string& bytes)>& print) {
   RETURN_IF_ERROR(Validate(options));
   ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestFile(options.checkpoint));
-  ASSIGN_OR_RETURN(JobConfig config, JobConfigFromSpec(manifest.spec));
-  if (config.precision == Precision::kBf16) {
-    // CPUs are slow in bf16, and the stored weights are fp32.
-    config.precision = Precision::kFp32;
-  }
+  JobConfig config;
+  ASSIGN_OR_RETURN(config.model, ModelConfigFromSpec(manifest.spec));
+  // CPUs are slow in bf16, and the stored weights are fp32 then.
+  config.precision = manifest.spec.precision() == v1::FP64 ? Precision::kFp64 : Precision::kFp32;
   if (config.model.vocab_size < kByteVocabulary) {
     return absl::InvalidArgumentError(
         absl::StrCat("the model has ", config.model.vocab_size, " tokens, not one for each byte"));

@@ -10,6 +10,7 @@
 #include "base/daemon_main.h"
 #include "grpcpp/grpcpp.h"
 #include "worker/comm/communicator.h"
+#include "worker/driver/convert_torchscale.h"
 #include "worker/driver/generate.h"
 #include "worker/driver/printable_text.h"
 #include "worker/driver/worker_metrics.h"
@@ -25,6 +26,7 @@ struct Flags {
   DaemonFlags daemon;
   bool supervise = false;
   GenerateOptions generate;
+  ConvertTorchscaleOptions convert;
 };
 
 void AddPlaceFlags(CLI::App& app, WorkerOptions& worker) {
@@ -85,7 +87,48 @@ CLI::App* AddGenerate(CLI::App& app, GenerateOptions& generate) {
   return command;
 }
 
-// The exit codes are those of ringctl, which calls this.
+CLI::App* AddConvertTorchscale(CLI::App& app, ConvertTorchscaleOptions& convert) {
+  CLI::App* command = app.add_subcommand(
+      "convert-torchscale",
+      "Write a checkpoint of a torchscale LongNet decoder's weights, print how a job begins with "
+      "it");
+  command->add_option("FILE", convert.weights, "Its state dict, a safetensors file")->required();
+  command
+      ->add_option("--directory", convert.directory,
+                   "Directory to make; the checkpoint is checkpoints/step-00000000 in it")
+      ->required();
+  command->add_option("--heads", convert.heads, "decoder_attention_heads")->required();
+  command->add_option("--segment-lengths", convert.segment_lengths, "segment_length: W,W,...")
+      ->required()
+      ->delimiter(',');
+  command->add_option("--dilation-rates", convert.dilation_rates, "dilated_ratio: R,R,...")
+      ->required()
+      ->delimiter(',');
+  command->add_flag("--scaled-embedding", convert.scaled_embedding,
+                    "no_scale_embedding is False, where True is the default");
+  return command;
+}
+
+// The exit codes are those of ringctl, which calls these commands.
+int ExitCode(const absl::Status& status) {
+  if (status.ok()) {
+    if (std::cout.flush()) return kExitOk;
+    std::cerr << "ringmaster-worker: standard output cannot be written\n";
+    return 6;
+  }
+  std::cerr << "ringmaster-worker: " << status.message() << "\n";
+  return absl::IsInvalidArgument(status) ? 2
+         : absl::IsNotFound(status)      ? 3
+         : absl::IsAlreadyExists(status) ? 5
+                                         : 6;
+}
+
+int RunConvertTorchscale(const ConvertTorchscaleOptions& options) {
+  const absl::StatusOr<std::string> job_file = ConvertTorchscale(options);
+  std::cout << job_file.value_or("");
+  return ExitCode(job_file.status());
+}
+
 int RunGenerate(const GenerateOptions& options) {
   PrintableText text;
   const absl::Status status = Generate(options, [&text](const std::string& bytes) {
@@ -95,14 +138,10 @@ int RunGenerate(const GenerateOptions& options) {
     std::cout << std::flush;
   });
   std::cout << text.Finish();
-  if (!status.ok()) {
-    std::cerr << "ringmaster-worker: " << status.message() << "\n";
-    return absl::IsInvalidArgument(status) ? 2 : absl::IsNotFound(status) ? 3 : 6;
+  if (status.ok()) {
+    std::cout << "\n";
   }
-  std::cout << "\n";
-  if (std::cout.flush()) return kExitOk;
-  std::cerr << "ringmaster-worker: standard output cannot be written\n";
-  return 6;
+  return ExitCode(status);
 }
 
 std::string Libraries() {
@@ -117,11 +156,15 @@ int Main(int argc, char** argv) {
   AddDaemonFlags(app, flags.daemon, Libraries());
   AddFlags(app, flags);
   const CLI::App* generate = AddGenerate(app, flags.generate);
+  const CLI::App* convert = AddConvertTorchscale(app, flags.convert);
   if (const auto code = ReadCommandLine(app, flags.daemon, argc, argv, WorkerMetrics::Markdown)) {
     return *code;
   }
   if (generate->parsed()) {
     return RunGenerate(flags.generate);
+  }
+  if (convert->parsed()) {
+    return RunConvertTorchscale(flags.convert);
   }
   const WorkerOptions& worker = flags.worker;
   if (!flags.supervise) {

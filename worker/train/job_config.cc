@@ -5,22 +5,30 @@
 #include <numbers>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "base/status_macros.h"
 
 namespace ringmaster::worker {
 namespace {
 
-absl::Status Unset(const char* field) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("the job's spec says nothing about ", field, "; the coordinator fills it in"));
+struct Needed {
+  bool set;
+  const char* field;
+};
+
+absl::Status CheckFilledIn(absl::Span<const Needed> needed) {
+  for (const auto& [set, field] : needed) {
+    if (!set) {
+      return absl::InvalidArgumentError(absl::StrCat("the job's spec says nothing about ", field,
+                                                     "; the coordinator fills it in"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // A resolved spec has all of these. Checked in one place, so that the reading below is plain.
-absl::Status CheckFilledIn(const v1::TrainingJobSpec& spec) {
-  const struct {
-    bool set;
-    const char* field;
-  } needed[] = {
+absl::Status CheckModelFilledIn(const v1::TrainingJobSpec& spec) {
+  return CheckFilledIn({
       {spec.model().layers() > 0, "model.layers"},
       {spec.model().dim() > 0, "model.dim"},
       {spec.model().heads() > 0, "model.heads"},
@@ -33,6 +41,11 @@ absl::Status CheckFilledIn(const v1::TrainingJobSpec& spec) {
       {spec.attention().segment_lengths_size() > 0, "attention.segment_lengths"},
       {spec.attention().offset_mode() != v1::OFFSET_MODE_UNSPECIFIED, "attention.offset_mode"},
       {spec.attention().mix_gradient() != v1::MIX_GRADIENT_UNSPECIFIED, "attention.mix_gradient"},
+  });
+}
+
+absl::Status CheckRestFilledIn(const v1::TrainingJobSpec& spec) {
+  return CheckFilledIn({
       {spec.data().paths_size() > 0, "data.paths"},
       {spec.data().sequence_length() > 0, "data.sequence_length"},
       {spec.data().has_validation_fraction(), "data.validation_fraction"},
@@ -55,16 +68,32 @@ absl::Status CheckFilledIn(const v1::TrainingJobSpec& spec) {
       {spec.validation().interval_steps() != 0, "validation.interval_steps"},
       {spec.validation().sequences() > 0, "validation.sequences"},
       {spec.resources().threads() > 0, "resources.threads"},
-  };
-  for (const auto& [set, field] : needed) {
-    if (!set) {
-      return Unset(field);
-    }
+  });
+}
+
+absl::Status CheckSizes(const JobConfig& config) {
+  const int64_t multiple = config.micro_sequences * config.replicas;
+  if (config.global_sequences % multiple != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "batch.global_sequences is ", config.global_sequences,
+        "; it must be a multiple of batch.micro_sequences x parallel.replicas, ", multiple));
+  }
+  if (config.model.vocab_size < 256) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model.vocab_size is ", config.model.vocab_size, "; bytes need at least 256"));
+  }
+  if (config.validation_interval > 0 && config.validation_fraction <= 0) {
+    return absl::InvalidArgumentError(
+        "validation.interval_steps is set, but data.validation_fraction is 0; set one of them to "
+        "hold data out, or validation.interval_steps to -1");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<models::LongNetConfig> ModelConfig(const v1::TrainingJobSpec& spec) {
+}  // namespace
+
+absl::StatusOr<models::LongNetConfig> ModelConfigFromSpec(const v1::TrainingJobSpec& spec) {
+  RETURN_IF_ERROR(CheckModelFilledIn(spec));
   models::LongNetConfig model;
   model.layers = spec.model().layers();
   model.dim = spec.model().dim();
@@ -96,31 +125,38 @@ absl::StatusOr<models::LongNetConfig> ModelConfig(const v1::TrainingJobSpec& spe
   return model;
 }
 
-absl::Status CheckSizes(const JobConfig& config) {
-  const int64_t multiple = config.micro_sequences * config.replicas;
-  if (config.global_sequences % multiple != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "batch.global_sequences is ", config.global_sequences,
-        "; it must be a multiple of batch.micro_sequences x parallel.replicas, ", multiple));
+void SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& spec) {
+  v1::ModelSpec& model = *spec.mutable_model();
+  model.set_layers(static_cast<int32_t>(config.layers));
+  model.set_dim(static_cast<int32_t>(config.dim));
+  model.set_heads(static_cast<int32_t>(config.heads));
+  model.set_kv_heads(static_cast<int32_t>(config.kv_heads));
+  model.set_ffn_dim(static_cast<int32_t>(config.ffn_dim));
+  model.set_vocab_size(static_cast<int32_t>(config.vocab_size));
+  model.set_positions(config.positions == models::Positions::kRotary ? v1::ROTARY
+                      : config.positions == models::Positions::kXpos ? v1::XPOS
+                                                                     : v1::NO_POSITIONS);
+  model.set_tied_embeddings(config.tied_embeddings);
+  model.set_sub_ln(config.sub_ln);
+  v1::AttentionSpec& attention = *spec.mutable_attention();
+  attention.clear_segment_lengths();
+  attention.clear_dilation_rates();
+  for (const attention::Branch& branch : config.attention.branches) {
+    attention.add_segment_lengths(branch.segment_length);
+    attention.add_dilation_rates(branch.dilation_rate);
   }
-  if (config.model.vocab_size < 256) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("model.vocab_size is ", config.model.vocab_size, "; bytes need at least 256"));
-  }
-  if (config.validation_interval > 0 && config.validation_fraction <= 0) {
-    return absl::InvalidArgumentError(
-        "validation.interval_steps is set, but data.validation_fraction is 0; set one of them to "
-        "hold data out, or validation.interval_steps to -1");
-  }
-  return absl::OkStatus();
+  attention.set_offset_mode(config.attention.offset_mode == attention::OffsetMode::kTorchscale
+                                ? v1::TORCHSCALE
+                                : v1::PAPER);
+  attention.set_mix_gradient(config.attention.mix_gradient == attention::MixGradient::kDetached
+                                 ? v1::DETACHED
+                                 : v1::EXACT);
 }
 
-}  // namespace
-
 absl::StatusOr<JobConfig> JobConfigFromSpec(const v1::TrainingJobSpec& spec) {
-  RETURN_IF_ERROR(CheckFilledIn(spec));
   JobConfig config;
-  ASSIGN_OR_RETURN(config.model, ModelConfig(spec));
+  ASSIGN_OR_RETURN(config.model, ModelConfigFromSpec(spec));
+  RETURN_IF_ERROR(CheckRestFilledIn(spec));
   const v1::OptimizerSpec& optimizer = spec.optimizer();
   config.optimizer = {optimizer.lr(),      optimizer.beta1(),        optimizer.beta2(),
                       optimizer.epsilon(), optimizer.weight_decay(), optimizer.clip_norm()};

@@ -326,6 +326,21 @@ TEST(CreateTest, ResumesFromAManifest) {
   EXPECT_EQ(Details(missing.status()).fields[0].field, "training_job.spec.resume_from");
 }
 
+// As ringctl checkpoints convert-torchscale writes it: no step was ever done, no moments are there.
+TEST(CreateTest, ParametersAloneAreForInitFrom) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a", 1);
+  SpecOf(request).set_resume_from("/made/step-0");
+  ManifestFile file;
+  file.checkpoint.set_directory("/made/step-0");
+  const ErrorDetails details = Details(d.Call<v1::TrainingJob>(request, file).status());
+  ASSERT_EQ(details.fields.size(), 1);
+  EXPECT_EQ(details.fields[0].field, "training_job.spec.resume_from");
+  EXPECT_NE(details.fields[0].description.find("use init_from"), std::string::npos);
+  SpecOf(request).set_init_from("/made/step-0");
+  EXPECT_TRUE(d.Call<v1::TrainingJob>(request, file).ok());
+}
+
 TEST(CreateTest, AReplayedRequestNeverReturnsAnotherJob) {
   CoreDriver d;
   v1::CreateTrainingJobRequest first = d.CreateRequest("job-a");

@@ -32,6 +32,25 @@ TEST(JobConfigTest, ReadsAResolvedSpec) {
   EXPECT_EQ(config->dropout, 0.25);
 }
 
+TEST(JobConfigTest, AModelIsReadBackAsItWasSet) {
+  for (const auto positions :
+       {models::Positions::kRotary, models::Positions::kXpos, models::Positions::kNone}) {
+    models::LongNetConfig model = ModelConfigFromSpec(ResolvedSpec()).value();
+    model.positions = positions;
+    model.attention.branches = {{64, 1}, {128, 8}};
+    model.attention.offset_mode = attention::OffsetMode::kTorchscale;
+    model.attention.mix_gradient = attention::MixGradient::kDetached;
+    model.tied_embeddings = false;
+    model.sub_ln = false;
+    v1::TrainingJobSpec spec;
+    spec.mutable_attention()->add_segment_lengths(7);
+    SetModel(model, spec);
+    const auto read = ModelConfigFromSpec(spec);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(*read, model);
+  }
+}
+
 TEST(JobConfigTest, NamesTheFieldThatIsWrong) {
   const struct {
     std::string name;
