@@ -1,6 +1,7 @@
 #include "attention/decode_attention.h"
 
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -46,6 +47,7 @@ at::Tensor Tokens(const at::Tensor& x, int64_t begin, int64_t end) {
 
 // Fed in pieces of random length: after each, the last token's row is the oracle's.
 TEST(DecodeAttentionTest, EveryRowIsTheOraclesAlsoAfterWrappingAround) {
+  at::set_num_threads(1);  // Of thousands of tiny operations; threads would only wait.
   int rows = 0;
   for (uint64_t seed = 1; seed <= 60; ++seed) {
     for (const auto& [dtype, limit] :
