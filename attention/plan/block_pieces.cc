@@ -20,18 +20,6 @@ BlockPieces::BlockPieces(const BlockSparseAttentionOptions& options) : options_(
   }
 }
 
-bool BlockPieces::EveryQuerySees() const {
-  if (options_.documents.empty()) return options_.mask.EveryQuerySees(options_.causal);
-  for (int64_t head = 0; head < options_.mask.shape().heads; ++head) {
-    for (int64_t piece = 0; piece < size(); ++piece) {
-      bool sees = SeesItself(head, piece);
-      if (!sees) ForEachWhole(head, piece, [&](int64_t) { sees = true; });
-      if (!sees) return false;
-    }
-  }
-  return true;
-}
-
 int64_t BlockPieces::Find(int64_t token) const {
   const auto piece =
       std::upper_bound(pieces_.begin(), pieces_.end(), token,

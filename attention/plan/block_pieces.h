@@ -51,9 +51,6 @@ class BlockPieces {
     }
   }
 
-  // Whether there is a key for every query.
-  bool EveryQuerySees() const;
-
  private:
   struct Piece {
     TokenRange tokens;

@@ -36,10 +36,38 @@ std::vector<PlacedTiles::Backward> Place(const std::vector<TileLists::Backward>&
   return placed;
 }
 
+// The places, token by head, that rows have not been named of.
+class Uncovered {
+ public:
+  Uncovered(int64_t tokens, int64_t heads) : heads_(heads), places_(tokens * heads, 1) {}
+
+  void Cover(const RowSet& rows) {
+    for (const Run& run : rows.runs) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        places_[(run.first + i * run.step) * heads_ + run.head] = 0;
+      }
+    }
+  }
+  bool any() const {
+    return std::any_of(places_.begin(), places_.end(), [](uint8_t place) { return place != 0; });
+  }
+  at::Tensor On(at::Device device) const {
+    return Place(places_, at::kByte, device).to(at::kBool).view({-1, heads_, 1});
+  }
+
+ private:
+  const int64_t heads_;
+  std::vector<uint8_t> places_;
+};
+
 }  // namespace
 
 PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device) {
   TileLists lists = MakeTileLists(rank, shape);
+  // The last tiles have every place.
+  if (lists.last.tiles.empty()) {
+    PlaceUncovered(rank, shape, device);
+  }
   local = Place(lists.local, device);
   far = Place(lists.far, device);
   last = Place(lists.last, device);
@@ -56,8 +84,33 @@ PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Devi
   steps = std::move(lists.steps);
 }
 
+void PlacedTiles::PlaceUncovered(const RankParts& rank, const TileShape& shape, at::Device device) {
+  Uncovered queries(shape.tokens, shape.heads), keys(shape.tokens, shape.kv_heads);
+  for (const Part& part : rank.local) {
+    queries.Cover(part.queries);
+    keys.Cover(part.keys);
+  }
+  for (const Part& part : rank.far) {
+    queries.Cover(part.queries);
+  }
+  if (!queries.any()) {
+    return;
+  }
+  for (const RankParts::Message& message : rank.outgoing) {
+    std::for_each(message.local.begin(), message.local.end(),
+                  [&](const RowSet& rows) { keys.Cover(rows); });
+  }
+  std::for_each(rank.kept.local.begin(), rank.kept.local.end(),
+                [&](const RowSet& rows) { keys.Cover(rows); });
+  no_query = queries.On(device);
+  no_key = keys.On(device);
+}
+
 size_t PlacedTiles::bytes() const {
   size_t sum = sizeof(PlacedTiles) + merge_begin.nbytes() + slots.nbytes() + summed.nbytes();
+  for (const at::Tensor& places : {no_query, no_key}) {
+    sum += places.defined() ? places.nbytes() : 0;
+  }
   const auto add = [&sum](const Queries& lists) {
     sum += lists.tiles.nbytes() + lists.keys.nbytes();
   };

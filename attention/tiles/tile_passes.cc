@@ -9,12 +9,12 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 #include <variant>
 
 #include "attention/exchange/far_rows.h"
 #include "attention/kernels/tile_list.h"
-#include "attention/plan/block_pieces.h"
 #include "attention/tiles/placed_tiles.h"
 #include "attention/tiles/tile_ops.h"
 
@@ -41,15 +41,17 @@ at::Tensor Columns(const at::Tensor& x, int64_t columns) {
   return x.size(3) == columns ? x : x.narrow(3, 0, columns);
 }
 
-// Tensor maps want aligned rows; a size of one may come with any stride.
-at::Tensor AsOperand(const at::Tensor& x) {
+// Tensor maps want aligned rows; a size of one may come with any stride. What lies at `unused`
+// places, if it is defined, may be anything: rows beside a tile are read with it and multiplied by
+// zero.
+at::Tensor AsOperand(const at::Tensor& x, const at::Tensor& unused = {}) {
   constexpr int64_t kAlignedElements = 8;
   const int64_t own = x.size(3), columns = KernelHeadDim(own);
-  if (own < columns) {
+  if (own < columns || unused.defined()) {
     const at::Tensor filled = at::empty({x.size(0), x.size(1), x.size(2), columns}, x.options());
     filled.narrow(3, 0, own).copy_(x);
     filled.narrow(3, own, columns - own).zero_();
-    return filled;
+    return unused.defined() ? filled.masked_fill_(unused, 0) : filled;
   }
   bool fits =
       x.stride(3) == 1 &&
@@ -77,11 +79,6 @@ std::string WhyNot(const DilatedAttentionOptions& options) {
   if (options.mix_gradient == MixGradient::kDetached && branches > 1) {
     return "detached mixing weights need the output of each branch";
   }
-  // Rows beside a tile are read with it and multiplied by zero.
-  if (std::none_of(options.branches.begin(), options.branches.end(),
-                   [](const Branch& branch) { return branch.dilation_rate == 1; })) {
-    return "no branch has rate 1, and rows that no branch covers may hold anything";
-  }
   // A view for each rate, one for single rows and one for the pool.
   if (branches + 2 > kernels::kMaxViews) {
     return c10::str(branches, " branches, more than ", kernels::kMaxViews - 2);
@@ -90,13 +87,7 @@ std::string WhyNot(const DilatedAttentionOptions& options) {
 }
 
 std::string WhyNot(const BlockSparseAttentionOptions& options) {
-  if (options.gated) {
-    return "the kernels know no gates";
-  }
-  // As above.
-  return BlockPieces(options).EveryQuerySees()
-             ? ""
-             : "some queries see no key, and their gradients may be anything";
+  return options.gated ? "the kernels know no gates" : "";
 }
 
 // Pairs are counted only where there may be as many.
@@ -151,13 +142,18 @@ TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
 AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
                                 const at::Tensor& v, Saved* saved) {
   const PlacedTiles& tiles = *call.parts->tiles();
-  const at::Tensor queries = AsOperand(q), keys = AsOperand(k), values = AsOperand(v);
+  const at::Tensor queries = AsOperand(q, tiles.no_query), keys = AsOperand(k, tiles.no_key),
+                   values = AsOperand(v, tiles.no_key);
   const auto sums = q.options().dtype(at::kFloat);
   TileOutputs outputs{.out = at::empty(queries.sizes(), q.options()),
                       .lse = at::empty(q.sizes().slice(0, 3), sums)};
   // Of what nobody saves nothing is left over.
   outputs.rest = saved == nullptr ? at::empty({0}, q.options().dtype(at::kChar))
                                   : at::empty(queries.sizes(), q.options().dtype(at::kChar));
+  if (tiles.no_query.defined()) {
+    outputs.out.zero_();
+    outputs.lse.fill_(-std::numeric_limits<float>::infinity());
+  }
   at::Tensor pool;
   if (q.numel() > 0) {
     outputs.part_outs = at::empty({q.size(0), tiles.parts, queries.size(3)}, sums);
@@ -195,7 +191,7 @@ class BackwardPass {
         inputs_(Inputs(call, saved.q, saved.k, saved.v, saved.pool)),
         lse_(saved.lse),
         head_dim_(dout.size(3)),
-        douts_(AsOperand(dout)),
+        douts_(AsOperand(dout, tiles_.no_query)),
         delta_(RowDots(douts_.contiguous(), saved.outs[0], saved.outs[1])),
         owed_(
             at::zeros({saved.pool.size(0), saved.pool.size(1), saved.pool.size(2), saved.k.size(3)},

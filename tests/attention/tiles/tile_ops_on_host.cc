@@ -2,6 +2,7 @@
 // rounded as the GPU's is. Linked into a test, they make the operator take its tiles.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -24,12 +25,13 @@ using kernels::Tile;
 using kernels::TileKeys;
 using kernels::TileRows;
 
-// As tensor maps want it.
+// As tensor maps want it, and all rows finite.
 void CheckOperand(const Tensor& x) {
   bool fits = x.element_size() == 2 && x.stride(3) == 1 &&
               reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
   for (int i = 0; i < 3; ++i) fits = fits && x.stride(i) > 0 && x.stride(i) % 8 == 0;
   TORCH_CHECK(fits, "not an operand: strides ", x.strides());
+  TORCH_CHECK(x.isfinite().all().item<bool>(), "rows that are not finite");
 }
 
 // Rows of an operand or its gradient under its views; a pool is the view after the last step's.
