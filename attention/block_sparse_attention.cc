@@ -36,15 +36,15 @@ AttentionOutput Gated(const at::Tensor& q, const at::Tensor& k, const at::Tensor
 
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
-                                     const at::Tensor& log_gates) {
-  return Gated(q, k, v, MakeCall(q, k, v, options), options, log_gates);
+                                     const at::Tensor& log_gates, const AttentionDropout& dropout) {
+  return Gated(q, k, v, MakeCall(q, k, v, options, dropout), options, log_gates);
 }
 
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
                                      const ShardMap& map, GroupedExchange* exchange,
-                                     const at::Tensor& log_gates) {
-  return Gated(q, k, v, MakeCall(q, k, v, options, map, exchange), options, log_gates);
+                                     const at::Tensor& log_gates, const AttentionDropout& dropout) {
+  return Gated(q, k, v, MakeCall(q, k, v, options, map, exchange, dropout), options, log_gates);
 }
 
 }  // namespace ringmaster::attention

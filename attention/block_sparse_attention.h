@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "attention/dropout.h"
 #include "attention/exchange/exchange.h"
 #include "attention/output.h"
 #include "attention/plan/options.h"
@@ -21,7 +22,8 @@ namespace ringmaster::attention {
 // pair. Else undefined.
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
-                                     const at::Tensor& log_gates = {});
+                                     const at::Tensor& log_gates = {},
+                                     const AttentionDropout& dropout = {});
 
 // The same function of a sequence that the ranks of `exchange` hold together as `map` says, whose
 // borders may lie within blocks; a rank sends the rows of keys and values that queries elsewhere
@@ -30,6 +32,7 @@ AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, c
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
                                      const ShardMap& map, GroupedExchange* exchange,
-                                     const at::Tensor& log_gates = {});
+                                     const at::Tensor& log_gates = {},
+                                     const AttentionDropout& dropout = {});
 
 }  // namespace ringmaster::attention

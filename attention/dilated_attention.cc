@@ -6,14 +6,15 @@
 namespace ringmaster::attention {
 
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                 const DilatedAttentionOptions& options) {
-  return Attend(q, k, v, MakeCall(q, k, v, options));
+                                 const DilatedAttentionOptions& options,
+                                 const AttentionDropout& dropout) {
+  return Attend(q, k, v, MakeCall(q, k, v, options, dropout));
 }
 
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const DilatedAttentionOptions& options, const ShardMap& map,
-                                 GroupedExchange* exchange) {
-  return Attend(q, k, v, MakeCall(q, k, v, options, map, exchange));
+                                 GroupedExchange* exchange, const AttentionDropout& dropout) {
+  return Attend(q, k, v, MakeCall(q, k, v, options, map, exchange, dropout));
 }
 
 }  // namespace ringmaster::attention

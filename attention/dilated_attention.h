@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "attention/dropout.h"
 #include "attention/exchange/exchange.h"
 #include "attention/output.h"
 #include "attention/plan/options.h"
@@ -17,11 +18,13 @@ namespace ringmaster::attention {
 // for fp64 inputs and for sequences of up to 256 tokens) with one rounding of each output; no
 // O(N^2) memory. The gradient of `out` at positions that no branch covers is ignored whatever it
 // holds; at queries that see no key but their own it goes to v alone, q and k get zero, by kernels
-// over tiles but for rounding. The same inputs give the same bits on the CPU for one number of
-// threads. Throws c10::Error (ValueError) naming the argument when shapes, dtypes or options do not
-// fit. Thread-safe: concurrent calls share nothing but a bounded cache of index plans.
+// over tiles and with dropout but for rounding. The same inputs give the same bits on the CPU for
+// one number of threads. With dropout all is done by products of matrices: no fused kernel knows
+// it. Throws c10::Error (ValueError) naming the argument when shapes, dtypes or options do not fit.
+// Thread-safe: concurrent calls share nothing but a bounded cache of index plans.
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                 const DilatedAttentionOptions& options);
+                                 const DilatedAttentionOptions& options,
+                                 const AttentionDropout& dropout = {});
 
 // The same function of a sequence that the ranks of `exchange` hold together as `map` says: q, k
 // and v are this rank's local tokens in the map's local order, and so is the result. Every rank of
@@ -31,6 +34,6 @@ AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const
 // messages arrive. Throws ExchangeError when a peer is lost, in backward as well.
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const DilatedAttentionOptions& options, const ShardMap& map,
-                                 GroupedExchange* exchange);
+                                 GroupedExchange* exchange, const AttentionDropout& dropout = {});
 
 }  // namespace ringmaster::attention

@@ -55,17 +55,28 @@ void CheckTensors(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
                     " query heads are not a multiple of the ", k.size(2), " key/value heads");
 }
 
+void CheckDropout(const at::Tensor& q, const AttentionDropout& dropout) {
+  TORCH_CHECK_VALUE(dropout.probability >= 0 && dropout.probability < 1,
+                    "probability of dropout is ", dropout.probability,
+                    "; it must be at least 0 and below 1");
+  TORCH_CHECK_VALUE(!dropout.on() || static_cast<int64_t>(dropout.seeds.size()) == q.size(0),
+                    "seeds of dropout are ", dropout.seeds.size(), "; the batch has ", q.size(0),
+                    " sequences, of one seed each");
+}
+
 }  // namespace
 
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              const AttentionPattern& pattern) {
+              const AttentionPattern& pattern, const AttentionDropout& dropout) {
   return MakeCall(q, k, v, pattern, ShardMap::Contiguous(q.dim() == 4 ? q.size(1) : 0, 1, 1),
-                  nullptr);
+                  nullptr, dropout);
 }
 
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange) {
+              const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange,
+              const AttentionDropout& dropout) {
   CheckTensors(q, k, v);
+  CheckDropout(q, dropout);
   const absl::Status valid = Validate(pattern, map.tokens(), q.size(2));
   TORCH_CHECK_VALUE(valid.ok(), valid.message());
   const int size = exchange == nullptr ? 1 : exchange->size();
@@ -76,7 +87,8 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                     " tokens, the shard map gives rank ", rank, " ", map.LocalTokens(rank));
   const at::ScalarType accumulate = AccumulationType(q, map.tokens());
   const double scale = ScaleOf(q, pattern);
-  std::string why_not_tiles = WhyNotTiles(q, pattern, scale, accumulate);
+  std::string why_not_tiles =
+      dropout.on() ? "the kernels know no dropout" : WhyNotTiles(q, pattern, scale, accumulate);
   std::optional<TileShape> tiles;
   if (why_not_tiles.empty()) {
     tiles = TileShapeOf(q, k);
@@ -88,6 +100,7 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
           .scale = scale,
           .mix_gradient = dilated == nullptr ? MixGradient::kExact : dilated->mix_gradient,
           .branches = Branches(pattern),
+          .dropout = dropout,
           .accumulate = accumulate,
           .wire = WireType(q.scalar_type()),
           .why_not_tiles = std::move(why_not_tiles)};

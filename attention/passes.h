@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/dropout.h"
 #include "attention/exchange/exchange.h"
 #include "attention/output.h"
 #include "attention/parts/placed_parts.h"
@@ -27,6 +28,7 @@ struct Call {
   double scale = 1;
   MixGradient mix_gradient = MixGradient::kExact;
   int branches = 0;
+  AttentionDropout dropout;  // on: by products of matrices alone
   // Type of all sums: fp32, or fp64.
   at::ScalarType accumulate = at::kFloat;
   // Of the dK and dV partials between ranks, and of lse: fp32, or fp64 for fp64 inputs.
@@ -53,9 +55,10 @@ struct Saved {
 // Checks arguments and finds the parts; the first is for a whole sequence on one rank. Throws
 // c10::Error naming what does not fit.
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              const AttentionPattern& pattern);
+              const AttentionPattern& pattern, const AttentionDropout& dropout = {});
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-              const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange);
+              const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange,
+              const AttentionDropout& dropout = {});
 
 // For people: what computes attention of queries like q over a sequence of `tokens`, and why not by
 // tiles.

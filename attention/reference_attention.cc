@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "attention/kernels/philox.h"
+
 namespace ringmaster::attention {
 namespace {
 
@@ -72,6 +74,48 @@ at::Tensor KeyCounts(const AttentionPattern& pattern, int64_t heads, int64_t tok
              : KeyCounts(std::get<BlockSparseAttentionOptions>(pattern), heads, tokens);
 }
 
+// How many times a probability of a branch is taken: 0, or 1 / (1 - p) where it is kept: [B, H, N,
+// N].
+at::Tensor BranchFactors(const AttentionDropout& dropout, uint32_t branch, int64_t heads,
+                         int64_t tokens) {
+  const auto batch = static_cast<int64_t>(dropout.seeds.size());
+  at::Tensor factors = at::zeros({batch, heads, tokens, tokens}, at::kDouble);
+  auto factor = factors.accessor<double, 4>();
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t head = 0; head < heads; ++head) {
+      const auto key = kernels::Philox(
+          {{static_cast<uint32_t>(dropout.call), static_cast<uint32_t>(dropout.call >> 32),
+            static_cast<uint32_t>(head), branch}},
+          dropout.seeds[b]);
+      for (int64_t i = 0; i < tokens; ++i) {
+        for (int64_t j = 0; j < tokens; ++j) {
+          const auto random =
+              kernels::Philox({{static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32),
+                                static_cast<uint32_t>(j / 4), static_cast<uint32_t>(j >> 34)}},
+                              key.words[0] + (uint64_t{key.words[1]} << 32));
+          const bool kept = random.words[j % 4] >= std::floor(dropout.probability * 0x1p32);
+          if (kept) factor[b][head][i][j] = 1 / (1 - dropout.probability);
+        }
+      }
+    }
+  }
+  return factors;
+}
+
+// The same of keys that several branches show: the mean, as each has as much of the probability.
+at::Tensor Factors(const AttentionDropout& dropout, const AttentionPattern& pattern, int64_t heads,
+                   int64_t tokens) {
+  const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
+  if (dilated == nullptr) return BranchFactors(dropout, 0, heads, tokens);
+  at::Tensor sum = at::zeros({heads, tokens, tokens}, at::kDouble), counts = sum;
+  for (size_t i = 0; i < dilated->branches.size(); ++i) {
+    const at::Tensor count = KeyCounts(*dilated, {&dilated->branches[i], 1}, heads, tokens);
+    sum = sum + count * BranchFactors(dropout, static_cast<uint32_t>(i), heads, tokens);
+    counts = counts + count;
+  }
+  return sum / counts.clamp_min(1);
+}
+
 // Which gate a query and a key have: [H * N * N], 0 where they do not see each other.
 at::Tensor GateNumbers(const BlockSparseAttentionOptions& options, int64_t heads, int64_t tokens) {
   const BlockMaskShape& shape = options.mask.shape();
@@ -115,9 +159,11 @@ enum class Cancellation { kTextbook, kAvoided };
 // before they meet Q and K.
 class DenseModel {
  public:
-  DenseModel(const AttentionPattern& pattern, at::ScalarType accumulate, at::ScalarType rounded,
-             Cancellation cancellation, bool fused_backward)
+  DenseModel(const AttentionPattern& pattern, const AttentionDropout& dropout,
+             at::ScalarType accumulate, at::ScalarType rounded, Cancellation cancellation,
+             bool fused_backward)
       : pattern_(pattern),
+        dropout_(dropout),
         accumulate_(accumulate),
         rounded_(rounded),
         cancellation_(cancellation),
@@ -141,7 +187,9 @@ class DenseModel {
           log_gates.to(at::kCPU, accumulate_).index_select(1, gate_numbers).view(scores.sizes());
     }
     const Softmax merged(scores, KeyCounts(pattern_, heads, tokens));
-    const at::Tensor p = merged.p.to(rounded_).to(accumulate_);
+    const at::Tensor factors =
+        dropout_.on() ? Factors(dropout_, pattern_, heads, tokens).to(accumulate_) : at::Tensor();
+    const at::Tensor p = Dropped(merged.p, factors).to(rounded_).to(accumulate_);
     const at::Tensor out = p.matmul(values);
 
     ReferenceResult result{.out = Rounded(out), .lse = merged.lse.transpose(1, 2).contiguous()};
@@ -150,11 +198,12 @@ class DenseModel {
     }
     // Chosen, not multiplied: what lies at uncovered rows may be NaN.
     const at::Tensor gradient = at::where(merged.covered.unsqueeze(-1), HeadsFirst(dout, 1), 0.0);
-    const at::Tensor dp = gradient.matmul(values.transpose(-1, -2));
+    const at::Tensor undropped = gradient.matmul(values.transpose(-1, -2));
+    const at::Tensor dp = Dropped(undropped, factors);
     at::Tensor ds;
     const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern_);
     if (dilated != nullptr && dilated->mix_gradient == MixGradient::kDetached) {
-      ds = DetachedScoreGradient(*dilated, scores, merged.lse, dp);
+      ds = DetachedScoreGradient(*dilated, scores, merged.lse, undropped);
     } else if (fused_backward_) {
       const at::Tensor downstream = out.to(rounded_).to(accumulate_);
       ds = merged.p * (dp - (downstream * gradient).sum(-1, true));
@@ -190,6 +239,11 @@ class DenseModel {
     return x.unflatten(1, {x.size(1) / group, group}).sum(2);
   }
 
+  // Probabilities, or gradients of what they became.
+  static at::Tensor Dropped(const at::Tensor& x, const at::Tensor& factors) {
+    return factors.defined() ? x * factors : x;
+  }
+
   // d loss / d scores of a softmax with weights p, given d loss / d weights.
   at::Tensor ScoreGradient(const at::Tensor& p, const at::Tensor& dp) const {
     const at::Tensor mean = (p.to(rounded_).to(accumulate_) * dp).sum(-1, true);
@@ -205,19 +259,24 @@ class DenseModel {
   }
 
   // d loss / d scores when the weights that mix the branches are constants: each branch has its own
-  // softmax.
+  // softmax. `dp` is d loss / d weights as if none were dropped.
   at::Tensor DetachedScoreGradient(const DilatedAttentionOptions& options, const at::Tensor& scores,
                                    const at::Tensor& lse, const at::Tensor& dp) const {
     at::Tensor ds = at::zeros_like(scores);
-    for (const Branch& branch : options.branches) {
-      const Softmax own(scores, KeyCounts(options, {&branch, 1}, scores.size(1), scores.size(2)));
+    for (size_t i = 0; i < options.branches.size(); ++i) {
+      const int64_t heads = scores.size(1), tokens = scores.size(2);
+      const Softmax own(scores, KeyCounts(options, {&options.branches[i], 1}, heads, tokens));
+      const at::Tensor factors =
+          dropout_.on() ? BranchFactors(dropout_, static_cast<uint32_t>(i), heads, tokens)
+                        : at::Tensor();
       const at::Tensor weight = at::where(own.covered, (own.lse - lse).exp(), 0.0).unsqueeze(-1);
-      ds += weight * ScoreGradient(own.p, dp);
+      ds += weight * ScoreGradient(own.p, Dropped(dp, factors).to(accumulate_));
     }
     return ds;
   }
 
   const AttentionPattern& pattern_;
+  const AttentionDropout& dropout_;
   at::ScalarType accumulate_;
   at::ScalarType rounded_;
   Cancellation cancellation_;
@@ -228,17 +287,18 @@ class DenseModel {
 
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& dout, const AttentionPattern& pattern,
-                                   const at::Tensor& log_gates) {
-  return DenseModel(pattern, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
+                                   const at::Tensor& log_gates, const AttentionDropout& dropout) {
+  return DenseModel(pattern, dropout, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
       .Run(q, k, v, dout, log_gates);
 }
 
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
                                        const AttentionPattern& pattern, bool fused_backward,
-                                       const at::Tensor& log_gates) {
+                                       const at::Tensor& log_gates,
+                                       const AttentionDropout& dropout) {
   const at::ScalarType dtype = q.scalar_type();
-  return DenseModel(pattern, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
+  return DenseModel(pattern, dropout, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
                     Cancellation::kTextbook, fused_backward)
       .Run(q, k, v, dout, log_gates);
 }

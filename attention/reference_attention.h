@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "attention/dropout.h"
 #include "attention/plan/options.h"
 
 namespace ringmaster::attention {
@@ -18,11 +19,13 @@ struct ReferenceResult {
 
 // The oracle: dilated or block-sparse attention written down from its definition, in fp64 and
 // O(N^2) memory, one softmax over the multiset union of the keys that the branches, or the mask,
-// show to a query. Shares no code with the operators but the options. Arguments as there; `dout`
+// show to a query, each with its own dropout. Shares no code with the operators but the options and
+// Philox. Arguments as there; `dout`
 // [B, N, H, D] may be undefined. Results are fp64 on the CPU. REQUIRES: options and shapes fit.
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& dout, const AttentionPattern& pattern,
-                                   const at::Tensor& log_gates = {});
+                                   const at::Tensor& log_gates = {},
+                                   const AttentionDropout& dropout = {});
 
 // The error that the inputs' own precision makes unavoidable: the same dense model with fp32
 // accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
@@ -34,7 +37,8 @@ ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, con
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
                                        const AttentionPattern& pattern, bool fused_backward = false,
-                                       const at::Tensor& log_gates = {});
+                                       const at::Tensor& log_gates = {},
+                                       const AttentionDropout& dropout = {});
 
 // max |x - reference| / (|reference| + rms(reference)) over all elements, in fp64. Positions where
 // both are the same infinity count as equal; 0 for empty tensors, infinity where one

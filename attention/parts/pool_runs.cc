@@ -45,6 +45,9 @@ std::vector<LocalRange> LocalRanges(const ShardMap& map, int rank) {
 
 std::vector<PoolRun> AddMessages(const AttentionPlan& plan, int rank, RankParts* parts) {
   const std::vector<LocalRange> ranges = LocalRanges(plan.map(), rank);
+  for (const LocalRange& range : ranges) {
+    parts->own_tokens.push_back({range.tokens.begin, 1, range.tokens.size(), 0});
+  }
   std::vector<PoolRun> pool;
   for (int peer = 0; peer < plan.map().ranks(); ++peer) {
     const std::vector<RowRun> runs = plan.Runs(peer, rank);
@@ -55,6 +58,7 @@ std::vector<PoolRun> AddMessages(const AttentionPlan& plan, int rank, RankParts*
     message.begin = parts->pool_rows;
     for (const RowRun& run : runs) {
       pool.push_back({peer, run, parts->pool_rows});
+      parts->pool_tokens.push_back({run.first, run.step, run.count, 0});
       parts->pool_rows += run.count;
     }
     message.rows = parts->pool_rows - message.begin;

@@ -23,7 +23,8 @@ struct PoolRun {
   int64_t begin = 0;
 };
 
-// Fills in the messages and the sizes of `parts` as the plan says. The pool's rows, in order.
+// Fills in the messages, the sizes and the tokens of `parts` as the plan says. The pool's rows, in
+// order.
 std::vector<PoolRun> AddMessages(const AttentionPlan& plan, int rank, RankParts* parts);
 
 // Appends a group, of `rows` in all.

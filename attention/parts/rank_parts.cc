@@ -203,7 +203,8 @@ size_t RankParts::bytes() const {
   };
   std::for_each(outgoing.begin(), outgoing.end(), add);
   add(kept);
-  return sum + alone.bytes() + alone_keys.bytes();
+  return sum + alone.bytes() + alone_keys.bytes() +
+         (own_tokens.size() + pool_tokens.size()) * sizeof(Run);
 }
 
 RankParts MakeRankParts(const AttentionPlan& plan, int rank) {

@@ -55,6 +55,9 @@ struct RankParts {
   Message kept;
   int64_t outgoing_rows = 0;
   int64_t pool_rows = 0;
+  // Which tokens of the sequence the rank's own rows are, and those of the pool, in their order.
+  std::vector<Run> own_tokens;
+  std::vector<Run> pool_tokens;
 
   size_t bytes() const;
 };

@@ -10,17 +10,20 @@
 namespace ringmaster::attention {
 namespace {
 
-// Elements of one block's scores; four such blocks live at once in backward.
+// Elements of one block's scores; four such blocks live at once in backward, and with dropout a
+// dozen.
 constexpr int64_t kBlockElements = int64_t{1} << 24;
+constexpr int64_t kDropoutBlockElements = kBlockElements / 4;
 
 // A [groups, M, D] view; groups run over the batch as well.
 at::Tensor Flat(const at::Tensor& x) { return x.flatten(0, 1); }
 
 struct Blocking {
-  Blocking(const at::Tensor& q, const at::Tensor& k)
+  Blocking(const at::Tensor& q, const at::Tensor& k, bool drops)
       : groups(q.size(0)), queries(q.size(1)), keys(k.size(1)) {
-    query_step = std::clamp<int64_t>(kBlockElements / keys, 1, queries);
-    group_step = std::clamp<int64_t>(kBlockElements / (keys * query_step), 1, groups);
+    const int64_t elements = drops ? kDropoutBlockElements : kBlockElements;
+    query_step = std::clamp<int64_t>(elements / keys, 1, queries);
+    group_step = std::clamp<int64_t>(elements / (keys * query_step), 1, groups);
   }
 
   // Calls f(first group, groups, first query, queries, visible keys).
@@ -56,17 +59,20 @@ at::Tensor Scores(const at::Tensor& q, const at::Tensor& k, bool causal, double 
 }  // namespace
 
 DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           bool causal, double scale) {
+                           bool causal, double scale, const DropoutMask* dropout) {
   const at::Tensor queries = Flat(q), keys = Flat(k), values = Flat(v);
   at::Tensor out = at::empty_like(queries);
   at::Tensor lse = at::empty({queries.size(0), queries.size(1)}, q.options());
-  Blocking(queries, keys)
+  Blocking(queries, keys, dropout != nullptr)
       .ForEach(
           causal, [&](int64_t group, int64_t groups, int64_t query, int64_t rows, int64_t visible) {
             const at::Tensor scores = Scores(Block(queries, group, groups, query, rows),
                                              Block(keys, group, groups, 0, visible), causal, scale);
             const at::Tensor sums = scores.logsumexp(-1);
             const at::Tensor p = scores.sub(sums.unsqueeze(-1)).exp_();
+            if (dropout != nullptr) {
+              p.mul_(dropout->Factors(group, groups, query, rows, visible, p.scalar_type()));
+            }
             Block(out, group, groups, query, rows)
                 .copy_(at::bmm(p, Block(values, group, groups, 0, visible)));
             Block(lse, group, groups, query, rows).copy_(sums);
@@ -76,12 +82,12 @@ DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::T
 
 DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                               bool causal, double scale) {
+                               bool causal, double scale, const DropoutMask* dropout) {
   const at::Tensor queries = Flat(q), keys = Flat(k), values = Flat(v);
   const at::Tensor gradients = Flat(dout), sums = Flat(lse);
   const at::Tensor delta = (gradients * Flat(out)).sum(-1, true);
   at::Tensor dq = at::empty_like(queries), dk = at::zeros_like(keys), dv = at::zeros_like(values);
-  Blocking(queries, keys)
+  Blocking(queries, keys, dropout != nullptr)
       .ForEach(causal,
                [&](int64_t group, int64_t groups, int64_t query, int64_t rows, int64_t visible) {
                  const auto rows_of = [&](const at::Tensor& x) {
@@ -93,13 +99,18 @@ DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, cons
                  const at::Tensor p = Scores(rows_of(queries), keys_of(keys), causal, scale)
                                           .sub_(rows_of(sums).unsqueeze(-1))
                                           .exp_();
-                 const at::Tensor ds = at::bmm(rows_of(gradients), keys_of(values).transpose(1, 2))
-                                           .sub_(rows_of(delta))
-                                           .mul_(p)
-                                           .mul_(scale);
+                 const at::Tensor ds = at::bmm(rows_of(gradients), keys_of(values).transpose(1, 2));
+                 at::Tensor taken = p;  // what values were multiplied with
+                 if (dropout != nullptr) {
+                   const at::Tensor factors =
+                       dropout->Factors(group, groups, query, rows, visible, p.scalar_type());
+                   ds.mul_(factors);
+                   taken = p * factors;
+                 }
+                 ds.sub_(rows_of(delta)).mul_(p).mul_(scale);
                  rows_of(dq).copy_(at::bmm(ds, keys_of(keys)));
                  keys_of(dk).add_(at::bmm(ds.transpose(1, 2), rows_of(queries)));
-                 keys_of(dv).add_(at::bmm(p.transpose(1, 2), rows_of(gradients)));
+                 keys_of(dv).add_(at::bmm(taken.transpose(1, 2), rows_of(gradients)));
                });
   return {dq.view(q.sizes()), dk.view(k.sizes()), dv.view(v.sizes())};
 }

@@ -4,6 +4,8 @@
 
 #include <tuple>
 
+#include "attention/stock/dropout_mask.h"
+
 namespace ringmaster::attention {
 
 // A batch of dense attention problems, as far as the operator knows them:
@@ -49,12 +51,12 @@ DenseGradients DenseBackward(const at::Tensor& dout, const at::Tensor& q, const 
                              const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                              bool causal, double scale);
 
-// The same two out of matrix products, for devices, types and shapes that no fused kernel takes.
-// Public for tests.
+// The same two out of matrix products, for devices, types and shapes that no fused kernel takes,
+// and for dropout, which none knows as it is here; `dropout` may be null.
 DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           bool causal, double scale);
+                           bool causal, double scale, const DropoutMask* dropout = nullptr);
 DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                               bool causal, double scale);
+                               bool causal, double scale, const DropoutMask* dropout = nullptr);
 
 }  // namespace ringmaster::attention

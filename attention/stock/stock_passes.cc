@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -24,19 +25,30 @@ at::Tensor WithUnitRows(const at::Tensor& x) {
 }
 
 at::ScalarType PartType(const Call& call, const Part& part, const at::Tensor& q) {
-  return call.accumulate == at::kDouble ? at::kDouble
-                                        : ComputeType({.device = q.device().type(),
-                                                       .dtype = q.scalar_type(),
-                                                       .groups = part.queries.groups(),
-                                                       .queries = part.queries.rows_per_group,
-                                                       .keys = part.keys.rows_per_group,
-                                                       .head_dim = q.size(3),
-                                                       .causal = part.causal});
+  return call.accumulate == at::kDouble || call.dropout.on()
+             ? call.accumulate
+             : ComputeType({.device = q.device().type(),
+                            .dtype = q.scalar_type(),
+                            .groups = part.queries.groups(),
+                            .queries = part.queries.rows_per_group,
+                            .keys = part.keys.rows_per_group,
+                            .head_dim = q.size(3),
+                            .causal = part.causal});
 }
 
 // The CPU's own code for a part of this type, or null.
-const TileCode* CodeFor(const PlacedParts::Dense& dense, at::ScalarType type, const at::Tensor& q) {
-  return q.device().is_cpu() && type == at::kFloat && !dense.gates.defined() ? CpuTiles() : nullptr;
+const TileCode* CodeFor(const Call& call, const PlacedParts::Dense& dense, at::ScalarType type,
+                        const at::Tensor& q) {
+  const bool fits = q.device().is_cpu() && type == at::kFloat && !dense.gates.defined();
+  return fits && !call.dropout.on() ? CpuTiles() : nullptr;
+}
+
+using Mask = std::optional<DropoutMask>;
+
+DenseOutput Solve(const Call& call, const Part& part, const at::Tensor& q, const at::Tensor& k,
+                  const at::Tensor& v, const Mask& mask) {
+  return mask.has_value() ? BlockedForward(q, k, v, part.causal, call.scale, &*mask)
+                          : DenseForward(q, k, v, part.causal, call.scale);
 }
 
 // The groups' gates: [B, groups, 1].
@@ -56,7 +68,8 @@ class ForwardPass {
         q_(WithUnitRows(q)),
         k_(WithUnitRows(k)),
         v_(WithUnitRows(v)),
-        log_gates_(log_gates) {}
+        log_gates_(log_gates),
+        masks_(call.dropout, parts_.parts()) {}
 
   AttentionOutput Run(Saved* saved) {
     const auto options = q_.options().dtype(call_.accumulate);
@@ -85,27 +98,28 @@ class ForwardPass {
   void Compute() {
     FarRows rows(parts_, k_, v_, call_.exchange);
     for (const PlacedParts::Dense& dense : parts_.local()) {
-      Add(dense, k_, v_);
+      Add(dense, k_, v_, /*far=*/false);
     }
     rows.Wait();
     pool_ = rows.pool();
     for (const PlacedParts::Dense& dense : parts_.far()) {
-      Add(dense, PoolKeys(pool_), PoolValues(pool_));
+      Add(dense, PoolKeys(pool_), PoolValues(pool_), /*far=*/true);
     }
   }
 
-  void Add(const PlacedParts::Dense& dense, const at::Tensor& keys, const at::Tensor& values) {
+  void Add(const PlacedParts::Dense& dense, const at::Tensor& keys, const at::Tensor& values,
+           bool far) {
     const Part& part = *dense.part;
     const at::ScalarType type = PartType(call_, part, q_);
     half_kernels_ |= type == at::kHalf || type == at::kBFloat16;
     const size_t softmax = outs_.size() == 1 ? 0 : part.branch;
-    if (const TileCode* code = CodeFor(dense, type, q_); code != nullptr) {
+    if (const TileCode* code = CodeFor(call_, dense, type, q_); code != nullptr) {
       ForwardOnCpu(*code, part, call_.scale, q_, keys, values, outs_[softmax], sums_[softmax]);
       return;
     }
     const DenseOutput output =
-        DenseForward(GatherRows(q_, dense.queries, type), GatherRows(keys, dense.keys, type),
-                     GatherRows(values, dense.keys, type), part.causal, call_.scale);
+        Solve(call_, part, GatherRows(q_, dense.queries, type), GatherRows(keys, dense.keys, type),
+              GatherRows(values, dense.keys, type), masks_.Of(part, far, q_.device()));
     // Keys that count g times have g times the denominator, and the same output.
     const at::Tensor lse = dense.gates.defined()
                                ? output.lse + GatesOf(log_gates_, dense, output.lse.scalar_type())
@@ -130,6 +144,7 @@ class ForwardPass {
   const Call& call_;
   const PlacedParts& parts_;
   const at::Tensor q_, k_, v_, log_gates_;
+  const DropoutMasks masks_;
   std::vector<at::Tensor> outs_;  // in the accumulation type; one, or one for each branch
   std::vector<at::Tensor> sums_;  // log denominators of each
   at::Tensor pool_;
@@ -145,7 +160,8 @@ class BackwardPass {
         parts_(*call.parts),
         saved_(saved),
         dout_(WithUnitRows(dout)),
-        sums_(WithoutAlone(parts_, saved.lse)) {}
+        sums_(call.dropout.on() ? saved.lse : WithoutAlone(parts_, saved.lse)),
+        masks_(call.dropout, parts_.parts()) {}
 
   DenseGradients Run() {
     const auto options = saved_.q.options().dtype(call_.accumulate);
@@ -156,7 +172,7 @@ class BackwardPass {
       dlog_gates_ = at::zeros(saved_.log_gates.sizes(), options);
     }
     if (saved_.pool.defined()) {
-      GiveAlone(parts_, dout_, dv_);
+      if (!call_.dropout.on()) GiveAlone(parts_, dout_, dv_);
       Compute(options);
     }
     const at::ScalarType dtype = saved_.q.scalar_type();
@@ -172,21 +188,22 @@ class BackwardPass {
   void Compute(const at::TensorOptions& options) {
     const at::Tensor owed = at::zeros(saved_.pool.sizes(), options);
     for (const PlacedParts::Dense& dense : parts_.far()) {
-      Add(dense, PoolKeys(saved_.pool), PoolValues(saved_.pool), PoolKeys(owed), PoolValues(owed));
+      Add(dense, PoolKeys(saved_.pool), PoolValues(saved_.pool), PoolKeys(owed), PoolValues(owed),
+          /*far=*/true);
     }
     FarGradients gradients(parts_, owed, call_.wire, call_.exchange);
     for (const PlacedParts::Dense& dense : parts_.local()) {
-      Add(dense, saved_.k, saved_.v, dk_, dv_);
+      Add(dense, saved_.k, saved_.v, dk_, dv_, /*far=*/false);
     }
     gradients.AddTo(dk_, dv_);
   }
 
   void Add(const PlacedParts::Dense& dense, const at::Tensor& keys, const at::Tensor& values,
-           const at::Tensor& dkeys, const at::Tensor& dvalues) {
+           const at::Tensor& dkeys, const at::Tensor& dvalues, bool far) {
     const Part& part = *dense.part;
     const at::ScalarType type = PartType(call_, part, saved_.q);
     const at::Tensor& mixed = saved_.outs[saved_.outs.size() == 1 ? 0 : part.branch];
-    if (const TileCode* code = CodeFor(dense, type, saved_.q); code != nullptr) {
+    if (const TileCode* code = CodeFor(call_, dense, type, saved_.q); code != nullptr) {
       BackwardOnCpu(*code, part, call_.scale,
                     {dout_, saved_.q, keys, values, mixed, sums_, dq_, dkeys, dvalues});
       return;
@@ -197,12 +214,15 @@ class BackwardPass {
     const at::Tensor k = GatherRows(keys, dense.keys, type);
     const at::Tensor v = GatherRows(values, dense.keys, type);
     at::Tensor sums = GatherSums(sums_, dense.queries);
+    const Mask mask = masks_.Of(part, far, q.device());
     if (dense.gates.defined()) {
       sums.sub_(GatesOf(saved_.log_gates, dense, sums.scalar_type()));
-      AddGates(DenseForward(q, k, v, part.causal, call_.scale), sums, dout, out, dense.gates);
+      AddGates(Solve(call_, part, q, k, v, mask), sums, dout, out, dense.gates);
     }
     const DenseGradients gradients =
-        DenseBackward(dout, q, k, v, out, sums, part.causal, call_.scale);
+        mask.has_value()
+            ? BlockedBackward(dout, q, k, v, out, sums, part.causal, call_.scale, &*mask)
+            : DenseBackward(dout, q, k, v, out, sums, part.causal, call_.scale);
     AddRows(gradients.dq, dense.queries, dq_);
     AddRows(gradients.dk, dense.keys, dkeys);
     AddRows(gradients.dv, dense.keys, dvalues);
@@ -225,6 +245,7 @@ class BackwardPass {
   const Saved& saved_;
   const at::Tensor dout_;
   const at::Tensor sums_;  // the log denominators
+  const DropoutMasks masks_;
   at::Tensor dq_, dk_, dv_, dlog_gates_;
 };
 

@@ -78,7 +78,8 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
       (problem.map.ranks() == 1 ? problem.dout : Local(problem.dout, problem.map, rank)).to(device);
   if (path == Path::kLongSequence || device.is_cuda()) {
     const at::NoGradGuard no_grad;
-    Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.pattern(), problem.map, exchange);
+    Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.pattern(), problem.map, exchange,
+                         problem.dropout);
     if (path == Path::kLongSequence) {
       call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     }
@@ -95,9 +96,9 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
   const AttentionOutput output =
       problem.blocks.has_value()
           ? BlockSparseAttention(inputs[0], inputs[1], inputs[2], *problem.blocks, problem.map,
-                                 exchange, log_gates)
+                                 exchange, log_gates, problem.dropout)
           : DilatedAttention(inputs[0], inputs[1], inputs[2], problem.options, problem.map,
-                             exchange);
+                             exchange, problem.dropout);
   const auto gradients = torch::autograd::grad({output.out}, inputs, {dout});
   return {output.out.detach(), output.lse,   gradients[0],
           gradients[1],        gradients[2], log_gates.defined() ? gradients[3] : at::Tensor()};

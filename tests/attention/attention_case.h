@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/dropout.h"
 #include "attention/plan/options.h"
 #include "attention/plan/shard_map.h"
 #include "attention/reference_attention.h"
@@ -20,6 +21,7 @@ struct AttentionCase {
   DilatedAttentionOptions options;
   std::optional<BlockSparseAttentionOptions> blocks;  // instead of the options
   at::Tensor log_gates;                               // of blocks that are gated
+  AttentionDropout dropout;
   ShardMap map = ShardMap::Contiguous(0, 1, 1);
 
   AttentionPattern pattern() const {
