@@ -43,8 +43,10 @@ AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, c
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
                                      const ShardMap& map, GroupedExchange* exchange,
-                                     const at::Tensor& log_gates, const AttentionDropout& dropout) {
-  return Gated(q, k, v, MakeCall(q, k, v, options, map, exchange, dropout), options, log_gates);
+                                     const at::Tensor& log_gates, const AttentionDropout& dropout,
+                                     Strategy strategy) {
+  return Gated(q, k, v, MakeCall(q, k, v, options, map, exchange, dropout, strategy), options,
+               log_gates);
 }
 
 }  // namespace ringmaster::attention

@@ -6,6 +6,7 @@
 #include "attention/exchange/exchange.h"
 #include "attention/output.h"
 #include "attention/plan/options.h"
+#include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
 
 namespace ringmaster::attention {
@@ -26,13 +27,14 @@ AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, c
                                      const AttentionDropout& dropout = {});
 
 // The same function of a sequence that the ranks of `exchange` hold together as `map` says, whose
-// borders may lie within blocks; a rank sends the rows of keys and values that queries elsewhere
-// see, and no others. Ranks and errors as of DilatedAttention. Every rank gives all gates; their
-// gradient is what its own queries owe, and that of the sequence the sum over the ranks.
+// borders may lie within blocks. A mask with gates wants kGrouped. Ranks and errors as of
+// DilatedAttention. Every rank gives all gates; their gradient is what its own queries owe, and
+// that of the sequence the sum over the ranks.
 AttentionOutput BlockSparseAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const BlockSparseAttentionOptions& options,
                                      const ShardMap& map, GroupedExchange* exchange,
                                      const at::Tensor& log_gates = {},
-                                     const AttentionDropout& dropout = {});
+                                     const AttentionDropout& dropout = {},
+                                     Strategy strategy = Strategy::kGrouped);
 
 }  // namespace ringmaster::attention

@@ -130,7 +130,7 @@ AttentionOutput DecodeAttention(const at::Tensor& q, const KeyValueCache& cache)
     const int64_t rate = branch.dilation_rate, offset = (last - begin) % rate;
     std::vector<int64_t> chosen, kv;
     for (int64_t head = 0; head < heads; ++head) {
-      if (HeadOffset(options.offset_mode, head, heads, rate) == offset) {
+      if (HeadOffset(options, head, heads, rate) == offset) {
         chosen.push_back(head);
         kv.push_back(head / group);
       }

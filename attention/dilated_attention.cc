@@ -13,8 +13,9 @@ AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const
 
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const DilatedAttentionOptions& options, const ShardMap& map,
-                                 GroupedExchange* exchange, const AttentionDropout& dropout) {
-  return Attend(q, k, v, MakeCall(q, k, v, options, map, exchange, dropout));
+                                 GroupedExchange* exchange, const AttentionDropout& dropout,
+                                 Strategy strategy) {
+  return Attend(q, k, v, MakeCall(q, k, v, options, map, exchange, dropout, strategy));
 }
 
 }  // namespace ringmaster::attention

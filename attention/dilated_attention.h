@@ -6,6 +6,7 @@
 #include "attention/exchange/exchange.h"
 #include "attention/output.h"
 #include "attention/plan/options.h"
+#include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
 
 namespace ringmaster::attention {
@@ -31,9 +32,11 @@ AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const
 // the group must make the same sequence of calls, and run backward for the same ones in the same
 // order, also a rank without tokens. `exchange` is borrowed until backward has run or the graph is
 // gone; it may be null when the map has one rank. Results do not depend on the order in which
-// messages arrive. Throws ExchangeError when a peer is lost, in backward as well.
+// messages arrive. What travels is as `strategy` and AttentionPlan say, the same on all ranks.
+// Throws ExchangeError when a peer is lost, in backward as well.
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const DilatedAttentionOptions& options, const ShardMap& map,
-                                 GroupedExchange* exchange, const AttentionDropout& dropout = {});
+                                 GroupedExchange* exchange, const AttentionDropout& dropout = {},
+                                 Strategy strategy = Strategy::kGrouped);
 
 }  // namespace ringmaster::attention

@@ -18,6 +18,7 @@ namespace ringmaster::attention {
 struct AttentionDropout {
   double probability = 0;       // at least 0, below 1; 0: off, and the rest is not read
   std::vector<uint64_t> seeds;  // of each sequence of the batch
+  int64_t first_head = 0;       // number of the call's first query head, where it has some of many
   uint64_t call = 0;            // tells calls with the same seeds apart, such as a model's layers
 
   bool on() const { return probability != 0; }

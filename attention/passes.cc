@@ -1,6 +1,7 @@
 #include "attention/passes.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "attention/head_parallel.h"
 #include "attention/stock/stock_passes.h"
 #include "attention/tiles/tile_passes.h"
 
@@ -64,6 +66,32 @@ void CheckDropout(const at::Tensor& q, const AttentionDropout& dropout) {
                     " sequences, of one seed each");
 }
 
+// Of the tokens of a whole sequence, without memory.
+at::Tensor WholeLike(const at::Tensor& x, int64_t tokens, int64_t heads) {
+  return at::empty({1}, x.options()).expand({x.size(0), tokens, heads, x.size(3)});
+}
+
+Call MakeCallOfHeads(const at::Tensor& q, const at::Tensor& k, const AttentionPattern& pattern,
+                     const ShardMap& map, GroupedExchange* exchange, AttentionDropout dropout) {
+  const auto heads = static_cast<int>(q.size(2)), kv_heads = static_cast<int>(k.size(2));
+  const absl::Status valid =
+      AttentionPlan::Create(pattern, map, heads, kv_heads, Strategy::kHeads).status();
+  TORCH_CHECK_VALUE(valid.ok(), valid.message());
+  auto shares = std::make_shared<const HeadShares>(map, heads, kv_heads);
+  const HeadShares::Share own = shares->Of(exchange->rank());
+  const int64_t group = shares->group();
+  Call call{.exchange = exchange, .shares = std::move(shares), .wire = WireType(q.scalar_type())};
+  if (own.count > 0) {
+    const at::Tensor queries = WholeLike(q, map.tokens(), own.count * group);
+    const at::Tensor keys = WholeLike(k, map.tokens(), own.count);
+    const int64_t first = own.first * group;
+    dropout.first_head += first;
+    call.own_heads = std::make_shared<const Call>(
+        MakeCall(queries, keys, keys, HeadsOf(pattern, first, own.count * group, heads), dropout));
+  }
+  return call;
+}
+
 }  // namespace
 
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -74,7 +102,7 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
               const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange,
-              const AttentionDropout& dropout) {
+              const AttentionDropout& dropout, Strategy strategy) {
   CheckTensors(q, k, v);
   CheckDropout(q, dropout);
   const absl::Status valid = Validate(pattern, map.tokens(), q.size(2));
@@ -85,6 +113,9 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                     size);
   TORCH_CHECK_VALUE(q.size(1) == map.LocalTokens(rank), "q has ", q.size(1),
                     " tokens, the shard map gives rank ", rank, " ", map.LocalTokens(rank));
+  if (strategy == Strategy::kHeads && size > 1) {
+    return MakeCallOfHeads(q, k, pattern, map, exchange, dropout);
+  }
   const at::ScalarType accumulate = AccumulationType(q, map.tokens());
   const double scale = ScaleOf(q, pattern);
   std::string why_not_tiles =
@@ -115,6 +146,7 @@ std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& patter
 AttentionOutput Forward(const Call& call, const at::Tensor& q, const at::Tensor& k,
                         const at::Tensor& v, Saved* saved, const at::Tensor& log_gates) {
   at::NoGradGuard no_grad;
+  if (call.shares != nullptr) return HeadParallelForward(call, q, k, v, saved);
   return call.by_tiles() ? TilePassForward(call, q, k, v, saved)
                          : StockForward(call, q, k, v, saved, log_gates);
 }
@@ -122,6 +154,7 @@ AttentionOutput Forward(const Call& call, const at::Tensor& q, const at::Tensor&
 DenseGradients Backward(const Call& call, const Saved& saved, const at::Tensor& dout,
                         at::Tensor* dlog_gates) {
   at::NoGradGuard no_grad;
+  if (call.shares != nullptr) return HeadParallelBackward(call, saved, dout);
   return call.by_tiles() ? TilePassBackward(call, saved, dout)
                          : StockBackward(call, saved, dout, dlog_gates);
 }

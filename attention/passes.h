@@ -11,7 +11,9 @@
 #include "attention/exchange/exchange.h"
 #include "attention/output.h"
 #include "attention/parts/placed_parts.h"
+#include "attention/plan/head_shares.h"
 #include "attention/plan/options.h"
+#include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
 #include "attention/stock/dense_attention.h"
 
@@ -25,6 +27,10 @@ constexpr int64_t kMaxShortTokens = 256;
 struct Call {
   std::shared_ptr<const PlacedParts> parts;
   GroupedExchange* exchange = nullptr;  // null on a ring of one
+  // Where ranks swap tokens for heads (head_parallel.h), instead of the parts: who has which, and
+  // the call for this rank's, null if it has none.
+  std::shared_ptr<const HeadShares> shares;
+  std::shared_ptr<const Call> own_heads;
   double scale = 1;
   MixGradient mix_gradient = MixGradient::kExact;
   int branches = 0;
@@ -58,7 +64,7 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
               const AttentionPattern& pattern, const AttentionDropout& dropout = {});
 Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
               const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange,
-              const AttentionDropout& dropout = {});
+              const AttentionDropout& dropout = {}, Strategy strategy = Strategy::kGrouped);
 
 // For people: what computes attention of queries like q over a sequence of `tokens`, and why not by
 // tiles.

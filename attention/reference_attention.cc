@@ -32,7 +32,7 @@ at::Tensor KeyCounts(const DilatedAttentionOptions& options, absl::Span<const Br
     const int64_t w = std::min(branch.segment_length, tokens);
     const int64_t r = branch.dilation_rate;
     for (int64_t head = 0; head < heads; ++head) {
-      const int64_t offset = HeadOffset(options.offset_mode, head, heads, r);
+      const int64_t offset = HeadOffset(options, head, heads, r);
       for (int64_t query = 0; query < tokens; ++query) {
         const int64_t start = starts[query], from = query - start;
         for (int64_t key = 0; key < tokens; ++key) {

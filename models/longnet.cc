@@ -65,12 +65,13 @@ absl::StatusOr<LongNet> LongNet::Create(LongNetConfig config) {
 }
 
 SequenceShard LongNet::Place(attention::ShardMap map, int rank,
-                             attention::GroupedExchange* exchange,
-                             const at::TensorOptions& options) const {
+                             attention::GroupedExchange* exchange, const at::TensorOptions& options,
+                             attention::Strategy strategy) const {
   const std::vector<int64_t> positions = map.Positions(rank);
   RotaryTables rotary = MakeRotaryTables(config_, positions, options);
-  return {std::move(map), rank, exchange, std::move(rotary),
-          at::tensor(positions, options.dtype(at::kLong))};
+  return {std::move(map),    rank,
+          exchange,          strategy,
+          std::move(rotary), at::tensor(positions, options.dtype(at::kLong))};
 }
 
 absl::Span<const at::Tensor> LongNet::Block(absl::Span<const at::Tensor> parameters,
@@ -89,7 +90,7 @@ at::Tensor LongNet::RunBlock(absl::Span<const at::Tensor> block, const SequenceS
       config_, block, shard.rotary, x,
       [&](const QueryKeyValue& qkv) {
         return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config_.attention,
-                                           shard.map, shard.exchange)
+                                           shard.map, shard.exchange, {}, shard.strategy)
             .out;
       },
       dropout, layer);

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "attention/exchange/exchange.h"
+#include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
 #include "models/dropout.h"
 #include "models/longnet_config.h"
@@ -26,6 +27,7 @@ struct SequenceShard {
   attention::ShardMap map;
   int rank = 0;
   attention::GroupedExchange* exchange = nullptr;
+  attention::Strategy strategy = attention::Strategy::kGrouped;
   RotaryTables rotary;
   at::Tensor positions;  // [n] int64: the global position of each local token
 };
@@ -47,7 +49,8 @@ class LongNet {
 
   // `options` names the device and the compute dtype. REQUIRES: 0 <= rank < map.ranks().
   SequenceShard Place(attention::ShardMap map, int rank, attention::GroupedExchange* exchange,
-                      const at::TensorOptions& options) const;
+                      const at::TensorOptions& options,
+                      attention::Strategy strategy = attention::Strategy::kGrouped) const;
 
   struct PassOptions {
     // Keep only the inputs of blocks and compute each block again in backward, its exchanges

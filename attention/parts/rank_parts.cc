@@ -78,7 +78,7 @@ class Builder {
     std::map<int64_t, Part> parts;  // by rows per group
     ForEachSegment(branch, [&](const LocalRange& range, size_t, const TokenRange& segment) {
       for (int head = 0; head < plan_.heads(); ++head) {
-        const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
+        const int64_t offset = HeadOffset(options_, head, plan_.heads(), rate);
         Run run = SelectedRun(range, segment, offset, rate, head);
         if (run.count == 0) {
           continue;
@@ -103,7 +103,7 @@ class Builder {
     std::map<std::tuple<size_t, int64_t, int64_t>, Part> parts;  // by range, query rows, key rows
     ForEachSegment(branch, [&](const LocalRange& range, size_t number, const TokenRange& segment) {
       for (int head = 0; head < plan_.heads(); ++head) {
-        const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
+        const int64_t offset = HeadOffset(options_, head, plan_.heads(), rate);
         const Run queries = SelectedRun(range, segment, offset, rate, head);
         const auto held = pool_.find({branch, segment.begin, offset, head / group_});
         if (queries.count == 0 || held == pool_.end()) {
@@ -146,8 +146,7 @@ class Builder {
     const int64_t rate = options_.branches[branch].dilation_rate;
     ForEachSegment(branch, [&](const LocalRange& range, size_t, const TokenRange& segment) {
       for (int head = 0; head < plan_.heads(); ++head) {
-        const int64_t token =
-            segment.begin + HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
+        const int64_t token = segment.begin + HeadOffset(options_, head, plan_.heads(), rate);
         if (token < std::max(segment.begin, range.tokens.begin) ||
             token >= std::min(segment.end, range.tokens.end) || !IsAlone(token, head, branch)) {
           continue;
@@ -164,7 +163,7 @@ class Builder {
     for (size_t branch = 0; branch < options_.branches.size(); ++branch) {
       const int64_t rate = options_.branches[branch].dilation_rate;
       const TokenRange segment = SegmentsOf(branch).At(token);
-      const int64_t offset = HeadOffset(options_.offset_mode, head, plan_.heads(), rate);
+      const int64_t offset = HeadOffset(options_, head, plan_.heads(), rate);
       const int64_t position = token - segment.begin;
       if (position % rate != offset) {
         continue;

@@ -50,7 +50,6 @@ absl::StatusOr<BlockMask> BlockMask::Create(
   RETURN_IF_ERROR(shape.Validate());
   const int64_t size = WordsOfRow(shape);
   auto state = std::make_shared<State>();
-  state->shape = shape;
   state->words.resize(shape.heads * shape.blocks() * size);
   for (int64_t head = 0; head < shape.heads; ++head) {
     for (int64_t query = 0; query < shape.blocks(); ++query) {
@@ -67,20 +66,38 @@ absl::StatusOr<BlockMask> BlockMask::Create(
       state->every_causal_query_sees &= sees_causally;
     }
   }
-  state->hash = absl::HashOf(shape.heads, shape.tokens, shape.block_size, state->words);
-  return BlockMask(std::move(state));
+  return BlockMask(std::move(state), shape, 0);
+}
+
+BlockMask::BlockMask(std::shared_ptr<const State> state, const BlockMaskShape& shape,
+                     size_t first_word)
+    : state_(std::move(state)),
+      shape_(shape),
+      first_word_(first_word),
+      hash_(absl::HashOf(shape.heads, shape.tokens, shape.block_size, words())) {}
+
+BlockMask BlockMask::Heads(int64_t first, int64_t count) const {
+  BlockMaskShape shape = shape_;
+  shape.heads = count;
+  return BlockMask(state_, shape, first_word_ + first * shape.blocks() * WordsOfRow(shape));
+}
+
+absl::Span<const uint64_t> BlockMask::words() const {
+  return absl::MakeConstSpan(state_->words)
+      .subspan(first_word_, shape_.heads * shape_.blocks() * WordsOfRow(shape_));
 }
 
 absl::Span<const uint64_t> BlockMask::Row(int64_t head, int64_t query_block) const {
   const int64_t size = WordsOfRow(shape());
   const int64_t row = (shape().heads == 1 ? 0 : head) * shape().blocks() + query_block;
-  return absl::MakeConstSpan(state_->words).subspan(row * size, size);
+  return words().subspan(row * size, size);
 }
 
 int64_t BlockMask::Pairs() const {
-  return std::accumulate(
-      state_->words.begin(), state_->words.end(), int64_t{0},
-      [](int64_t sum, uint64_t word) { return sum + __builtin_popcountll(word); });
+  const absl::Span<const uint64_t> all = words();
+  return std::accumulate(all.begin(), all.end(), int64_t{0}, [](int64_t sum, uint64_t word) {
+    return sum + __builtin_popcountll(word);
+  });
 }
 
 double BlockMask::Density(bool causal) const {
@@ -102,8 +119,8 @@ double BlockMask::Density(bool causal) const {
 }
 
 bool operator==(const BlockMask& a, const BlockMask& b) {
-  return a.state_ == b.state_ ||
-         (a.hash() == b.hash() && a.shape() == b.shape() && a.state_->words == b.state_->words);
+  return a.shape() == b.shape() && a.hash() == b.hash() &&
+         ((a.state_ == b.state_ && a.first_word_ == b.first_word_) || a.words() == b.words());
 }
 
 }  // namespace ringmaster::attention

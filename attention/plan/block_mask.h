@@ -48,7 +48,10 @@ class BlockMask {
       const BlockMaskShape& shape,
       absl::FunctionRef<void(int64_t head, int64_t query_block, BlockRow& row)> fill);
 
-  const BlockMaskShape& shape() const { return state_->shape; }
+  // The rows of heads [first, first + count). REQUIRES: 0 <= first, first + count <= heads.
+  BlockMask Heads(int64_t first, int64_t count) const;
+
+  const BlockMaskShape& shape() const { return shape_; }
   // `head` of the queries' heads, however many the mask has.
   bool visible(int64_t head, int64_t query_block, int64_t key_block) const {
     return Row(head, query_block)[key_block / 64] >> (key_block % 64) & 1;
@@ -66,27 +69,32 @@ class BlockMask {
   // Visible pairs of a query and a key, of all pairs, mean over the heads. Causal: those whose key
   // is not behind the query, of all such. 0 for no tokens.
   double Density(bool causal) const;
-  // Whether there is a key for every query; causal as above.
+  // Whether there is a key for every query; causal as above. Of a mask that is some heads of
+  // another: of that one.
   bool EveryQuerySees(bool causal) const {
     return causal ? state_->every_causal_query_sees : state_->every_query_sees;
   }
 
-  size_t bytes() const { return sizeof(State) + state_->words.size() * sizeof(uint64_t); }
+  size_t bytes() const { return sizeof(State) + words().size() * sizeof(uint64_t); }
   // Equal masks have equal hashes, within a process.
-  size_t hash() const { return state_->hash; }
+  size_t hash() const { return hash_; }
   friend bool operator==(const BlockMask& a, const BlockMask& b);
 
  private:
   struct State {
-    BlockMaskShape shape;
     std::vector<uint64_t> words;  // [heads, blocks, words of a row]
-    size_t hash = 0;
     bool every_query_sees = true;
     bool every_causal_query_sees = true;
   };
-  explicit BlockMask(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  BlockMask(std::shared_ptr<const State> state, const BlockMaskShape& shape, size_t first_word);
+
+  // Those of the heads at hand.
+  absl::Span<const uint64_t> words() const;
 
   std::shared_ptr<const State> state_;
+  BlockMaskShape shape_;
+  size_t first_word_ = 0;
+  size_t hash_ = 0;
 };
 
 // Calls f(j) for each set bit j of [begin, end), ascending.

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "attention/plan/head_shares.h"
 #include "base/status_macros.h"
 
 namespace ringmaster::attention {
@@ -17,7 +18,7 @@ namespace {
 constexpr double kMargin = 0.02;
 // The backward pass computes this many times as much as the forward one.
 constexpr double kBackward = 2.5;
-constexpr size_t kMaxAligns = 3;
+constexpr int kMaxAligns = 3;
 constexpr int kMaxSampledRanks = 8;
 constexpr int kChunksOfDealt = 4;
 // Looks at a peer's keys of one head and branch, or at a mask's pairs, that a choice may cost:
@@ -59,17 +60,22 @@ std::vector<int64_t> Aligns(const AttentionPattern& pattern, int64_t most) {
 
 using MakeMap = ShardMap (*)(int64_t tokens, int ranks, int64_t align);
 
-void AddMaps(const RingCall& call, const char* name, MakeMap make, int chunks,
+void AddMaps(const RingCall& call, const std::string& name, MakeMap make, int chunks,
              std::vector<Layout>* layouts) {
-  size_t added = 0;
-  for (const int64_t align : Aligns(call.pattern, call.tokens / chunks)) {
+  const auto add = [&](int64_t align, const std::string& full_name) {
     ShardMap map = make(call.tokens, call.ranks, align);
-    if (added == kMaxAligns || !IsEven(map)) continue;
-    layouts->push_back({std::move(map), absl::StrCat(name, ", borders on multiples of ", align)});
-    ++added;
+    const bool known = std::any_of(layouts->begin(), layouts->end(),
+                                   [&](const Layout& layout) { return layout.map == map; });
+    if (known || (align > 1 && !IsEven(map))) return false;
+    layouts->push_back({std::move(map), Strategy::kGrouped, full_name});
+    return true;
+  };
+  int added = 0;
+  for (const int64_t align : Aligns(call.pattern, call.tokens / chunks)) {
+    if (added == kMaxAligns) break;
+    added += add(align, absl::StrCat(name, ", borders on multiples of ", align)) ? 1 : 0;
   }
-  ShardMap map = make(call.tokens, call.ranks, 1);
-  if (added == 0 || !(map == layouts->back().map)) layouts->push_back({std::move(map), name});
+  add(1, name);
 }
 
 // The ranks of which exchanges are predicted: spread evenly, the last among them; none if one would
@@ -105,39 +111,87 @@ Rows RowsOf(const AttentionPlan& plan, int rank) {
   return rows;
 }
 
-LayoutCost CostOfGrouped(const RingCall& call, const RingRates& rates, const AttentionPlan& plan,
-                         const std::vector<int>& sampled) {
-  const auto element = static_cast<double>(call.shape.element_bytes);
-  const auto gradient = static_cast<double>(call.shape.gradient_bytes);
+// Bytes, of one sequence.
+struct Traffic {
+  double exchanged = 0;
+  double memory = 0;
+};
+
+Traffic GroupedTraffic(const MessageShape& shape, const AttentionPlan& plan,
+                       const std::vector<int>& sampled) {
+  const auto element = static_cast<double>(shape.element_bytes);
+  const auto gradient = static_cast<double>(shape.gradient_bytes);
   // Keys and values of one row, of one element each.
-  const double width = 2.0 * static_cast<double>(call.shape.head_dim);
-  LayoutCost cost;
-  double wire = 0;
+  const double width = 2.0 * static_cast<double>(shape.head_dim);
+  Traffic most;
   for (const int rank : sampled) {
     const Rows rows = RowsOf(plan, rank);
     const double received = rows.pool - static_cast<double>(plan.Rows(rank, rank));
     // Rows there, their gradients back.
-    wire = std::max(wire, width * std::max(rows.outgoing * element + received * gradient,
-                                           received * element + rows.outgoing * gradient));
-    cost.memory_bytes = std::max(
-        cost.memory_bytes, width * (rows.pool * (element + gradient) + rows.outgoing * gradient));
+    most.exchanged =
+        std::max({most.exchanged, width * (rows.outgoing * element + received * gradient),
+                  width * (received * element + rows.outgoing * gradient)});
+    // The pool and its gradients, and those that come back.
+    most.memory = std::max(most.memory,
+                           width * (rows.pool * (element + gradient) + rows.outgoing * gradient));
   }
+  return most;
+}
+
+Traffic HeadsTraffic(const MessageShape& shape, const AttentionPlan& plan) {
+  const HeadShares shares(plan.map(), plan.heads(), plan.kv_heads());
+  const int ranks = plan.map().ranks();
+  Traffic most;
+  for (int rank = 0; rank < ranks; ++rank) {
+    double sent = 0, received = 0;
+    for (int peer = 0; peer < ranks; ++peer) {
+      if (peer == rank) continue;
+      sent += static_cast<double>(shares.ForwardBytes(rank, peer, shape) +
+                                  shares.BackwardBytes(rank, peer, shape));
+      received += static_cast<double>(shares.ForwardBytes(peer, rank, shape) +
+                                      shares.BackwardBytes(peer, rank, shape));
+    }
+    most.exchanged = std::max({most.exchanged, sent, received});
+    // Saved queries, keys, values and outputs; an output's gradient; gradients of the other three,
+    // and of what of them leaves and comes.
+    const auto row = static_cast<double>(shape.head_dim * shape.element_bytes);
+    const auto count = static_cast<double>(shares.Of(rank).count);
+    const auto group = static_cast<double>(shares.group());
+    const double heads = (2 * group + 2) + group + 2 * (group + 2);
+    const double own = static_cast<double>(plan.map().tokens()) * count * heads * row;
+    const double back = static_cast<double>(plan.map().LocalTokens(rank)) *
+                        static_cast<double>(plan.heads() + 2 * plan.kv_heads()) * row;
+    most.memory = std::max(most.memory, own + back);
+  }
+  return most;
+}
+
+LayoutCost CostOf(const RingCall& call, const RingRates& rates, const AttentionPlan& plan,
+                  const std::vector<int>& sampled) {
   MessageShape one = call.shape;
   one.batch = 1;
+  const Traffic traffic = plan.strategy() == Strategy::kHeads ? HeadsTraffic(one, plan)
+                                                              : GroupedTraffic(one, plan, sampled);
   double most = 0, sum = 0;
   for (int rank = 0; rank < call.ranks; ++rank) {
     const double flops = plan.ForwardFlops(rank, one);
     most = std::max(most, flops);
     sum += flops;
   }
+  const double exchange = traffic.exchanged / rates.bytes_per_second;
   const auto batch = static_cast<double>(call.shape.batch);
-  cost.imbalance = sum > 0 ? most * call.ranks / sum : 1;
-  cost.exchange_seconds = batch * (wire / rates.bytes_per_second);
-  cost.seconds =
-      batch * ((1 + kBackward) * most / rates.flops_per_second + wire / rates.bytes_per_second);
-  cost.exchanged_bytes = batch * wire;
-  cost.memory_bytes *= batch;
-  return cost;
+  return {.seconds = batch * ((1 + kBackward) * most / rates.flops_per_second + exchange),
+          .exchange_seconds = batch * exchange,
+          .imbalance = sum > 0 ? most * call.ranks / sum : 1,
+          .exchanged_bytes = batch * traffic.exchanged,
+          .memory_bytes = batch * traffic.memory};
+}
+
+bool IsBetter(const Layout& layout, const Layout& best, double limit) {
+  const bool fits = layout.cost.memory_bytes <= limit;
+  if (fits != (best.cost.memory_bytes <= limit)) return fits;
+  return fits ? layout.cost.seconds < (1 - kMargin) * best.cost.seconds
+              : layout.cost.memory_bytes < best.cost.memory_bytes;
 }
 
 // Chunks go to the rank with the least work so far, heaviest first.
@@ -206,7 +260,8 @@ std::vector<std::string> Layouts::Explain() const {
   return lines;
 }
 
-absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates) {
+absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates,
+                                     double memory_limit_bytes) {
   Layouts layouts;
   AddMaps(call, "contiguous chunks", &ShardMap::Contiguous, call.ranks, &layouts.all);
   RETURN_IF_ERROR(
@@ -219,7 +274,7 @@ absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rate
   if (IsCausal(call.pattern) && call.tokens / 2 >= call.ranks) {
     AddMaps(call, "zigzag pairs of chunks", &ShardMap::Zigzag, 2 * call.ranks, &layouts.all);
   }
-  const std::vector<int> sampled = SampledRanks(call, layouts.all.size() + 1);
+  const std::vector<int> sampled = SampledRanks(call, layouts.all.size() + 2);
   if (sampled.empty()) {
     layouts.reason = "ranks x branches x heads are too many to predict what others would cost";
     layouts.all.erase(layouts.all.begin() + 1, layouts.all.end());
@@ -229,15 +284,22 @@ absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rate
     const std::vector<int64_t> aligns =
         Aligns(call.pattern, call.tokens / call.ranks / kChunksOfDealt);
     ASSIGN_OR_RETURN(ShardMap map, Dealt(call, aligns.empty() ? 1 : aligns[0]));
-    if (IsEven(map)) layouts.all.push_back({std::move(map), "chunks dealt out by their work"});
+    if (IsEven(map))
+      layouts.all.push_back({std::move(map), Strategy::kGrouped, "chunks dealt out by their work"});
+  }
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&call.pattern);
+  if (blocks == nullptr || !blocks->gated) {
+    layouts.all.push_back({ShardMap::Contiguous(call.tokens, call.ranks, 1), Strategy::kHeads,
+                           "tokens swapped for heads"});
   }
   size_t chosen = 0;
   for (size_t i = 0; i < layouts.all.size(); ++i) {
     Layout& layout = layouts.all[i];
     ASSIGN_OR_RETURN(const AttentionPlan plan,
-                     AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads));
-    layout.cost = CostOfGrouped(call, rates, plan, sampled);
-    if (layout.cost.seconds < (1 - kMargin) * layouts.all[chosen].cost.seconds) chosen = i;
+                     AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads,
+                                           layout.strategy));
+    layout.cost = CostOf(call, rates, plan, sampled);
+    if (IsBetter(layout, layouts.all[chosen], memory_limit_bytes)) chosen = i;
   }
   std::rotate(layouts.all.begin(), layouts.all.begin() + chosen, layouts.all.begin() + chosen + 1);
   return layouts;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstddef>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -28,6 +28,8 @@ struct RingRates {
   // Each way between a rank and all others: of a link of 400 Gb/s. NVLink's are about 350e9.
   double bytes_per_second = 45e9;
 };
+// A thread of a CPU with AVX-512, in fp32, and 10 Gb/s.
+inline constexpr RingRates kCpuRates = {.flops_per_second = 100e9, .bytes_per_second = 1.25e9};
 
 // What a layout costs in one call, forward and backward together, by formula. Figures of ranks are
 // those of the rank that has most; of large rings only some are looked at for what they exchange.
@@ -39,9 +41,12 @@ struct LayoutCost {
   double memory_bytes = 0;      // beside the rank's own tokens and their results
 };
 
+inline constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
 // One way to share a sequence.
 struct Layout {
   ShardMap map;
+  Strategy strategy = Strategy::kGrouped;
   std::string name;
   LayoutCost cost;  // zero where nothing is predicted
 };
@@ -54,19 +59,22 @@ struct Layouts {
   std::string reason;
 
   const ShardMap& map() const { return all.front().map; }
+  Strategy strategy() const { return all.front().strategy; }
   // A line for each, for people.
   std::vector<std::string> Explain() const;
 };
 
-// Chooses who holds which tokens: the layout of the least time, or an earlier one that comes within
-// 2 %. Tried are contiguous chunks, with borders on multiples of long segments or of a mask's
-// blocks, where no rank has an eighth more than the mean, so that what lies within a segment stays
-// on a rank; then, causal, pairs of an early and a late chunk (zigzag), so that each rank has as
-// much to compute; then four chunks each, dealt out by the work there is in them. Everything
-// follows from the arguments, and neither from the batch nor from the head dimension, so that all
-// ranks and the coordinator choose the same. What takes too long to predict (rings of hundreds of
-// ranks with hundreds of heads) gets the first of them. InvalidArgument as AttentionPlan::Create.
-// REQUIRES: tokens >= 0, ranks >= 1.
-absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates = {});
+// Chooses who holds which tokens and what travels: the layout of the least time, or an earlier one
+// that comes within 2 %, among those that need no more memory than the limit if there are any, else
+// the one that needs least. Tried are, with rows of keys and values exchanged, contiguous chunks,
+// with borders on multiples of long segments or of a mask's blocks, where no rank has an eighth
+// more than the mean, so that what lies within a segment stays on a rank; then, causal, pairs of an
+// early and a late chunk (zigzag), so that each rank has as much to compute; then four chunks each,
+// dealt out by the work there is in them; then tokens swapped for heads. Everything follows from
+// the arguments, and not from the batch, so that all ranks and the coordinator choose the same.
+// What takes too long to predict (rings of hundreds of ranks with hundreds of heads) gets the first
+// of them. InvalidArgument as AttentionPlan::Create. REQUIRES: tokens >= 0, ranks >= 1.
+absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates = {},
+                                     double memory_limit_bytes = kNoLimit);
 
 }  // namespace ringmaster::attention

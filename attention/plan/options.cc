@@ -78,6 +78,12 @@ absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t h
   RETURN_IF_ERROR(dilated != nullptr
                       ? dilated->Validate()
                       : std::get<BlockSparseAttentionOptions>(pattern).Validate(tokens, heads));
+  if (dilated != nullptr && dilated->share.of != 0 &&
+      (dilated->share.first < 0 || heads > dilated->share.of - dilated->share.first)) {
+    return absl::InvalidArgumentError(absl::StrCat("share is of heads ", dilated->share.first,
+                                                   " and up of ", dilated->share.of, "; there are ",
+                                                   heads));
+  }
   const Documents& documents = DocumentsOf(pattern);
   if (!documents.empty() && documents.back() >= tokens) {
     return absl::InvalidArgumentError(absl::StrCat("documents[", documents.size() - 1, "] is ",
@@ -92,6 +98,19 @@ const Documents& DocumentsOf(const AttentionPattern& pattern) {
                     pattern);
 }
 
+AttentionPattern HeadsOf(const AttentionPattern& pattern, int64_t first, int64_t count,
+                         int64_t heads) {
+  AttentionPattern part = pattern;
+  if (auto* dilated = std::get_if<DilatedAttentionOptions>(&part)) {
+    const HeadShare& whole = dilated->share;
+    dilated->share = {whole.first + first, whole.of == 0 ? heads : whole.of};
+  } else {
+    BlockMask& mask = std::get<BlockSparseAttentionOptions>(part).mask;
+    if (mask.shape().heads > 1) mask = mask.Heads(first, count);
+  }
+  return part;
+}
+
 int Branches(const AttentionPattern& pattern) {
   const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern);
   return dilated == nullptr ? 1 : static_cast<int>(dilated->branches.size());
@@ -104,6 +123,13 @@ int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate) {
   // ceil(heads / rate) without the sum heads + rate, which overflows for rates near 2^63.
   const int64_t heads_per_offset = heads / rate + (heads % rate != 0 ? 1 : 0);
   return head / heads_per_offset;
+}
+
+int64_t HeadOffset(const DilatedAttentionOptions& options, int64_t head, int64_t heads,
+                   int64_t rate) {
+  const HeadShare& share = options.share;
+  return share.of == 0 ? HeadOffset(options.offset_mode, head, heads, rate)
+                       : HeadOffset(options.offset_mode, share.first + head, share.of, rate);
 }
 
 }  // namespace ringmaster::attention

@@ -37,6 +37,14 @@ enum class OffsetMode { kPaper, kTorchscale };
 //   kDetached: no: the weights are constants, as in torchscale.
 enum class MixGradient { kExact, kDetached };
 
+// The heads at hand as a part of an operator's: `first`, first + 1, ... of `of`; of none: all.
+struct HeadShare {
+  int64_t first = 0;
+  int64_t of = 0;
+
+  friend bool operator==(const HeadShare&, const HeadShare&) = default;
+};
+
 // What the dilated attention operator computes (the exact words are in the design note, section 6).
 // Equal branches are legal and count twice, also when they become equal only by clamping.
 struct DilatedAttentionOptions {
@@ -44,6 +52,8 @@ struct DilatedAttentionOptions {
   bool causal = true;
   OffsetMode offset_mode = OffsetMode::kPaper;
   MixGradient mix_gradient = MixGradient::kExact;
+  // A head selects what it selects among all of them.
+  HeadShare share;
   // Factor on the scores, any finite number, zero and negative included; unset means 1 / sqrt(head
   // size).
   std::optional<double> scale;
@@ -86,10 +96,16 @@ struct BlockSparseAttentionOptions {
 // What attention is asked to compute.
 using AttentionPattern = std::variant<DilatedAttentionOptions, BlockSparseAttentionOptions>;
 
-// As the options', for a sequence of `tokens` and `heads` query heads; documents start within it.
+// As the options', for a sequence of `tokens` and `heads` query heads, which are within their
+// share; documents start within it.
 absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t heads);
 
 const Documents& DocumentsOf(const AttentionPattern& pattern);
+
+// The pattern of the query heads [first, first + count) of `heads` alone. REQUIRES: valid for
+// `heads`.
+AttentionPattern HeadsOf(const AttentionPattern& pattern, int64_t first, int64_t count,
+                         int64_t heads);
 
 // The softmaxes that are mixed: branches, one for a mask.
 int Branches(const AttentionPattern& pattern);
@@ -97,5 +113,8 @@ int Branches(const AttentionPattern& pattern);
 // The residue that `head` of `heads` selects at dilation `rate`; always below `rate`. REQUIRES: 0
 // <= head < heads, rate >= 1.
 int64_t HeadOffset(OffsetMode mode, int64_t head, int64_t heads, int64_t rate);
+// The same for a head at hand, of `heads` at hand.
+int64_t HeadOffset(const DilatedAttentionOptions& options, int64_t head, int64_t heads,
+                   int64_t rate);
 
 }  // namespace ringmaster::attention

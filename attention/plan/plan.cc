@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/plan/block_plan.h"
+#include "attention/plan/head_shares.h"
 #include "attention/plan/selection.h"
 #include "base/status_macros.h"
 
@@ -68,7 +69,7 @@ void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& option
   const int64_t rate = options.branches[branch].dilation_rate;
   std::vector<std::pair<int64_t, int>> selections;  // (offset, kv head)
   for (int head = 0; head < heads; ++head) {
-    selections.emplace_back(HeadOffset(options.offset_mode, head, heads, rate),
+    selections.emplace_back(HeadOffset(options, head, heads, rate),
                             head / (heads / plan.kv_heads()));
   }
   std::sort(selections.begin(), selections.end());
@@ -101,17 +102,23 @@ void AppendRuns(const AttentionPlan& plan, const DilatedAttentionOptions& option
 }  // namespace
 
 absl::StatusOr<AttentionPlan> AttentionPlan::Create(AttentionPattern pattern, ShardMap map,
-                                                    int heads, int kv_heads) {
+                                                    int heads, int kv_heads, Strategy strategy) {
   RETURN_IF_ERROR(Validate(pattern, map.tokens(), heads));
   if (kv_heads < 1 || heads < 1 || heads % kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(heads, " query heads over ", kv_heads,
                                                    " key/value heads; the first must be a "
                                                    "positive multiple of the second"));
   }
-  return AttentionPlan(std::move(pattern), std::move(map), heads, kv_heads);
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern);
+  if (strategy == Strategy::kHeads && blocks != nullptr && blocks->gated) {
+    return absl::InvalidArgumentError(
+        "pairs of blocks with gates cannot be shared by heads: all heads have the same gates");
+  }
+  return AttentionPlan(std::move(pattern), std::move(map), heads, kv_heads, strategy);
 }
 
 std::vector<RowRun> AttentionPlan::Runs(int from, int to) const {
+  if (strategy_ == Strategy::kHeads) return {};
   if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_)) {
     return BlockRuns(*blocks, *this, from, to);
   }
@@ -138,6 +145,9 @@ uint64_t AttentionPlan::ForwardBytes(int from, int to, const MessageShape& shape
   if (from == to) {
     return 0;
   }
+  if (strategy_ == Strategy::kHeads) {
+    return HeadShares(map_, heads_, kv_heads_).ForwardBytes(from, to, shape);
+  }
   return static_cast<uint64_t>(Rows(from, to)) * 2 * shape.batch * shape.head_dim *
          shape.element_bytes;
 }
@@ -146,12 +156,22 @@ uint64_t AttentionPlan::BackwardBytes(int from, int to, const MessageShape& shap
   if (from == to) {
     return 0;
   }
+  if (strategy_ == Strategy::kHeads) {
+    return HeadShares(map_, heads_, kv_heads_).BackwardBytes(from, to, shape);
+  }
   return static_cast<uint64_t>(Rows(to, from)) * 2 * shape.batch * shape.head_dim *
          shape.gradient_bytes;
 }
 
 uint64_t AttentionPlan::SentBytesForward(int rank, const MessageShape& shape) const {
   uint64_t bytes = 0;
+  if (strategy_ == Strategy::kHeads) {
+    const HeadShares shares(map_, heads_, kv_heads_);
+    for (int peer = 0; peer < map_.ranks(); ++peer) {
+      bytes += peer == rank ? 0 : shares.ForwardBytes(rank, peer, shape);
+    }
+    return bytes;
+  }
   for (int peer = 0; peer < map_.ranks(); ++peer) {
     bytes += ForwardBytes(rank, peer, shape);
   }
@@ -160,6 +180,13 @@ uint64_t AttentionPlan::SentBytesForward(int rank, const MessageShape& shape) co
 
 uint64_t AttentionPlan::SentBytesBackward(int rank, const MessageShape& shape) const {
   uint64_t bytes = 0;
+  if (strategy_ == Strategy::kHeads) {
+    const HeadShares shares(map_, heads_, kv_heads_);
+    for (int peer = 0; peer < map_.ranks(); ++peer) {
+      bytes += peer == rank ? 0 : shares.BackwardBytes(rank, peer, shape);
+    }
+    return bytes;
+  }
   for (int peer = 0; peer < map_.ranks(); ++peer) {
     bytes += BackwardBytes(rank, peer, shape);
   }
@@ -182,8 +209,7 @@ double VisiblePairs(const DilatedAttentionOptions& options, const AttentionPlan&
   for (const Branch& branch : options.branches) {
     const Segments segments(branch, options.documents, plan.map().tokens());
     for (int head = 0; head < plan.heads(); ++head) {
-      const int64_t offset =
-          HeadOffset(options.offset_mode, head, plan.heads(), branch.dilation_rate);
+      const int64_t offset = HeadOffset(options, head, plan.heads(), branch.dilation_rate);
       for (const TokenRange& range : plan.map().Ranges(rank)) {
         for (int64_t token = range.begin; token < range.end;) {
           const TokenRange segment = segments.At(token);
@@ -202,6 +228,16 @@ double VisiblePairs(const DilatedAttentionOptions& options, const AttentionPlan&
 }  // namespace
 
 double AttentionPlan::ForwardFlops(int rank, const MessageShape& shape) const {
+  if (strategy_ == Strategy::kHeads) {
+    const HeadShares::Share own = HeadShares(map_, heads_, kv_heads_).Of(rank);
+    const int group = heads_ / kv_heads_;
+    const int heads = static_cast<int>(own.count) * group;
+    return own.count == 0 ? 0
+                          : AttentionPlan(HeadsOf(pattern_, own.first * group, heads, heads_),
+                                          ShardMap::Contiguous(map_.tokens(), 1, 1), heads,
+                                          static_cast<int>(own.count), Strategy::kGrouped)
+                                .ForwardFlops(0, shape);
+  }
   const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_);
   const double pairs = blocks != nullptr
                            ? BlockPairs(*blocks, *this, rank)

@@ -35,33 +35,44 @@ struct MessageShape {
   int64_t gradient_bytes = 4;
 };
 
-// Which key and value rows travel between the ranks of one sequence: sparsify first, then exchange
-// only what a remote query sees. Each pair of ranks swaps at most one message per direction and
-// pass, with the rows of all branches, K and V together; the backward pass mirrors the forward one
-// with the dK and dV of the same rows. A row that several branches need travels once for each.
-// Everything follows from the arguments, so that all ranks and the coordinator compute the same
-// plan. Immutable value; thread-compatible.
+// How the ranks of a ring compute together.
+//   kGrouped: each rank its own queries. Rows of keys and values that another rank's queries see go
+//             there, and their gradients come back.
+//   kHeads:   each rank some of the heads of the whole sequence (HeadShares). Queries, keys and
+//             values go to the ranks of their heads, and outputs come back (all-to-all).
+enum class Strategy { kGrouped, kHeads };
+
+// What travels between the ranks of one sequence. Grouped, sparsify first, then exchange only the
+// rows of keys and values that a remote query sees. Each pair of ranks swaps at most one message
+// per direction and pass, with the rows of all branches, K and V together; the backward pass
+// mirrors the forward one with the dK and dV of the same rows. A row that several branches need
+// travels once for each. Everything follows from the arguments, so that all ranks and the
+// coordinator compute the same plan. Immutable value; thread-compatible.
 class AttentionPlan {
  public:
-  // InvalidArgument as Validate(pattern), or unless heads is a positive multiple of kv_heads >= 1.
+  // InvalidArgument as Validate(pattern), or unless heads is a positive multiple of kv_heads >= 1,
+  // or for gates, whose heads cannot be told apart, with kHeads.
   static absl::StatusOr<AttentionPlan> Create(AttentionPattern pattern, ShardMap map, int heads,
-                                              int kv_heads);
+                                              int kv_heads, Strategy strategy = Strategy::kGrouped);
 
   const AttentionPattern& pattern() const { return pattern_; }
   const ShardMap& map() const { return map_; }
   int heads() const { return heads_; }
   int kv_heads() const { return kv_heads_; }
+  Strategy strategy() const { return strategy_; }
 
   // The rows of `from` that queries of `to` need, in message order: by branch, segment, offset, kv
   // head, range; of a mask by kv head, block, range. With from == to: rows a rank keeps for its own
-  // later ranges; these never travel, and a mask has none. The cost does not depend on the number
-  // of tokens, only on branches, heads and ranges; of a mask it grows with its bits.
+  // later ranges; these never travel, and a mask has none. Of kGrouped only, else none. The cost
+  // does not depend on the number of tokens, only on branches, heads and ranges; of a mask it grows
+  // with its bits.
   std::vector<RowRun> Runs(int from, int to) const;
   // The sum of the counts of Runs(from, to).
   int64_t Rows(int from, int to) const;
 
-  // Bytes of the message from -> to; zero means that no message is sent. The backward message from
-  // -> to holds the gradients of Runs(to, from).
+  // Bytes that go from -> to in a pass, in one message, or with kHeads in two; zero means that no
+  // message is sent. Grouped, the backward message from -> to holds the gradients of Runs(to,
+  // from).
   uint64_t ForwardBytes(int from, int to, const MessageShape& shape) const;
   uint64_t BackwardBytes(int from, int to, const MessageShape& shape) const;
 
@@ -69,18 +80,23 @@ class AttentionPlan {
   uint64_t SentBytesForward(int rank, const MessageShape& shape) const;
   uint64_t SentBytesBackward(int rank, const MessageShape& shape) const;
 
-  // Multiplications and additions of the two forward products for `rank`'s queries: 4 * head_dim
-  // for each pair of a query and a key it sees. The backward pass costs 2.5 times as much.
+  // Multiplications and additions of the two forward products of `rank`: 4 * head_dim for each pair
+  // of a query and a key it sees. The backward pass costs 2.5 times as much.
   double ForwardFlops(int rank, const MessageShape& shape) const;
 
  private:
-  AttentionPlan(AttentionPattern pattern, ShardMap map, int heads, int kv_heads)
-      : pattern_(std::move(pattern)), map_(std::move(map)), heads_(heads), kv_heads_(kv_heads) {}
+  AttentionPlan(AttentionPattern pattern, ShardMap map, int heads, int kv_heads, Strategy strategy)
+      : pattern_(std::move(pattern)),
+        map_(std::move(map)),
+        heads_(heads),
+        kv_heads_(kv_heads),
+        strategy_(strategy) {}
 
   AttentionPattern pattern_;
   ShardMap map_;
   int heads_;
   int kv_heads_;
+  Strategy strategy_;
 };
 
 }  // namespace ringmaster::attention

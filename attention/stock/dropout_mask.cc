@@ -43,7 +43,8 @@ at::Tensor PhiloxKeysOf(const AttentionDropout& dropout, const Part& part, at::D
   int64_t* next = result.mutable_data_ptr<int64_t>();
   for (const uint64_t seed : dropout.seeds) {
     for (int64_t group = 0; group < queries.groups(); ++group) {
-      const auto head = static_cast<uint32_t>(queries.runs[queries.group_begin[group]].head);
+      const auto head =
+          static_cast<uint32_t>(dropout.first_head + queries.runs[queries.group_begin[group]].head);
       const auto [words] = Philox(
           {{Low(dropout.call), High(dropout.call), head, static_cast<uint32_t>(part.branch)}},
           seed);

@@ -61,11 +61,12 @@ struct Times {
 
 // What one rank's thread does. All ranks make the same calls.
 Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& options,
-               const ShardMap& map, int rank, worker::Communicator* communicator,
+               const Layouts& layouts, int rank, worker::Communicator* communicator,
                const std::vector<std::string>& addresses, const worker::CudaPlugin& plugin) {
   Check(plugin.SetDevice(rank));
   if (communicator != nullptr) Check(communicator->Connect(addresses, absl::Seconds(60)));
   GroupedExchange* exchange = communicator == nullptr ? nullptr : &communicator->world();
+  const ShardMap& map = layouts.map();
   const auto random = [&] {
     return at::empty({1, map.LocalTokens(rank), arguments.shape.heads, arguments.shape.dim},
                      at::TensorOptions(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank)))
@@ -73,7 +74,7 @@ Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& option
         .normal_();
   };
   const at::Tensor q = random(), k = random(), v = random(), dout = random();
-  const Call call = MakeCall(q, k, v, options, map, exchange);
+  const Call call = MakeCall(q, k, v, options, map, exchange, {}, layouts.strategy());
   Times times;
   times.forward = kernels::Milliseconds([&] {
     Forward(call, q, k, v, nullptr);
@@ -98,8 +99,8 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
   const auto layouts = ChooseLayout({options, tokens, ranks, shape.heads, shape.heads, message});
   Check(layouts.status());
-  const ShardMap& map = layouts->map();
-  const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
+  const auto plan =
+      AttentionPlan::Create(options, layouts->map(), shape.heads, shape.heads, layouts->strategy());
   Check(plan.status());
   std::vector<std::string> addresses;
   auto communicators = ranks == 1 ? std::vector<std::unique_ptr<worker::Communicator>>(1)
@@ -110,8 +111,8 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        times[rank] =
-            TimeRank(arguments, options, map, rank, communicators[rank].get(), addresses, plugin);
+        times[rank] = TimeRank(arguments, options, *layouts, rank, communicators[rank].get(),
+                               addresses, plugin);
       } catch (const std::exception& error) {
         errors[rank] = error.what();
         if (communicators[rank] != nullptr) communicators[rank]->Abort(errors[rank]);

@@ -187,17 +187,21 @@ int64_t StateBytes(const v1::TrainingJobSpec& spec) {
 
 namespace {
 
-// As the workers do it.
+// As the workers do it, on CPUs unless the job names CUDA.
 absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const MessageShape& shape,
                                        v1::EstimateTrainingJobResponse* estimate) {
   attention::DilatedAttentionOptions options = AttentionOptions(spec);
   const int heads = spec.model().heads();
   const int kv_heads = spec.model().kv_heads();
-  ASSIGN_OR_RETURN(const attention::Layouts layouts,
-                   attention::ChooseLayout({options, spec.data().sequence_length(),
-                                            spec.parallel().ring_size(), heads, kv_heads, shape}));
+  ASSIGN_OR_RETURN(
+      const attention::Layouts layouts,
+      attention::ChooseLayout(
+          {options, spec.data().sequence_length(), spec.parallel().ring_size(), heads, kv_heads,
+           shape},
+          spec.resources().device() == v1::CUDA ? attention::RingRates() : attention::kCpuRates));
   for (std::string& line : layouts.Explain()) estimate->add_layouts(std::move(line));
-  return AttentionPlan::Create(std::move(options), layouts.map(), heads, kv_heads);
+  return AttentionPlan::Create(std::move(options), layouts.map(), heads, kv_heads,
+                               layouts.strategy());
 }
 
 v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {

@@ -16,6 +16,7 @@
 #include "attention/block_sparse_attention.h"
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
+#include "attention/plan/head_shares.h"
 #include "attention/plan/plan.h"
 #include "tests/attention/device.h"
 #include "tests/attention/random.h"
@@ -64,6 +65,16 @@ class CountingExchange : public GroupedExchange {
   int messages_ = 0;
 };
 
+// In the type of longer sequences.
+void SumAsLong(Call* call) {
+  call->accumulate = call->wire;
+  if (call->own_heads != nullptr) {
+    auto own = std::make_shared<Call>(*call->own_heads);
+    SumAsLong(own.get());
+    call->own_heads = std::move(own);
+  }
+}
+
 AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device device, int rank,
                         GroupedExchange* exchange) {
   at::set_num_threads(1);  // of this rank's thread
@@ -79,9 +90,9 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
   if (path == Path::kLongSequence || device.is_cuda()) {
     const at::NoGradGuard no_grad;
     Call call = MakeCall(inputs[0], inputs[1], inputs[2], problem.pattern(), problem.map, exchange,
-                         problem.dropout);
+                         problem.dropout, problem.strategy);
     if (path == Path::kLongSequence) {
-      call.accumulate = problem.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+      SumAsLong(&call);
     }
     Saved saved;
     at::Tensor dlog_gates;
@@ -96,9 +107,9 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
   const AttentionOutput output =
       problem.blocks.has_value()
           ? BlockSparseAttention(inputs[0], inputs[1], inputs[2], *problem.blocks, problem.map,
-                                 exchange, log_gates, problem.dropout)
+                                 exchange, log_gates, problem.dropout, problem.strategy)
           : DilatedAttention(inputs[0], inputs[1], inputs[2], problem.options, problem.map,
-                             exchange, problem.dropout);
+                             exchange, problem.dropout, problem.strategy);
   const auto gradients = torch::autograd::grad({output.out}, inputs, {dout});
   return {output.out.detach(), output.lse,   gradients[0],
           gradients[1],        gradients[2], log_gates.defined() ? gradients[3] : at::Tensor()};
@@ -132,7 +143,8 @@ std::string AttentionCase::Describe() const {
   }
   const AttentionPattern whole = pattern();
   absl::StrAppend(&text, " documents [", absl::StrJoin(DocumentsOf(whole), ","), "]");
-  absl::StrAppend(&text, " ranks ", map.ranks());
+  absl::StrAppend(&text, strategy == Strategy::kHeads ? " heads swapped," : "", " ranks ",
+                  map.ranks());
   for (int rank = 0; rank < map.ranks(); ++rank) {
     absl::StrAppend(&text, " |");
     for (const TokenRange& range : map.Ranges(rank))
@@ -229,7 +241,7 @@ AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device dev
 AttentionResult PlannedTraffic(const AttentionCase& problem) {
   const auto plan =
       AttentionPlan::Create(problem.pattern(), problem.map, static_cast<int>(problem.q.size(2)),
-                            static_cast<int>(problem.k.size(2)));
+                            static_cast<int>(problem.k.size(2)), problem.strategy);
   const MessageShape shape{.batch = problem.q.size(0),
                            .head_dim = problem.q.size(3),
                            .element_bytes = static_cast<int64_t>(problem.q.element_size()),
@@ -239,8 +251,18 @@ AttentionResult PlannedTraffic(const AttentionCase& problem) {
     planned.sent_bytes +=
         plan->SentBytesForward(rank, shape) + plan->SentBytesBackward(rank, shape);
     for (int peer = 0; peer < problem.map.ranks(); ++peer) {
-      // The rows, and their gradients back.
-      planned.sent_messages += peer != rank && plan->Rows(rank, peer) > 0 ? 2 : 0;
+      if (peer == rank) continue;
+      if (problem.strategy == Strategy::kGrouped) {
+        // The rows, and their gradients back.
+        planned.sent_messages += plan->Rows(rank, peer) > 0 ? 2 : 0;
+        continue;
+      }
+      // Either way in either pass, where the one has tokens and the other heads.
+      const HeadShares shares(problem.map, plan->heads(), plan->kv_heads());
+      planned.sent_messages +=
+          problem.map.LocalTokens(rank) > 0 && shares.Of(peer).count > 0 ? 2 : 0;
+      planned.sent_messages +=
+          problem.map.LocalTokens(peer) > 0 && shares.Of(rank).count > 0 ? 2 : 0;
     }
   }
   return planned;

@@ -10,6 +10,7 @@
 
 #include "attention/dropout.h"
 #include "attention/plan/options.h"
+#include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
 #include "attention/reference_attention.h"
 
@@ -23,6 +24,7 @@ struct AttentionCase {
   at::Tensor log_gates;                               // of blocks that are gated
   AttentionDropout dropout;
   ShardMap map = ShardMap::Contiguous(0, 1, 1);
+  Strategy strategy = Strategy::kGrouped;
 
   AttentionPattern pattern() const {
     return blocks.has_value() ? AttentionPattern(*blocks) : AttentionPattern(options);

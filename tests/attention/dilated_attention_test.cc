@@ -285,6 +285,36 @@ TEST(DilatedAttentionTest, TheSameInputsGiveTheSameBits) {
   }
 }
 
+// Swapped for tokens, a head is computed as on a ring of one, on ranks with and without tokens and
+// heads.
+TEST(DilatedAttentionTest, SwappedHeadsHaveTheBitsOfOneRank) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    for (const OffsetMode mode : {OffsetMode::kPaper, OffsetMode::kTorchscale}) {
+      AttentionCase problem;
+      const Inputs x = Randoms(2, 301, 6, 3, 16, dtype);
+      problem.q = x.q;
+      problem.k = x.k;
+      problem.v = x.v;
+      problem.dout = at::randn_like(x.q);
+      problem.options = {.branches = {{64, 1}, {250, 3}, {1000, 7}}, .offset_mode = mode};
+      problem.map = ShardMap::Contiguous(301, 1, 1);
+      const AttentionResult whole = RunRanks(problem);
+      problem.strategy = Strategy::kHeads;
+      for (const ShardMap& map : {ShardMap::Contiguous(301, 2, 1), ShardMap::Zigzag(301, 3, 1),
+                                  *ShardMap::FromRanges(301, {{}, {{5, 9}}, {{0, 5}, {9, 301}}}),
+                                  ShardMap::Contiguous(301, 5, 1)}) {
+        problem.map = map;
+        const AttentionResult shared = RunRanks(problem);
+        EXPECT_TRUE(shared.out.equal(whole.out) && shared.lse.equal(whole.lse) &&
+                    shared.dq.equal(whole.dq) && shared.dk.equal(whole.dk) &&
+                    shared.dv.equal(whole.dv))
+            << problem.Describe();
+        EXPECT_EQ(shared.sent_bytes, PlannedTraffic(problem).sent_bytes);
+      }
+    }
+  }
+}
+
 TEST(DilatedAttentionTest, RefusesWhatDoesNotFitAndNamesIt) {
   const Inputs x = Randoms(1, 6, 4, 2, 4);
   const auto error = [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -326,21 +356,25 @@ TEST(DilatedAttentionTest, ASecondDerivativeIsRefused) {
 // A rank dies between forward and backward: the other's backward must say so through the autograd
 // engine.
 TEST(DilatedAttentionTest, ALostPeerSurfacesFromForwardAndFromBackward) {
-  for (bool in_forward : {true, false}) {
+  for (const auto& [in_forward, strategy] :
+       {std::pair(true, Strategy::kGrouped), std::pair(false, Strategy::kGrouped),
+        std::pair(true, Strategy::kHeads), std::pair(false, Strategy::kHeads)}) {
     auto ranks = worker::ConnectInProcess(2);
     const DilatedAttentionOptions options{.branches = {{8, 1}}};
     const ShardMap map = ShardMap::Contiguous(8, 2, 1);
     const auto local = [] { return at::randn({1, 4, 1, 2}).set_requires_grad(true); };
-    std::thread peer([&, peer_rank = std::move(ranks[1])]() mutable {
-      const at::Tensor q = local();
-      if (!in_forward) DilatedAttention(q, q, q, options, map, &peer_rank->world());
-      peer_rank.reset();
-    });
+    std::thread peer(
+        [&, fails = in_forward, how = strategy, peer_rank = std::move(ranks[1])]() mutable {
+          const at::Tensor q = local();
+          if (!fails) DilatedAttention(q, q, q, options, map, &peer_rank->world(), {}, how);
+          peer_rank.reset();
+        });
     const at::Tensor q = local();
     absl::Status status;
     try {
       if (in_forward) peer.join();
-      const at::Tensor out = DilatedAttention(q, q, q, options, map, &ranks[0]->world()).out;
+      const at::Tensor out =
+          DilatedAttention(q, q, q, options, map, &ranks[0]->world(), {}, strategy).out;
       if (!in_forward) peer.join();
       // Rank 0 owes nothing forward and waits for gradients of what it sent.
       torch::autograd::grad({out}, {q}, {at::ones_like(out)});

@@ -54,6 +54,8 @@ AttentionCase DropoutCase(uint64_t seed) {
     at::manual_seed(static_cast<int64_t>(seed));
     problem.log_gates = at::randn({problem.q.size(0), problem.blocks->mask.Pairs()});
   }
+  const bool gated = problem.log_gates.defined();
+  if (seed % 4 < 2 && problem.map.ranks() > 1 && !gated) problem.strategy = Strategy::kHeads;
   problem.dropout.probability = random.Of<double>({1e-3, 0.1, 0.5, 0.9});
   problem.dropout.call = random.Between(0, int64_t{1} << 40);
   for (int64_t i = 0; i < problem.q.size(0); ++i) {

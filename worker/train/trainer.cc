@@ -119,15 +119,18 @@ absl::Status Trainer::Implementation::Prepare() {
                                          fp64 ? 8 : 4};
   const auto heads = static_cast<int>(config.model.heads);
   const auto kv_heads = static_cast<int>(config.model.kv_heads);
-  ASSIGN_OR_RETURN(const attention::Layouts layouts,
-                   attention::ChooseLayout({config.model.attention, config.sequence_length,
-                                            config.ring_size, heads, kv_heads, shape}));
+  ASSIGN_OR_RETURN(
+      const attention::Layouts layouts,
+      attention::ChooseLayout({config.model.attention, config.sequence_length, config.ring_size,
+                               heads, kv_heads, shape},
+                              compute.is_cpu() ? attention::kCpuRates : attention::RingRates()));
   const attention::ShardMap& map = layouts.map();
   if (rank == 0) {
     for (const std::string& line : layouts.Explain()) SPDLOG_INFO("layout of the ring, {}", line);
   }
   ASSIGN_OR_RETURN(const attention::AttentionPlan plan,
-                   attention::AttentionPlan::Create(config.model.attention, map, heads, kv_heads));
+                   attention::AttentionPlan::Create(config.model.attention, map, heads, kv_heads,
+                                                    layouts.strategy()));
   const int64_t rounds = config.global_sequences / (config.micro_sequences * config.replicas);
   const uint64_t forwards = config.activation_checkpointing ? 2 : 1;
   for (int peer = 0; peer < config.ring_size; ++peer) {
@@ -137,7 +140,8 @@ absl::Status Trainer::Implementation::Prepare() {
   }
   return CatchTorch("preparing the training step", [&] {
     at::set_num_threads(config.threads);
-    shard = state.model().Place(map, ring_rank, &ring_exchange, compute.options());
+    shard =
+        state.model().Place(map, ring_rank, &ring_exchange, compute.options(), layouts.strategy());
     gradients = at::zeros_like(state.parameters());
     gradient_views = state.layout().Views(gradients);
     return absl::OkStatus();

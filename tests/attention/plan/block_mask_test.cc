@@ -129,5 +129,18 @@ TEST(BlockMaskTest, OptionsRefuseAMaskOfAnotherProblem) {
   EXPECT_TRUE(BlockSparseAttentionOptions{.mask = MaskOf({.tokens = 9}, Odd)}.Validate(9, 4).ok());
 }
 
+TEST(BlockMaskTest, SomeHeadsAreAMaskOfTheirOwn) {
+  const BlockMaskShape shape = {.heads = 5, .tokens = 1000, .block_size = 64};
+  const BlockMask some = MaskOf(shape, Odd).Heads(1, 3).Heads(1, 2);
+  const BlockMask same =
+      MaskOf({.heads = 2, .tokens = 1000, .block_size = 64},
+             [](int64_t head, int64_t query, int64_t key) { return Odd(head + 2, query, key); });
+  EXPECT_EQ(some, same);
+  EXPECT_EQ(some.hash(), same.hash());
+  EXPECT_EQ(some.Pairs(), same.Pairs());
+  EXPECT_EQ(some.Density(true), same.Density(true));
+  EXPECT_FALSE(some == MaskOf(shape, Odd).Heads(1, 2));
+}
+
 }  // namespace
 }  // namespace ringmaster::attention

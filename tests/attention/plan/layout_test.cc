@@ -84,13 +84,56 @@ TEST(LayoutTest, DealsChunksByTheirWork) {
   EXPECT_LT(layouts.all[0].cost.imbalance, 1.01);
 }
 
+// Each of eight ranks computes one of eight key/value heads, whatever a mask shows: less travels
+// than all keys and values to all.
+TEST(LayoutTest, SwapsTokensForHeadsWhereAllSeeAll) {
+  RingCall call = Dilated({{1 << 18, 1}}, 1 << 18, 8);
+  call.heads = call.kv_heads = 8;
+  const Layouts layouts = *ChooseLayout(call);
+  EXPECT_EQ(layouts.strategy(), Strategy::kHeads);
+  EXPECT_EQ(layouts.all[0].cost.imbalance, 1);
+  const LayoutCost& zigzag = Named(layouts, "zigzag pairs of chunks").cost;
+  EXPECT_GT(zigzag.exchanged_bytes, 2 * layouts.all[0].cost.exchanged_bytes);
+  EXPECT_GT(zigzag.memory_bytes, layouts.all[0].cost.memory_bytes);
+  // Two heads leave six ranks without work.
+  call.heads = call.kv_heads = 2;
+  EXPECT_EQ(ChooseLayout(call)->strategy(), Strategy::kGrouped);
+  // Of rows a mile apart few travel.
+  call = Dilated({{2048, 1}, {1 << 18, 128}}, 1 << 18, 8);
+  call.heads = call.kv_heads = 8;
+  EXPECT_EQ(ChooseLayout(call)->strategy(), Strategy::kGrouped);
+}
+
+TEST(LayoutTest, KeepsToTheMemoryThereIs) {
+  RingCall call = Dilated({{1 << 16, 1}, {1 << 18, 4}, {1 << 20, 16}}, 1 << 20, 8);
+  call.heads = 32;
+  call.kv_heads = 8;
+  const Layouts fastest = *ChooseLayout(call);
+  double least = fastest.all[0].cost.memory_bytes;
+  for (const Layout& layout : fastest.all) least = std::min(least, layout.cost.memory_bytes);
+  ASSERT_GT(fastest.all[0].cost.memory_bytes, least);
+  // What fits, and what fits nowhere.
+  for (const double limit : {least, 0.0}) {
+    EXPECT_EQ(ChooseLayout(call, {}, limit)->all[0].cost.memory_bytes, least);
+  }
+}
+
+TEST(LayoutTest, KnowsNoSharesOfHeadsWithGates) {
+  RingCall call = Masked("random_25", 32 * 128, 4);
+  std::get<BlockSparseAttentionOptions>(call.pattern).gated = true;
+  const Layouts layouts = *ChooseLayout(call);
+  for (const Layout& layout : layouts.all) {
+    EXPECT_EQ(layout.strategy, Strategy::kGrouped);
+  }
+}
+
 TEST(LayoutTest, PredictsTheBytesOfThePlan) {
   for (const RingCall& call :
        {Dilated({{64, 1}, {700, 3}, {4096, 2}}, 4000, 5), Masked("random_25", 4000, 5)}) {
     const Layouts layouts = *ChooseLayout(call);
     for (const Layout& layout : layouts.all) {
-      const AttentionPlan plan =
-          *AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads);
+      const AttentionPlan plan = *AttentionPlan::Create(call.pattern, layout.map, call.heads,
+                                                        call.kv_heads, layout.strategy);
       uint64_t most = 0;
       for (int rank = 0; rank < 5; ++rank) {
         uint64_t received = 0;

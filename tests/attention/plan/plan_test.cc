@@ -8,6 +8,8 @@
 #include <tuple>
 #include <variant>
 
+#include "attention/plan/head_shares.h"
+
 namespace ringmaster::attention {
 namespace {
 
@@ -311,6 +313,33 @@ TEST(AttentionPlanTest, BytesFollowTheRows) {
   EXPECT_EQ(plan.SentBytesForward(0, shape), 16u * 2 * 3 * 8 * 2);
   EXPECT_EQ(plan.SentBytesBackward(0, shape), 0u);
   EXPECT_EQ(plan.SentBytesBackward(1, shape), 16u * 2 * 3 * 8 * 4);
+}
+
+TEST(AttentionPlanTest, SharesOfHeadsAreEvenAndDoAllWork) {
+  const ShardMap map = ShardMap::Contiguous(300, 3, 1);
+  const HeadShares shares(map, 8, 4);
+  EXPECT_EQ(shares.Of(0), (HeadShares::Share{0, 1}));
+  EXPECT_EQ(shares.Of(1), (HeadShares::Share{1, 1}));
+  EXPECT_EQ(shares.Of(2), (HeadShares::Share{2, 2}));
+  const MessageShape shape{.batch = 3, .head_dim = 8, .element_bytes = 2, .gradient_bytes = 4};
+  // 100 tokens of 4 query and 2 key and value heads; 100 tokens of 2 heads' output and sums.
+  EXPECT_EQ(shares.ForwardBytes(0, 2, shape), 300u * (8 * 16 + 2 * 20));
+  EXPECT_EQ(shares.BackwardBytes(0, 2, shape), 300u * (4 * 16 + 4 * 16));
+  const std::vector<AttentionPattern> patterns = {
+      DilatedAttentionOptions{.branches = {{64, 1}, {300, 7}}},
+      DilatedAttentionOptions{.branches = {{64, 1}, {300, 7}},
+                              .offset_mode = OffsetMode::kTorchscale},
+      SomeBlocks(300, 8, true), SomeBlocks(300, 1, false)};
+  for (const AttentionPattern& pattern : patterns) {
+    double sums[2] = {};
+    for (const Strategy strategy : {Strategy::kGrouped, Strategy::kHeads}) {
+      const AttentionPlan plan = *AttentionPlan::Create(pattern, map, 8, 4, strategy);
+      for (int rank = 0; rank < 3; ++rank) {
+        sums[static_cast<int>(strategy)] += plan.ForwardFlops(rank, shape);
+      }
+    }
+    EXPECT_DOUBLE_EQ(sums[0], sums[1]);
+  }
 }
 
 TEST(AttentionPlanTest, FlopsCountVisiblePairs) {

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "attention/plan/layout.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/train/training_ranks.h"
@@ -43,12 +45,26 @@ struct World {
 constexpr World kWorlds[] = {{2, 1}, {4, 1}, {1, 2}, {2, 2}, {4, 2}};
 
 // After one step, exp_avg is (1 - beta1) times the gradient of the whole world.
+void ExpectTheGradients(const RankRun& alone, const RankRun& run, const std::string& where) {
+  const auto expected = alone.state->NamedTensors();
+  const auto found = run.state->NamedTensors();
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    ASSERT_EQ(found[i].name, expected[i].name);
+    if (found[i].name.starts_with("optimizer.exp_avg.")) {
+      const double scale = expected[i].tensor.abs().max().item<double>();
+      EXPECT_LT(found[i].tensor.sub(expected[i].tensor).abs().max().item<double>(),
+                1e-11 + 1e-9 * scale)
+          << found[i].name << where;
+    }
+  }
+}
+
 TEST_F(TrainerTest, EveryParametersGradientIsThatOfOneRank) {
   JobConfig config = SmallJob();
   config.optimizer.clip_norm = 0;
   config.dropout = 0.2;
   const std::vector<RankRun> alone = Run(config, {.steps = 1});
-  const auto expected = alone[0].state->NamedTensors();
   for (const World& world : kWorlds) {
     for (const bool recompute : {false, true}) {
       JobConfig shared = WithWorld(config, world.ring_size, world.replicas);
@@ -58,19 +74,32 @@ TEST_F(TrainerTest, EveryParametersGradientIsThatOfOneRank) {
       uint64_t most = 0;
       for (const RankRun& run : runs) most = std::max(most, run.steps[0].sent_bytes);
       EXPECT_EQ(runs[0].steps[0].exchanged_bytes, most);
-      const auto found = runs.back().state->NamedTensors();
-      ASSERT_EQ(found.size(), expected.size());
-      for (size_t i = 0; i < found.size(); ++i) {
-        ASSERT_EQ(found[i].name, expected[i].name);
-        if (found[i].name.starts_with("optimizer.exp_avg.")) {
-          const double scale = expected[i].tensor.abs().max().item<double>();
-          EXPECT_LT(found[i].tensor.sub(expected[i].tensor).abs().max().item<double>(),
-                    1e-11 + 1e-9 * scale)
-              << found[i].name << ", ring " << world.ring_size << ", replicas " << world.replicas;
-        }
-      }
+      ExpectTheGradients(alone[0], runs.back(),
+                         absl::StrCat(", ring ", world.ring_size, ", replicas ", world.replicas));
     }
   }
+}
+
+// What four ranks of many heads do when all tokens see all.
+TEST_F(TrainerTest, RanksSwapTokensForHeads) {
+  JobConfig config = SmallJob();
+  config.model.heads = config.model.kv_heads = 8;
+  config.model.attention.branches = {{768, 1}};
+  config.optimizer.clip_norm = 0;
+  const std::vector<RankRun> alone = Run(config, {.steps = 1});
+  const attention::Layouts layouts =
+      *attention::ChooseLayout({config.model.attention,
+                                config.sequence_length,
+                                4,
+                                8,
+                                8,
+                                {.head_dim = 2, .element_bytes = 8, .gradient_bytes = 8}},
+                               attention::kCpuRates);
+  ASSERT_EQ(layouts.strategy(), attention::Strategy::kHeads);
+  const std::vector<RankRun> runs = Run(WithWorld(config, 4, 1), {.steps = 1});
+  EXPECT_GT(runs[0].steps[0].exchanged_bytes, 0u);
+  EXPECT_EQ(runs[0].steps[0].exchanged_bytes, runs[0].steps[0].planned_bytes);
+  ExpectTheGradients(alone[0], runs.back(), "");
 }
 
 TEST_F(TrainerTest, MicroSequencesKeepTheLoss) {
