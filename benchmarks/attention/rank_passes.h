@@ -31,6 +31,20 @@ inline bool ParseHeadShape(absl::string_view text, HeadShape* shape) {
          absl::SimpleAtoi(sizes[1], &shape->dim);
 }
 
+// "2048:1,8192:4", lengths of segments and rates; false for what is none.
+inline bool ParseBranches(absl::string_view text, std::vector<Branch>* branches) {
+  branches->clear();
+  for (const absl::string_view branch : absl::StrSplit(text, ',')) {
+    const std::vector<absl::string_view> numbers = absl::StrSplit(branch, ':');
+    if (numbers.size() != 2 ||
+        !absl::SimpleAtoi(numbers[0], &branches->emplace_back().segment_length) ||
+        !absl::SimpleAtoi(numbers[1], &branches->back().dilation_rate)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // The plugin, or why there is none as an exception.
 inline const worker::CudaPlugin& OpenPlugin() {
   const auto plugin = worker::CudaPlugin::Open();

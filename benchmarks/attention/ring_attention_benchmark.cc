@@ -16,7 +16,6 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
@@ -153,16 +152,7 @@ bool Read(absl::string_view argument, Arguments* arguments) {
     return ParseHeadShape(argument, &arguments->shape);
   }
   if (absl::ConsumePrefix(&argument, "--branches=")) {
-    arguments->branches.clear();
-    for (const absl::string_view text : absl::StrSplit(argument, ',')) {
-      const std::vector<absl::string_view> numbers = absl::StrSplit(text, ':');
-      Branch& branch = arguments->branches.emplace_back();
-      if (numbers.size() != 2 || !absl::SimpleAtoi(numbers[0], &branch.segment_length) ||
-          !absl::SimpleAtoi(numbers[1], &branch.dilation_rate)) {
-        return false;
-      }
-    }
-    return true;
+    return ParseBranches(argument, &arguments->branches);
   }
   int64_t tokens = 0;
   if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;

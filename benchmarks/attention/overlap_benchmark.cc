@@ -1,0 +1,235 @@
+// Does a rank compute while rows travel? One rank of a ring passes forward and backward over its
+// share of a sequence, causal, bf16, against an exchange that takes as long as it is told to:
+//   overlap_benchmark [--shape=16x128] [--branches=W:R,...] [--ranks=4] [--rank=2] TOKENS...
+// TOKENS of the whole sequence. What arrives is copied from random rows; then the copy engine moves
+// bytes from the host until the exchange has taken its share of the pass's own time: none, half,
+// all, or twice. Prints one JSON object a case and share: milliseconds of forward and of forward
+// and backward (median of ten after three), and what each took for the longer of computation and
+// exchange, which is 1 where they overlap fully.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "attention/plan/plan.h"
+#include "attention/tiles/tile_passes.h"
+#include "benchmarks/attention/rank_passes.h"
+
+namespace ringmaster::attention {
+namespace {
+
+using kernels::Check;
+
+struct Arguments {
+  HeadShape shape;
+  std::vector<Branch> branches = {{2048, 1},    {8192, 4},     {32768, 16},
+                                  {131072, 64}, {524288, 256}, {2097152, 1024}};
+  int ranks = 4;
+  int rank = 2;
+  std::vector<int64_t> lengths;
+};
+
+// Brings rows from nobody, in a given time, on a stream of its own.
+class PacedExchange : public GroupedExchange {
+ public:
+  PacedExchange(int rank, int ranks) : rank_(rank), ranks_(ranks) {
+    constexpr size_t kBytes = size_t{1} << 28;
+    Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    Check(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
+    Check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
+    Check(cudaMallocHost(&host_, kBytes));
+    Check(cudaMalloc(&device_, kBytes));
+    bytes_ = kBytes;
+    // A few copies, so that clocks and pages are as they will be.
+    double milliseconds = 0;
+    for (int i = 0; i < 3; ++i) milliseconds = Time([&] { Copy(kBytes); });
+    bytes_per_millisecond_ = static_cast<double>(kBytes) / milliseconds;
+  }
+  ~PacedExchange() override {
+    cudaFree(device_);
+    cudaFreeHost(host_);
+    cudaEventDestroy(ready_);
+    cudaEventDestroy(done_);
+    cudaStreamDestroy(stream_);
+  }
+  PacedExchange(const PacedExchange&) = delete;
+  PacedExchange& operator=(const PacedExchange&) = delete;
+
+  // How long each of the following groups takes, forward's and backward's in turn.
+  void Pace(double forward, double backward) { pace_[0] = forward, pace_[1] = backward; }
+  void BeginForward() { next_ = 0; }
+
+  int rank() const override { return rank_; }
+  int size() const override { return ranks_; }
+  absl::StatusOr<Ticket> Start(absl::Span<const SendBuffer> /*sends*/,
+                               absl::Span<const ReceiveBuffer> receives,
+                               StreamHandle producer) override {
+    Check(cudaEventRecord(ready_, static_cast<cudaStream_t>(producer)));
+    Check(cudaStreamWaitEvent(stream_, ready_, 0));
+    for (const ReceiveBuffer& receive : receives) {
+      Check(cudaMemcpyAsync(receive.data, device_, std::min(receive.bytes, bytes_),
+                            cudaMemcpyDeviceToDevice, stream_));
+    }
+    Copy(static_cast<size_t>(pace_[next_++ % 2] * bytes_per_millisecond_));
+    Check(cudaEventRecord(done_, stream_));
+    return Ticket{};
+  }
+  absl::Status Wait(Ticket /*ticket*/, StreamHandle consumer) override {
+    Check(cudaStreamWaitEvent(static_cast<cudaStream_t>(consumer), done_, 0));
+    return absl::OkStatus();
+  }
+  void Abort(const std::string& /*reason*/) override {}
+  uint64_t sent_bytes() const override { return 0; }
+
+ private:
+  void Copy(size_t bytes) {
+    for (; bytes > 0; bytes -= std::min(bytes, bytes_)) {
+      Check(cudaMemcpyAsync(device_, host_, std::min(bytes, bytes_), cudaMemcpyHostToDevice,
+                            stream_));
+    }
+  }
+  template <typename F>
+  double Time(const F& f) {
+    cudaEvent_t begin, end;
+    Check(cudaEventCreate(&begin));
+    Check(cudaEventCreate(&end));
+    Check(cudaEventRecord(begin, stream_));
+    f();
+    Check(cudaEventRecord(end, stream_));
+    Check(cudaEventSynchronize(end));
+    float milliseconds = 0;
+    Check(cudaEventElapsedTime(&milliseconds, begin, end));
+    Check(cudaEventDestroy(begin));
+    Check(cudaEventDestroy(end));
+    return milliseconds;
+  }
+
+  const int rank_, ranks_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t ready_ = nullptr, done_ = nullptr;
+  void *host_ = nullptr, *device_ = nullptr;
+  size_t bytes_ = 0;
+  double bytes_per_millisecond_ = 0;
+  double pace_[2] = {0, 0};
+  int next_ = 0;
+};
+
+void Run(const Arguments& arguments, int64_t tokens) {
+  const DilatedAttentionOptions options{.branches = arguments.branches};
+  // So that a rank in the middle has as much to do as the others and everything to receive.
+  const ShardMap map = ShardMap::Contiguous(tokens, arguments.ranks, 1);
+  const HeadShape& shape = arguments.shape;
+  const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads).value();
+  const auto random = [&] {
+    return at::empty({1, map.LocalTokens(arguments.rank), shape.heads, shape.dim},
+                     at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(at::kBFloat16))
+        .normal_();
+  };
+  const at::Tensor q = random(), k = random(), v = random(), dout = random();
+  PacedExchange exchange(arguments.rank, arguments.ranks);
+  Call call = MakeCall(q, k, v, options, map, &exchange);
+  if (!call.by_tiles()) throw std::runtime_error(call.why_not_tiles);
+  const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
+  uint64_t bytes = 0, backward_bytes = 0;  // to receive
+  for (int peer = 0; peer < arguments.ranks; ++peer) {
+    if (peer == arguments.rank) continue;
+    bytes += plan.ForwardBytes(peer, arguments.rank, message);
+    backward_bytes += plan.BackwardBytes(peer, arguments.rank, message);
+  }
+  const double flops = plan.ForwardFlops(arguments.rank, message);
+  double forward_alone = 0, both_alone = 0;
+  for (const double share : {0.0, 0.5, 1.0, 2.0}) {
+    const double forward_pace = share * forward_alone;
+    const double backward_pace = share * (both_alone - forward_alone);
+    exchange.Pace(forward_pace, backward_pace);
+    // The network that the plan is told of is the one that there is.
+    TileShape tiles = TileShapeOf(q, k);
+    if (share > 0) {
+      tiles.flops_per_byte =
+          share * flops *
+          std::max(1 / static_cast<double>(std::max<uint64_t>(1, bytes)),
+                   2.5 / static_cast<double>(std::max<uint64_t>(1, backward_bytes)));
+    }
+    call.parts =
+        FindParts(options, map, arguments.rank, shape.heads, shape.heads, q.device(), tiles);
+    const double forward = kernels::Milliseconds([&] {
+      exchange.BeginForward();
+      Forward(call, q, k, v, nullptr);
+      return "";
+    });
+    const double both = kernels::Milliseconds([&] {
+      Saved saved;
+      exchange.BeginForward();
+      Forward(call, q, k, v, &saved);
+      Backward(call, saved, dout);
+      return "";
+    });
+    if (share == 0) forward_alone = forward, both_alone = both;
+    std::printf(
+        "{\"benchmark\": \"overlap\", \"tokens\": %ld, \"rank\": %d, \"ranks\": %d, \"heads\": %d, "
+        "\"head_dim\": %d, \"bytes\": %llu, \"exchange_share\": %.1f, \"forward_ms\": %.3f, "
+        "\"forward_backward_ms\": %.3f, \"forward_of_longer\": %.3f, "
+        "\"forward_backward_of_longer\": %.3f}\n",
+        static_cast<long>(tokens), arguments.rank, arguments.ranks, shape.heads, shape.dim,
+        static_cast<unsigned long long>(bytes), share, forward, both,
+        forward / std::max(forward_alone, forward_pace),
+        both / std::max(both_alone, forward_pace + backward_pace));
+    std::fflush(stdout);
+  }
+}
+
+// False for what is not understood.
+bool Read(absl::string_view argument, Arguments* arguments) {
+  if (absl::ConsumePrefix(&argument, "--ranks=")) {
+    return absl::SimpleAtoi(argument, &arguments->ranks) && arguments->ranks >= 1;
+  }
+  if (absl::ConsumePrefix(&argument, "--rank=")) {
+    return absl::SimpleAtoi(argument, &arguments->rank) && arguments->rank >= 0;
+  }
+  if (absl::ConsumePrefix(&argument, "--shape=")) {
+    return ParseHeadShape(argument, &arguments->shape);
+  }
+  if (absl::ConsumePrefix(&argument, "--branches=")) {
+    return ParseBranches(argument, &arguments->branches);
+  }
+  int64_t tokens = 0;
+  if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;
+  arguments->lengths.push_back(tokens);
+  return true;
+}
+
+int Main(int argc, char** argv) {
+  Arguments arguments;
+  bool understood = true;
+  for (int i = 1; i < argc; ++i) understood = understood && Read(argv[i], &arguments);
+  if (!understood || arguments.rank >= arguments.ranks) {
+    std::fprintf(stderr,
+                 "usage: overlap_benchmark [--shape=HxD] [--branches=W:R,...] [--ranks=P] "
+                 "[--rank=R] TOKENS...\n");
+    return 2;
+  }
+  const worker::CudaPlugin& plugin = OpenPlugin();
+  bool ran = true;
+  for (const int64_t tokens : arguments.lengths) {
+    ran &= RunCase(absl::StrCat(tokens, " tokens"), plugin, [&] { Run(arguments, tokens); });
+  }
+  return ran ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace ringmaster::attention
+
+int main(int argc, char** argv) try {
+  return ringmaster::attention::Main(argc, argv);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}
