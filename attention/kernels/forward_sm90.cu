@@ -168,20 +168,22 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
   // Waits for the next keys.
   __device__ void AwaitKeys() {
     shared_.key_pipeline.AwaitFull(keys_);
-    left_ = shared_.blocks.left[keys_.index()].count;
-    diagonal_ = shared_.blocks.left[keys_.index()].diagonal;
+    const TileKeys& left = shared_.blocks.left[keys_.index()];
+    diagonal_ = left.diagonal;
+    packed_ = min(left.count, kTileKeys) | left.step << 8;
     more_ = !shared_.blocks.last[keys_.index()];
   }
 
   // Puts -inf where a key is hidden from a query.
   __device__ void Hide() {
-    if (kTileKeys <= min(left_, group_.index * kRowsOfConsumer + diagonal_ + 1)) {
+    const int left = packed_ & 0xFF, step = packed_ >> 8;
+    if (kTileKeys <= min(left, group_.index * kRowsOfConsumer * step + diagonal_ + 1)) {
       return;
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = group_.row + 8 * h;
-      const int row_last = min(left_ - 1, row + diagonal_) - 2 * (group_.lane % 4);
+      const int row_last = min(left - 1, row * step + diagonal_) - 2 * (group_.lane % 4);
 #pragma unroll
       for (int i = 0; i < kTileKeys / 2; ++i) {
         if ((i / 2 & 1) == h && 8 * (i / 4) + (i & 1) > row_last) {
@@ -428,8 +430,8 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
   const ConsumerGroup<kConsumers> group_;
   Stage keys_, values_;
   bool more_ = false;  // whether keys come after those at hand
-  // Of the span of the keys at hand.
-  int left_, diagonal_;
+  // Of the span of the keys at hand: how many there are and, from bit 8 on, its step.
+  int packed_, diagonal_;
   // The parts that a row's result is merged with, or twice the part that it is.
   uint32_t first_[2], end_[2];
   float scores_[kTileKeys / 2];

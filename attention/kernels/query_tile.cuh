@@ -30,7 +30,7 @@ struct VisibleKeys {
   int queries;
   __device__ int First(const TileKeys&) const { return 0; }
   __device__ int End(const TileKeys& keys) const {
-    return min(keys.count, queries + keys.diagonal);
+    return min(keys.count, (queries - 1) * keys.step + keys.diagonal + 1);
   }
 };
 template <int kKeys>

@@ -47,11 +47,12 @@ RINGMASTER_HOST_DEVICE RowOfSums RowInSums(const TileRows& rows, int32_t first_r
 }
 
 // Keys that a tile of queries sees: key i < count is visible to query j of the tile when
-// i <= j + diagonal.
+// i <= step * j + diagonal; so many keys come for each of the tile's queries.
 struct TileKeys {
   TileRows rows;
   int32_t count = 0;
   int32_t diagonal = 0;
+  int32_t step = 1;
 };
 // A diagonal that hides nothing.
 constexpr int32_t kAllVisible = int32_t{1} << 30;
@@ -85,7 +86,7 @@ struct View {
 constexpr int kMaxViews = 16;
 
 // Up to kTileKeys keys and the spans of queries that see them, queries[begin .. end) of the list:
-// query i < count sees key j of the tile when j <= i + diagonal.
+// query i < count sees key j of the tile when j <= i + diagonal; their step is 1.
 struct KeyTile {
   TileRows rows;
   int32_t count = 0;

@@ -89,17 +89,11 @@ class Walk {
 
   __device__ bool done() const { return at_ == end_; }
   // What is left of the span from this block on.
-  __device__ TileKeys Left() const {
-    TileKeys left = span_;
-    left.rows.first += first_;
-    left.count -= first_;
-    left.diagonal += Range::kDiagonalPerRow * first_;
-    return left;
-  }
+  __device__ const TileKeys& Left() const { return left_; }
 
   __device__ void Next() {
-    first_ += kRows;
-    if (first_ >= rows_end_) {
+    Skip(kRows);
+    if (rows_ <= 0) {
       ++at_;
       Load();
     }
@@ -108,22 +102,28 @@ class Walk {
  private:
   __device__ void Load() {
     for (; at_ != end_; ++at_) {
-      span_ = list_[at_];
-      first_ = range_.First(span_);
-      rows_end_ = range_.End(span_);
-      if (first_ < rows_end_) {
+      left_ = list_[at_];
+      rows_ = range_.End(left_);
+      Skip(range_.First(left_));
+      if (rows_ > 0) {
         return;
       }
     }
+  }
+
+  __device__ void Skip(int rows) {
+    left_.rows.first += rows;
+    left_.count -= rows;
+    left_.diagonal += Range::kDiagonalPerRow * rows;
+    rows_ -= rows;
   }
 
   const TileKeys* list_;
   int at_;
   const int end_;
   const Range range_;
-  TileKeys span_;
-  int first_ = 0;
-  int rows_end_ = 0;
+  TileKeys left_;
+  int rows_ = 0;  // of them, those that meet the tile
 };
 
 }  // namespace ringmaster::attention::kernels

@@ -4,9 +4,11 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "attention/parts/seen_keys.h"
+#include "attention/tiles/joint_runs.h"
 #include "attention/tiles/tile_order.h"
 
 namespace ringmaster::attention {
@@ -18,28 +20,27 @@ using kernels::Tile;
 using kernels::TileKeys;
 using kernels::TileRows;
 
-// A run and the number of its first row among those of its group.
-struct Span {
-  Run run;
-  int64_t begin = 0;
-};
-
-std::vector<Span> SpansOf(const RowSet& set, int64_t group) {
-  std::vector<Span> spans;
-  int64_t begin = 0;
-  for (size_t i = set.group_begin[group]; i < set.group_begin[group + 1]; ++i) {
-    spans.push_back({set.runs[i], begin});
-    begin += set.runs[i].count;
-  }
-  return spans;
-}
-
 // Problem `group` of a part.
 struct Group {
   const Part* part;
   int64_t group;
 };
 using Groups = std::vector<Group>;
+
+// Pairs of a query and a key that it sees.
+double PairsOf(const Groups& groups) {
+  double sum = 0;
+  for (const auto& [part, group] : groups) {
+    const auto queries = static_cast<double>(part->queries.rows_per_group);
+    const auto keys = static_cast<double>(part->keys.rows_per_group);
+    sum += queries * (part->causal ? keys - (queries - 1) / 2 : keys);
+  }
+  return sum;
+}
+
+// Products of two numbers and their addition, forward and backward.
+constexpr double kForwardFlops = 4, kBackwardFlops = 10;
+constexpr double kForwardBytes = 2, kBackwardBytes = 4;  // of one number of a row on its way
 
 // Calls f(token * heads + head) for each row.
 template <typename F>
@@ -55,10 +56,9 @@ class Builder {
       : parts_(parts), shape_(shape), tile_rows_(kernels::TileRowsOf(shape.head_dim)) {}
 
   TileLists Build() {
-    AddViews();
     AddForward();
     AddMerge();
-    for (const auto& [branch, groups] : ByBranch(parts_.far, [](const Group&) { return true; })) {
+    for (const auto& [branch, groups] : ByBranch(parts_.far, &All)) {
       result_.backward_far.push_back(MakePass(groups, /*far=*/true, nullptr));
     }
     AddWindows();
@@ -69,16 +69,21 @@ class Builder {
   // A single row has no step, which keeps rates beyond the sequence out of the views.
   static int64_t StepOf(const Run& run) { return run.count == 1 ? 1 : run.step; }
 
-  void AddViews() {
+  std::set<int64_t> StepsOfParts() const {
+    std::set<int64_t> steps;
     for (const std::vector<Part>* parts : {&parts_.local, &parts_.far}) {
       for (const Part& part : *parts) {
-        for (const Run& run : part.queries.runs) {
-          views_.emplace(StepOf(run), 0);
-        }
+        for (const Run& run : part.queries.runs) steps.insert(StepOf(run));
       }
     }
-    for (auto& [step, view] : views_) {
-      view = result_.pool_view();
+    return steps;
+  }
+
+  void AddViews(const JointRuns& joint) {
+    std::set<int64_t> steps = StepsOfParts();
+    for (const JointRun& run : joint.runs) steps.insert(StepOf(run.rows));
+    for (const int64_t step : steps) {
+      views_.emplace(step, result_.pool_view());
       result_.steps.push_back(step);
     }
   }
@@ -89,6 +94,8 @@ class Builder {
             static_cast<int32_t>(run.first % step),
             static_cast<int32_t>(run.first / step + skipped)};
   }
+
+  static bool All(const Group& /*group*/) { return true; }
 
   // The problems that `take` accepts.
   template <typename F>
@@ -104,34 +111,57 @@ class Builder {
     return branches;
   }
 
-  // The branch whose tiles merge the others' parts, or -1: the last one that covers every place of
-  // a rank which has all its keys itself.
-  int LastBranch() const {
+  // Whether rows that travel are there when others' work is done, so that to wait for them then
+  // takes no time.
+  bool IsHidden(double rows, double bytes, double pairs, double flops) const {
+    const double number = shape_.head_dim;
+    return rows * 2 * number * bytes * shape_.flops_per_byte <= pairs * number * flops;
+  }
+
+  // The last branch that covers every place and whose keys are all at hand, or -1.
+  int WholeBranch() const {
     std::map<int, int64_t> rows;
-    for (const Part& part : parts_.local) {
-      rows[part.branch] += part.queries.rows();
-    }
+    for (const Part& part : parts_.local) rows[part.branch] += part.queries.rows();
+    for (const Part& part : parts_.far) rows.erase(part.branch);
     int last = -1;
     for (const auto& [branch, count] : rows) {
-      last = parts_.far.empty() && count == shape_.tokens * shape_.heads ? branch : last;
+      last = count == shape_.tokens * shape_.heads ? branch : last;
     }
     return last;
   }
 
+  // Whether the tiles of the joint runs merge all parts of their places: when nothing comes from
+  // peers, or is there when the other local branches are done.
+  bool MergesLast(const JointRuns& joint) const {
+    double others = 0;
+    for (const auto& [branch, groups] : ByBranch(parts_.local, &All)) {
+      others += joint.branches.count(branch) == 0 ? PairsOf(groups) : 0;
+    }
+    int64_t incoming = 0;
+    for (const RankParts::Message& message : parts_.incoming) incoming += message.rows;
+    return !joint.runs.empty() &&
+           IsHidden(static_cast<double>(incoming), kForwardBytes, others, kForwardFlops);
+  }
+
   void AddForward() {
-    const int last = LastBranch();
+    const int whole = WholeBranch();
+    const JointRuns joint = whole < 0 ? JointRuns()
+                                      : JoinBranches(parts_, whole, shape_.head_dim, shape_.joined,
+                                                     StepsOfParts(), kernels::kMaxViews - 1);
+    AddViews(joint);
+    const bool last = MergesLast(joint);
+    for (const JointRun& run : joint.runs) {
+      AddQueries(run, /*far=*/false, tile_rows_, last ? &result_.last : &result_.local);
+      if (!last) Number(run.rows);
+    }
     for (const bool far : {false, true}) {
       for (const Part& part : far ? parts_.far : parts_.local) {
+        if (joint.branches.count(part.branch) > 0) continue;
         for (int64_t group = 0; group < part.queries.groups(); ++group) {
-          const std::vector<Span> keys = SpansOf(part.keys, group);
           for (const Span& span : SpansOf(part.queries, group)) {
-            if (part.branch == last) {
-              AddQueries(span, keys, part, far, tile_rows_, &result_.last);
-              continue;
-            }
-            AddQueries(span, keys, part, far, tile_rows_, far ? &result_.far : &result_.local);
-            rows_.push_back(span.run);
-            query_count_ += span.run.count;
+            AddQueries({span.run, {{&part, group, span.begin}}}, far, tile_rows_,
+                       far ? &result_.far : &result_.local);
+            Number(span.run);
           }
         }
       }
@@ -143,22 +173,33 @@ class Builder {
     }
   }
 
+  void Number(const Run& rows) {
+    rows_.push_back(rows);
+    query_count_ += rows.count;
+  }
+
   // Heavy tiles first within a run. Queries are numbered from query_count_ on.
-  void AddQueries(const Span& span, const std::vector<Span>& key_spans, const Part& part, bool far,
-                  int rows_of_tile, TileLists::QueryTiles* lists) const {
-    const int64_t count = span.run.count;
-    const int64_t before = part.keys.rows_per_group - part.queries.rows_per_group;
+  void AddQueries(const JointRun& run, bool far, int rows_of_tile,
+                  TileLists::QueryTiles* lists) const {
+    std::vector<std::pair<const ProblemRows*, std::vector<Span>>> problems;
+    for (const ProblemRows& rows : run.problems) {
+      problems.emplace_back(&rows, SpansOf(rows.part->keys, rows.group));
+    }
+    const int64_t count = run.rows.count;
     for (int64_t at = (count - 1) / rows_of_tile * rows_of_tile; at >= 0; at -= rows_of_tile) {
       const int64_t rows = std::min<int64_t>(rows_of_tile, count - at);
       const auto keys_begin = static_cast<int32_t>(lists->keys.size());
-      for (const Span& key : key_spans) {
-        const int64_t diagonal = part.causal ? before + span.begin + at - key.begin : kAllVisible;
-        if (rows - 1 + diagonal >= 0) {
-          lists->keys.push_back({RowsOf(key.run, 0, far), static_cast<int32_t>(key.run.count),
-                                 static_cast<int32_t>(diagonal)});
+      for (const auto& [problem, spans] : problems) {
+        for (const Span& keys : spans) {
+          const int64_t diagonal = DiagonalOf(*problem, at, keys);
+          if ((rows - 1) * problem->step + diagonal >= 0) {
+            lists->keys.push_back({RowsOf(keys.run, 0, far), static_cast<int32_t>(keys.run.count),
+                                   static_cast<int32_t>(diagonal),
+                                   static_cast<int32_t>(problem->step)});
+          }
         }
       }
-      lists->tiles.push_back({RowsOf(span.run, at, false), static_cast<int32_t>(rows), keys_begin,
+      lists->tiles.push_back({RowsOf(run.rows, at, false), static_cast<int32_t>(rows), keys_begin,
                               static_cast<int32_t>(lists->keys.size()), query_count_ + at});
     }
   }
@@ -196,11 +237,10 @@ class Builder {
     KeyPieces keys;
     for (const auto& [part, group] : groups) {
       keys.Add(*part, group);
-      const std::vector<Span> key_spans = SpansOf(part->keys, group);
+      if (!shape_.deterministic) continue;
       for (const Span& span : SpansOf(part->queries, group)) {
-        if (shape_.deterministic) {
-          AddQueries(span, key_spans, *part, far, kernels::kBackwardTileRows, &pass.queries);
-        }
+        AddQueries({span.run, {{part, group, span.begin}}}, far, kernels::kBackwardTileRows,
+                   &pass.queries);
       }
     }
     for (int head = 0; window != nullptr && head < shape_.kv_heads; ++head) {
@@ -294,40 +334,64 @@ class Builder {
                            [](int64_t rows, const KeyTile& tile) { return rows + tile.count; });
   }
 
-  // Marks the sums that a pass adds to. Returns how many none before has.
+  // Marks sums that are added to. Returns how many were not before.
+  int64_t Sum(const Run& run) {
+    int64_t fresh = 0;
+    ForEachPlace(run, shape_.kv_heads, [&](int64_t place) {
+      fresh += result_.summed[place] == 0 ? 1 : 0;
+      result_.summed[place] = 1;
+    });
+    return fresh;
+  }
+
   int64_t Sum(const TileLists::Backward& pass) {
     int64_t fresh = 0;
     for (const KeyTile& tile : pass.keys.tiles) {
       const int64_t step = result_.steps[tile.rows.view];
       const int64_t first = tile.rows.residue + tile.rows.first * step;
-      ForEachPlace({first, step, tile.count, tile.rows.head}, shape_.kv_heads, [&](int64_t place) {
-        fresh += result_.summed[place] == 0 ? 1 : 0;
-        result_.summed[place] = 1;
-      });
+      fresh += Sum(Run{first, step, tile.count, tile.rows.head});
     }
     return fresh;
   }
 
+  // Those that the gradients of a pool's rows are added to, the peers' and the own.
+  int64_t SumReturned() {
+    int64_t fresh = 0;
+    const auto sum = [&](const RankParts::Message& message) {
+      for (const RowSet& set : message.local) {
+        for (const Run& run : set.runs) fresh += Sum(run);
+      }
+    };
+    std::for_each(parts_.outgoing.begin(), parts_.outgoing.end(), sum);
+    sum(parts_.kept);
+    return fresh;
+  }
+
   // Passes of many keys come first, so that later ones find their sums stored; the last of those
-  // that have all keys finishes, unless gradients come from other ranks yet.
+  // that have all keys finishes, unless it would have to wait for the peers.
   void AddPasses(const std::map<int, Groups>& branches, TileLists::Window* window) {
     using kernels::KeyGradients;
     std::vector<TileLists::Backward>& passes = window->passes;
-    for (const auto& [branch, groups] : branches) {
-      // A mask is one branch.
-      passes.push_back(
-          MakePass(groups, /*far=*/false, parts_.tile_order.has_value() ? window : nullptr));
-    }
-    std::stable_sort(passes.begin(), passes.end(),
-                     [](const auto& a, const auto& b) { return RowsOf(a) > RowsOf(b); });
     const int64_t all = window->tokens * shape_.kv_heads;
-    const auto finisher = std::find_if(passes.rbegin(), passes.rend(),
-                                       [all](const auto& pass) { return RowsOf(pass) == all; });
-    if (!Exchanges() && finisher != passes.rend()) {
-      finisher->key_gradients = KeyGradients::kFinish;
-      std::rotate(passes.rbegin(), finisher, finisher + 1);
+    auto finisher = branches.end();
+    double pairs = 0;
+    for (auto branch = branches.begin(); branch != branches.end(); ++branch) {
+      // A mask is one branch.
+      passes.push_back(MakePass(branch->second, /*far=*/false,
+                                parts_.tile_order.has_value() ? window : nullptr));
+      pairs += PairsOf(branch->second);
+      finisher = RowsOf(passes.back()) == all ? branch : finisher;
+    }
+    if (finisher != branches.end() &&
+        IsHidden(static_cast<double>(parts_.outgoing_rows), kBackwardBytes,
+                 pairs - PairsOf(finisher->second), kBackwardFlops)) {
+      const auto pass = passes.begin() + std::distance(branches.begin(), finisher);
+      pass->key_gradients = KeyGradients::kFinish;
+      std::rotate(pass, pass + 1, passes.end());
     }
     const auto sums_end = passes.end() - (window->finishes() ? 1 : 0);
+    std::stable_sort(passes.begin(), sums_end,
+                     [](const auto& a, const auto& b) { return RowsOf(a) > RowsOf(b); });
     int64_t fresh = 0;
     for (auto pass = passes.begin(); pass != sums_end; ++pass) {
       const int64_t more = Sum(*pass);
@@ -335,7 +399,8 @@ class Builder {
       window->zero_keys |= more > 0 && more < RowsOf(*pass);
       fresh += more;
     }
-    window->zero_keys |= !window->finishes() && fresh < all;
+    const int64_t returned = SumReturned();
+    window->zero_keys |= returned > 0 || (!window->finishes() && fresh < all);
     if (window->zero_keys) {
       std::for_each(passes.begin(), sums_end,
                     [](auto& pass) { pass.key_gradients = KeyGradients::kAdd; });

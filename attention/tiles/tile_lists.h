@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "attention/kernels/tile_list.h"
@@ -29,7 +30,8 @@ struct TileLists {
   };
   // Consecutive local tokens that meet no others, and the calls for them, one for each branch that
   // has work: sums in fp32 are of one window at a time. A window whose last call finishes needs no
-  // more for dk and dv, else the sums are to be rounded.
+  // more for dk and dv, and what comes from peers is added before that call; else it is added last,
+  // and the sums are to be rounded.
   struct Window {
     int64_t begin = 0;
     int64_t tokens = 0;
@@ -47,8 +49,8 @@ struct TileLists {
   std::vector<int64_t> steps;
   int pool_view() const { return static_cast<int>(steps.size()); }
 
-  // Forward, of all branches. The last ones cover every place, and merge its parts when these are
-  // there; where there are none, the parts are merged by themselves.
+  // Forward, of all branches. The last ones cover every place, and merge its parts, those of far
+  // ones too, when these are there; where there are none, the parts are merged by themselves.
   QueryTiles local;
   QueryTiles far;
   QueryTiles last;
@@ -64,8 +66,8 @@ struct TileLists {
   std::vector<Backward> backward_far;
   // All tokens; one alone if the rank exchanges rows with others.
   std::vector<Window> windows;
-  // By key's place, token * kv_heads + head: whether calls before the finishing ones have added to
-  // its sums. Empty if none have.
+  // By key's place, token * kv_heads + head: whether its sums have been added to before the
+  // finishing calls. Empty if none have.
   std::vector<uint8_t> summed;
 
   size_t bytes() const;
@@ -81,6 +83,12 @@ struct TileShape {
   bool deterministic = false;
   // A window ends where it can from this many tokens on.
   int64_t window_tokens = 0;
+  // What is computed while a byte comes from a peer, about: tiles that merge or finish wait for the
+  // peers only if the work before them takes as long.
+  double flops_per_byte = 0;
+  // How many branches are joined to the one that covers every place (joint_runs.h); unset: as many
+  // as make the forward pass shortest.
+  std::optional<int> joined;
 
   friend bool operator==(const TileShape&, const TileShape&) = default;
 };

@@ -41,6 +41,9 @@ at::Tensor Columns(const at::Tensor& x, int64_t columns) {
   return x.size(3) == columns ? x : x.narrow(3, 0, columns);
 }
 
+// 300 TFLOP/s, and 25 GB/s from the peers, one network adapter's.
+constexpr double kFlopsPerByte = 12000;
+
 // Tensor maps want aligned rows; a size of one may come with any stride. What lies at `unused`
 // places, if it is defined, may be anything: rows beside a tile are read with it and multiplied by
 // zero.
@@ -136,7 +139,8 @@ TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
           .kv_heads = static_cast<int>(k.size(2)),
           .head_dim = static_cast<int>(KernelHeadDim(q.size(3))),
           .deterministic = q.is_cpu() || at::globalContext().deterministicAlgorithms(),
-          .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows)};
+          .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows),
+          .flops_per_byte = kFlopsPerByte};
 }
 
 AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
@@ -162,17 +166,17 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
     // Local tiles see nothing of the pool, which is under way.
     const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool().narrow(0, 0, 0));
     TileForward(inputs, tiles.local, tiles.slots, outputs);
-    const bool last = tiles.last.tiles.numel() > 0;
-    if (last) {
-      // There are no far ones: what is on its way is for others.
-      TileForwardLast(inputs, tiles.last, tiles.merge_begin, outputs);
-    }
-    rows.Wait();
-    if (!last) {
+    if (tiles.far.tiles.numel() > 0) {
+      rows.Wait();
       TileForward(Inputs(call, queries, keys, values, rows.pool()), tiles.far, tiles.slots,
                   outputs);
+    }
+    if (tiles.last.tiles.numel() > 0) {
+      TileForwardLast(inputs, tiles.last, tiles.merge_begin, outputs);
+    } else {
       TileMix(tiles.merge_begin, outputs);
     }
+    rows.Wait();
     pool = rows.pool();
   }
   if (saved != nullptr) {
@@ -243,13 +247,15 @@ class BackwardPass {
     std::for_each(tiles_.backward_far.begin(), tiles_.backward_far.end(), run);
     FarGradients far(*call_.parts, Columns(owed_, head_dim_).contiguous(), call_.wire,
                      call_.exchange);
-    std::for_each(window.passes.begin(), window.passes.end(), run);
+    const auto finish = window.passes.end() - (window.finishes ? 1 : 0);
+    std::for_each(window.passes.begin(), finish, run);
+    far.AddTo(Columns(sums.dk, head_dim_), Columns(sums.dv, head_dim_));
+    std::for_each(finish, window.passes.end(), run);
     const auto part_of = [&window](const at::Tensor& x) {
       return x.narrow(1, window.begin, window.tokens);
     };
     part_of(gradients_.dq).copy_(sums.dq);
     if (!window.finishes) {
-      far.AddTo(Columns(sums.dk, head_dim_), Columns(sums.dv, head_dim_));
       part_of(gradients_.dk).copy_(sums.dk);
       part_of(gradients_.dv).copy_(sums.dv);
     }

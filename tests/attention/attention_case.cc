@@ -15,7 +15,6 @@
 #include "absl/strings/str_join.h"
 #include "attention/block_sparse_attention.h"
 #include "attention/dilated_attention.h"
-#include "attention/passes.h"
 #include "attention/plan/head_shares.h"
 #include "attention/plan/plan.h"
 #include "tests/attention/device.h"
@@ -76,7 +75,7 @@ void SumAsLong(Call* call) {
 }
 
 AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device device, int rank,
-                        GroupedExchange* exchange) {
+                        GroupedExchange* exchange, const ChangeCall& change) {
   at::set_num_threads(1);  // of this rank's thread
   std::vector<at::Tensor> inputs;
   for (const at::Tensor& x : {problem.q, problem.k, problem.v}) {
@@ -94,6 +93,7 @@ AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device devi
     if (path == Path::kLongSequence) {
       SumAsLong(&call);
     }
+    if (change != nullptr) change(rank, &call);
     Saved saved;
     at::Tensor dlog_gates;
     const AttentionOutput output =
@@ -188,10 +188,11 @@ AttentionCase RandomCase(uint64_t seed, const CaseLimits& limits) {
   return problem;
 }
 
-AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device device) {
+AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device device,
+                         const ChangeCall& change) {
   const int ranks = problem.map.ranks();
   if (ranks == 1) {
-    return RunRank(problem, path, device, 0, nullptr);
+    return RunRank(problem, path, device, 0, nullptr, change);
   }
   auto communicators =
       device.is_cpu() ? worker::ConnectInProcess(ranks)
@@ -204,7 +205,7 @@ AttentionResult RunRanks(const AttentionCase& problem, Path path, at::Device dev
       try {
         CountingExchange counting(&communicators[rank]->world());
         const uint64_t before = counting.sent_bytes();
-        results[rank] = RunRank(problem, path, device, rank, &counting);
+        results[rank] = RunRank(problem, path, device, rank, &counting, change);
         results[rank].sent_bytes = counting.sent_bytes() - before;
         results[rank].sent_messages = counting.messages();
       } catch (...) {

@@ -4,11 +4,13 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "attention/dropout.h"
+#include "attention/passes.h"
 #include "attention/plan/options.h"
 #include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
@@ -62,9 +64,10 @@ enum class Path { kAsCalled, kLongSequence };
 // and puts the results together in the order of the sequence, on the CPU. A map of one rank runs
 // without an exchange. On a GPU all ranks share it, and the passes beneath are called: autograd has
 // one thread a device, in which one rank's backward would wait for the others'. Rethrows what a
-// rank threw.
+// rank threw. `change` may change what a rank's passes are called with: it is for kLongSequence.
+using ChangeCall = std::function<void(int rank, Call* call)>;
 AttentionResult RunRanks(const AttentionCase& problem, Path path = Path::kAsCalled,
-                         at::Device device = at::kCPU);
+                         at::Device device = at::kCPU, const ChangeCall& change = {});
 
 // The bytes and messages that the plan announces for such a run.
 AttentionResult PlannedTraffic(const AttentionCase& problem);

@@ -147,7 +147,7 @@ Expected Reference(const Tile& tile, int64_t row, int64_t batch, const ForwardPr
   double most = -std::numeric_limits<double>::infinity();
   for (int32_t at = tile.keys_begin; at < tile.keys_end; ++at) {
     const TileKeys& span = lists.keys[at];
-    for (int64_t i = 0; i < span.count && i <= row + span.diagonal; ++i) {
+    for (int64_t i = 0; i < span.count && i <= span.step * row + span.diagonal; ++i) {
       const int64_t key = TokenOf(problem.key_views[span.rows.view], span.rows, i);
       double score = 0;
       for (int d = 0; d < dim; ++d) {
@@ -378,7 +378,7 @@ Sums ReferenceGradients(const BranchLists& lists, int64_t rate, double scale, co
       for (int64_t j = 0; j < tile.count; ++j) {
         const int64_t query = tile.rows.residue + (tile.rows.first + j) * rate;
         const int64_t row = (b * tokens + query) * heads + tile.rows.head;
-        for (int64_t i = 0; i < span.count && i <= j + span.diagonal; ++i) {
+        for (int64_t i = 0; i < span.count && i <= span.step * j + span.diagonal; ++i) {
           const int64_t key = span.rows.residue + (span.rows.first + i) * rate;
           const int64_t key_row = (b * tokens + key) * kv_heads + span.rows.head;
           double score = 0, dp = 0;

@@ -25,14 +25,16 @@ using kernels::Tile;
 using kernels::TileKeys;
 using kernels::TileRows;
 
-// With windows as short as segments allow.
+// With windows as short as segments allow, waiting for peers, all branches joined that may be.
 TileShape Shape(int64_t tokens, int heads, int kv_heads, int head_dim) {
   return {.tokens = tokens,
           .heads = heads,
           .kv_heads = kv_heads,
           .head_dim = head_dim,
-          .deterministic = true};
+          .deterministic = true,
+          .joined = 15};
 }
+constexpr double kEndlessFlopsPerByte = 1e30;  // waits for nobody who sends something
 
 // The parts of each rank of a problem.
 std::vector<RankParts> PartsOf(const AttentionCase& problem) {
@@ -124,7 +126,7 @@ void Forward(Rank& rank, const TileLists::QueryTiles& lists, bool last, Parts* p
       double sum = 0;
       for (int32_t list = tile.keys_begin; list < tile.keys_end; ++list) {
         const TileKeys& keys = lists.keys[list];
-        for (int32_t i = 0; i < keys.count && i <= j + keys.diagonal; ++i) {
+        for (int32_t i = 0; i < keys.count && i <= keys.step * j + keys.diagonal; ++i) {
           const double p =
               std::exp(rank.scale * rank.Dot(rank.Row(tile.rows, j, rank.q),
                                              rank.Row(keys.rows, i, rank.k, rank.pool_k)));
@@ -245,7 +247,7 @@ void Backward(const Rank& rank, const TileLists::Backward& lists) {
     for (int32_t j = 0; j < tile.count; ++j) {
       for (int32_t list = tile.keys_begin; list < tile.keys_end; ++list) {
         const TileKeys& keys = lists.queries.keys[list];
-        for (int32_t i = 0; i < keys.count && i <= j + keys.diagonal; ++i) {
+        for (int32_t i = 0; i < keys.count && i <= keys.step * j + keys.diagonal; ++i) {
           rank.Add(Products(rank, tile.rows, j, keys.rows, i).second,
                    rank.Row(keys.rows, i, rank.k, rank.pool_k), rank.Row(tile.rows, j, rank.dq));
         }
@@ -270,12 +272,16 @@ void Backward(const Rank& rank, const TileLists::Backward& lists) {
   }
 }
 
-// Sums that nobody has written are NaN.
-void BackwardOf(const Rank& rank) {
+void BackwardFar(const Rank& rank) {
+  for (const TileLists::Backward& pass : rank.lists.backward_far) Backward(rank, pass);
+}
+
+// Sums that nobody has written are NaN. `add_returned` adds what the pools' rows owe to them.
+template <typename F>
+void BackwardOwn(const Rank& rank, const F& add_returned) {
   int64_t begin = 0;
   rank.dk_sums.fill_(std::nan(""));
   rank.dv_sums.fill_(std::nan(""));
-  for (const TileLists::Backward& pass : rank.lists.backward_far) Backward(rank, pass);
   for (const TileLists::Window& window : rank.lists.windows) {
     ASSERT_EQ(window.begin, begin);
     begin += window.tokens;
@@ -283,8 +289,13 @@ void BackwardOf(const Rank& rank) {
     for (const at::Tensor& sums : {part(rank.dk_sums), part(rank.dv_sums)}) {
       if (window.zero_keys) sums.zero_();
     }
-    for (const TileLists::Backward& pass : window.passes) Backward(rank, pass);
-    if (window.finishes()) continue;
+    const size_t sums_end = window.passes.size() - (window.finishes() ? 1 : 0);
+    for (size_t i = 0; i < sums_end; ++i) Backward(rank, window.passes[i]);
+    add_returned();
+    if (window.finishes()) {
+      Backward(rank, window.passes.back());
+      continue;
+    }
     part(rank.dk).copy_(part(rank.dk_sums));
     part(rank.dv).copy_(part(rank.dv_sums));
   }
@@ -292,14 +303,15 @@ void BackwardOf(const Rank& rank) {
 }
 
 std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<RankParts>& parts,
-                            int head_dim, int64_t batch) {
+                            int head_dim, double flops_per_byte, int64_t batch) {
   std::vector<Rank> ranks(problem.map.ranks());
   for (int i = 0; i < problem.map.ranks(); ++i) {
     Rank& rank = ranks[i];
     rank.parts = parts[i];
-    rank.lists = MakeTileLists(
-        rank.parts, Shape(problem.map.LocalTokens(i), static_cast<int>(problem.q.size(2)),
-                          static_cast<int>(problem.k.size(2)), head_dim));
+    TileShape shape = Shape(problem.map.LocalTokens(i), static_cast<int>(problem.q.size(2)),
+                            static_cast<int>(problem.k.size(2)), head_dim);
+    shape.flops_per_byte = flops_per_byte;
+    rank.lists = MakeTileLists(rank.parts, shape);
     rank.positions = at::tensor(problem.map.Positions(i), at::kLong);
     const auto local = [&](const at::Tensor& x) {
       return x[batch].index_select(0, rank.positions);
@@ -323,26 +335,33 @@ std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<Rank
   return ranks;
 }
 
-ReferenceResult Run(const AttentionCase& problem, int head_dim) {
+ReferenceResult Run(const AttentionCase& problem, int head_dim, double flops_per_byte) {
   ReferenceResult result{
       at::zeros_like(problem.q), at::zeros(problem.q.sizes().slice(0, 3), at::kDouble),
       at::zeros_like(problem.q), at::zeros_like(problem.k), at::zeros_like(problem.v)};
   const std::vector<RankParts> parts = PartsOf(problem);
   for (int64_t batch = 0; batch < problem.q.size(0); ++batch) {
-    std::vector<Rank> ranks = MakeRanks(problem, parts, head_dim, batch);
+    std::vector<Rank> ranks = MakeRanks(problem, parts, head_dim, flops_per_byte, batch);
     for (Rank& rank : ranks) {
       ForwardAndMerge(rank);
       if (testing::Test::HasFatalFailure()) return result;
       result.lse[batch].index_copy_(0, rank.positions, rank.lse);
-      BackwardOf(rank);
+      BackwardFar(rank);
       if (testing::Test::HasFatalFailure()) return result;
     }
-    ForEachPoolRow(parts,
-                   [&](size_t owner, int64_t token, int64_t head, size_t receiver, int64_t row) {
-                     ranks[owner].dk[token][head].add_(ranks[receiver].pool_dk[row][0]);
-                     ranks[owner].dv[token][head].add_(ranks[receiver].pool_dv[row][0]);
-                   });
-    for (const Rank& rank : ranks) {
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      const Rank& rank = ranks[i];
+      BackwardOwn(rank, [&] {
+        ForEachPoolRow(
+            parts, [&](size_t owner, int64_t token, int64_t head, size_t receiver, int64_t row) {
+              if (owner != i) return;
+              // Windows have no rows of peers in common: there is one then.
+              ASSERT_EQ(rank.lists.windows.size(), 1u);
+              rank.dk_sums[token][head].add_(ranks[receiver].pool_dk[row][0]);
+              rank.dv_sums[token][head].add_(ranks[receiver].pool_dv[row][0]);
+            });
+      });
+      if (testing::Test::HasFatalFailure()) return result;
       result.out[batch].index_copy_(0, rank.positions, rank.out);
       result.dq[batch].index_copy_(0, rank.positions, rank.dq);
       result.dk[batch].index_copy_(0, rank.positions, rank.dk);
@@ -352,11 +371,11 @@ ReferenceResult Run(const AttentionCase& problem, int head_dim) {
   return result;
 }
 
-void Check(AttentionCase problem, int head_dim) {
+void Check(AttentionCase problem, int head_dim, double flops_per_byte = 0) {
   problem.options.mix_gradient = MixGradient::kExact;
   const ReferenceResult reference =
       ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
-  ReferenceResult result = Run(problem, head_dim);
+  ReferenceResult result = Run(problem, head_dim, flops_per_byte);
   // Where every query sees its own key alone, differences of what is equal remain.
   for (const auto& [got, want] :
        {std::pair(&result.dq, reference.dq), {&result.dk, reference.dk}}) {
@@ -371,7 +390,7 @@ TEST(TileListsTest, EqualTheDenseOracle) {
     const AttentionCase problem =
         RandomCase(seed, {.max_tokens = 24, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}});
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
-    Check(problem, seed % 2 == 0 ? 64 : 128);
+    Check(problem, seed % 2 == 0 ? 64 : 128, seed % 3 == 0 ? kEndlessFlopsPerByte : 0);
   }
 }
 
@@ -382,7 +401,7 @@ TEST(TileListsTest, BlocksEqualTheDenseOracle) {
         seed,
         {.max_tokens = 400, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}, .head_dims = {1, 3}});
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
-    Check(problem, seed % 2 == 0 ? 64 : 128);
+    Check(problem, seed % 2 == 0 ? 64 : 128, seed % 3 == 0 ? kEndlessFlopsPerByte : 0);
   }
 }
 
@@ -420,7 +439,7 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
     *x = at::randn({412, 1, 2}, at::kDouble);
   rank.dq = at::zeros({412, 1, 2}, at::kDouble);
   ForwardAndMerge(rank);
-  BackwardOf(rank);
+  BackwardOwn(rank, [] {});
   const at::Tensor index = at::tensor(tokens, at::kLong);
   const auto group = [&](const at::Tensor& x) { return x.index_select(0, index).unsqueeze(0); };
   const ReferenceResult dense =
@@ -431,150 +450,6 @@ TEST(TileListsTest, RunsOfOneGroupSeeEachOther) {
   EXPECT_LE(RelativeError(group(rank.dq), dense.dq), 1e-10);
   EXPECT_LE(RelativeError(group(rank.dk), dense.dk), 1e-10);
   EXPECT_LE(RelativeError(group(rank.dv), dense.dv), 1e-10);
-}
-
-// By branch, whichever order the tiles have; those of the last branch that covers all are none.
-TEST(TileListsTest, PartsAreInTheOrderOfMerging) {
-  const auto plan = AttentionPlan::Create(
-      DilatedAttentionOptions{.branches = {{300, 1}, {300, 2}, {200, 1}, {100, 1}, {100, 3}}},
-      ShardMap::Contiguous(300, 1, 1), 2, 2);
-  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), Shape(300, 2, 2, 128));
-  std::vector<std::vector<int64_t>> rows(lists.parts());
-  for (size_t row = 0; row < lists.slots.size(); ++row) {
-    rows.at(lists.slots[row]).push_back(static_cast<int64_t>(row));
-  }
-  for (size_t place = 0; place + 1 < lists.merge_begin.size(); ++place) {
-    for (uint32_t slot = lists.merge_begin[place]; slot < lists.merge_begin[place + 1]; ++slot) {
-      ASSERT_EQ(rows[slot].size(), 1u);
-      ASSERT_TRUE(slot == lists.merge_begin[place] || rows[slot][0] > rows[slot - 1][0]);
-    }
-  }
-  EXPECT_EQ(lists.parts(), 300 * 2 * 2 + 300 + 201);
-  EXPECT_EQ(lists.last.tiles.size(), 3u * 2);
-}
-
-// The passes before the last one store where they can, and a window that meets no other ends.
-TEST(TileListsTest, WindowsAreOfTheirOwn) {
-  using kernels::KeyGradients;
-  struct Want {
-    std::vector<Branch> branches;
-    int64_t window_tokens;
-    std::vector<int64_t> windows;
-    std::vector<KeyGradients> gradients;
-    bool zero_keys;
-    int64_t summed;
-    Documents documents = {};
-  };
-  const KeyGradients add = KeyGradients::kAdd, store = KeyGradients::kStore;
-  const KeyGradients finish = KeyGradients::kFinish;
-  for (const Want& want : std::vector<Want>{
-           {{{64, 1}, {128, 4}, {256, 2}}, 0, {256, 256, 88}, {store, add, finish}, false, 600},
-           {{{64, 1}, {128, 4}, {256, 2}}, 257, {512, 88}, {store, add, finish}, false, 600},
-           {{{64, 1}, {128, 4}, {256, 2}}, 600, {600}, {store, add, finish}, false, 600},
-           {{{60, 1}, {60, 2}, {60, 3}}, 300, {300, 300}, {add, add, finish}, true, 800},
-           {{{600, 1}, {60, 1}}, 0, {600}, {store, finish}, false, 1200},
-           {{{600, 1}}, 0, {600}, {finish}, false, 0},
-           {{{600, 1}}, 0, {250, 50, 300}, {finish}, false, 0, {0, 250, 300}},
-           {{{600, 1}}, 100, {250, 350}, {finish}, false, 0, {0, 250, 300}},
-           {{{600, 2}}, 0, {600}, {add}, true, 600}}) {
-    const auto plan = AttentionPlan::Create(
-        DilatedAttentionOptions{.branches = want.branches, .documents = want.documents},
-        ShardMap::Contiguous(600, 1, 1), 2, 2);
-    TileShape shape = Shape(600, 2, 2, 64);
-    shape.window_tokens = want.window_tokens;
-    const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), shape);
-    std::vector<int64_t> windows;
-    for (const TileLists::Window& window : lists.windows) {
-      windows.push_back(window.tokens);
-      std::vector<KeyGradients> gradients;
-      for (const TileLists::Backward& pass : window.passes) gradients.push_back(pass.key_gradients);
-      EXPECT_EQ(gradients, want.gradients);
-      EXPECT_EQ(window.zero_keys, want.zero_keys);
-    }
-    EXPECT_EQ(windows, want.windows);
-    EXPECT_EQ(std::accumulate(lists.summed.begin(), lists.summed.end(), int64_t{0}), want.summed);
-  }
-}
-
-// Of which a segment has one row, wherever it lies.
-TEST(TileListsTest, ARateBeyondTheSequenceNeedsNoViewOfItsOwn) {
-  const int64_t huge = int64_t{1} << 40;
-  const auto plan =
-      AttentionPlan::Create(DilatedAttentionOptions{.branches = {{8, 2}, {huge, huge}, {8, 8}}},
-                            ShardMap::Contiguous(50, 1, 1), 12, 12);
-  const TileLists lists = MakeTileLists(MakeRankParts(*plan, 0), Shape(50, 12, 12, 64));
-  EXPECT_EQ(lists.steps, (std::vector<int64_t>{1, 2}));
-}
-
-TileLists ListsOf(const BlockMaskShape& shape, bool causal, int head_dim,
-                  bool (*shows)(int64_t query, int64_t key)) {
-  const BlockMask mask = *BlockMask::Create(shape, [&](int64_t, int64_t query, BlockRow& row) {
-    for (int64_t key = 0; key < shape.blocks(); ++key) {
-      if (shows(query, key)) row.Show(key);
-    }
-  });
-  const auto plan =
-      AttentionPlan::Create(BlockSparseAttentionOptions{.mask = mask, .causal = causal},
-                            ShardMap::Contiguous(shape.tokens, 1, 1), 2, 1);
-  return MakeTileLists(MakeRankParts(*plan, 0), Shape(shape.tokens, 2, 1, head_dim));
-}
-
-// A tile a block, with a span for each run of neighbours; no result is merged.
-TEST(TileListsTest, BlocksAreTilesAndNeighboursOneSpan) {
-  // x.. / xx. / x.x / xx.x
-  const TileLists lists =
-      ListsOf({.tokens = 500}, /*causal=*/true, 128, [](int64_t query, int64_t key) {
-        return key == 0 || key == query || (query == 3 && key == 1);
-      });
-  EXPECT_TRUE(lists.slots.empty());
-  EXPECT_TRUE(lists.merge_begin.empty());
-  EXPECT_TRUE(lists.summed.empty());
-  EXPECT_EQ(lists.steps, (std::vector<int64_t>{1}));
-  ASSERT_TRUE(lists.local.tiles.empty() && lists.far.tiles.empty());
-  std::vector<std::vector<int32_t>> got;
-  for (const Tile& tile : lists.last.tiles) {
-    if (tile.rows.head != 0) continue;
-    got.push_back({tile.rows.first, tile.count});
-    for (int32_t i = tile.keys_begin; i < tile.keys_end; ++i) {
-      const TileKeys& keys = lists.last.keys[i];
-      // Beyond the span all is visible.
-      got.back().insert(got.back().end(),
-                        {keys.rows.first, keys.count, std::min(keys.diagonal, keys.count - 1)});
-    }
-  }
-  // Rows 0 and 1 are one causal problem. Heavy ones first.
-  EXPECT_EQ(got, (std::vector<std::vector<int32_t>>{{384, 116, 0, 256, 255, 384, 116, 0},
-                                                    {256, 128, 0, 128, 127, 256, 128, 0},
-                                                    {128, 128, 0, 256, 128},
-                                                    {0, 128, 0, 256, 0}}));
-  for (size_t i = 1; i < lists.last.tiles.size(); ++i) {
-    EXPECT_GE(lists.last.tiles[i].rows.head, lists.last.tiles[i - 1].rows.head);
-  }
-}
-
-// Neighbours that see the same share tiles, up to what a tile holds.
-TEST(TileListsTest, SmallBlocksShareTiles) {
-  for (const auto& [head_dim, most] : {std::pair{64, 192}, {128, 128}}) {
-    const TileLists lists = ListsOf({.tokens = 64 * 12, .block_size = 64}, /*causal=*/false,
-                                    head_dim, [](int64_t, int64_t key) { return key % 3 != 0; });
-    EXPECT_EQ(lists.last.tiles.size(), 2u * 64 * 12 / most);
-    for (const Tile& tile : lists.last.tiles) {
-      EXPECT_EQ(tile.count, most);
-      EXPECT_EQ(tile.keys_end - tile.keys_begin, 4);
-    }
-    EXPECT_EQ(lists.last.keys[0].count, 128);
-    // Those that are seen, by all queries of both heads, and those that are not.
-    ASSERT_EQ(lists.windows.size(), 1u);
-    ASSERT_TRUE(lists.windows[0].finishes());
-    const TileLists::KeyTiles& keys = lists.windows[0].passes[0].keys;
-    ASSERT_EQ(keys.tiles.size(), 8u);
-    for (size_t i = 0; i < 8; ++i) {
-      const bool seen = i < 4;
-      EXPECT_EQ(keys.tiles[i].count, seen ? 128 : 64);
-      EXPECT_EQ(keys.tiles[i].queries_end - keys.tiles[i].queries_begin, seen ? 2 : 0);
-    }
-    EXPECT_EQ(keys.queries[0].count, 64 * 12);
-  }
 }
 
 }  // namespace

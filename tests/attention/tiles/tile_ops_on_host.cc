@@ -121,7 +121,7 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
         double sum = 0;
         for (const TileKeys& span :
              List<TileKeys>(keys).slice(tile.keys_begin, tile.keys_end - tile.keys_begin)) {
-          for (int32_t i = 0; i < span.count && i <= j + span.diagonal; ++i) {
+          for (int32_t i = 0; i < span.count && i <= span.step * j + span.diagonal; ++i) {
             const double p =
                 std::exp(scale * Dot(queries.At(batch, tile.rows, j),
                                      all_keys.At(batch, span.rows, i), queries.size()));
@@ -235,7 +235,7 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
       for (const TileKeys& span :
            List<TileKeys>(keys).slice(tile.keys_begin, tile.keys_end - tile.keys_begin)) {
         for (int32_t j = 0; j < tile.count; ++j) {
-          for (int32_t i = 0; i < span.count && i <= j + span.diagonal; ++i) {
+          for (int32_t i = 0; i < span.count && i <= span.step * j + span.diagonal; ++i) {
             Add(pairs.Of(batch, tile.rows, j, span.rows, i).second,
                 pairs.keys.At(batch, span.rows, i), size, dqs.At(batch, tile.rows, j));
           }
