@@ -73,6 +73,12 @@ void ForEachSlice(int64_t first, int64_t end, int64_t rate, int64_t rows, Visit 
   }
 }
 
+void CheckShare(const HeadShare& share, int64_t heads) {
+  TORCH_CHECK_VALUE(share.of == 0 || (share.first >= 0 && heads <= share.of - share.first),
+                    "share is of heads ", share.first, " and up of ", share.of, "; there are ",
+                    heads);
+}
+
 }  // namespace
 
 KeyValueCache::KeyValueCache(DilatedAttentionOptions options, int64_t batch, int64_t kv_heads,
@@ -83,6 +89,7 @@ KeyValueCache::KeyValueCache(DilatedAttentionOptions options, int64_t batch, int
   TORCH_CHECK_VALUE(batch >= 0 && kv_heads >= 1 && head_dim >= 1 && max_tokens >= 1, "a cache of ",
                     max_tokens, " tokens of ", batch, " x ", kv_heads, " x ", head_dim,
                     "; all but the batch must be at least 1");
+  CheckShare(options_.share, kv_heads);  // There are at least as many query heads.
   keys_ = at::zeros({batch, RowsNeeded(options_, max_tokens), kv_heads, head_dim}, tensors);
   values_ = at::zeros_like(keys_);
 }
@@ -90,9 +97,12 @@ KeyValueCache::KeyValueCache(DilatedAttentionOptions options, int64_t batch, int
 void KeyValueCache::Append(const at::Tensor& k, const at::Tensor& v) {
   const at::NoGradGuard no_grad;
   TORCH_CHECK_VALUE(k.dim() == 4 && k.sizes() == v.sizes() && k.size(0) == keys_.size(0) &&
-                        k.size(2) == keys_.size(2) && k.size(3) == keys_.size(3),
-                    "k is ", k.sizes(), ", v ", v.sizes(), "; the cache takes [", keys_.size(0),
-                    ", n, ", keys_.size(2), ", ", keys_.size(3), "]");
+                        k.size(2) == keys_.size(2) && k.size(3) == keys_.size(3) &&
+                        k.scalar_type() == keys_.scalar_type() &&
+                        v.scalar_type() == keys_.scalar_type(),
+                    "k is ", k.sizes(), " of ", k.scalar_type(), ", v ", v.sizes(), " of ",
+                    v.scalar_type(), "; the cache takes [", keys_.size(0), ", n, ", keys_.size(2),
+                    ", ", keys_.size(3), "] of ", keys_.scalar_type());
   const int64_t count = k.size(1);
   TORCH_CHECK_VALUE(count <= max_tokens_ - tokens_, count, " tokens after ", tokens_,
                     "; the cache is for ", max_tokens_);
@@ -118,6 +128,7 @@ AttentionOutput DecodeAttention(const at::Tensor& q, const KeyValueCache& cache)
                         q.scalar_type() == keys.scalar_type(),
                     "q is ", q.sizes(), " of ", q.scalar_type(), "; the cache's keys are ",
                     keys.sizes(), " of ", keys.scalar_type());
+  CheckShare(options.share, q.size(2));
   const int64_t heads = q.size(2), group = heads / keys.size(2), last = cache.tokens() - 1;
   const at::ScalarType exact = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
@@ -137,9 +148,11 @@ AttentionOutput DecodeAttention(const at::Tensor& q, const KeyValueCache& cache)
     }
     if (chosen.empty()) continue;
     const at::Tensor query = SelectHeads(scaled, 1, chosen).unsqueeze(-1);  // [B, heads, D, 1]
-    ForEachSlice(begin + offset, last + 1, rate, keys.size(1), [&](int64_t row, int64_t end) {
+    // A rate above the segment's tokens takes one token; the step past it must not overflow.
+    const int64_t step = std::min(rate, last - begin + 1);
+    ForEachSlice(begin + offset, last + 1, step, keys.size(1), [&](int64_t row, int64_t end) {
       const auto rows = [&](const at::Tensor& kept) {  // [B, heads, rows, D]
-        return SelectHeads(kept.slice(1, row, end, rate), 2, kv).transpose(1, 2).to(exact);
+        return SelectHeads(kept.slice(1, row, end, step), 2, kv).transpose(1, 2).to(exact);
       };
       const at::Tensor scores = at::matmul(rows(keys), query).squeeze(-1);  // [B, heads, rows]
       const at::Tensor found =

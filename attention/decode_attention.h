@@ -19,8 +19,8 @@ class KeyValueCache {
   KeyValueCache(DilatedAttentionOptions options, int64_t batch, int64_t kv_heads, int64_t head_dim,
                 int64_t max_tokens, const at::TensorOptions& tensors);
 
-  // The next n >= 0 tokens: k, v [B, n, Hkv, D], copied. Throws c10::Error (ValueError) when shapes
-  // do not fit, or above max_tokens.
+  // The next n >= 0 tokens: k, v [B, n, Hkv, D] of the cache's dtype, copied. Throws c10::Error
+  // (ValueError) when shapes or dtypes do not fit, or above max_tokens.
   void Append(const at::Tensor& k, const at::Tensor& v);
 
   // Appended so far.

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "attention/reference_attention.h"
 #include "tests/attention/random.h"
@@ -29,6 +31,11 @@ Problem RandomProblem(Random& random, at::ScalarType dtype) {
   for (int64_t i = random.Between(1, 4); i > 0; --i) {
     const int64_t segment = random.Between(1, 40);
     problem.options.branches.push_back({segment, random.Between(1, segment)});
+  }
+  if (random.OneIn(4)) {  // Also rates whose multiples overflow.
+    const int64_t rate = random.OneIn(2) ? (int64_t{1} << 40) - random.Between(0, 2)
+                                         : std::numeric_limits<int64_t>::max();
+    problem.options.branches.push_back({std::numeric_limits<int64_t>::max(), rate});
   }
   problem.options.offset_mode = random.OneIn(2) ? OffsetMode::kPaper : OffsetMode::kTorchscale;
   if (random.OneIn(3)) problem.options.scale = random.Normal();
@@ -112,7 +119,25 @@ TEST(DecodeAttentionTest, RefusesWhatDoesNotFit) {
   EXPECT_THROW(DecodeAttention(at::zeros({1, 1, 3, 4}), cache), c10::Error) << "3 of 2 heads";
   EXPECT_THROW(DecodeAttention(at::zeros({1, 2, 4, 4}), cache), c10::Error) << "two tokens";
   EXPECT_THROW(DecodeAttention(query.to(at::kDouble), cache), c10::Error);
+  KeyValueCache other(options, 1, 2, 4, 9, at::kFloat);
+  EXPECT_THROW(other.Append(nine.to(at::kDouble), nine.to(at::kDouble)), c10::Error);
+  EXPECT_THROW(other.Append(nine, nine.to(at::kBFloat16)), c10::Error);
+  EXPECT_EQ(other.tokens(), 0);
   EXPECT_EQ(DecodeAttention(query, cache).out.sizes(), query.sizes());
+}
+
+TEST(DecodeAttentionTest, RefusesHeadsOutsideOfTheirShare) {
+  DilatedAttentionOptions options{.branches = {{8, 2}}, .share = {.first = 2, .of = 5}};
+  const auto decode = [&](int64_t kv_heads, int64_t heads) {
+    KeyValueCache cache(options, 1, kv_heads, 4, 9, at::kFloat);
+    cache.Append(at::zeros({1, 1, kv_heads, 4}), at::zeros({1, 1, kv_heads, 4}));
+    DecodeAttention(at::zeros({1, 1, heads, 4}), cache);
+  };
+  EXPECT_NO_THROW(decode(1, 3));
+  EXPECT_THROW(decode(1, 4), c10::Error);
+  EXPECT_THROW(KeyValueCache(options, 1, 4, 4, 9, at::kFloat), c10::Error);
+  options.share.first = -1;
+  EXPECT_THROW(KeyValueCache(options, 1, 1, 4, 9, at::kFloat), c10::Error);
 }
 
 }  // namespace
