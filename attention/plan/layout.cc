@@ -78,23 +78,16 @@ void AddMaps(const RingCall& call, const std::string& name, MakeMap make, int ch
   add(1, name);
 }
 
-// The ranks of which exchanges are predicted: spread evenly, the last among them; none if one would
-// take too long.
+// The ranks of which grouped exchanges are predicted; none if one would take too long.
 std::vector<int> SampledRanks(const RingCall& call, size_t layouts) {
-  const double ranks = call.ranks;
-  double most =
-      kMaxLooks / (static_cast<double>(layouts) * 2 * ranks * Branches(call.pattern) * call.heads);
+  double most = kMaxLooks / (static_cast<double>(layouts) * 2 * call.ranks *
+                             Branches(call.pattern) * call.heads);
   if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&call.pattern)) {
     const double pairs = static_cast<double>(blocks->mask.Pairs()) /
                          static_cast<double>(blocks->mask.shape().heads) * call.heads;
     most = std::min(most, kMaxPairs / (static_cast<double>(layouts) * 2 * std::max(pairs, 1.0)));
   }
-  const int count = static_cast<int>(std::min({most, ranks, double{kMaxSampledRanks}}));
-  std::vector<int> sampled;
-  for (int i = 1; i <= count; ++i) {
-    sampled.push_back(static_cast<int>(int64_t{i} * call.ranks / count - 1));
-  }
-  return sampled;
+  return SampleRanks(call.ranks, static_cast<int>(std::min(most, double{kMaxSampledRanks})));
 }
 
 struct Rows {
@@ -240,6 +233,16 @@ std::string HumanBytes(double bytes) {
 }
 
 }  // namespace
+
+std::vector<int> SampleRanks(int ranks, int most) {
+  const int64_t count = std::min(ranks, most);
+  std::vector<int> sampled;
+  for (int64_t i = 0; i + 1 < count; ++i) {
+    sampled.push_back(static_cast<int>(i * (ranks - 1) / (count - 1)));
+  }
+  if (count > 0) sampled.push_back(ranks - 1);
+  return sampled;
+}
 
 std::vector<std::string> Layouts::Explain() const {
   std::vector<std::string> lines;

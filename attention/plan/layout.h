@@ -43,6 +43,11 @@ struct LayoutCost {
 
 inline constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
+// Ranks to look at where not all can be: at most `most`, spread evenly, the first and the last
+// among them where there may be two. Ranks of Strategy::kHeads are busy at equal distances: look at
+// all.
+std::vector<int> SampleRanks(int ranks, int most);
+
 // One way to share a sequence.
 struct Layout {
   ShardMap map;

@@ -21,7 +21,7 @@ namespace {
 using attention::AttentionPlan;
 using attention::MessageShape;
 
-// Rings up to this size are planned rank by rank; of larger ones, a sample.
+// Exchanges of rings up to this size are planned rank by rank; of larger ones, a sample.
 constexpr int kPlannedRanksMax = 64;
 // Looks at a peer's keys of one head and branch, forward or backward, that an estimate may cost:
 // about half a second. Beyond, fewer ranks are planned, or none.
@@ -90,18 +90,15 @@ double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
   return tokens * (blocks + 2 * input) + loss;
 }
 
-// Spread evenly, the first and the last among them; empty when the plan of two ranks costs too
-// much.
+// Ranks of which exchanges are estimated; none when the plan of two ranks costs too much.
 std::vector<int> PlannedRanks(const AttentionPlan& plan) {
   const int ranks = plan.map().ranks();
+  if (plan.strategy() == attention::Strategy::kHeads) {
+    return attention::SampleRanks(ranks, ranks);
+  }
   const double looks = 2.0 * ranks * Branches(plan.pattern()) * plan.heads();
   const int most = static_cast<int>(std::min<double>(kPlannedRanksMax, kLooksMax / looks));
-  std::vector<int> planned;
-  if (most < std::min(2, ranks)) return planned;
-  const int stride = (ranks + most - 1) / most;
-  for (int rank = 0; rank < ranks; rank += stride) planned.push_back(rank);
-  if (planned.back() != ranks - 1) planned.push_back(ranks - 1);
-  return planned;
+  return most < std::min(2, ranks) ? std::vector<int>() : attention::SampleRanks(ranks, most);
 }
 
 // Multiplications and additions of everything but attention, forward, per token.
@@ -248,11 +245,13 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
     sent_most =
         std::max(sent_most, (forwards * forward + backward) * spec.model().layers() * passes);
     exchange = std::max(exchange, 2 * (forward + backward));
+  }
+  // Of all ranks: together they cost no more to count than the exchange of one.
+  for (int rank = 0; !planned.empty() && rank < ring; ++rank) {
     costs.push_back(CostOf(spec, *plan, rank));
   }
   double flops = 0;
   for (const RankCost& cost : costs) flops += cost.flops;
-  if (!costs.empty()) flops *= static_cast<double>(ring) / static_cast<double>(costs.size());
   estimate.set_step_flops(flops * static_cast<double>(spec.batch().global_sequences()));
   estimate.set_exchanged_bytes_per_step(Saturated(sent_most));
   const bool reduces = ring * spec.parallel().replicas() > 1;

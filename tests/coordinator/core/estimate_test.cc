@@ -37,6 +37,37 @@ TEST(EstimateTest, AddsUpAndWarns) {
   EXPECT_NE(tiny->warnings(0).find("hold no token"), std::string::npos);
 }
 
+// 128K tokens of 4 layers, 32 heads of 64: of CUDA, in bf16.
+v1::EstimateTrainingJobRequest Long(int ring) {
+  v1::EstimateTrainingJobRequest request;
+  v1::TrainingJobSpec& spec = *request.mutable_spec();
+  spec = CoreDriver::Spec(ring);
+  spec.mutable_resources()->set_device(v1::CUDA);
+  spec.mutable_model()->clear_preset();
+  spec.mutable_model()->set_layers(4);
+  spec.mutable_model()->set_dim(2048);
+  spec.mutable_model()->set_heads(32);
+  spec.mutable_model()->set_kv_heads(32);
+  spec.mutable_data()->set_sequence_length(131072);
+  spec.clear_attention();
+  spec.mutable_attention()->add_segment_lengths(2048);
+  spec.mutable_attention()->add_dilation_rates(1);
+  spec.mutable_attention()->add_segment_lengths(131072);
+  spec.mutable_attention()->add_dilation_rates(2);
+  return request;
+}
+
+// Where tokens are swapped for heads, one of four of 128 ranks computes attention, and other ranks
+// of 32 do as much as any.
+TEST(EstimateTest, OperationsDoNotDependOnTheRing) {
+  const double alone = EstimateJob(Long(1))->step_flops();
+  for (const int ring : {32, 64, 128}) {
+    const auto estimate = EstimateJob(Long(ring));
+    ASSERT_TRUE(estimate.ok()) << estimate.status();
+    EXPECT_NEAR(estimate->step_flops() / alone, 1, 1e-9) << ring << ": " << estimate->layouts(0);
+  }
+}
+
 // Of ring_size x branches x heads, the plan of which would take minutes.
 TEST(EstimateTest, LeavesOutWhatWouldTakeTooLong) {
   v1::EstimateTrainingJobRequest request;
