@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/core/lifecycle.h"
@@ -101,6 +102,7 @@ void CheckStart(const v1::TrainingJobSpec& spec,
                                       "be larger",
                                       spec.steps(), file.checkpoint.step()));
   }
+  // Workers write none at step 0: such a checkpoint was made from weights.
   if (resumes && file.checkpoint.step() == 0) {
     v->Field(field, "holds parameters alone, without a state to go on from; use init_from");
   }
@@ -108,7 +110,8 @@ void CheckStart(const v1::TrainingJobSpec& spec,
   v1::TrainingJobSpec before = *file.spec;
   before.mutable_model()->set_preset(spec.model().preset());
   for (const std::string& change : SpecChanges(before, spec)) {
-    if (change.rfind("model.", 0) == 0) {
+    // Which tokens a head sees is trained into it: what `model` is to the tensors' shapes.
+    if (absl::StartsWith(change, "model.") || absl::StartsWith(change, "attention.offset_mode:")) {
       const size_t colon = change.find(':');
       v->Field(change.substr(0, colon), absl::StrCat("differs from the checkpoint's model (",
                                                      change.substr(colon + 2), ")"));
@@ -189,10 +192,13 @@ absl::StatusOr<store::JobRecord> Admit(
   if (!violations.empty()) return violations.ToStatus();
   if (spec->start_from_case() != v1::TrainingJobSpec::START_FROM_NOT_SET) {
     *record.mutable_start() = (*manifest)->checkpoint;
-    if (spec->start_from_case() == v1::TrainingJobSpec::kResumeFrom &&
-        (*manifest)->spec.has_value()) {
+    const bool resumes = spec->start_from_case() == v1::TrainingJobSpec::kResumeFrom;
+    if ((*manifest)->spec.has_value()) {
       for (std::string& change : SpecChanges(*(*manifest)->spec, *spec)) {
-        job->mutable_status()->add_resume_overrides(std::move(change));
+        // Parameters alone know no optimizer, data or schedule.
+        if (resumes || absl::StartsWith(change, "attention.")) {
+          job->mutable_status()->add_resume_overrides(std::move(change));
+        }
       }
     }
   }

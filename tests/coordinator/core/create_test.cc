@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -339,6 +340,39 @@ TEST(CreateTest, ParametersAloneAreForInitFrom) {
   EXPECT_NE(details.fields[0].description.find("use init_from"), std::string::npos);
   SpecOf(request).set_init_from("/made/step-0");
   EXPECT_TRUE(d.Call<v1::TrainingJob>(request, file).ok());
+}
+
+// What the heads see is as much a part of trained parameters as their shapes are.
+TEST(CreateTest, ParametersKeepTheirOffsetMode) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a", 1);
+  ManifestFile file;
+  file.checkpoint.set_directory("/ckpt/step-60");
+  file.checkpoint.set_step(60);
+  file.spec = d.Call<v1::TrainingJob>(d.CreateRequest("job-b", 1)).value().spec();
+  file.spec->mutable_attention()->set_offset_mode(v1::TORCHSCALE);
+  file.spec->mutable_attention()->set_mix_gradient(v1::DETACHED);
+  file.spec->mutable_optimizer()->set_lr(0.5);
+  SpecOf(request).set_steps(100);
+  for (const bool resumes : {false, true}) {
+    if (resumes) {
+      SpecOf(request).set_resume_from("/ckpt/step-60");
+    } else {
+      SpecOf(request).set_init_from("/ckpt/step-60");
+    }
+    const ErrorDetails details = Details(d.Call<v1::TrainingJob>(request, file).status());
+    ASSERT_EQ(details.fields.size(), 1);
+    EXPECT_EQ(details.fields[0].field, "training_job.spec.attention.offset_mode");
+    EXPECT_NE(details.fields[0].description.find("(TORCHSCALE -> PAPER)"), std::string::npos)
+        << details.fields[0].description;
+  }
+  SpecOf(request).set_init_from("/ckpt/step-60");
+  SpecOf(request).mutable_attention()->set_offset_mode(v1::TORCHSCALE);
+  const auto job = d.Call<v1::TrainingJob>(request, file);
+  ASSERT_TRUE(job.ok()) << job.status();
+  // The optimizer is none of the parameters' business.
+  EXPECT_THAT(job->status().resume_overrides(),
+              ::testing::ElementsAre("attention.mix_gradient: DETACHED -> EXACT"));
 }
 
 TEST(CreateTest, AReplayedRequestNeverReturnsAnotherJob) {
