@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "attention/plan/head_shares.h"
+#include "attention/plan/traffic.h"
 #include "base/status_macros.h"
 
 namespace ringmaster::attention {
@@ -90,94 +90,31 @@ std::vector<int> SampledRanks(const RingCall& call, size_t layouts) {
   return SampleRanks(call.ranks, static_cast<int>(std::min(most, double{kMaxSampledRanks})));
 }
 
-struct Rows {
-  double pool = 0;
-  double outgoing = 0;
-};
-
-Rows RowsOf(const AttentionPlan& plan, int rank) {
-  Rows rows;
-  for (int peer = 0; peer < plan.map().ranks(); ++peer) {
-    rows.pool += static_cast<double>(plan.Rows(peer, rank));
-    if (peer != rank) rows.outgoing += static_cast<double>(plan.Rows(rank, peer));
-  }
-  return rows;
-}
-
-// Bytes, of one sequence.
-struct Traffic {
-  double exchanged = 0;
-  double memory = 0;
-};
-
-Traffic GroupedTraffic(const MessageShape& shape, const AttentionPlan& plan,
-                       const std::vector<int>& sampled) {
-  const auto element = static_cast<double>(shape.element_bytes);
-  const auto gradient = static_cast<double>(shape.gradient_bytes);
-  // Keys and values of one row, of one element each.
-  const double width = 2.0 * static_cast<double>(shape.head_dim);
-  Traffic most;
-  for (const int rank : sampled) {
-    const Rows rows = RowsOf(plan, rank);
-    const double received = rows.pool - static_cast<double>(plan.Rows(rank, rank));
-    // Rows there, their gradients back.
-    most.exchanged =
-        std::max({most.exchanged, width * (rows.outgoing * element + received * gradient),
-                  width * (received * element + rows.outgoing * gradient)});
-    // The pool and its gradients, and those that come back.
-    most.memory = std::max(most.memory,
-                           width * (rows.pool * (element + gradient) + rows.outgoing * gradient));
-  }
-  return most;
-}
-
-Traffic HeadsTraffic(const MessageShape& shape, const AttentionPlan& plan) {
-  const HeadShares shares(plan.map(), plan.heads(), plan.kv_heads());
-  const int ranks = plan.map().ranks();
-  Traffic most;
-  for (int rank = 0; rank < ranks; ++rank) {
-    double sent = 0, received = 0;
-    for (int peer = 0; peer < ranks; ++peer) {
-      if (peer == rank) continue;
-      sent += static_cast<double>(shares.ForwardBytes(rank, peer, shape) +
-                                  shares.BackwardBytes(rank, peer, shape));
-      received += static_cast<double>(shares.ForwardBytes(peer, rank, shape) +
-                                      shares.BackwardBytes(peer, rank, shape));
-    }
-    most.exchanged = std::max({most.exchanged, sent, received});
-    // Saved queries, keys, values and outputs; an output's gradient; gradients of the other three,
-    // and of what of them leaves and comes.
-    const auto row = static_cast<double>(shape.head_dim * shape.element_bytes);
-    const auto count = static_cast<double>(shares.Of(rank).count);
-    const auto group = static_cast<double>(shares.group());
-    const double heads = (2 * group + 2) + group + 2 * (group + 2);
-    const double own = static_cast<double>(plan.map().tokens()) * count * heads * row;
-    const double back = static_cast<double>(plan.map().LocalTokens(rank)) *
-                        static_cast<double>(plan.heads() + 2 * plan.kv_heads()) * row;
-    most.memory = std::max(most.memory, own + back);
-  }
-  return most;
-}
-
 LayoutCost CostOf(const RingCall& call, const RingRates& rates, const AttentionPlan& plan,
                   const std::vector<int>& sampled) {
   MessageShape one = call.shape;
   one.batch = 1;
-  const Traffic traffic = plan.strategy() == Strategy::kHeads ? HeadsTraffic(one, plan)
-                                                              : GroupedTraffic(one, plan, sampled);
+  double exchanged = 0, memory = 0;
+  for (const int rank :
+       plan.strategy() == Strategy::kHeads ? SampleRanks(call.ranks, call.ranks) : sampled) {
+    const RankTraffic traffic = TrafficOf(plan, rank, one);
+    exchanged =
+        std::max({exchanged, traffic.sent_forward + traffic.sent_backward, traffic.received});
+    memory = std::max(memory, traffic.saved + traffic.transient);
+  }
   double most = 0, sum = 0;
   for (int rank = 0; rank < call.ranks; ++rank) {
     const double flops = plan.ForwardFlops(rank, one);
     most = std::max(most, flops);
     sum += flops;
   }
-  const double exchange = traffic.exchanged / rates.bytes_per_second;
+  const double exchange = exchanged / rates.bytes_per_second;
   const auto batch = static_cast<double>(call.shape.batch);
   return {.seconds = batch * ((1 + kBackward) * most / rates.flops_per_second + exchange),
           .exchange_seconds = batch * exchange,
           .imbalance = sum > 0 ? most * call.ranks / sum : 1,
-          .exchanged_bytes = batch * traffic.exchanged,
-          .memory_bytes = batch * traffic.memory};
+          .exchanged_bytes = batch * exchanged,
+          .memory_bytes = batch * memory};
 }
 
 bool IsBetter(const Layout& layout, const Layout& best, double limit) {

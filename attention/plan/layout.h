@@ -38,7 +38,7 @@ struct LayoutCost {
   double exchange_seconds = 0;  // of those
   double imbalance = 1;         // computing of the busiest rank, of the mean
   double exchanged_bytes = 0;   // sent, or received where that is more
-  double memory_bytes = 0;      // beside the rank's own tokens and their results
+  double memory_bytes = 0;      // saved and transient (RankTraffic), of one layer
 };
 
 inline constexpr double kNoLimit = std::numeric_limits<double>::infinity();

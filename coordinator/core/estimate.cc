@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "attention/plan/layout.h"
 #include "attention/plan/plan.h"
+#include "attention/plan/traffic.h"
 #include "base/status_macros.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/violations.h"
@@ -230,6 +231,8 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
                         static_cast<double>(spec.parallel().replicas()) /
                         static_cast<double>(spec.batch().micro_sequences());
   const double forwards = spec.activation_checkpointing() ? 2 : 1;
+  // Layers that keep something for backward at one time.
+  const double keeping = spec.activation_checkpointing() ? 1 : spec.model().layers();
   std::vector<RankCost> costs;
   double exchange = 0;
   double sent_most = 0;
@@ -240,11 +243,10 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
         "estimated");
   }
   for (const int rank : planned) {
-    const auto forward = static_cast<double>(plan->SentBytesForward(rank, shape));
-    const auto backward = static_cast<double>(plan->SentBytesBackward(rank, shape));
-    sent_most =
-        std::max(sent_most, (forwards * forward + backward) * spec.model().layers() * passes);
-    exchange = std::max(exchange, 2 * (forward + backward));
+    const attention::RankTraffic traffic = TrafficOf(*plan, rank, shape);
+    sent_most = std::max(sent_most, (forwards * traffic.sent_forward + traffic.sent_backward) *
+                                        spec.model().layers() * passes);
+    exchange = std::max(exchange, keeping * traffic.saved + traffic.transient);
   }
   // Of all ranks: together they cost no more to count than the exchange of one.
   for (int rank = 0; !planned.empty() && rank < ring; ++rank) {

@@ -68,6 +68,41 @@ TEST(EstimateTest, OperationsDoNotDependOnTheRing) {
   }
 }
 
+// Each of eight ranks has two of 16 query heads, and their key/value head, of the whole sequence.
+TEST(EstimateTest, CountsHeadsOfTheWholeSequenceInEachLayer) {
+  v1::EstimateTrainingJobRequest request = Long(8);
+  v1::TrainingJobSpec& spec = *request.mutable_spec();
+  spec.mutable_model()->set_dim(1024);
+  spec.mutable_model()->set_heads(16);
+  spec.mutable_model()->set_kv_heads(8);
+  spec.mutable_attention()->set_dilation_rates(1, 1);
+  const auto estimate = EstimateJob(request);
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  ASSERT_EQ(estimate->layouts(0).find("chosen: tokens swapped for heads"), 0)
+      << estimate->layouts(0);
+  const int64_t row = 64 * 2, tokens = 131072;
+  const int64_t local = tokens / 8 * (16 + 8 + 8) * row;
+  const int64_t saved = tokens * ((2 + 1 + 1 + 2) * row + 2 * 4) - local;
+  const int64_t transient = tokens * (2 + 2 * (2 + 1 + 1)) * row + local;
+  EXPECT_EQ(estimate->memory().exchange_bytes(), 4 * saved + transient);
+  spec.set_activation_checkpointing(true);
+  EXPECT_EQ(EstimateJob(request)->memory().exchange_bytes(), saved + transient);
+}
+
+// The rank of the first and the last quarter keeps half the rows of the other three for the last.
+TEST(EstimateTest, CountsRowsOfOtherRanksInEachLayer) {
+  v1::EstimateTrainingJobRequest request = Long(2);
+  v1::TrainingJobSpec& spec = *request.mutable_spec();
+  const auto exchange = [&](int layers) {
+    spec.mutable_model()->set_layers(layers);
+    const auto estimate = EstimateJob(request);
+    EXPECT_EQ(estimate->layouts(0).find("chosen: zigzag"), 0) << estimate->layouts(0);
+    return estimate->memory().exchange_bytes();
+  };
+  const int64_t rows = 32 * 3 * (131072 / 4) / 2;
+  EXPECT_EQ(exchange(12) - exchange(4), 8 * rows * 2 * 64 * 2);
+}
+
 // Of ring_size x branches x heads, the plan of which would take minutes.
 TEST(EstimateTest, LeavesOutWhatWouldTakeTooLong) {
   v1::EstimateTrainingJobRequest request;
