@@ -48,8 +48,15 @@ at::Tensor Generator::LastLogits(const at::Tensor& x) const {
   return logits.squeeze(0).to(at::kCPU, exact);
 }
 
+void Generator::CheckUsable() const {
+  // The first layer's cache is the first to grow.
+  TORCH_CHECK_VALUE(caches_.front().tokens() == tokens_,
+                    "a token failed half-way; the generator is of no use since");
+}
+
 at::Tensor Generator::Prefill(absl::Span<const int64_t> prompt) {
   const at::NoGradGuard no_grad;
+  CheckUsable();
   const LongNetConfig& config = model_.config();
   const auto count = static_cast<int64_t>(prompt.size());
   TORCH_CHECK_VALUE(tokens_ == 0 && count >= 1 && count <= max_tokens_, "a prompt of ", count,
@@ -63,12 +70,14 @@ at::Tensor Generator::Prefill(absl::Span<const int64_t> prompt) {
       return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config.attention).out;
     });
   }
+  at::Tensor logits = LastLogits(x);
   tokens_ = count;
-  return LastLogits(x);
+  return logits;
 }
 
 at::Tensor Generator::Next(int64_t token) {
   const at::NoGradGuard no_grad;
+  CheckUsable();
   const LongNetConfig& config = model_.config();
   TORCH_CHECK_VALUE(tokens_ < max_tokens_, "token ", tokens_, " of at most ", max_tokens_);
   const int64_t position[] = {tokens_};
@@ -80,8 +89,9 @@ at::Tensor Generator::Next(int64_t token) {
       return attention::DecodeAttention(qkv.query, caches_[layer]).out;
     });
   }
+  at::Tensor logits = LastLogits(x);
   ++tokens_;
-  return LastLogits(x);
+  return logits;
 }
 
 int64_t SampleToken(const at::Tensor& logits, double temperature, double uniform) {

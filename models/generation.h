@@ -15,7 +15,8 @@ namespace ringmaster::models {
 // of keys and values as far back as the longest segment reaches. Gives the logits that
 // LongNet::Logits of the whole sequence would.
 //
-// Functions throw as LongNet's. Not thread-safe.
+// Functions throw as LongNet's. One that fails when caches have grown already makes the generator
+// useless: later ones throw c10::Error (ValueError). Not thread-safe.
 class Generator {
  public:
   // `model` and `parameters` are borrowed. At most `max_tokens` tokens may be fed. REQUIRES:
@@ -34,6 +35,7 @@ class Generator {
   int64_t tokens() const { return tokens_; }
 
  private:
+  void CheckUsable() const;
   absl::Span<const at::Tensor> Block(int64_t layer) const;
   at::Tensor LastLogits(const at::Tensor& x) const;
 

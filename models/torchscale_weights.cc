@@ -192,12 +192,11 @@ class Importer {
       int64_t layer = 0;
       if (absl::ConsumePrefix(&rest, "layers.") &&
           absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer)) {
+        if (layer < 0 || layer >= static_cast<int64_t>(tensors_.size())) {
+          return Refuse(name, "is of a layer before which others are missing");
+        }
         config.layers = std::max(config.layers, layer + 1);
       }
-    }
-    if (config.layers > static_cast<int64_t>(tensors_.size())) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the last of the layers is number ", config.layers - 1, ", those before it are missing"));
     }
     ASSIGN_OR_RETURN(const safetensors::Tensor* table, Find(kEmbedding));
     ASSIGN_OR_RETURN(const safetensors::Tensor* up, Find("layers.0.ffn.fc1.weight"));

@@ -1,10 +1,12 @@
 #include "models/generation.h"
 
 #include <ATen/ops/full.h>
+#include <ATen/ops/resize.h>
 #include <ATen/ops/tensor.h>
 
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/models/small_models.h"
 
@@ -61,6 +63,33 @@ TEST(GeneratorTest, HandlesUncoveredPositionsAndUnreachedSegments) {
     logits = generator.Next(fed[t]);
   }
   EXPECT_THROW(generator.Next(0), c10::Error) << "more than max_tokens";
+}
+
+// Caches hold the token that failed: a second try would be silently wrong.
+TEST(GeneratorTest, IsOfNoUseAfterAFailureHalfWay) {
+  const TestModel m(SmallConfig());
+  for (const bool prefill : {true, false}) {
+    std::vector<at::Tensor> parameters = m.parameters;
+    at::Tensor& last = parameters.back();
+    last = last.clone();
+    Generator generator(m.model, parameters, 40);
+    const auto feed = [&] { prefill ? generator.Prefill({1, 2, 3}) : generator.Next(4); };
+    if (!prefill) generator.Prefill({1, 2, 3});
+    const int64_t before = generator.tokens();
+    EXPECT_THROW(prefill ? generator.Prefill({1, 256}) : generator.Next(256), c10::Error)
+        << "not in the vocabulary: before any layer, nothing is lost";
+    last.resize_({1});
+    EXPECT_THROW(feed(), c10::Error);
+    EXPECT_EQ(generator.tokens(), before);
+    last.resize_(m.parameters.back().sizes());
+    last.copy_(m.parameters.back());
+    try {
+      feed();
+      ADD_FAILURE() << "a second try was taken";
+    } catch (const c10::ValueError& e) {
+      EXPECT_THAT(e.what_without_backtrace(), ::testing::HasSubstr("of no use since"));
+    }
+  }
 }
 
 TEST(SampleTokenTest, DrawsByProbability) {
