@@ -1,6 +1,5 @@
 #pragma once
 
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -41,8 +40,6 @@ struct LayoutCost {
   double memory_bytes = 0;      // saved and transient (RankTraffic), of one layer
 };
 
-inline constexpr double kNoLimit = std::numeric_limits<double>::infinity();
-
 // Ranks to look at where not all can be: at most `most`, spread evenly, the first and the last
 // among them where there may be two. Ranks of Strategy::kHeads are busy at equal distances: look at
 // all.
@@ -70,16 +67,15 @@ struct Layouts {
 };
 
 // Chooses who holds which tokens and what travels: the layout of the least time, or an earlier one
-// that comes within 2 %, among those that need no more memory than the limit if there are any, else
-// the one that needs least. Tried are, with rows of keys and values exchanged, contiguous chunks,
-// with borders on multiples of long segments or of a mask's blocks, where no rank has an eighth
-// more than the mean, so that what lies within a segment stays on a rank; then, causal, pairs of an
-// early and a late chunk (zigzag), so that each rank has as much to compute; then four chunks each,
-// dealt out by the work there is in them; then tokens swapped for heads. Everything follows from
-// the arguments, and not from the batch, so that all ranks and the coordinator choose the same.
-// What takes too long to predict (rings of hundreds of ranks with hundreds of heads) gets the first
-// of them. InvalidArgument as AttentionPlan::Create. REQUIRES: tokens >= 0, ranks >= 1.
-absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates = {},
-                                     double memory_limit_bytes = kNoLimit);
+// that comes within 2 %, or within 10 % of swapped heads. Memory is told, not weighed. Tried are,
+// with rows of keys and values exchanged, contiguous chunks, with borders on multiples of long
+// segments or of a mask's blocks, where no rank has an eighth more than the mean, so that what lies
+// within a segment stays on a rank; then, causal, pairs of an early and a late chunk (zigzag), so
+// that each rank has as much to compute; then four chunks each, dealt out by the work there is in
+// them; then tokens swapped for heads. Everything follows from the arguments, and not from the
+// batch, so that whoever has the same rates chooses the same. What takes too long to predict
+// (rings of hundreds of ranks with hundreds of heads) gets the first of them. InvalidArgument as
+// AttentionPlan::Create. REQUIRES: tokens >= 0, ranks >= 1.
+absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates = {});
 
 }  // namespace ringmaster::attention

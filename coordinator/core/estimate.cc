@@ -185,7 +185,7 @@ int64_t StateBytes(const v1::TrainingJobSpec& spec) {
 
 namespace {
 
-// As the workers do it, on CPUs unless the job names CUDA.
+// As the workers do it; as on CPUs unless the job names CUDA, though it may be placed on GPUs then.
 absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const MessageShape& shape,
                                        v1::EstimateTrainingJobResponse* estimate) {
   attention::DilatedAttentionOptions options = AttentionOptions(spec);
@@ -265,8 +265,8 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
   WarnOfCosts(spec, costs, &estimate);
   if (spec.precision() == v1::PRECISION_UNSPECIFIED) {
     estimate.add_warnings(
-        "neither device nor precision is set: figures are for FP32, the CPU's "
-        "default");
+        "neither device nor precision is set: figures are for FP32, the CPU's default; GPUs may "
+        "share the sequence in another way");
   }
   return estimate;
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "attention/plan/block_patterns.h"
 
@@ -104,18 +105,23 @@ TEST(LayoutTest, SwapsTokensForHeadsWhereAllSeeAll) {
   EXPECT_EQ(ChooseLayout(call)->strategy(), Strategy::kGrouped);
 }
 
-TEST(LayoutTest, KeepsToTheMemoryThereIs) {
-  RingCall call = Dilated({{1 << 16, 1}, {1 << 18, 4}, {1 << 20, 16}}, 1 << 20, 8);
-  call.heads = 32;
-  call.kv_heads = 8;
-  const Layouts fastest = *ChooseLayout(call);
-  double least = fastest.all[0].cost.memory_bytes;
-  for (const Layout& layout : fastest.all) least = std::min(least, layout.cost.memory_bytes);
-  ASSERT_GT(fastest.all[0].cost.memory_bytes, least);
-  // What fits, and what fits nowhere.
-  for (const double limit : {least, 0.0}) {
-    EXPECT_EQ(ChooseLayout(call, {}, limit)->all[0].cost.memory_bytes, least);
+// Whatever an exchange costs, swapped heads are chosen where they gain a tenth by formula.
+TEST(LayoutTest, SwapsTokensForHeadsForNoSmallGain) {
+  RingCall call = Dilated({{1 << 18, 1}}, 1 << 18, 8);
+  call.heads = call.kv_heads = 8;
+  int swapped = 0;
+  for (RingRates rates; rates.bytes_per_second < 1e13; rates.bytes_per_second *= 1.1) {
+    const Layouts layouts = *ChooseLayout(call, rates);
+    double grouped = std::numeric_limits<double>::infinity();
+    for (const Layout& layout : layouts.all) {
+      if (layout.strategy == Strategy::kGrouped) grouped = std::min(grouped, layout.cost.seconds);
+    }
+    const double heads = Named(layouts, "tokens swapped for heads").cost.seconds;
+    EXPECT_EQ(layouts.strategy(), heads < 0.9 * grouped ? Strategy::kHeads : Strategy::kGrouped);
+    swapped += layouts.strategy() == Strategy::kHeads ? 1 : 0;
   }
+  EXPECT_GT(swapped, 0);
+  EXPECT_LT(swapped, 57);
 }
 
 TEST(LayoutTest, KnowsNoSharesOfHeadsWithGates) {
