@@ -22,13 +22,17 @@ struct RingCall {
 
 // What times are predicted with.
 struct RingRates {
-  // Of attention on one rank: what the operator does on an H100, forward and backward.
+  // Of attention on one rank, forward and backward.
   double flops_per_second = 350e12;
   // Each way between a rank and all others: of a link of 400 Gb/s. NVLink's are about 350e9.
   double bytes_per_second = 45e9;
 };
-// A thread of a CPU with AVX-512, in fp32, and 10 Gb/s.
-inline constexpr RingRates kCpuRates = {.flops_per_second = 100e9, .bytes_per_second = 1.25e9};
+
+// Those of an H100 or of threads of a CPU, from what both a job and its ranks know. On GPUs our own
+// kernels do half precision at 350e12; wider types run on stock operations, which reach some 60 %
+// of the 67e12 there are without half-precision units. A thread of a CPU with AVX-512 does 100e9 in
+// fp32, between hosts with links of 10 Gb/s.
+RingRates RatesOf(bool gpu, int64_t element_bytes, int threads);
 
 // What a layout costs in one call, forward and backward together, by formula. Figures of ranks are
 // those of the rank that has most; of large rings only some are looked at for what they exchange.

@@ -193,10 +193,10 @@ absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const Me
   const int kv_heads = spec.model().kv_heads();
   ASSIGN_OR_RETURN(
       const attention::Layouts layouts,
-      attention::ChooseLayout(
-          {options, spec.data().sequence_length(), spec.parallel().ring_size(), heads, kv_heads,
-           shape},
-          spec.resources().device() == v1::CUDA ? attention::RingRates() : attention::kCpuRates));
+      attention::ChooseLayout({options, spec.data().sequence_length(), spec.parallel().ring_size(),
+                               heads, kv_heads, shape},
+                              attention::RatesOf(spec.resources().device() == v1::CUDA,
+                                                 shape.element_bytes, spec.resources().threads())));
   for (std::string& line : layouts.Explain()) estimate->add_layouts(std::move(line));
   return AttentionPlan::Create(std::move(options), layouts.map(), heads, kv_heads,
                                layouts.strategy());

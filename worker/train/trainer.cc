@@ -119,11 +119,11 @@ absl::Status Trainer::Implementation::Prepare() {
                                          fp64 ? 8 : 4};
   const auto heads = static_cast<int>(config.model.heads);
   const auto kv_heads = static_cast<int>(config.model.kv_heads);
-  ASSIGN_OR_RETURN(
-      const attention::Layouts layouts,
-      attention::ChooseLayout({config.model.attention, config.sequence_length, config.ring_size,
-                               heads, kv_heads, shape},
-                              compute.is_cpu() ? attention::kCpuRates : attention::RingRates()));
+  ASSIGN_OR_RETURN(const attention::Layouts layouts,
+                   attention::ChooseLayout(
+                       {config.model.attention, config.sequence_length, config.ring_size, heads,
+                        kv_heads, shape},
+                       attention::RatesOf(!compute.is_cpu(), shape.element_bytes, config.threads)));
   const attention::ShardMap& map = layouts.map();
   if (rank == 0) {
     for (const std::string& line : layouts.Explain()) SPDLOG_INFO("layout of the ring, {}", line);

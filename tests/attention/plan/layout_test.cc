@@ -168,6 +168,16 @@ TEST(LayoutTest, ChoosesTheSameForAnyBatchAndHeadDimension) {
   }
 }
 
+TEST(LayoutTest, KnowsWhatFewThreadsAndWideTypesTake) {
+  const RingCall call = Dilated({{2048, 1}, {1 << 20, 1}}, 1 << 20, 8);
+  const auto computing = [&](const RingRates& rates) {
+    const LayoutCost cost = Named(*ChooseLayout(call, rates), "tokens swapped for heads").cost;
+    return cost.seconds - cost.exchange_seconds;
+  };
+  EXPECT_NEAR(computing(RatesOf(false, 4, 1)) / computing(RatesOf(false, 4, 8)), 8, 1e-6);
+  EXPECT_GT(computing(RatesOf(true, 4, 1)), 5 * computing(RatesOf(true, 2, 1)));
+}
+
 TEST(LayoutTest, SaysWhyInALineEach) {
   const std::vector<std::string> lines =
       ChooseLayout(Dilated({{2048, 1}, {1 << 20, 1}}, 1 << 20, 8))->Explain();

@@ -10,8 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/plan/layout.h"
+#include "attention/plan/plan.h"
+#include "coordinator/core/estimate.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/worker/train/resolved_spec.h"
 #include "tests/worker/train/training_ranks.h"
 #include "worker/comm/accused_ranks.h"
 
@@ -87,19 +90,60 @@ TEST_F(TrainerTest, RanksSwapTokensForHeads) {
   config.model.attention.branches = {{768, 1}};
   config.optimizer.clip_norm = 0;
   const std::vector<RankRun> alone = Run(config, {.steps = 1});
+  const attention::MessageShape shape{.head_dim = 2, .element_bytes = 8, .gradient_bytes = 8};
+  const attention::AttentionPattern pattern = config.model.attention;
   const attention::Layouts layouts =
-      *attention::ChooseLayout({config.model.attention,
-                                config.sequence_length,
-                                4,
-                                8,
-                                8,
-                                {.head_dim = 2, .element_bytes = 8, .gradient_bytes = 8}},
-                               attention::kCpuRates);
+      *attention::ChooseLayout({pattern, config.sequence_length, 4, 8, 8, shape},
+                               attention::RatesOf(false, shape.element_bytes, config.threads));
   ASSERT_EQ(layouts.strategy(), attention::Strategy::kHeads);
+  const auto planned = [&](const attention::ShardMap& map, attention::Strategy strategy) {
+    const auto plan = *attention::AttentionPlan::Create(pattern, map, 8, 8, strategy);
+    uint64_t most = 0;
+    for (int rank = 0; rank < 4; ++rank) {
+      most =
+          std::max(most, plan.SentBytesForward(rank, shape) + plan.SentBytesBackward(rank, shape));
+    }
+    return most * config.model.layers * config.global_sequences;
+  };
   const std::vector<RankRun> runs = Run(WithWorld(config, 4, 1), {.steps = 1});
-  EXPECT_GT(runs[0].steps[0].exchanged_bytes, 0u);
-  EXPECT_EQ(runs[0].steps[0].exchanged_bytes, runs[0].steps[0].planned_bytes);
+  const StepResult& step = runs[0].steps[0];
+  EXPECT_EQ(step.planned_bytes, planned(layouts.map(), attention::Strategy::kHeads));
+  for (const attention::Layout& layout : layouts.all) {
+    if (layout.strategy == attention::Strategy::kGrouped) {
+      EXPECT_NE(step.planned_bytes, planned(layout.map, layout.strategy)) << layout.name;
+    }
+  }
+  EXPECT_EQ(step.exchanged_bytes, step.planned_bytes);
   ExpectTheGradients(alone[0], runs.back(), "");
+}
+
+// The coordinator and the ranks choose by themselves; other tokens, or other rows, are other bytes.
+TEST_F(TrainerTest, ExchangesWhatTheEstimateSays) {
+  for (const bool swapped : {false, true}) {
+    v1::EstimateTrainingJobRequest request;
+    v1::TrainingJobSpec& spec = *request.mutable_spec();
+    spec = ResolvedSpec();
+    spec.mutable_resources()->set_device(v1::CPU);
+    spec.mutable_resources()->set_threads(2);
+    spec.mutable_parallel()->set_ring_size(4);
+    spec.mutable_parallel()->set_replicas(1);
+    if (swapped) {
+      spec.mutable_model()->set_heads(8);
+      spec.mutable_model()->set_kv_heads(8);
+      spec.mutable_attention()->mutable_dilation_rates()->Clear();
+      spec.mutable_attention()->mutable_segment_lengths()->Clear();
+      spec.mutable_attention()->add_segment_lengths(512);
+      spec.mutable_attention()->add_dilation_rates(1);
+    }
+    const auto estimate = coordinator::EstimateJob(request);
+    ASSERT_TRUE(estimate.ok()) << estimate.status();
+    EXPECT_EQ(estimate->layouts(0).find("chosen: tokens swapped") == 0, swapped);
+    const auto config = JobConfigFromSpec(estimate->spec());
+    ASSERT_TRUE(config.ok()) << config.status();
+    const StepResult step = Run(*config, {.steps = 1})[0].steps[0];
+    EXPECT_EQ(static_cast<int64_t>(step.planned_bytes), estimate->exchanged_bytes_per_step());
+    EXPECT_EQ(step.exchanged_bytes, step.planned_bytes);
+  }
 }
 
 TEST_F(TrainerTest, MicroSequencesKeepTheLoss) {
