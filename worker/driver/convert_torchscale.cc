@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "base/safetensors.h"
 #include "base/status_macros.h"
 #include "google/protobuf/util/time_util.h"
@@ -57,19 +58,25 @@ std::string AbsolutePath(const std::string& path) {
   return (absolute.has_filename() ? absolute : absolute.parent_path()).string();
 }
 
+// A YAML scalar, whatever the path holds.
+std::string Quoted(const std::string& path) {
+  return absl::StrCat("'", absl::StrReplaceAll(path, {{"'", "''"}}), "'");
+}
+
 std::string JobFile(const std::string& directory, const v1::TrainingJobSpec& spec) {
   const v1::ModelSpec& model = spec.model();
   const v1::AttentionSpec& attention = spec.attention();
   const auto truth = [](bool value) { return value ? "true" : "false"; };
   return absl::StrFormat(
-      "init_from: \"%s\"\n"
+      "init_from: %s\n"
       "model: {layers: %d, dim: %d, heads: %d, kv_heads: %d, ffn_dim: %d, vocab_size: %d,\n"
       "        positions: %s, tied_embeddings: %s, sub_ln: %s}\n"
       "attention: {segment_lengths: [%s], dilation_rates: [%s],\n"
       "            offset_mode: %s, mix_gradient: %s}\n",
-      directory, model.layers(), model.dim(), model.heads(), model.kv_heads(), model.ffn_dim(),
-      model.vocab_size(), v1::Positions_Name(model.positions()), truth(model.tied_embeddings()),
-      truth(model.sub_ln()), absl::StrJoin(attention.segment_lengths(), ", "),
+      Quoted(directory), model.layers(), model.dim(), model.heads(), model.kv_heads(),
+      model.ffn_dim(), model.vocab_size(), v1::Positions_Name(model.positions()),
+      truth(model.tied_embeddings()), truth(model.sub_ln()),
+      absl::StrJoin(attention.segment_lengths(), ", "),
       absl::StrJoin(attention.dilation_rates(), ", "), v1::OffsetMode_Name(attention.offset_mode()),
       v1::MixGradient_Name(attention.mix_gradient()));
 }
@@ -99,10 +106,10 @@ absl::StatusOr<std::string> ConvertTorchscale(const ConvertTorchscaleOptions& op
     return absl::Status(imported.status().code(),
                         absl::StrCat(options.weights, ": ", imported.status().message()));
   }
+  RETURN_IF_ERROR(SetModel(imported->config, manifest.spec));
   ASSIGN_OR_RETURN(*checkpoint.add_shards(), Write(*imported, identity));
   checkpoint.set_bytes(checkpoint.shards(0).bytes());
   *checkpoint.mutable_create_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
-  SetModel(imported->config, manifest.spec);
   RETURN_IF_ERROR(WriteManifestFile(identity.job_directory, 0, identity.incarnation, manifest));
   return JobFile(checkpoint.directory(), manifest.spec);
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <numbers>
 
 #include "absl/strings/str_cat.h"
@@ -125,14 +127,25 @@ absl::StatusOr<models::LongNetConfig> ModelConfigFromSpec(const v1::TrainingJobS
   return model;
 }
 
-void SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& spec) {
+absl::Status SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& spec) {
   v1::ModelSpec& model = *spec.mutable_model();
-  model.set_layers(static_cast<int32_t>(config.layers));
-  model.set_dim(static_cast<int32_t>(config.dim));
-  model.set_heads(static_cast<int32_t>(config.heads));
-  model.set_kv_heads(static_cast<int32_t>(config.kv_heads));
-  model.set_ffn_dim(static_cast<int32_t>(config.ffn_dim));
-  model.set_vocab_size(static_cast<int32_t>(config.vocab_size));
+  const struct {
+    const char* name;
+    int64_t value;
+    void (v1::ModelSpec::*set)(int32_t);
+  } sizes[] = {{"layers", config.layers, &v1::ModelSpec::set_layers},
+               {"dim", config.dim, &v1::ModelSpec::set_dim},
+               {"heads", config.heads, &v1::ModelSpec::set_heads},
+               {"kv_heads", config.kv_heads, &v1::ModelSpec::set_kv_heads},
+               {"ffn_dim", config.ffn_dim, &v1::ModelSpec::set_ffn_dim},
+               {"vocab_size", config.vocab_size, &v1::ModelSpec::set_vocab_size}};
+  for (const auto& [name, value, set] : sizes) {
+    if (value > std::numeric_limits<int32_t>::max()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.", name, " is ", value, "; a job's is below 2^31"));
+    }
+    (model.*set)(static_cast<int32_t>(value));
+  }
   model.set_positions(config.positions == models::Positions::kRotary ? v1::ROTARY
                       : config.positions == models::Positions::kXpos ? v1::XPOS
                                                                      : v1::NO_POSITIONS);
@@ -151,6 +164,7 @@ void SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& spec) {
   attention.set_mix_gradient(config.attention.mix_gradient == attention::MixGradient::kDetached
                                  ? v1::DETACHED
                                  : v1::EXACT);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<JobConfig> JobConfigFromSpec(const v1::TrainingJobSpec& spec) {

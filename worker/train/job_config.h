@@ -65,9 +65,9 @@ absl::StatusOr<JobConfig> JobConfigFromSpec(const v1::TrainingJobSpec& spec);
 // Of such a spec model and attention alone: what it takes to use a checkpoint's weights.
 absl::StatusOr<models::LongNetConfig> ModelConfigFromSpec(const v1::TrainingJobSpec& spec);
 
-// Its inverse: fills in model and attention, all fields but the preset. REQUIRES:
-// config.Validate() is OK.
-void SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& spec);
+// Its inverse: fills in model and attention, all fields but the preset. InvalidArgument naming a
+// size that a spec cannot hold. REQUIRES: config.Validate() is OK.
+absl::Status SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& spec);
 
 // The learning rate of the update that leads from `step` to `step` + 1.
 double LearningRate(const OptimizerConfig& optimizer, const ScheduleConfig& schedule, int64_t steps,

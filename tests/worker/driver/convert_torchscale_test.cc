@@ -15,6 +15,7 @@
 #include "worker/checkpoint/restore.h"
 #include "worker/train/job_config.h"
 #include "worker/train/training_state.h"
+#include "yaml-cpp/yaml.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -43,8 +44,8 @@ TEST_F(ConvertTorchscaleTest, WhatItWritesIsLoadedAsInitFromDoes) {
   const auto job_file = ConvertTorchscale(options_);
   ASSERT_TRUE(job_file.ok()) << job_file.status();
   const std::string made = directory_.path() + "/made/checkpoints/step-00000000";
-  EXPECT_EQ(*job_file, "init_from: \"" + made +
-                           "\"\n"
+  EXPECT_EQ(*job_file, "init_from: '" + made +
+                           "'\n"
                            "model: {layers: 2, dim: 24, heads: 6, kv_heads: 6, ffn_dim: 20, "
                            "vocab_size: 50,\n"
                            "        positions: XPOS, tied_embeddings: false, sub_ln: true}\n"
@@ -72,6 +73,17 @@ TEST_F(ConvertTorchscaleTest, WhatItWritesIsLoadedAsInitFromDoes) {
 
   const auto again = ConvertTorchscale(options_);
   EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+// As YAML reads it.
+TEST_F(ConvertTorchscaleTest, QuotesThePath) {
+  for (const std::string name : {"it's", "a\"b", "a\\x", "a: b #c"}) {
+    options_.directory = directory_.path() + "/" + name;
+    const auto job_file = ConvertTorchscale(options_);
+    ASSERT_TRUE(job_file.ok()) << job_file.status();
+    EXPECT_EQ(YAML::Load(*job_file)["init_from"].as<std::string>(),
+              options_.directory + "/checkpoints/step-00000000");
+  }
 }
 
 TEST_F(ConvertTorchscaleTest, LeavesNothingBehindWhenItRefuses) {

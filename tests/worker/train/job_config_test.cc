@@ -44,11 +44,21 @@ TEST(JobConfigTest, AModelIsReadBackAsItWasSet) {
     model.sub_ln = false;
     v1::TrainingJobSpec spec;
     spec.mutable_attention()->add_segment_lengths(7);
-    SetModel(model, spec);
+    ASSERT_TRUE(SetModel(model, spec).ok());
     const auto read = ModelConfigFromSpec(spec);
     ASSERT_TRUE(read.ok()) << read.status();
     EXPECT_EQ(*read, model);
   }
+}
+
+TEST(JobConfigTest, AModelTooLargeForASpecIsRefused) {
+  models::LongNetConfig model = ModelConfigFromSpec(ResolvedSpec()).value();
+  v1::TrainingJobSpec spec;
+  model.vocab_size = (int64_t{1} << 31) - 1;
+  EXPECT_TRUE(SetModel(model, spec).ok());
+  model.vocab_size += 1;
+  EXPECT_EQ(SetModel(model, spec),
+            absl::InvalidArgumentError("model.vocab_size is 2147483648; a job's is below 2^31"));
 }
 
 TEST(JobConfigTest, NamesTheFieldThatIsWrong) {
