@@ -29,8 +29,8 @@ struct RingRates {
 };
 
 // Those of an H100 or of threads of a CPU, from what both a job and its ranks know. On GPUs our own
-// kernels do half precision at 350e12; wider types run on stock operations, which reach some 60 %
-// of the 67e12 there are without half-precision units. A thread of a CPU with AVX-512 does 100e9 in
+// kernels do half precision at 350e12; wider types run on stock operations, taken to reach 60 % of
+// the 67e12 there are for fp32, which is not measured. A thread of a CPU with AVX-512 does 100e9 in
 // fp32, between hosts with links of 10 Gb/s.
 RingRates RatesOf(bool gpu, int64_t element_bytes, int threads);
 
