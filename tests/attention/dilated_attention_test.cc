@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -351,6 +352,63 @@ TEST(DilatedAttentionTest, ASecondDerivativeIsRefused) {
   EXPECT_THROW(torch::autograd::grad({output.out}, {q}, {at::ones_like(output.out)}, true,
                                      /*create_graph=*/true),
                c10::Error);
+}
+
+// The first `starts` groups go through; the next finds the peer gone.
+class FailingExchange final : public GroupedExchange {
+ public:
+  FailingExchange(GroupedExchange& exchange, int starts) : exchange_(exchange), left_(starts) {}
+
+  int rank() const override { return exchange_.rank(); }
+  int size() const override { return exchange_.size(); }
+  absl::StatusOr<Ticket> Start(absl::Span<const SendBuffer> sends,
+                               absl::Span<const ReceiveBuffer> receives,
+                               StreamHandle producer) override {
+    if (--left_ < 0) return absl::UnavailableError("this rank dies");
+    return exchange_.Start(sends, receives, producer);
+  }
+  absl::Status Wait(Ticket ticket, StreamHandle consumer) override {
+    return exchange_.Wait(ticket, consumer);
+  }
+  void Abort(const std::string& reason) override { exchange_.Abort(reason); }
+  uint64_t sent_bytes() const override { return exchange_.sent_bytes(); }
+  bool failed() const { return left_ < 0; }
+
+ private:
+  GroupedExchange& exchange_;
+  int left_;
+};
+
+// A pass swaps tokens for heads and back: a rank dies between the two, of forward and of backward.
+TEST(DilatedAttentionTest, APeerLostBetweenTheSwapsOfAPassSurfaces) {
+  for (const int starts : {1, 3, 4}) {  // Four are all there are.
+    auto ranks = worker::ConnectInProcess(2);
+    const auto pass = [](GroupedExchange& exchange) -> absl::Status {
+      try {
+        const at::Tensor q = at::randn({1, 4, 2, 2}).set_requires_grad(true);
+        const at::Tensor out =
+            DilatedAttention(q, q, q, {.branches = {{8, 1}}}, ShardMap::Contiguous(8, 2, 1),
+                             &exchange, {}, Strategy::kHeads)
+                .out;
+        torch::autograd::grad({out}, {q}, {at::ones_like(out)});
+      } catch (const ExchangeError& error) {
+        return error.status();
+      }
+      return absl::OkStatus();
+    };
+    bool failed = false;
+    std::thread peer([&] {
+      FailingExchange exchange(ranks[1]->world(), starts);
+      pass(exchange).IgnoreError();
+      failed = exchange.failed();
+      if (failed) ranks[1].reset();
+    });
+    const absl::Status status = pass(ranks[0]->world());
+    peer.join();
+    EXPECT_EQ(failed, starts < 4) << starts;
+    EXPECT_EQ(status.code(), starts < 4 ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk)
+        << starts << ": " << status;
+  }
 }
 
 // A rank dies between forward and backward: the other's backward must say so through the autograd
