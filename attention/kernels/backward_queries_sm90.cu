@@ -110,13 +110,13 @@ class QueryKernel<Element, kHeadDim>::Consumer {
     for (int i = 0; i < kKeys / 2; ++i) {
       scores_[i] = Exp2(fmaf(scores_[i], scale_log2, -numbers_[i / 2 & 1].lse));
     }
-    if (kKeys <= min(keys.count, group_.index * kRowsOfConsumer * keys.step + keys.diagonal + 1)) {
+    if (kKeys <= min(keys.count, group_.index * kRowsOfConsumer + keys.diagonal + 1)) {
       return;
     }
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
       const int row = group_.row + 8 * (i / 2 & 1);
-      if (group_.Column(i) > min(keys.count - 1, row * keys.step + keys.diagonal)) {
+      if (group_.Column(i) > min(keys.count - 1, row + keys.diagonal)) {
         scores_[i] = 0;
       }
     }

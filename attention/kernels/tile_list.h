@@ -47,7 +47,8 @@ RINGMASTER_HOST_DEVICE RowOfSums RowInSums(const TileRows& rows, int32_t first_r
 }
 
 // Keys that a tile of queries sees: key i < count is visible to query j of the tile when
-// i <= step * j + diagonal; so many keys come for each of the tile's queries.
+// i <= step * j + diagonal; so many keys come for each of the tile's queries, fewer than 2^16. In
+// the backward pass the step is 1.
 struct TileKeys {
   TileRows rows;
   int32_t count = 0;
@@ -86,7 +87,7 @@ struct View {
 constexpr int kMaxViews = 16;
 
 // Up to kTileKeys keys and the spans of queries that see them, queries[begin .. end) of the list:
-// query i < count sees key j of the tile when j <= i + diagonal; their step is 1.
+// query i < count sees key j of the tile when j <= i + diagonal.
 struct KeyTile {
   TileRows rows;
   int32_t count = 0;

@@ -68,8 +68,9 @@ JointRun Select(const JointRun& from, int64_t i, int64_t every, int64_t count) {
   return part;
 }
 
-// Between the rates of two branches that are joined.
+// Between the rates of two branches that are joined, and of a branch that is.
 constexpr int64_t kMostFactor = 16;
+constexpr int64_t kMostStep = (int64_t{1} << 16) - 1;
 
 // The smallest from 2 on, or above kMostFactor.
 int64_t SmallestFactor(int64_t n) {
@@ -82,8 +83,11 @@ int64_t SmallestFactor(int64_t n) {
 class Cutter {
  public:
   // The branches in the order of their steps, each a multiple of the one before.
-  Cutter(const std::vector<const BranchRuns*>& branches, std::vector<JointRun>* out)
-      : branches_(branches), out_(out) {}
+  // Runs of more than one row get no steps but `ladder`'s, where each branch's is reached from any
+  // that divides it.
+  Cutter(const std::vector<const BranchRuns*>& branches, const std::set<int64_t>& ladder,
+         std::vector<JointRun>* out)
+      : branches_(branches), ladder_(ladder), out_(out) {}
 
   void Cut(const JointRun& run, size_t branch = 0) {
     if (run.rows.count == 0) return;
@@ -124,7 +128,7 @@ class Cutter {
     const int64_t step = run.rows.step, apart = other.rows.first - run.rows.first;
     if (apart % step != 0) return Cut(run, branch + 1);
     if (step == other.rows.step) return CutAt(run, other, branch);
-    const int64_t factor = SmallestFactor(other.rows.step / step);
+    const int64_t factor = NextStep(step, other.rows.step) / step;
     const int64_t residue = ((apart / step) % factor + factor) % factor;
     for (int64_t i = 0; i < factor; ++i) {
       const JointRun part = Select(run, i, factor, (run.rows.count - i + factor - 1) / factor);
@@ -134,6 +138,11 @@ class Cutter {
         Cut(part, branch + 1);
       }
     }
+  }
+
+  int64_t NextStep(int64_t step, int64_t last) const {
+    return *std::find_if(ladder_.upper_bound(step), ladder_.end(),
+                         [&](int64_t next) { return next % step == 0 && last % next == 0; });
   }
 
   // The same of runs of one step and residue.
@@ -150,6 +159,7 @@ class Cutter {
   }
 
   const std::vector<const BranchRuns*>& branches_;
+  const std::set<int64_t>& ladder_;
   std::vector<JointRun>* const out_;
 };
 
@@ -179,7 +189,7 @@ double BlocksOf(const std::vector<JointRun>& runs, int head_dim) {
 
 // Inserts the steps of what is cut between runs of two steps. False if there are none.
 bool AddSteps(int64_t from, int64_t to, std::set<int64_t>* steps) {
-  if (to % from != 0) return false;
+  if (to % from != 0 || to > kMostStep) return false;
   while (from < to) {
     const int64_t factor = SmallestFactor(to / from);
     if (factor > kMostFactor) return false;
@@ -188,11 +198,17 @@ bool AddSteps(int64_t from, int64_t to, std::set<int64_t>* steps) {
   return true;
 }
 
-// Those that may be joined to the base, by their steps, each a multiple of the one before; with
-// `steps`, which there are already, at most `most_steps`.
-std::vector<const BranchRuns*> ChainOf(const std::map<int, BranchRuns>& branches, int base,
-                                       std::set<int64_t> steps, size_t most_steps) {
-  std::vector<const BranchRuns*> all, chain;
+// Those that may be joined to the base, by their steps, each a multiple of the one before, and the
+// steps that lead from one to the next; with `steps`, which there are already, at most
+// `most_steps`.
+struct Chain {
+  std::vector<const BranchRuns*> branches;
+  std::set<int64_t> ladder;
+};
+Chain ChainOf(const std::map<int, BranchRuns>& branches, int base, const std::set<int64_t>& steps,
+              size_t most_steps) {
+  std::vector<const BranchRuns*> all;
+  Chain chain;
   for (const auto& [branch, runs] : branches) {
     if (branch != base) all.push_back(&runs);
   }
@@ -200,11 +216,13 @@ std::vector<const BranchRuns*> ChainOf(const std::map<int, BranchRuns>& branches
                    [](const BranchRuns* a, const BranchRuns* b) { return a->step < b->step; });
   int64_t step = branches.at(base).step;
   for (const BranchRuns* runs : all) {
-    std::set<int64_t> more = steps;
-    if (!AddSteps(step, runs->step, &more) || more.size() > most_steps) continue;
-    steps = std::move(more);
+    std::set<int64_t> ladder = chain.ladder, all_steps = steps;
+    if (!AddSteps(step, runs->step, &ladder)) continue;
+    all_steps.insert(ladder.begin(), ladder.end());
+    if (all_steps.size() > most_steps) continue;
+    chain.ladder = std::move(ladder);
     step = runs->step;
-    chain.push_back(runs);
+    chain.branches.push_back(runs);
   }
   return chain;
 }
@@ -236,12 +254,13 @@ JointRuns JoinBranches(const RankParts& parts, int base, int head_dim, std::opti
   for (auto runs = branches.begin(); runs != branches.end();) {
     runs = runs->second.Sort() || runs->first == base ? std::next(runs) : branches.erase(runs);
   }
-  const std::vector<const BranchRuns*> chain = ChainOf(branches, base, steps, most_steps);
+  const Chain found = ChainOf(branches, base, steps, most_steps);
+  const std::vector<const BranchRuns*>& chain = found.branches;
   const auto& heads = branches.at(base).heads;
   const auto join = [&](size_t joined, const std::vector<JointRun>& runs) {
     std::vector<JointRun> result;
     const std::vector<const BranchRuns*> some(chain.begin(), chain.begin() + joined);
-    Cutter cutter(some, &result);
+    Cutter cutter(some, found.ladder, &result);
     for (const JointRun& run : runs) cutter.Cut(run);
     return result;
   };

@@ -114,8 +114,7 @@ class Builder {
   // Whether rows that travel are there when others' work is done, so that to wait for them then
   // takes no time.
   bool IsHidden(double rows, double bytes, double pairs, double flops) const {
-    const double number = shape_.head_dim;
-    return rows * 2 * number * bytes * shape_.flops_per_byte <= pairs * number * flops;
+    return rows * 2 * bytes * shape_.flops_per_byte <= pairs * flops;
   }
 
   // The last branch that covers every place and whose keys are all at hand, or -1.

@@ -85,10 +85,12 @@ Lists DrawLists(const ForwardProblem& problem, int tiles, std::mt19937_64* rando
     Tile tile = {rows, count, static_cast<int32_t>(lists.keys.size()), 0, first_row};
     for (int64_t spans = Draw(random, 0, 4); spans > 0; --spans) {
       const auto [keys, key_count] = DrawRows(problem.key_views, 600, random);
+      const auto step = static_cast<int32_t>(Draw(random, 0, 1) == 0 ? 1 : Draw(random, 1, 9));
       lists.keys.push_back({keys, key_count,
                             Draw(random, 0, 1) == 0
                                 ? kAllVisible
-                                : static_cast<int32_t>(Draw(random, -140, key_count))});
+                                : static_cast<int32_t>(Draw(random, -140 * step, key_count)),
+                            step});
     }
     tile.keys_end = static_cast<int32_t>(lists.keys.size());
     lists.tiles.push_back(tile);

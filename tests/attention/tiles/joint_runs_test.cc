@@ -31,6 +31,14 @@ std::set<int64_t> StepsOf(const RankParts& parts) {
   return steps;
 }
 
+std::set<int64_t> StepsOf(const RankParts& parts, const JointRuns& joint) {
+  std::set<int64_t> steps = StepsOf(parts);
+  for (const JointRun& run : joint.runs) {
+    if (run.rows.count > 1) steps.insert(run.rows.step);
+  }
+  return steps;
+}
+
 using Place = std::pair<int64_t, int64_t>;                    // head, token
 using InProblem = std::tuple<const Part*, int64_t, int64_t>;  // part, group, number of the query
 
@@ -90,23 +98,21 @@ TEST(JointRunsTest, HaveEveryQueryInAllItsProblems) {
                                    [](const Part& part) { return part.branch == 0; });
       if (far) continue;
       SCOPED_TRACE(testing::Message() << "seed " << seed << " rank " << rank);
+      const size_t most_steps = StepsOf(parts).size() + random.Between(0, 3);
       const JointRuns joint = JoinBranches(parts, 0, 64, static_cast<int>(random.Between(0, 5)),
-                                           StepsOf(parts), kMostSteps);
+                                           StepsOf(parts), most_steps);
       EXPECT_TRUE(joint.branches.count(0) == 1);
       for (const Part& part : parts.far) EXPECT_EQ(joint.branches.count(part.branch), 0u);
       Check(parts, joint, map.LocalTokens(rank) * heads);
-      std::set<int64_t> steps = StepsOf(parts);
-      for (const JointRun& run : joint.runs) {
-        if (run.rows.count > 1) steps.insert(run.rows.step);
-      }
-      EXPECT_LE(steps.size(), kMostSteps);
+      EXPECT_LE(StepsOf(parts, joint).size(), most_steps);
     }
   }
 }
 
-JointRuns JointOf(const std::vector<Branch>& branches, int64_t tokens, size_t most_steps) {
+JointRuns JointOf(const std::vector<Branch>& branches, int64_t tokens, size_t most_steps,
+                  int head_dim = 128) {
   const RankParts parts = PartsOf({.branches = branches}, ShardMap::Contiguous(tokens, 1, 1), 0, 2);
-  return JoinBranches(parts, 0, 128, {}, StepsOf(parts), most_steps);
+  return JoinBranches(parts, 0, head_dim, {}, StepsOf(parts), most_steps);
 }
 
 // What LongNet has; rates that divide none, or are far from one another, or want too many steps,
@@ -114,6 +120,7 @@ JointRuns JointOf(const std::vector<Branch>& branches, int64_t tokens, size_t mo
 TEST(JointRunsTest, JoinWhatIsWorthIt) {
   const std::vector<Branch> longnet = {{2048, 1}, {4096, 2}, {8192, 4}, {16384, 8}, {32768, 16}};
   EXPECT_EQ(JointOf(longnet, 65536, kMostSteps).branches, (std::set<int>{0, 1, 2}));
+  EXPECT_EQ(JointOf(longnet, 65536, kMostSteps, 64).branches, std::set<int>{0});
   EXPECT_EQ(JointOf({{2048, 1}, {4096, 17}}, 65536, kMostSteps).branches, std::set<int>{0});
   EXPECT_EQ(JointOf({{2048, 1}, {4096, 2}, {4096, 3}}, 8192, kMostSteps).branches,
             (std::set<int>{0, 1}));
@@ -121,6 +128,17 @@ TEST(JointRunsTest, JoinWhatIsWorthIt) {
   const std::vector<Branch> four = {{2048, 1}, {8192, 4}};
   EXPECT_EQ(JointOf(four, 8192, 3).branches, (std::set<int>{0, 1}));
   EXPECT_EQ(JointOf(four, 8192, 2).branches, std::set<int>{0});
+}
+
+TEST(JointRunsTest, AreCutByOneLadderOfSteps) {
+  // Of the second branch's six, what it leaves of steps of two goes to six, not four, and to
+  // twelve.
+  const RankParts parts =
+      PartsOf({.branches = {{60, 1}, {15, 6}, {60, 12}}}, ShardMap::Contiguous(60, 1, 1), 0, 1);
+  const JointRuns joint = JoinBranches(parts, 0, 64, 2, StepsOf(parts), 4);
+  EXPECT_EQ(joint.branches, (std::set<int>{0, 1, 2}));
+  EXPECT_EQ(StepsOf(parts, joint), (std::set<int64_t>{1, 2, 6, 12}));
+  Check(parts, joint, 60);
 }
 
 // Tiles of 128 queries that are four tokens apart: a segment of 2048 has four in each of two sets
