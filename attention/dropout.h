@@ -14,7 +14,7 @@ namespace ringmaster::attention {
 //   of the counter (query token, key token / 4)
 //   under the key in the first two words of Philox of the counter (call, head, branch) under the
 //   seed,
-// and drops where it is below probability * 2^32.
+// and drops where it is below floor(probability * 2^32).
 struct AttentionDropout {
   double probability = 0;       // at least 0, below 1; 0: off, and the rest is not read
   std::vector<uint64_t> seeds;  // of each sequence of the batch

@@ -87,6 +87,9 @@ void FarGradients::AddTo(const at::Tensor& dk, const at::Tensor& dv) {
     AddRows(values.unsqueeze(1), rows, dv);
   };
   ForEachSet(parts_.kept(), owed_, add);
+  if (parts_.outgoing().empty()) {
+    return;
+  }
   group_.Wait();
   const at::Tensor received = returned_.to(owed_.scalar_type());
   for (const PlacedParts::Message& message : parts_.outgoing()) {

@@ -36,8 +36,10 @@ class FarGradients {
   FarGradients(const PlacedParts& parts, const at::Tensor& owed, at::ScalarType wire,
                GroupedExchange* exchange);
 
-  // Waits, and adds to dk and dv [B, T, Hkv, D], of the type of `owed`, what is the rank's own.
+  // Adds to dk and dv [B, T, Hkv, D], of the type of `owed`, what is the rank's own; waits for it.
   void AddTo(const at::Tensor& dk, const at::Tensor& dv);
+  // For what goes to others, too. At the end.
+  void Wait() { group_.Wait(); }
 
  private:
   const PlacedParts& parts_;

@@ -9,7 +9,7 @@
 // output is multiplied with.
 namespace ringmaster::attention::kernels {
 
-// `rounded` are the bits of the element that is nearest to `value`, both finite; sign and magnitude
+// `rounded` are the bits of the element that is nearest to `value`; sign and magnitude
 // are apart in both, so that bits differ as magnitudes do.
 template <typename Element>
 RINGMASTER_HOST_DEVICE int8_t RestOf(float value, uint16_t rounded) {
@@ -19,9 +19,14 @@ RINGMASTER_HOST_DEVICE int8_t RestOf(float value, uint16_t rounded) {
   return static_cast<int8_t>(rest > 127 ? 127 : rest < -127 ? -127 : rest);
 }
 
-// The number again, to within a 256th of the element's last digit; it rounds to `rounded`.
+// The number again, to within a 256th of the element's last digit; it rounds to `rounded`. What is
+// not finite stays so, whatever its rest.
 template <typename Element>
 RINGMASTER_HOST_DEVICE float WithRest(uint16_t rounded, int8_t rest) {
+  const float whole = Element::Float(Element::Extend(rounded));
+  if (!(whole - whole == 0)) {
+    return whole;
+  }
   return Element::Float(Element::Extend(rounded) +
                         (static_cast<uint32_t>(int32_t{rest}) << (Element::kExtraBits - 8)));
 }

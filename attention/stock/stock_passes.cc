@@ -196,6 +196,7 @@ class BackwardPass {
       Add(dense, saved_.k, saved_.v, dk_, dv_, /*far=*/false);
     }
     gradients.AddTo(dk_, dv_);
+    gradients.Wait();
   }
 
   void Add(const PlacedParts::Dense& dense, const at::Tensor& keys, const at::Tensor& values,

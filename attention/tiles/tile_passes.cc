@@ -156,6 +156,7 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
                                   : at::empty(queries.sizes(), q.options().dtype(at::kChar));
   if (tiles.no_query.defined()) {
     outputs.out.zero_();
+    outputs.rest.zero_();
     outputs.lse.fill_(-std::numeric_limits<float>::infinity());
   }
   at::Tensor pool;
@@ -259,6 +260,7 @@ class BackwardPass {
       part_of(gradients_.dk).copy_(sums.dk);
       part_of(gradients_.dv).copy_(sums.dv);
     }
+    far.Wait();
   }
 
   const Call& call_;

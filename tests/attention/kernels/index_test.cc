@@ -103,6 +103,10 @@ TYPED_TEST(ElementTest, WhatIsNotFiniteStaysSo) {
   for (const float value : {infinite, -infinite, static_cast<float>(NAN)}) {
     EXPECT_FALSE(std::isfinite(this->Again(value)));
   }
+  // Also what is finite until it is rounded.
+  for (const float value : {65530.0F, -65530.0F, std::numeric_limits<float>::max()}) {
+    EXPECT_EQ(std::isfinite(this->Again(value)), std::isfinite(this->Float(this->Nearest(value))));
+  }
 }
 
 }  // namespace
