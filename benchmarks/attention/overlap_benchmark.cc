@@ -1,16 +1,17 @@
 // Does a rank compute while rows travel? One rank of a ring passes forward and backward over its
 // share of a sequence, causal, bf16, against an exchange that takes as long as it is told to:
 //   overlap_benchmark [--shape=16x128] [--branches=W:R,...] [--ranks=4] [--rank=2] TOKENS...
-// TOKENS of the whole sequence. What arrives is copied from random rows; then the copy engine moves
-// bytes from the host until the exchange has taken its share of the pass's own time: none, half,
-// all, or twice. Prints one JSON object a case and share: milliseconds of forward and of forward
-// and backward (median of ten after three), and what each took for the longer of computation and
-// exchange, which is 1 where they overlap fully.
+// TOKENS of the whole sequence. The copy engine brings what arrives from the host, all zeros, and
+// then more bytes until the exchange has taken its share of the pass's own time: none, half, all,
+// or twice; no multiprocessor has a part in it. Prints one JSON object a case and share:
+// milliseconds of forward and of forward and backward (median of ten after three), and what each
+// took for the longer of computation and exchange, which is 1 where they overlap fully.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <vector>
@@ -42,10 +43,13 @@ class PacedExchange : public GroupedExchange {
  public:
   PacedExchange(int rank, int ranks) : rank_(rank), ranks_(ranks) {
     constexpr size_t kBytes = size_t{1} << 28;
-    Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    int least = 0, greatest = 0;
+    Check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    Check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest));
     Check(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
     Check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
     Check(cudaMallocHost(&host_, kBytes));
+    std::memset(host_, 0, kBytes);
     Check(cudaMalloc(&device_, kBytes));
     bytes_ = kBytes;
     // A few copies, so that clocks and pages are as they will be.
@@ -74,11 +78,14 @@ class PacedExchange : public GroupedExchange {
                                StreamHandle producer) override {
     Check(cudaEventRecord(ready_, static_cast<cudaStream_t>(producer)));
     Check(cudaStreamWaitEvent(stream_, ready_, 0));
+    auto left = static_cast<size_t>(pace_[next_++ % 2] * bytes_per_millisecond_);
     for (const ReceiveBuffer& receive : receives) {
-      Check(cudaMemcpyAsync(receive.data, device_, std::min(receive.bytes, bytes_),
-                            cudaMemcpyDeviceToDevice, stream_));
+      if (receive.bytes > bytes_)
+        return absl::ResourceExhaustedError("a longer message than memory");
+      Check(cudaMemcpyAsync(receive.data, host_, receive.bytes, cudaMemcpyHostToDevice, stream_));
+      left -= std::min(left, receive.bytes);
     }
-    Copy(static_cast<size_t>(pace_[next_++ % 2] * bytes_per_millisecond_));
+    Copy(left);
     Check(cudaEventRecord(done_, stream_));
     return Ticket{};
   }
@@ -124,7 +131,7 @@ class PacedExchange : public GroupedExchange {
 
 void Run(const Arguments& arguments, int64_t tokens) {
   const DilatedAttentionOptions options{.branches = arguments.branches};
-  // So that a rank in the middle has as much to do as the others and everything to receive.
+  // So that a rank in the middle receives rows in forward and gradients in backward.
   const ShardMap map = ShardMap::Contiguous(tokens, arguments.ranks, 1);
   const HeadShape& shape = arguments.shape;
   const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads).value();
@@ -150,14 +157,12 @@ void Run(const Arguments& arguments, int64_t tokens) {
     const double forward_pace = share * forward_alone;
     const double backward_pace = share * (both_alone - forward_alone);
     exchange.Pace(forward_pace, backward_pace);
-    // The network that the plan is told of is the one that there is.
+    // The network that the plan is told of is the one that there is; jobs are planned for 25 GB/s.
     TileShape tiles = TileShapeOf(q, k);
-    if (share > 0) {
-      tiles.flops_per_byte =
-          share * flops *
-          std::max(1 / static_cast<double>(std::max<uint64_t>(1, bytes)),
-                   2.5 / static_cast<double>(std::max<uint64_t>(1, backward_bytes)));
-    }
+    const auto flops_per_byte = [&](uint64_t received, double times) {
+      return received == 0 ? 0 : times * share * flops / static_cast<double>(received);
+    };
+    tiles.flops_per_byte = std::max(flops_per_byte(bytes, 1), flops_per_byte(backward_bytes, 2.5));
     call.parts =
         FindParts(options, map, arguments.rank, shape.heads, shape.heads, q.device(), tiles);
     const double forward = kernels::Milliseconds([&] {
