@@ -19,11 +19,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "attention/plan/block_mask.h"
 #include "attention/plan/block_patterns.h"
+#include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
 
@@ -133,26 +133,18 @@ bool Read(absl::string_view argument, Arguments* arguments) {
     return argument == "hilbert" || argument == "heavy_first";
   }
   if (absl::ConsumePrefix(&argument, "--densities=")) {
-    arguments->densities.clear();
-    for (const absl::string_view text : absl::StrSplit(argument, ',')) {
-      if (!absl::SimpleAtod(text, &arguments->densities.emplace_back())) return false;
-    }
-    return true;
+    return ParseList(argument, &absl::SimpleAtod, &arguments->densities);
   }
-  int64_t tokens = 0;
-  if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;
-  arguments->lengths.push_back(tokens);
-  return true;
+  return false;
 }
 
 int Main(int argc, char** argv) {
   Arguments arguments;
-  bool understood = argc > 1;
-  for (int i = 1; i < argc; ++i) understood &= Read(argv[i], &arguments);
-  if (!understood || arguments.lengths.empty()) {
-    std::fprintf(stderr,
-                 "usage: block_sparse_benchmark [--masks=DIR] [--shape=HxD] [--densities=X,...] "
-                 "[--window=N] [--tile-order=heavy_first|hilbert] TOKENS...\n");
+  const auto read = [&](absl::string_view argument) { return Read(argument, &arguments); };
+  if (!ReadArguments(argc, argv,
+                     "block_sparse_benchmark [--masks=DIR] [--shape=HxD] [--densities=X,...] "
+                     "[--window=N] [--tile-order=heavy_first|hilbert] TOKENS...",
+                     read, &arguments.lengths)) {
     return 2;
   }
   const std::vector<Case> cases = Cases(arguments);
@@ -171,9 +163,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace ringmaster::attention
 
-int main(int argc, char** argv) try {
-  return ringmaster::attention::Main(argc, argv);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "%s\n", error.what());
-  return 1;
+int main(int argc, char** argv) {
+  return ringmaster::attention::RunMain(argc, argv, &ringmaster::attention::Main);
 }

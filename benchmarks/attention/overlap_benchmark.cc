@@ -22,6 +22,7 @@
 #include "absl/strings/strip.h"
 #include "attention/plan/plan.h"
 #include "attention/tiles/tile_passes.h"
+#include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/rank_passes.h"
 
 namespace ringmaster::attention {
@@ -205,22 +206,19 @@ bool Read(absl::string_view argument, Arguments* arguments) {
   if (absl::ConsumePrefix(&argument, "--branches=")) {
     return ParseBranches(argument, &arguments->branches);
   }
-  int64_t tokens = 0;
-  if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;
-  arguments->lengths.push_back(tokens);
-  return true;
+  return false;
 }
 
 int Main(int argc, char** argv) {
   Arguments arguments;
-  bool understood = true;
-  for (int i = 1; i < argc; ++i) understood = understood && Read(argv[i], &arguments);
-  if (!understood || arguments.rank >= arguments.ranks) {
-    std::fprintf(stderr,
-                 "usage: overlap_benchmark [--shape=HxD] [--branches=W:R,...] [--ranks=P] "
-                 "[--rank=R] TOKENS...\n");
+  const auto read = [&](absl::string_view argument) { return Read(argument, &arguments); };
+  if (!ReadArguments(argc, argv,
+                     "overlap_benchmark [--shape=HxD] [--branches=W:R,...] [--ranks=P] [--rank=R] "
+                     "TOKENS...",
+                     read, &arguments.lengths)) {
     return 2;
   }
+  if (arguments.rank >= arguments.ranks) throw std::invalid_argument("no such rank");
   const worker::CudaPlugin& plugin = OpenPlugin();
   bool ran = true;
   for (const int64_t tokens : arguments.lengths) {
@@ -232,9 +230,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace ringmaster::attention
 
-int main(int argc, char** argv) try {
-  return ringmaster::attention::Main(argc, argv);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "%s\n", error.what());
-  return 1;
+int main(int argc, char** argv) {
+  return ringmaster::attention::RunMain(argc, argv, &ringmaster::attention::Main);
 }

@@ -16,10 +16,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "attention/plan/plan.h"
+#include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
 
@@ -56,40 +56,27 @@ void Run(int64_t tokens, const HeadShape& shape, const std::vector<int64_t>& rat
 
 // False for what is not understood.
 bool Read(absl::string_view argument, Arguments* arguments) {
-  int64_t number = 0;
   if (absl::ConsumePrefix(&argument, "--dtype=")) {
     arguments->dtype = argument == "fp16" ? at::kHalf : at::kBFloat16;
     return argument == "fp16" || argument == "bf16";
   }
   if (absl::ConsumePrefix(&argument, "--shapes=")) {
-    arguments->shapes.clear();
-    for (const absl::string_view text : absl::StrSplit(argument, ',')) {
-      if (!ParseHeadShape(text, &arguments->shapes.emplace_back())) return false;
-    }
-    return true;
+    return ParseList(argument, &ParseHeadShape, &arguments->shapes);
   }
   if (absl::ConsumePrefix(&argument, "--rates=")) {
-    arguments->rates.clear();
-    for (const absl::string_view text : absl::StrSplit(argument, ',')) {
-      if (!absl::SimpleAtoi(text, &number)) return false;
-      arguments->rates.push_back(number);
-    }
-    return true;
+    return ParseList(argument, &absl::SimpleAtoi<int64_t>, &arguments->rates);
   }
-  if (!absl::SimpleAtoi(argument, &number) || number <= 0) return false;
-  arguments->lengths.push_back(number);
-  return true;
+  return false;
 }
 
 int Main(int argc, char** argv) {
   Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    if (!Read(argv[i], &arguments)) {
-      std::fprintf(stderr,
-                   "usage: rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=HxD,...] "
-                   "[--rates=R,...] TOKENS...\n");
-      return 2;
-    }
+  const auto read = [&](absl::string_view argument) { return Read(argument, &arguments); };
+  if (!ReadArguments(argc, argv,
+                     "rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=HxD,...] "
+                     "[--rates=R,...] TOKENS...",
+                     read, &arguments.lengths)) {
+    return 2;
   }
   const worker::CudaPlugin& plugin = OpenPlugin();
   bool ran = true;
@@ -105,9 +92,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace ringmaster::attention
 
-int main(int argc, char** argv) try {
-  return ringmaster::attention::Main(argc, argv);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "%s\n", error.what());
-  return 1;
+int main(int argc, char** argv) {
+  return ringmaster::attention::RunMain(argc, argv, &ringmaster::attention::Main);
 }

@@ -9,41 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/string_view.h"
 #include "attention/passes.h"
+#include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/gpu_timer.h"
 #include "worker/comm/cuda_plugin.h"
 
 namespace ringmaster::attention {
-
-struct HeadShape {
-  int heads = 16;
-  int dim = 128;
-};
-
-// "16x128"; false for what is none.
-inline bool ParseHeadShape(absl::string_view text, HeadShape* shape) {
-  const std::vector<absl::string_view> sizes = absl::StrSplit(text, 'x');
-  return sizes.size() == 2 && absl::SimpleAtoi(sizes[0], &shape->heads) &&
-         absl::SimpleAtoi(sizes[1], &shape->dim);
-}
-
-// "2048:1,8192:4", lengths of segments and rates; false for what is none.
-inline bool ParseBranches(absl::string_view text, std::vector<Branch>* branches) {
-  branches->clear();
-  for (const absl::string_view branch : absl::StrSplit(text, ',')) {
-    const std::vector<absl::string_view> numbers = absl::StrSplit(branch, ':');
-    if (numbers.size() != 2 ||
-        !absl::SimpleAtoi(numbers[0], &branches->emplace_back().segment_length) ||
-        !absl::SimpleAtoi(numbers[1], &branches->back().dilation_rate)) {
-      return false;
-    }
-  }
-  return true;
-}
 
 // The plugin, or why there is none as an exception.
 inline const worker::CudaPlugin& OpenPlugin() {

@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "attention/plan/layout.h"
 #include "attention/plan/plan.h"
+#include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/rank_passes.h"
 #include "worker/comm/cuda_plugin.h"
 #include "worker/comm/nccl_communicator.h"
@@ -154,21 +155,17 @@ bool Read(absl::string_view argument, Arguments* arguments) {
   if (absl::ConsumePrefix(&argument, "--branches=")) {
     return ParseBranches(argument, &arguments->branches);
   }
-  int64_t tokens = 0;
-  if (!absl::SimpleAtoi(argument, &tokens) || tokens <= 0) return false;
-  arguments->lengths.push_back(tokens);
-  return true;
+  return false;
 }
 
 int Main(int argc, char** argv) {
   Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    if (!Read(argv[i], &arguments)) {
-      std::fprintf(stderr,
-                   "usage: ring_attention_benchmark [--ranks=N] [--shape=HxD] "
-                   "[--branches=W:R,...] TOKENS...\n");
-      return 2;
-    }
+  const auto read = [&](absl::string_view argument) { return Read(argument, &arguments); };
+  if (!ReadArguments(argc, argv,
+                     "ring_attention_benchmark [--ranks=N] [--shape=HxD] [--branches=W:R,...] "
+                     "TOKENS...",
+                     read, &arguments.lengths)) {
+    return 2;
   }
   const worker::CudaPlugin& plugin = OpenPlugin();
   bool ran = true;
@@ -184,9 +181,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace ringmaster::attention
 
-int main(int argc, char** argv) try {
-  return ringmaster::attention::Main(argc, argv);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "%s\n", error.what());
-  return 1;
+int main(int argc, char** argv) {
+  return ringmaster::attention::RunMain(argc, argv, &ringmaster::attention::Main);
 }
