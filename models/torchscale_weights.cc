@@ -20,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "models/scalar_type.h"
 
 namespace ringmaster::models {
 namespace {
@@ -76,23 +77,6 @@ absl::Status CheckKind(absl::string_view name) {
     }
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<at::ScalarType> ScalarTypeOf(const safetensors::Tensor& tensor) {
-  switch (tensor.type) {
-    case safetensors::Type::kF64:
-      return at::kDouble;
-    case safetensors::Type::kF32:
-      return at::kFloat;
-    case safetensors::Type::kBF16:
-      return at::kBFloat16;
-    case safetensors::Type::kF16:
-      return at::kHalf;
-    default:
-      return Refuse(tensor.name,
-                    absl::StrCat("is ", std::string(safetensors::TypeName(tensor.type)),
-                                 ", not floating-point"));
-  }
 }
 
 class Importer {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "base/safetensors.h"
 #include "base/status_macros.h"
+#include "models/scalar_type.h"
 #include "worker/checkpoint/shard_file.h"
 #include "worker/torch_status.h"
 
@@ -44,23 +45,6 @@ absl::StatusOr<OpenCheckpoint> Open(const v1::Checkpoint& checkpoint,
   return open;
 }
 
-absl::StatusOr<at::ScalarType> ScalarTypeOf(const safetensors::Tensor& tensor) {
-  switch (tensor.type) {
-    case safetensors::Type::kF64:
-      return at::kDouble;
-    case safetensors::Type::kF32:
-      return at::kFloat;
-    case safetensors::Type::kBF16:
-      return at::kBFloat16;
-    case safetensors::Type::kF16:
-      return at::kHalf;
-    default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", tensor.name, " is ",
-                       std::string(safetensors::TypeName(tensor.type)), ", not floating-point"));
-  }
-}
-
 absl::StatusOr<Stored> Find(const OpenCheckpoint& open, const v1::Checkpoint& checkpoint,
                             const TrainingState::NamedTensor& wanted) {
   const auto found = open.tensors.find(wanted.name);
@@ -80,7 +64,7 @@ absl::StatusOr<Stored> Find(const OpenCheckpoint& open, const v1::Checkpoint& ch
 }
 
 absl::Status Copy(const Stored& stored, const at::Tensor& to) {
-  ASSIGN_OR_RETURN(const at::ScalarType type, ScalarTypeOf(*stored.tensor));
+  ASSIGN_OR_RETURN(const at::ScalarType type, models::ScalarTypeOf(*stored.tensor));
   const absl::Span<const char> bytes = stored.file->Bytes(*stored.tensor);
   return CatchTorch(absl::StrCat("loading tensor ", stored.tensor->name), [&] {
     to.copy_(at::from_blob(const_cast<char*>(bytes.data()), to.sizes(),
@@ -105,7 +89,7 @@ absl::Status Load(const v1::Checkpoint& checkpoint,
   std::vector<Stored> stored;
   for (const TrainingState::NamedTensor& tensor : tensors) {
     ASSIGN_OR_RETURN(stored.emplace_back(), Find(open, checkpoint, tensor));
-    RETURN_IF_ERROR(ScalarTypeOf(*stored.back().tensor).status());
+    RETURN_IF_ERROR(models::ScalarTypeOf(*stored.back().tensor).status());
   }
   ready();
   for (size_t i = 0; i < tensors.size(); ++i) {
