@@ -8,23 +8,13 @@
 
 #include "attention/plan/plan.h"
 #include "attention/tiles/tile_lists.h"
+#include "tests/attention/tiles/tile_shape.h"
 
 namespace ringmaster::attention {
 namespace {
 
 using kernels::Tile;
 using kernels::TileKeys;
-
-// With windows as short as segments allow, waiting for peers, all branches joined that may be.
-TileShape Shape(int64_t tokens, int heads, int kv_heads, int head_dim) {
-  return {.tokens = tokens,
-          .heads = heads,
-          .kv_heads = kv_heads,
-          .head_dim = head_dim,
-          .deterministic = true,
-          .joined = 15};
-}
-constexpr double kEndlessFlopsPerByte = 1e30;  // waits for nobody who sends something
 
 // By branch, whichever order the tiles have; those of the branch that covers all are none. No rates
 // that divide one another.

@@ -16,6 +16,7 @@
 #include "attention/plan/plan.h"
 #include "attention/reference_attention.h"
 #include "tests/attention/attention_case.h"
+#include "tests/attention/tiles/tile_shape.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -24,17 +25,6 @@ using kernels::KeyTile;
 using kernels::Tile;
 using kernels::TileKeys;
 using kernels::TileRows;
-
-// With windows as short as segments allow, waiting for peers, all branches joined that may be.
-TileShape Shape(int64_t tokens, int heads, int kv_heads, int head_dim) {
-  return {.tokens = tokens,
-          .heads = heads,
-          .kv_heads = kv_heads,
-          .head_dim = head_dim,
-          .deterministic = true,
-          .joined = 15};
-}
-constexpr double kEndlessFlopsPerByte = 1e30;  // waits for nobody who sends something
 
 // The parts of each rank of a problem.
 std::vector<RankParts> PartsOf(const AttentionCase& problem) {
