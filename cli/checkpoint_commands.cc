@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/absolute_path.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/output.h"
@@ -78,10 +79,7 @@ absl::StatusOr<int> Import(Client& client, CommandContext& context, const std::s
   v1::ImportCheckpointRequest request;
   request.set_parent(client.Parent());
   // "." and "runs/" are what people type and shells complete.
-  std::error_code error;
-  std::string path = std::filesystem::absolute(directory, error).lexically_normal().string();
-  if (path.size() > 1 && absl::EndsWith(path, "/")) path.pop_back();
-  request.set_directory(path);
+  ASSIGN_OR_RETURN(*request.mutable_directory(), AbsolutePath(directory));
   Checkpoint checkpoint;
   RETURN_IF_ERROR(client.Call(&CheckpointService::Stub::ImportCheckpoint, client.checkpoints(),
                               request, &checkpoint));

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "base/absolute_path.h"
 #include "base/safetensors.h"
 #include "base/status_macros.h"
 #include "google/protobuf/util/time_util.h"
@@ -52,12 +53,6 @@ absl::StatusOr<v1::CheckpointShard> Write(const models::TorchscaleImport& import
   return WriteShard(identity, tensors);
 }
 
-// Without spare slashes, so that what is made of it is, too.
-std::string AbsolutePath(const std::string& path) {
-  const auto absolute = std::filesystem::absolute(path).lexically_normal();
-  return (absolute.has_filename() ? absolute : absolute.parent_path()).string();
-}
-
 // A YAML scalar, whatever the path holds.
 std::string Quoted(const std::string& path) {
   return absl::StrCat("'", absl::StrReplaceAll(path, {{"'", "''"}}), "'");
@@ -88,7 +83,7 @@ absl::StatusOr<std::string> ConvertTorchscale(const ConvertTorchscaleOptions& op
   ASSIGN_OR_RETURN(const safetensors::File file, safetensors::File::Open(options.weights));
   ShardIdentity identity;
   identity.incarnation = NewIncarnation();
-  identity.job_directory = AbsolutePath(options.directory);
+  ASSIGN_OR_RETURN(identity.job_directory, AbsolutePath(options.directory));
   Manifest manifest;
   v1::Checkpoint& checkpoint = manifest.checkpoint;
   checkpoint.set_directory(CheckpointDirectory(identity.job_directory, 0));

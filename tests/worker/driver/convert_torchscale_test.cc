@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -95,6 +96,9 @@ TEST_F(ConvertTorchscaleTest, LeavesNothingBehindWhenItRefuses) {
   EXPECT_THAT(std::string(ConvertTorchscale(options_).status().message()),
               HasSubstr("3 segment lengths and 2 dilation rates"));
   options_.dilation_rates.push_back(2);
+  const std::string made = std::exchange(options_.directory, "");
+  EXPECT_EQ(ConvertTorchscale(options_).status().code(), absl::StatusCode::kInvalidArgument);
+  options_.directory = made;
   options_.weights = directory_.path() + "/nowhere";
   EXPECT_EQ(ConvertTorchscale(options_).status().code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(std::filesystem::exists(options_.directory));
