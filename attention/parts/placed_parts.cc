@@ -1,5 +1,6 @@
 #include "attention/parts/placed_parts.h"
 
+#include <ATen/ops/index_fill.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "attention/parts/zero_gradients.h"
 #include "attention/plan/plan.h"
 
 namespace ringmaster::attention {
@@ -88,14 +90,16 @@ bool IsGated(const AttentionPattern& pattern) {
 
 PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device device,
                          const std::optional<TileShape>& tiles)
-    : parts_(std::move(parts)),
-      alone_(parts_.alone, heads, device),
-      alone_keys_(parts_.alone_keys, kv_heads, device) {
+    : parts_(std::move(parts)) {
+  const ZeroGradients zero = FindZeroGradients(parts_, heads, kv_heads);
+  zero_dq_ = at::tensor(zero.queries, at::kLong).to(device);
+  zero_dk_ = at::tensor(zero.keys, at::kLong).to(device);
   if (tiles.has_value()) {
     tiles_ = std::make_unique<PlacedTiles>(parts_, *tiles, device);
     parts_.local = {};
     parts_.far = {};
   } else {
+    alone_ = {{parts_.alone, heads, device}, {parts_.alone_keys, kv_heads, device}};
     for (const Part& part : parts_.local) {
       local_.push_back({&part,
                         {part.queries, heads, device},
@@ -120,6 +124,16 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
   kept_ = place(parts_.kept);
 }
 
+void PlacedParts::SetKnownZeros(const at::Tensor& dq, const at::Tensor& dk) const {
+  const auto zero = [](const at::Tensor& gradients, const at::Tensor& places) {
+    if (places.numel() > 0) {
+      gradients.flatten(1, 2).index_fill_(1, places, 0);
+    }
+  };
+  zero(dq, zero_dq_);
+  zero(dk, zero_dk_);
+}
+
 size_t PlacedParts::bytes() const {
   size_t sum = parts_.bytes() + (tiles_ == nullptr ? 0 : tiles_->bytes());
   for (const std::vector<Dense>* parts : {&local_, &far_}) {
@@ -135,7 +149,10 @@ size_t PlacedParts::bytes() const {
   };
   std::for_each(outgoing_.begin(), outgoing_.end(), add);
   add(kept_);
-  return sum + alone_.bytes() + alone_keys_.bytes();
+  if (alone_.has_value()) {
+    sum += alone_->queries.bytes() + alone_->keys.bytes();
+  }
+  return sum + zero_dq_.nbytes() + zero_dk_.nbytes();
 }
 
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,

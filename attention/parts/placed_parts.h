@@ -25,6 +25,10 @@ class PlacedParts {
     PlacedRows keys;
     at::Tensor gates;  // the part's on the device; undefined without gates
   };
+  struct Alone {
+    PlacedRows queries;
+    PlacedRows keys;
+  };
   struct Message {
     const RankParts::Message* message;
     std::vector<PlacedRows> local;
@@ -39,14 +43,16 @@ class PlacedParts {
 
   // Without its parts where there are tiles instead.
   const RankParts& parts() const { return parts_; }
-  // Null, or instead of local() and far().
+  // Null, or instead of local(), far() and alone().
   const PlacedTiles* tiles() const { return tiles_.get(); }
   const std::vector<Dense>& local() const { return local_; }
   const std::vector<Dense>& far() const { return far_; }
+  const Alone& alone() const { return *alone_; }
   const std::vector<Message>& outgoing() const { return outgoing_; }
   const Message& kept() const { return kept_; }
-  const PlacedRows& alone() const { return alone_; }
-  const PlacedRows& alone_keys() const { return alone_keys_; }
+  // Sets to zero what is zero whatever the numbers are (zero_gradients.h), and no more than their
+  // rounding in the rank's gradients [B, T, H, D] and [B, T, Hkv, D], contiguous.
+  void SetKnownZeros(const at::Tensor& dq, const at::Tensor& dk) const;
   size_t bytes() const;
 
  private:
@@ -54,10 +60,10 @@ class PlacedParts {
   std::unique_ptr<const PlacedTiles> tiles_;
   std::vector<Dense> local_;
   std::vector<Dense> far_;
+  std::optional<Alone> alone_;
   std::vector<Message> outgoing_;
   Message kept_;
-  PlacedRows alone_;
-  PlacedRows alone_keys_;
+  at::Tensor zero_dq_, zero_dk_;  // places on the device
 };
 
 // The parts of `rank`, from a cache of the process that holds at most 1 GiB, or one entry, and

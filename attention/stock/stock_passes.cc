@@ -175,6 +175,8 @@ class BackwardPass {
       if (!call_.dropout.on()) GiveAlone(parts_, dout_, dv_);
       Compute(options);
     }
+    // Else these queries took no part.
+    if (call_.dropout.on()) parts_.SetKnownZeros(dq_, dk_);
     const at::ScalarType dtype = saved_.q.scalar_type();
     return {dq_.to(dtype), dk_.to(dtype), dv_.to(dtype)};
   }

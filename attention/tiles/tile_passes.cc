@@ -220,6 +220,7 @@ class BackwardPass {
     for (const PlacedTiles::Window& window : tiles_.windows) {
       RunWindow(window);
     }
+    call_.parts->SetKnownZeros(gradients_.dq, gradients_.dk);
     const auto own = [&](const at::Tensor& x) { return Columns(x, head_dim_).contiguous(); };
     return {own(gradients_.dq), own(gradients_.dk), own(gradients_.dv)};
   }

@@ -10,8 +10,7 @@
 // copies that are saved instead of what was given; peers get a head's own columns. The same bits
 // every time, but for dq on a GPU where LibTorch is not told to use deterministic algorithms when
 // the call is made. Contracts as of Forward and Backward, which call them, but that a row that is
-// not finite may spoil its neighbours, and that the gradients of a query that sees its own key
-// alone are zero but for rounding.
+// not finite may spoil its neighbours.
 namespace ringmaster::attention {
 
 // Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.

@@ -77,9 +77,6 @@ constexpr std::array<const char*, 5> kTensors = {"out", "lse", "dq", "dk", "dv"}
 constexpr size_t kLse = 1;
 using CaseErrors = std::array<double, 5>;
 CaseErrors ErrorsOf(const AttentionResult& result, const ReferenceResult& reference);
-// What two equal numbers may differ by that kernels over tiles sum in fp32 in different orders: a
-// gradient that is zero is their difference.
-constexpr double kDifferenceOfEquals = 5e-4;
 CaseErrors ErrorsOf(const ReferenceResult& result, const ReferenceResult& reference);
 
 }  // namespace ringmaster::attention

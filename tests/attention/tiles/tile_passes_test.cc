@@ -101,7 +101,7 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
     const uint64_t seed = g_flags.seed + i;
     UseDeterministicAlgorithms(g_flags.device.is_cpu() || i % 2 == 1);
     AttentionCase problem = make(seed);
-    if (seed % 3 == 0 && problem.map.ranks() > 1) problem.strategy = Strategy::kHeads;
+    if (seed % 4 == 0 && problem.map.ranks() > 1) problem.strategy = Strategy::kHeads;
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
     ASSERT_EQ(
         DescribeExecutor(problem.q.to(g_flags.device), problem.pattern(), problem.map.tokens()),
@@ -113,9 +113,10 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
                                         problem.pattern(), /*fused_backward=*/true),
                  reference);
     const AttentionResult result =
-        i % 3 == 0 ? RunRanks(Poisoned(problem, reference), Path::kAsCalled, g_flags.device)
-                   : RunRanks(Poisoned(problem, reference), Path::kLongSequence, g_flags.device,
-                              [&](int rank, Call* call) { WaitForPeers(problem, rank, call); });
+        i % 3 == 0 || problem.strategy == Strategy::kHeads
+            ? RunRanks(Poisoned(problem, reference), Path::kAsCalled, g_flags.device)
+            : RunRanks(Poisoned(problem, reference), Path::kLongSequence, g_flags.device,
+                       [&](int rank, Call* call) { WaitForPeers(problem, rank, call); });
     EXPECT_TRUE(result.lse.isneginf().equal(reference.lse.isneginf()));
     const AttentionResult planned = PlannedTraffic(problem);
     EXPECT_EQ(result.sent_bytes, planned.sent_bytes);
@@ -126,7 +127,7 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
       // lse is fp32. Where queries see few keys, or one key has almost all of their weight,
       // gradients are differences of what is almost equal, and which way the saved output was
       // rounded decides the largest error, the model's as the kernels'.
-      const double limit = i == kLse ? 2e-5 : std::max(kDifferenceOfEquals, 2 * same[i]);
+      const double limit = i == kLse ? 2e-5 : 2 * same[i];
       EXPECT_LE(errors[i], i > kLse ? 2 * limit : limit) << kTensors[i];
       exception |= errors[i] > limit;
       worst[i] = std::max(worst[i], same[i] > 0 ? errors[i] / same[i] : 0);
