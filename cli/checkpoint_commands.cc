@@ -170,7 +170,7 @@ void AddConvertTorchscale(CLI::App& group, CommandContext& context) {
   command->add_flag("--scaled-embedding", options->scaled_embedding,
                     "no_scale_embedding is False, where True is the default");
   command->callback([&context, options] {
-    context.Run([&](Client&) -> absl::StatusOr<int> {
+    context.RunLocal([&]() -> absl::StatusOr<int> {
       std::vector<std::string> words = {
           "convert-torchscale", absl::StrCat("--directory=", options->directory),
           absl::StrCat("--heads=", options->heads),

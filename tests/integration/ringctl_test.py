@@ -34,6 +34,9 @@ class RingctlTest(harness.ClusterTest):
         self.expect(2, 'cannot be read', 'list', f'--tls-ca={self.folder}')
         self.expect(2, '--tls-ca', 'list', '--tls-cert=/a', '--tls-key=/b')
         self.expect(2, 'each other', 'list', '--tls-ca=/a', '--tls-cert=/b')
+        # What is done on this machine alone asks nothing of the way to a coordinator.
+        self.expect(3, '/absent', 'checkpoints', 'convert-torchscale', '/absent', '--directory=/absent', '--heads=1',
+                    '--segment-lengths=1', '--dilation-rates=1', f'--tls-ca={self.folder}')
         self.expect(2, 'unknown key', 'submit', self.job_file(), '--set', 'optimiser.lr=1')
         self.expect(3, 'there is no training job', 'get', 'absent')
         for words in ('list',), ('watch', 'absent'), ('logs', '-f', 'absent'), ('metrics', '-f', 'absent'):
