@@ -2,7 +2,6 @@
 """What ringctl says of jobs that have ended, when their workers are gone; ringctl_test has its flags and exit codes."""
 
 import json
-import math
 import os
 import pty
 import re
@@ -12,13 +11,13 @@ import struct
 import subprocess
 import uuid
 
-import numpy
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import harness
+import torchscale_model
 
 STEPS = 40
 
@@ -60,30 +59,6 @@ def tensorboard_events(data):
     return found
 
 
-def torchscale_weights(path, dim=32, ffn=48, vocab=256):
-    """A state dict as torchscale's LongNet decoder stores it; whatever it is fed, every byte is equally likely."""
-    random, weights = numpy.random.default_rng(1), {}
-
-    def linear(name, rows, columns):
-        weights[f'{name}.weight'] = random.normal(0, 0.2, (rows, columns)).astype('float16')
-        weights[f'{name}.bias'] = numpy.zeros(rows, 'float16')
-
-    def norm(name, size):
-        weights[f'{name}.weight'], weights[f'{name}.bias'] = numpy.ones(size, 'float16'), numpy.zeros(size, 'float16')
-    for layer in 'decoder.layers.0', 'decoder.layers.1':
-        for which in 'k_proj', 'v_proj', 'q_proj', 'out_proj':
-            linear(f'{layer}.self_attn.{which}', dim, dim)
-        linear(f'{layer}.ffn.fc1', ffn, dim)
-        linear(f'{layer}.ffn.fc2', dim, ffn)
-        norm(f'{layer}.ffn.ffn_layernorm', ffn)
-        for which in 'self_attn.inner_attn_ln', 'self_attn_layer_norm', 'final_layer_norm':
-            norm(f'{layer}.{which}', dim)
-    norm('decoder.layer_norm', dim)
-    weights['decoder.embed_tokens.weight'] = random.normal(0, 1, (vocab, dim)).astype('float16')
-    weights['decoder.output_projection.weight'] = numpy.zeros((vocab, dim), 'float16')
-    save_file(weights, path)
-
-
 class EndedJobTest(harness.ClusterTest):
     workers = 2
 
@@ -99,13 +74,18 @@ class EndedJobTest(harness.ClusterTest):
         shutil.copytree(newest['directory'], cls.moved)
         test.submit('weights', 3, [f'init_from={cls.moved}', f'data.paths=["{cls.folder}/*.txt"]'])
         test.wait_for_end('weights')
-        torchscale_weights(f'{cls.folder}/torchscale.safetensors')
+        cls.torchscale = torchscale_model.random_weights()
+        save_file(cls.torchscale, f'{cls.folder}/torchscale.safetensors')
         cls.convert = ('checkpoints', 'convert-torchscale', f'{cls.folder}/torchscale.safetensors', '--heads=4',
                        '--segment-lengths=64,512', '--dilation-rates=1,4', f'--directory={cls.cluster.shared}/converted')
         cls.converted = cls.cluster.ringctl(*cls.convert)
+        # Of so many bytes there is one sequence.
+        with open(cls.text, 'rb') as text, open(f'{cls.folder}/one', 'wb') as one:
+            cls.sequence = text.read(513)
+            one.write(cls.sequence)
         with open(f'{cls.folder}/converted.yaml', 'w', encoding='utf-8') as file:
-            file.write(f'{cls.converted}name: converted\nsteps: 2\nparallel: {{ring_size: 2}}\n'
-                       f'data: {{paths: ["{cls.text}"], sequence_length: 512}}\n')
+            file.write(f'{cls.converted}name: converted\nsteps: 2\nprecision: FP64\nparallel: {{ring_size: 2}}\n'
+                       f'data: {{paths: ["{one.name}"], sequence_length: 512, validation_fraction: 0}}\n')
         cls.cluster.ringctl('submit', file.name)
         test.wait_for_end('converted')
         for name in list(cls.cluster.workers):
@@ -208,10 +188,15 @@ class EndedJobTest(harness.ClusterTest):
         self.assertNotEqual(weights[1], main[STEPS])
 
     def test_a_job_begins_with_torchscales_weights(self):
-        self.assertAlmostEqual(float(self.losses('converted')[1][0]), math.log(256), delta=1e-6)
+        expected = torchscale_model.loss(self.torchscale, self.sequence)
+        self.assertAlmostEqual(float(self.losses('converted')[1][0]), expected, delta=1e-6)
         start = yaml.safe_load(self.converted)['init_from']
         self.assertEqual(start, f'{self.cluster.shared}/converted/checkpoints/step-00000000')
-        self.expect(0, 'generate', '--checkpoint', start, '--tokens', '3', '--prompt', 'ring', says='^ring')
+        # So many that the likeliest bytes are no control codes, and that the second likeliest is never near.
+        prompt = self.sequence[:135]
+        continued = torchscale_model.continued(self.torchscale, prompt, 6).decode('ascii', 'backslashreplace')
+        self.assertEqual(self.expect(0, 'generate', '--checkpoint', start, '--temperature', '0', '--tokens', '6',
+                                     '--prompt', prompt.decode('ascii')), f'{continued}\n')
         self.expect(0, 'checkpoints', 'import', start, says='step-0-')
         self.expect(5, *self.convert, says='holds a checkpoint already')
         self.expect(2, *self.convert, '--heads=x', says='--heads')
