@@ -64,6 +64,8 @@ TEST(EstimateTest, OperationsDoNotDependOnTheRing) {
   for (const int ring : {32, 64, 128}) {
     const auto estimate = EstimateJob(Long(ring));
     ASSERT_TRUE(estimate.ok()) << estimate.status();
+    EXPECT_EQ(estimate->layouts(0).find("chosen: tokens swapped for heads"), 0)
+        << ring << ": " << estimate->layouts(0);
     EXPECT_NEAR(estimate->step_flops() / alone, 1, 1e-9) << ring << ": " << estimate->layouts(0);
   }
 }
