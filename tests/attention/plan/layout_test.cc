@@ -157,14 +157,21 @@ TEST(LayoutTest, PredictsTheBytesOfThePlan) {
 }
 
 TEST(LayoutTest, ChoosesTheSameForAnyBatchAndHeadDimension) {
+  std::vector<RingCall> calls;
   for (const int64_t tokens : {4000, 40000, 400000}) {
     for (const int ranks : {2, 3, 8}) {
-      RingCall call = Dilated({{1000, 1}, {20000, 1}, {1 << 30, 4}}, tokens, ranks);
-      const ShardMap map = ChooseLayout(call)->map();
-      call.shape.batch = 7;
-      call.shape.head_dim = 80;
-      EXPECT_EQ(ChooseLayout(call)->map(), map);
+      calls.push_back(Dilated({{1000, 1}, {20000, 1}, {1 << 30, 4}}, tokens, ranks));
     }
+  }
+  RingCall& swapped = calls.emplace_back(Dilated({{1 << 18, 1}}, 1 << 18, 8));
+  swapped.heads = swapped.kv_heads = 8;
+  for (RingCall& call : calls) {
+    const Layouts layouts = *ChooseLayout(call);
+    call.shape.batch = 7;
+    call.shape.head_dim = 80;
+    const Layouts others = *ChooseLayout(call);
+    EXPECT_EQ(others.map(), layouts.map()) << call.tokens << " tokens, " << call.ranks << " ranks";
+    EXPECT_EQ(others.strategy(), layouts.strategy()) << layouts.all[0].name;
   }
 }
 
