@@ -16,9 +16,11 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "attention/plan/selection.h"
 
 namespace ringmaster::attention {
@@ -73,10 +75,8 @@ void ForEachSlice(int64_t first, int64_t end, int64_t rate, int64_t rows, Visit 
   }
 }
 
-void CheckShare(const HeadShare& share, int64_t heads) {
-  TORCH_CHECK_VALUE(share.of == 0 || (share.first >= 0 && heads <= share.of - share.first),
-                    "share is of heads ", share.first, " and up of ", share.of, "; there are ",
-                    heads);
+void Check(const absl::Status& status) {
+  TORCH_CHECK_VALUE(status.ok(), std::string(status.message()));
 }
 
 }  // namespace
@@ -84,12 +84,11 @@ void CheckShare(const HeadShare& share, int64_t heads) {
 KeyValueCache::KeyValueCache(DilatedAttentionOptions options, int64_t batch, int64_t kv_heads,
                              int64_t head_dim, int64_t max_tokens, const at::TensorOptions& tensors)
     : options_(std::move(options)), max_tokens_(max_tokens) {
-  const absl::Status status = options_.Validate();
-  TORCH_CHECK_VALUE(status.ok(), std::string(status.message()));
+  Check(options_.Validate());
   TORCH_CHECK_VALUE(batch >= 0 && kv_heads >= 1 && head_dim >= 1 && max_tokens >= 1, "a cache of ",
                     max_tokens, " tokens of ", batch, " x ", kv_heads, " x ", head_dim,
                     "; all but the batch must be at least 1");
-  CheckShare(options_.share, kv_heads);  // There are at least as many query heads.
+  Check(options_.share.Validate(kv_heads));  // There are at least as many query heads.
   keys_ = at::zeros({batch, RowsNeeded(options_, max_tokens), kv_heads, head_dim}, tensors);
   values_ = at::zeros_like(keys_);
 }
@@ -128,7 +127,7 @@ AttentionOutput DecodeAttention(const at::Tensor& q, const KeyValueCache& cache)
                         q.scalar_type() == keys.scalar_type(),
                     "q is ", q.sizes(), " of ", q.scalar_type(), "; the cache's keys are ",
                     keys.sizes(), " of ", keys.scalar_type());
-  CheckShare(options.share, q.size(2));
+  Check(options.share.Validate(q.size(2)));
   const int64_t heads = q.size(2), group = heads / keys.size(2), last = cache.tokens() - 1;
   const at::ScalarType exact = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));

@@ -34,6 +34,14 @@ absl::Status CheckDocuments(const Documents& documents) {
 
 }  // namespace
 
+absl::Status HeadShare::Validate(int64_t heads) const {
+  if (of != 0 && (first < 0 || heads > of - first)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("share is of heads ", first, " and up of ", of, "; there are ", heads));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DilatedAttentionOptions::Validate() const {
   if (branches.empty()) {
     return absl::InvalidArgumentError(
@@ -78,12 +86,7 @@ absl::Status Validate(const AttentionPattern& pattern, int64_t tokens, int64_t h
   RETURN_IF_ERROR(dilated != nullptr
                       ? dilated->Validate()
                       : std::get<BlockSparseAttentionOptions>(pattern).Validate(tokens, heads));
-  if (dilated != nullptr && dilated->share.of != 0 &&
-      (dilated->share.first < 0 || heads > dilated->share.of - dilated->share.first)) {
-    return absl::InvalidArgumentError(absl::StrCat("share is of heads ", dilated->share.first,
-                                                   " and up of ", dilated->share.of, "; there are ",
-                                                   heads));
-  }
+  if (dilated != nullptr) RETURN_IF_ERROR(dilated->share.Validate(heads));
   const Documents& documents = DocumentsOf(pattern);
   if (!documents.empty() && documents.back() >= tokens) {
     return absl::InvalidArgumentError(absl::StrCat("documents[", documents.size() - 1, "] is ",

@@ -42,6 +42,9 @@ struct HeadShare {
   int64_t first = 0;
   int64_t of = 0;
 
+  // InvalidArgument when `heads` heads from the first on are not all of an operator's.
+  absl::Status Validate(int64_t heads) const;
+
   friend bool operator==(const HeadShare&, const HeadShare&) = default;
 };
 

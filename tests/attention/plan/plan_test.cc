@@ -60,6 +60,16 @@ TEST(OptionsTest, RefusesDocumentsThatDoNotAscendWithinTheSequenceAndNamesThem) 
   }
 }
 
+TEST(OptionsTest, RefusesHeadsOutsideOfTheirShare) {
+  DilatedAttentionOptions options{.branches = {{4, 1}}, .share = {.first = 2, .of = 5}};
+  EXPECT_TRUE(Validate(options, 10, 3).ok());
+  EXPECT_EQ(Validate(options, 10, 4).message(), "share is of heads 2 and up of 5; there are 4");
+  options.share.first = -1;
+  EXPECT_FALSE(Validate(options, 10, 1).ok());
+  options.share = {};
+  EXPECT_TRUE(Validate(options, 10, 100).ok());
+}
+
 TEST(OptionsTest, OffsetsFollowThePaperAndTorchscale) {
   std::vector<int64_t> paper, torchscale;
   for (int head = 0; head < 4; ++head) {
