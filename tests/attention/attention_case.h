@@ -69,6 +69,13 @@ using ChangeCall = std::function<void(int rank, Call* call)>;
 AttentionResult RunRanks(const AttentionCase& problem, Path path = Path::kAsCalled,
                          at::Device device = at::kCPU, const ChangeCall& change = {});
 
+// What they are made of: one rank's part, of its tokens, with what it sent; and the parts together.
+// Without an exchange for a map of one rank.
+AttentionResult RunRank(const AttentionCase& problem, Path path, at::Device device, int rank,
+                        GroupedExchange* exchange, const ChangeCall& change = {});
+AttentionResult PutTogether(const AttentionCase& problem,
+                            const std::vector<AttentionResult>& parts);
+
 // The bytes and messages that the plan announces for such a run.
 AttentionResult PlannedTraffic(const AttentionCase& problem);
 
@@ -78,5 +85,19 @@ constexpr size_t kLse = 1;
 using CaseErrors = std::array<double, 5>;
 CaseErrors ErrorsOf(const AttentionResult& result, const ReferenceResult& reference);
 CaseErrors ErrorsOf(const ReferenceResult& result, const ReferenceResult& reference);
+
+// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 and fp16 twice what a dense model
+// of the same precision misses by.
+double ErrorLimit(at::ScalarType dtype, double same_precision);
+
+// With sums in fp32. Where all softmaxes of a problem are all but one key's, its gradients are
+// small differences of large numbers, and the dense model with fp32 sums misses 2e-5 as well or
+// comes near to it: the operator may miss by one and a half times as much, and by four times where
+// short sequences, which it sums in fp64, are made to take the path of long ones: the fused kernel
+// rounds the two numbers apart. Masks are tried with heads of up to 128, whose scores are sums of
+// four times as many products, and with rows that see nothing, which make the mean smaller: they
+// may miss twice 2e-5. lse stays fp32 with bf16 and fp16 inputs, so that fp32's limit is its own.
+double ErrorLimitOfFp32Sums(const AttentionCase& problem, Path path, at::Device device,
+                            size_t tensor, double same_precision);
 
 }  // namespace ringmaster::attention

@@ -14,30 +14,6 @@ namespace {
 
 CaseFlags g_flags = {.cases = 2000};
 
-// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 and fp16 twice what a dense model
-// of the same precision misses by.
-double Limit(at::ScalarType dtype, double same_precision) {
-  return dtype == at::kDouble ? 1e-10 : dtype == at::kFloat ? 2e-5 : 2 * same_precision;
-}
-
-// With sums in fp32. Where all softmaxes of a problem are all but one key's, its gradients are
-// small differences of large numbers, and the dense model with fp32 sums misses 2e-5 as well or
-// comes near to it: the operator may miss by one and a half times as much, and by four times where
-// short sequences, which it sums in fp64, are made to take the path of long ones: the fused kernel
-// rounds the two numbers apart. Masks are tried with heads of up to 128, whose scores are sums of
-// four times as many products, and with rows that see nothing, which make the mean smaller: they
-// may miss twice 2e-5. lse stays fp32 with bf16 and fp16 inputs, so that fp32's limit is its own.
-double LimitOfFp32Sums(const AttentionCase& problem, Path path, size_t tensor,
-                       double same_precision) {
-  if (problem.q.scalar_type() == at::kFloat) {
-    return std::max(problem.blocks.has_value() ? 4e-5 : 2e-5,
-                    (path == Path::kAsCalled ? 1.5 : 4) * same_precision);
-  }
-  // Kernels over tiles round probabilities of each branch apart, the model those of their sum.
-  const double times = g_flags.device.is_cuda() && tensor > kLse ? 4 : 2;
-  return std::max(tensor == kLse ? 2e-5 : 0, times * same_precision);
-}
-
 // What was checked, by type and path.
 class Tally {
  public:
@@ -58,8 +34,9 @@ class Tally {
     Row& row = rows_[{dtype, fp64_sums}];
     bool exception = false;
     for (size_t i = 0; i < errors.size(); ++i) {
-      const double limit = Limit(dtype, same[i]);
-      EXPECT_LE(errors[i], fp64_sums ? limit : LimitOfFp32Sums(problem, path, i, same[i]))
+      const double limit = ErrorLimit(dtype, same[i]);
+      EXPECT_LE(errors[i],
+                fp64_sums ? limit : ErrorLimitOfFp32Sums(problem, path, g_flags.device, i, same[i]))
           << kTensors[i];
       exception |= errors[i] > limit;
       row.worst[i] = std::max(row.worst[i], errors[i]);

@@ -193,7 +193,7 @@ int RunChild(const Scenario& scenario, const std::string& transport, int index, 
     std::fprintf(stderr, "%s: rank %d: %s\n", scenario.name.c_str(), index,
                  status.ToString().c_str());
   }
-  return status.ok() ? 0 : 1;
+  return status.ok() && !testing::Test::HasFailure() ? 0 : 1;
 }
 
 std::string Flag(int argc, char** argv, const std::string& name, const std::string& otherwise) {

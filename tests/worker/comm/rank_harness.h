@@ -106,7 +106,7 @@ class Buffer {
   std::shared_ptr<void> memory_;
 };
 
-// A rank's part of a scenario. Anything but OK fails the test.
+// A rank's part of a scenario. Anything but OK fails the test, and so does an EXPECT in it.
 using Part = std::function<absl::Status(Rank&)>;
 
 struct Scenario {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <functional>
 #include <memory>
 #include <optional>
@@ -70,6 +72,8 @@ struct RunOptions {
   FaultInjection fault;
   int64_t generation = 1;
   absl::Duration hop_deadline = absl::Seconds(30);
+  // Of states that are made.
+  at::Device device = at::kCPU;
   // Corpus of each rank; the same file for all when empty.
   std::vector<std::string> paths;
   // Called by each rank before every step, on its thread.
@@ -90,7 +94,8 @@ inline SequenceSource OpenSource(const JobConfig& config, const std::string& pat
 inline void RunRank(const JobConfig& config, const std::string& path, const RunOptions& options,
                     Communicator& communicator, RankRun& run) {
   if (run.state == nullptr) {
-    absl::StatusOr<std::unique_ptr<TrainingState>> state = TrainingState::Create(config, "cpu");
+    absl::StatusOr<std::unique_ptr<TrainingState>> state =
+        TrainingState::Create(config, options.device.str());
     ASSERT_TRUE(state.ok()) << state.status();
     run.state = *std::move(state);
   }
