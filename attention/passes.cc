@@ -74,10 +74,9 @@ at::Tensor WholeLike(const at::Tensor& x, int64_t tokens, int64_t heads) {
 Call MakeCallOfHeads(const at::Tensor& q, const at::Tensor& k, const AttentionPattern& pattern,
                      const ShardMap& map, GroupedExchange* exchange, AttentionDropout dropout) {
   const auto heads = static_cast<int>(q.size(2)), kv_heads = static_cast<int>(k.size(2));
-  const absl::Status valid =
-      AttentionPlan::Create(pattern, map, heads, kv_heads, Strategy::kHeads).status();
-  TORCH_CHECK_VALUE(valid.ok(), valid.message());
-  auto shares = std::make_shared<const HeadShares>(map, heads, kv_heads);
+  const auto plan = AttentionPlan::Create(pattern, map, heads, kv_heads, Strategy::kHeads);
+  TORCH_CHECK_VALUE(plan.ok(), plan.status().message());
+  auto shares = std::make_shared<const HeadShares>(plan->shares());
   const HeadShares::Share own = shares->Of(exchange->rank());
   const int64_t group = shares->group();
   Call call{.exchange = exchange, .shares = std::move(shares), .wire = WireType(q.scalar_type())};

@@ -1,12 +1,21 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
-#include "attention/plan/options.h"
-#include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
 
 namespace ringmaster::attention {
+
+// Sizes that turn rows into bytes.
+struct MessageShape {
+  int64_t batch = 1;
+  int64_t head_dim = 0;
+  // Of one element of K and V.
+  int64_t element_bytes = 4;
+  // Of one element of the dK and dV partials that travel back: 8 for fp64 inputs, else 4.
+  int64_t gradient_bytes = 4;
+};
 
 // Which heads each rank of a ring computes when tokens are swapped for heads (Strategy::kHeads): a
 // consecutive part of the key/value heads, with the query heads that read them, as even as can be;
@@ -25,7 +34,8 @@ class HeadShares {
       : map_(std::move(map)), heads_(heads), kv_heads_(kv_heads) {}
 
   const ShardMap& map() const { return map_; }
-  int64_t kv_heads() const { return kv_heads_; }
+  int heads() const { return heads_; }
+  int kv_heads() const { return kv_heads_; }
   // Query heads of a key/value head.
   int64_t group() const { return heads_ / kv_heads_; }
   Share Of(int rank) const {

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/plan/block_plan.h"
-#include "attention/plan/head_shares.h"
 #include "attention/plan/selection.h"
 #include "base/status_macros.h"
 
@@ -114,7 +113,7 @@ absl::StatusOr<AttentionPlan> AttentionPlan::Create(AttentionPattern pattern, Sh
     return absl::InvalidArgumentError(
         "pairs of blocks with gates cannot be shared by heads: all heads have the same gates");
   }
-  return AttentionPlan(std::move(pattern), std::move(map), heads, kv_heads, strategy);
+  return AttentionPlan(std::move(pattern), HeadShares(std::move(map), heads, kv_heads), strategy);
 }
 
 std::vector<RowRun> AttentionPlan::Runs(int from, int to) const {
@@ -125,8 +124,8 @@ std::vector<RowRun> AttentionPlan::Runs(int from, int to) const {
   const auto& options = std::get<DilatedAttentionOptions>(pattern_);
   std::vector<RowRun> runs;
   for (size_t branch = 0; branch < options.branches.size(); ++branch) {
-    const Segments segments(options.branches[branch], options.documents, map_.tokens());
-    for (const TokenRange& segment : BorderSegments(map_.Ranges(from), segments)) {
+    const Segments segments(options.branches[branch], options.documents, map().tokens());
+    for (const TokenRange& segment : BorderSegments(map().Ranges(from), segments)) {
       AppendRuns(*this, options, static_cast<int>(branch), segment, from, to, &runs);
     }
   }
@@ -146,7 +145,7 @@ uint64_t AttentionPlan::ForwardBytes(int from, int to, const MessageShape& shape
     return 0;
   }
   if (strategy_ == Strategy::kHeads) {
-    return HeadShares(map_, heads_, kv_heads_).ForwardBytes(from, to, shape);
+    return shares_.ForwardBytes(from, to, shape);
   }
   return static_cast<uint64_t>(Rows(from, to)) * 2 * shape.batch * shape.head_dim *
          shape.element_bytes;
@@ -157,7 +156,7 @@ uint64_t AttentionPlan::BackwardBytes(int from, int to, const MessageShape& shap
     return 0;
   }
   if (strategy_ == Strategy::kHeads) {
-    return HeadShares(map_, heads_, kv_heads_).BackwardBytes(from, to, shape);
+    return shares_.BackwardBytes(from, to, shape);
   }
   return static_cast<uint64_t>(Rows(to, from)) * 2 * shape.batch * shape.head_dim *
          shape.gradient_bytes;
@@ -165,14 +164,7 @@ uint64_t AttentionPlan::BackwardBytes(int from, int to, const MessageShape& shap
 
 uint64_t AttentionPlan::SentBytesForward(int rank, const MessageShape& shape) const {
   uint64_t bytes = 0;
-  if (strategy_ == Strategy::kHeads) {
-    const HeadShares shares(map_, heads_, kv_heads_);
-    for (int peer = 0; peer < map_.ranks(); ++peer) {
-      bytes += peer == rank ? 0 : shares.ForwardBytes(rank, peer, shape);
-    }
-    return bytes;
-  }
-  for (int peer = 0; peer < map_.ranks(); ++peer) {
+  for (int peer = 0; peer < map().ranks(); ++peer) {
     bytes += ForwardBytes(rank, peer, shape);
   }
   return bytes;
@@ -180,14 +172,7 @@ uint64_t AttentionPlan::SentBytesForward(int rank, const MessageShape& shape) co
 
 uint64_t AttentionPlan::SentBytesBackward(int rank, const MessageShape& shape) const {
   uint64_t bytes = 0;
-  if (strategy_ == Strategy::kHeads) {
-    const HeadShares shares(map_, heads_, kv_heads_);
-    for (int peer = 0; peer < map_.ranks(); ++peer) {
-      bytes += peer == rank ? 0 : shares.BackwardBytes(rank, peer, shape);
-    }
-    return bytes;
-  }
-  for (int peer = 0; peer < map_.ranks(); ++peer) {
+  for (int peer = 0; peer < map().ranks(); ++peer) {
     bytes += BackwardBytes(rank, peer, shape);
   }
   return bytes;
@@ -229,14 +214,14 @@ double VisiblePairs(const DilatedAttentionOptions& options, const AttentionPlan&
 
 double AttentionPlan::ForwardFlops(int rank, const MessageShape& shape) const {
   if (strategy_ == Strategy::kHeads) {
-    const HeadShares::Share own = HeadShares(map_, heads_, kv_heads_).Of(rank);
-    const int group = heads_ / kv_heads_;
-    const int heads = static_cast<int>(own.count) * group;
-    return own.count == 0 ? 0
-                          : AttentionPlan(HeadsOf(pattern_, own.first * group, heads, heads_),
-                                          ShardMap::Contiguous(map_.tokens(), 1, 1), heads,
-                                          static_cast<int>(own.count), Strategy::kGrouped)
-                                .ForwardFlops(0, shape);
+    const HeadShares::Share own = shares_.Of(rank);
+    if (own.count == 0) return 0;
+    const int64_t group = shares_.group();
+    const auto count = static_cast<int>(own.count), own_heads = static_cast<int>(count * group);
+    return AttentionPlan(HeadsOf(pattern_, own.first * group, own_heads, heads()),
+                         HeadShares(ShardMap::Contiguous(map().tokens(), 1, 1), own_heads, count),
+                         Strategy::kGrouped)
+        .ForwardFlops(0, shape);
   }
   const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern_);
   const double pairs = blocks != nullptr

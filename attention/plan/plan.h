@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "attention/plan/head_shares.h"
 #include "attention/plan/options.h"
 #include "attention/plan/shard_map.h"
 
@@ -23,16 +24,6 @@ struct RowRun {
   int64_t count = 0;
 
   friend bool operator==(const RowRun&, const RowRun&) = default;
-};
-
-// Sizes that turn rows into bytes.
-struct MessageShape {
-  int64_t batch = 1;
-  int64_t head_dim = 0;
-  // Of one element of K and V.
-  int64_t element_bytes = 4;
-  // Of one element of the dK and dV partials that travel back: 8 for fp64 inputs, else 4.
-  int64_t gradient_bytes = 4;
 };
 
 // How the ranks of a ring compute together.
@@ -56,10 +47,12 @@ class AttentionPlan {
                                               int kv_heads, Strategy strategy = Strategy::kGrouped);
 
   const AttentionPattern& pattern() const { return pattern_; }
-  const ShardMap& map() const { return map_; }
-  int heads() const { return heads_; }
-  int kv_heads() const { return kv_heads_; }
+  const ShardMap& map() const { return shares_.map(); }
+  int heads() const { return shares_.heads(); }
+  int kv_heads() const { return shares_.kv_heads(); }
   Strategy strategy() const { return strategy_; }
+  // Who computes which heads, of kHeads.
+  const HeadShares& shares() const { return shares_; }
 
   // The rows of `from` that queries of `to` need, in message order: by branch, segment, offset, kv
   // head, range; of a mask by kv head, block, range. With from == to: rows a rank keeps for its own
@@ -85,17 +78,11 @@ class AttentionPlan {
   double ForwardFlops(int rank, const MessageShape& shape) const;
 
  private:
-  AttentionPlan(AttentionPattern pattern, ShardMap map, int heads, int kv_heads, Strategy strategy)
-      : pattern_(std::move(pattern)),
-        map_(std::move(map)),
-        heads_(heads),
-        kv_heads_(kv_heads),
-        strategy_(strategy) {}
+  AttentionPlan(AttentionPattern pattern, HeadShares shares, Strategy strategy)
+      : pattern_(std::move(pattern)), shares_(std::move(shares)), strategy_(strategy) {}
 
   AttentionPattern pattern_;
-  ShardMap map_;
-  int heads_;
-  int kv_heads_;
+  HeadShares shares_;
   Strategy strategy_;
 };
 

@@ -1,7 +1,5 @@
 #include "attention/plan/traffic.h"
 
-#include "attention/plan/head_shares.h"
-
 namespace ringmaster::attention {
 namespace {
 
@@ -25,14 +23,12 @@ RankTraffic OfGrouped(const AttentionPlan& plan, int rank, const MessageShape& s
 }
 
 RankTraffic OfHeads(const AttentionPlan& plan, int rank, const MessageShape& shape) {
-  const HeadShares shares(plan.map(), plan.heads(), plan.kv_heads());
-  RankTraffic traffic;
+  const HeadShares& shares = plan.shares();
+  RankTraffic traffic{.sent_forward = static_cast<double>(plan.SentBytesForward(rank, shape)),
+                      .sent_backward = static_cast<double>(plan.SentBytesBackward(rank, shape))};
   for (int peer = 0; peer < plan.map().ranks(); ++peer) {
-    if (peer == rank) continue;
-    traffic.sent_forward += static_cast<double>(shares.ForwardBytes(rank, peer, shape));
-    traffic.sent_backward += static_cast<double>(shares.BackwardBytes(rank, peer, shape));
-    traffic.received += static_cast<double>(shares.ForwardBytes(peer, rank, shape) +
-                                            shares.BackwardBytes(peer, rank, shape));
+    traffic.received += static_cast<double>(plan.ForwardBytes(peer, rank, shape) +
+                                            plan.BackwardBytes(peer, rank, shape));
   }
   const auto batch = static_cast<double>(shape.batch);
   const double row = batch * static_cast<double>(shape.head_dim * shape.element_bytes);
