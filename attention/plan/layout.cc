@@ -147,20 +147,10 @@ absl::StatusOr<ShardMap> Dealt(const RingCall& call, int64_t align) {
     load[best] += work[chunk];
     held[best].push_back(chunk);
   }
-  std::vector<std::vector<TokenRange>> ranges(call.ranks);
-  for (int rank = 0; rank < call.ranks; ++rank) {
-    std::sort(held[rank].begin(), held[rank].end());
-    for (const int chunk : held[rank]) {
-      for (const TokenRange& range : chunks.Ranges(chunk)) {
-        if (!ranges[rank].empty() && ranges[rank].back().end == range.begin) {
-          ranges[rank].back().end = range.end;
-        } else {
-          ranges[rank].push_back(range);
-        }
-      }
-    }
+  for (std::vector<int>& chunks_of_rank : held) {
+    std::sort(chunks_of_rank.begin(), chunks_of_rank.end());
   }
-  return ShardMap::FromRanges(call.tokens, std::move(ranges));
+  return chunks.Join(held);
 }
 
 std::string HumanBytes(double bytes) {

@@ -30,18 +30,26 @@ ShardMap ShardMap::Contiguous(int64_t tokens, int ranks, int64_t align) {
 
 ShardMap ShardMap::Zigzag(int64_t tokens, int ranks, int64_t align) {
   const ShardMap chunks = Contiguous(tokens, 2 * ranks, align);
-  std::vector<std::vector<TokenRange>> ranges(ranks);
-  for (int chunk = 0; chunk < 2 * ranks; ++chunk) {
-    std::vector<TokenRange>& held = ranges[std::min(chunk, 2 * ranks - 1 - chunk)];
-    for (const TokenRange& range : chunks.Ranges(chunk)) {
-      if (!held.empty() && held.back().end == range.begin) {
-        held.back().end = range.end;
-      } else {
-        held.push_back(range);
+  std::vector<std::vector<int>> held;
+  for (int rank = 0; rank < ranks; ++rank) held.push_back({rank, 2 * ranks - 1 - rank});
+  return chunks.Join(held);
+}
+
+ShardMap ShardMap::Join(absl::Span<const std::vector<int>> held) const {
+  std::vector<std::vector<TokenRange>> joined(held.size());
+  for (size_t rank = 0; rank < held.size(); ++rank) {
+    std::vector<TokenRange>& ranges = joined[rank];
+    for (const int chunk : held[rank]) {
+      for (const TokenRange& range : Ranges(chunk)) {
+        if (!ranges.empty() && ranges.back().end == range.begin) {
+          ranges.back().end = range.end;
+        } else {
+          ranges.push_back(range);
+        }
       }
     }
   }
-  return ShardMap(tokens, std::move(ranges));
+  return ShardMap(tokens_, std::move(joined));
 }
 
 absl::StatusOr<ShardMap> ShardMap::FromRanges(int64_t tokens,

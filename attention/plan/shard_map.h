@@ -31,6 +31,10 @@ class ShardMap {
   // the early tokens, which see few others when causal, and one of the late. REQUIRES: as above.
   static ShardMap Zigzag(int64_t tokens, int ranks, int64_t align);
 
+  // Rank p holds what ranks held[p] of this map do; ranges that touch become one. REQUIRES: a
+  // contiguous map, of which each rank is in one of `held`, and these ascend.
+  ShardMap Join(absl::Span<const std::vector<int>> held) const;
+
   // InvalidArgument unless each rank's ranges are ascending and not empty, and all ranges together
   // hold every token of [0, tokens) exactly once.
   static absl::StatusOr<ShardMap> FromRanges(int64_t tokens,

@@ -107,6 +107,11 @@ TEST(ShardMapTest, ContiguousCoversEveryTokenOnceForAnyNumberOfRanks) {
       true);
 }
 
+TEST(ShardMapTest, JoinsRangesThatTouch) {
+  EXPECT_EQ(ShardMap::Contiguous(10, 5, 2).Join({{0, 1, 3}, {}, {2, 4}}),
+            *ShardMap::FromRanges(10, {{{0, 4}, {6, 8}}, {}, {{4, 6}, {8, 10}}}));
+}
+
 TEST(ShardMapTest, ZigzagGivesEachRankAnEarlyAndALateChunk) {
   EXPECT_EQ(ShardMap::Zigzag(80, 4, 5),
             *ShardMap::FromRanges(
