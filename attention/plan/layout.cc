@@ -128,8 +128,7 @@ bool IsBetter(const Layout& layout, const Layout& best) {
 // Chunks go to the rank with the least work so far, heaviest first.
 absl::StatusOr<ShardMap> Dealt(const RingCall& call, int64_t align) {
   const ShardMap chunks = ShardMap::Contiguous(call.tokens, call.ranks * kChunksOfDealt, align);
-  ASSIGN_OR_RETURN(const AttentionPlan plan,
-                   AttentionPlan::Create(call.pattern, chunks, call.heads, call.kv_heads));
+  ASSIGN_OR_RETURN(const AttentionPlan plan, PlanOf(call, {.map = chunks}));
   std::vector<double> work(chunks.ranks());
   for (int chunk = 0; chunk < chunks.ranks(); ++chunk) {
     work[chunk] = plan.ForwardFlops(chunk, {.head_dim = 1});
@@ -199,8 +198,7 @@ std::vector<std::string> Layouts::Explain() const {
 absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates) {
   Layouts layouts;
   AddMaps(call, "contiguous chunks", &ShardMap::Contiguous, call.ranks, &layouts.all);
-  RETURN_IF_ERROR(
-      AttentionPlan::Create(call.pattern, layouts.map(), call.heads, call.kv_heads).status());
+  RETURN_IF_ERROR(PlanOf(call, layouts.chosen()).status());
   if (call.ranks == 1) {
     layouts.reason = "the whole sequence";
     layouts.all.erase(layouts.all.begin() + 1, layouts.all.end());
@@ -230,14 +228,17 @@ absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rate
   size_t chosen = 0;
   for (size_t i = 0; i < layouts.all.size(); ++i) {
     Layout& layout = layouts.all[i];
-    ASSIGN_OR_RETURN(const AttentionPlan plan,
-                     AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads,
-                                           layout.strategy));
+    ASSIGN_OR_RETURN(const AttentionPlan plan, PlanOf(call, layout));
     layout.cost = CostOf(call, rates, plan, sampled);
     if (IsBetter(layout, layouts.all[chosen])) chosen = i;
   }
   std::rotate(layouts.all.begin(), layouts.all.begin() + chosen, layouts.all.begin() + chosen + 1);
   return layouts;
+}
+
+absl::StatusOr<AttentionPlan> PlanOf(const RingCall& call, const Layout& layout) {
+  return AttentionPlan::Create(call.pattern, layout.map, call.heads, call.kv_heads,
+                               layout.strategy);
 }
 
 }  // namespace ringmaster::attention

@@ -64,8 +64,9 @@ struct Layouts {
   // Why that one, if not for its cost.
   std::string reason;
 
-  const ShardMap& map() const { return all.front().map; }
-  Strategy strategy() const { return all.front().strategy; }
+  const Layout& chosen() const { return all.front(); }
+  const ShardMap& map() const { return chosen().map; }
+  Strategy strategy() const { return chosen().strategy; }
   // A line for each, for people.
   std::vector<std::string> Explain() const;
 };
@@ -81,5 +82,8 @@ struct Layouts {
 // (rings of hundreds of ranks with hundreds of heads) gets the first of them. InvalidArgument as
 // AttentionPlan::Create. REQUIRES: tokens >= 0, ranks >= 1.
 absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates = {});
+
+// The plan of a call whose sequence is shared like this. InvalidArgument as AttentionPlan::Create.
+absl::StatusOr<AttentionPlan> PlanOf(const RingCall& call, const Layout& layout);
 
 }  // namespace ringmaster::attention

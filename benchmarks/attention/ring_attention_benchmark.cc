@@ -97,10 +97,10 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   const DilatedAttentionOptions options{.branches = arguments.branches};
   const HeadShape& shape = arguments.shape;
   const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
-  const auto layouts = ChooseLayout({options, tokens, ranks, shape.heads, shape.heads, message});
+  const RingCall call{options, tokens, ranks, shape.heads, shape.heads, message};
+  const auto layouts = ChooseLayout(call);
   Check(layouts.status());
-  const auto plan =
-      AttentionPlan::Create(options, layouts->map(), shape.heads, shape.heads, layouts->strategy());
+  const auto plan = PlanOf(call, layouts->chosen());
   Check(plan.status());
   std::vector<std::string> addresses;
   auto communicators = ranks == 1 ? std::vector<std::unique_ptr<worker::Communicator>>(1)

@@ -188,18 +188,18 @@ namespace {
 // As the workers do it; as on CPUs unless the job names CUDA, though it may be placed on GPUs then.
 absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const MessageShape& shape,
                                        v1::EstimateTrainingJobResponse* estimate) {
-  attention::DilatedAttentionOptions options = AttentionOptions(spec);
-  const int heads = spec.model().heads();
-  const int kv_heads = spec.model().kv_heads();
+  const attention::RingCall call{.pattern = AttentionOptions(spec),
+                                 .tokens = spec.data().sequence_length(),
+                                 .ranks = spec.parallel().ring_size(),
+                                 .heads = spec.model().heads(),
+                                 .kv_heads = spec.model().kv_heads(),
+                                 .shape = shape};
   ASSIGN_OR_RETURN(
       const attention::Layouts layouts,
-      attention::ChooseLayout({options, spec.data().sequence_length(), spec.parallel().ring_size(),
-                               heads, kv_heads, shape},
-                              attention::RatesOf(spec.resources().device() == v1::CUDA,
-                                                 shape.element_bytes, spec.resources().threads())));
+      ChooseLayout(call, attention::RatesOf(spec.resources().device() == v1::CUDA,
+                                            shape.element_bytes, spec.resources().threads())));
   for (std::string& line : layouts.Explain()) estimate->add_layouts(std::move(line));
-  return AttentionPlan::Create(std::move(options), layouts.map(), heads, kv_heads,
-                               layouts.strategy());
+  return PlanOf(call, layouts.chosen());
 }
 
 v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {

@@ -117,20 +117,19 @@ absl::Status Trainer::Implementation::Prepare() {
   const attention::MessageShape shape = {config.micro_sequences, config.model.head_dim(),
                                          static_cast<int64_t>(compute.element_size()),
                                          fp64 ? 8 : 4};
-  const auto heads = static_cast<int>(config.model.heads);
-  const auto kv_heads = static_cast<int>(config.model.kv_heads);
+  const attention::RingCall call{.pattern = config.model.attention,
+                                 .tokens = config.sequence_length,
+                                 .ranks = config.ring_size,
+                                 .heads = static_cast<int>(config.model.heads),
+                                 .kv_heads = static_cast<int>(config.model.kv_heads),
+                                 .shape = shape};
   ASSIGN_OR_RETURN(const attention::Layouts layouts,
-                   attention::ChooseLayout(
-                       {config.model.attention, config.sequence_length, config.ring_size, heads,
-                        kv_heads, shape},
-                       attention::RatesOf(!compute.is_cpu(), shape.element_bytes, config.threads)));
-  const attention::ShardMap& map = layouts.map();
+                   ChooseLayout(call, attention::RatesOf(!compute.is_cpu(), shape.element_bytes,
+                                                         config.threads)));
   if (rank == 0) {
     for (const std::string& line : layouts.Explain()) SPDLOG_INFO("layout of the ring, {}", line);
   }
-  ASSIGN_OR_RETURN(const attention::AttentionPlan plan,
-                   attention::AttentionPlan::Create(config.model.attention, map, heads, kv_heads,
-                                                    layouts.strategy()));
+  ASSIGN_OR_RETURN(const attention::AttentionPlan plan, PlanOf(call, layouts.chosen()));
   const int64_t rounds = config.global_sequences / (config.micro_sequences * config.replicas);
   const uint64_t forwards = config.activation_checkpointing ? 2 : 1;
   for (int peer = 0; peer < config.ring_size; ++peer) {
@@ -140,8 +139,8 @@ absl::Status Trainer::Implementation::Prepare() {
   }
   return CatchTorch("preparing the training step", [&] {
     at::set_num_threads(config.threads);
-    shard =
-        state.model().Place(map, ring_rank, &ring_exchange, compute.options(), layouts.strategy());
+    shard = state.model().Place(layouts.map(), ring_rank, &ring_exchange, compute.options(),
+                                layouts.strategy());
     gradients = at::zeros_like(state.parameters());
     gradient_views = state.layout().Views(gradients);
     return absl::OkStatus();

@@ -138,8 +138,7 @@ TEST(LayoutTest, PredictsTheBytesOfThePlan) {
        {Dilated({{64, 1}, {700, 3}, {4096, 2}}, 4000, 5), Masked("random_25", 4000, 5)}) {
     const Layouts layouts = *ChooseLayout(call);
     for (const Layout& layout : layouts.all) {
-      const AttentionPlan plan = *AttentionPlan::Create(call.pattern, layout.map, call.heads,
-                                                        call.kv_heads, layout.strategy);
+      const AttentionPlan plan = *PlanOf(call, layout);
       uint64_t most = 0;
       for (int rank = 0; rank < 5; ++rank) {
         uint64_t received = 0;

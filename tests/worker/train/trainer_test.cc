@@ -91,13 +91,12 @@ TEST_F(TrainerTest, RanksSwapTokensForHeads) {
   config.optimizer.clip_norm = 0;
   const std::vector<RankRun> alone = Run(config, {.steps = 1});
   const attention::MessageShape shape{.head_dim = 2, .element_bytes = 8, .gradient_bytes = 8};
-  const attention::AttentionPattern pattern = config.model.attention;
+  const attention::RingCall call{config.model.attention, config.sequence_length, 4, 8, 8, shape};
   const attention::Layouts layouts =
-      *attention::ChooseLayout({pattern, config.sequence_length, 4, 8, 8, shape},
-                               attention::RatesOf(false, shape.element_bytes, config.threads));
+      *ChooseLayout(call, attention::RatesOf(false, shape.element_bytes, config.threads));
   ASSERT_EQ(layouts.strategy(), attention::Strategy::kHeads);
-  const auto planned = [&](const attention::ShardMap& map, attention::Strategy strategy) {
-    const auto plan = *attention::AttentionPlan::Create(pattern, map, 8, 8, strategy);
+  const auto planned = [&](const attention::Layout& layout) {
+    const attention::AttentionPlan plan = *PlanOf(call, layout);
     uint64_t most = 0;
     for (int rank = 0; rank < 4; ++rank) {
       most =
@@ -107,10 +106,10 @@ TEST_F(TrainerTest, RanksSwapTokensForHeads) {
   };
   const std::vector<RankRun> runs = Run(WithWorld(config, 4, 1), {.steps = 1});
   const StepResult& step = runs[0].steps[0];
-  EXPECT_EQ(step.planned_bytes, planned(layouts.map(), attention::Strategy::kHeads));
+  EXPECT_EQ(step.planned_bytes, planned(layouts.chosen()));
   for (const attention::Layout& layout : layouts.all) {
     if (layout.strategy == attention::Strategy::kGrouped) {
-      EXPECT_NE(step.planned_bytes, planned(layout.map, layout.strategy)) << layout.name;
+      EXPECT_NE(step.planned_bytes, planned(layout)) << layout.name;
     }
   }
   EXPECT_EQ(step.exchanged_bytes, step.planned_bytes);
