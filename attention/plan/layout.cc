@@ -24,10 +24,10 @@ constexpr double kBackward = 2.5;
 constexpr int kMaxAligns = 3;
 constexpr int kMaxSampledRanks = 8;
 constexpr int kChunksOfDealt = 4;
-// Looks at a peer's keys of one head and branch, or at a mask's pairs, that a choice may cost:
-// about a quarter of a second.
+// That a choice may cost: about a quarter of a second.
 constexpr double kMaxLooks = 1 << 21;
-constexpr double kMaxPairs = 1 << 27;
+// A look at a peer's keys takes as long as to pass by so many pairs of a mask.
+constexpr double kPairsOfLook = 64;
 
 bool IsCausal(const AttentionPattern& pattern) {
   return std::visit([](const auto& options) { return options.causal; }, pattern);
@@ -81,25 +81,12 @@ void AddMaps(const RingCall& call, const std::string& name, MakeMap make, int ch
   add(1, name);
 }
 
-// The ranks of which grouped exchanges are predicted; none if one would take too long.
-std::vector<int> SampledRanks(const RingCall& call, size_t layouts) {
-  double most = kMaxLooks / (static_cast<double>(layouts) * 2 * call.ranks *
-                             Branches(call.pattern) * call.heads);
-  if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&call.pattern)) {
-    const double pairs = static_cast<double>(blocks->mask.Pairs()) /
-                         static_cast<double>(blocks->mask.shape().heads) * call.heads;
-    most = std::min(most, kMaxPairs / (static_cast<double>(layouts) * 2 * std::max(pairs, 1.0)));
-  }
-  return SampleRanks(call.ranks, static_cast<int>(std::min(most, double{kMaxSampledRanks})));
-}
-
 LayoutCost CostOf(const RingCall& call, const RingRates& rates, const AttentionPlan& plan,
-                  const std::vector<int>& sampled) {
+                  double looks) {
   MessageShape one = call.shape;
   one.batch = 1;
   double exchanged = 0, memory = 0;
-  for (const int rank :
-       plan.strategy() == Strategy::kHeads ? SampleRanks(call.ranks, call.ranks) : sampled) {
+  for (const int rank : SampleRanks(plan, kMaxSampledRanks, looks)) {
     const RankTraffic traffic = TrafficOf(plan, rank, one);
     exchanged =
         std::max({exchanged, traffic.sent_forward + traffic.sent_backward, traffic.received});
@@ -166,13 +153,24 @@ RingRates RatesOf(bool gpu, int64_t element_bytes, int threads) {
   return {.flops_per_second = 100e9 * threads, .bytes_per_second = 1.25e9};
 }
 
-std::vector<int> SampleRanks(int ranks, int most) {
-  const int64_t count = std::min(ranks, most);
-  std::vector<int> sampled;
-  for (int64_t i = 0; i + 1 < count; ++i) {
-    sampled.push_back(static_cast<int>(i * (ranks - 1) / (count - 1)));
+std::vector<int> SampleRanks(const AttentionPlan& plan, int most, double looks) {
+  const int ranks = plan.map().ranks();
+  double count = ranks;
+  if (plan.strategy() == Strategy::kGrouped) {
+    count = std::min<double>({count, static_cast<double>(most),
+                              looks / (2.0 * ranks * Branches(plan.pattern()) * plan.heads())});
+    if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&plan.pattern())) {
+      const double pairs = static_cast<double>(blocks->mask.Pairs()) /
+                           static_cast<double>(blocks->mask.shape().heads) * plan.heads();
+      count = std::min(count, kPairsOfLook * looks / (2 * std::max(pairs, 1.0)));
+    }
   }
-  if (count > 0) sampled.push_back(ranks - 1);
+  const auto last = static_cast<int64_t>(count) - 1;
+  std::vector<int> sampled;
+  for (int64_t i = 0; i < last; ++i) {
+    sampled.push_back(static_cast<int>(i * (ranks - 1) / last));
+  }
+  if (last >= 0) sampled.push_back(ranks - 1);
   return sampled;
 }
 
@@ -198,7 +196,7 @@ std::vector<std::string> Layouts::Explain() const {
 absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rates) {
   Layouts layouts;
   AddMaps(call, "contiguous chunks", &ShardMap::Contiguous, call.ranks, &layouts.all);
-  RETURN_IF_ERROR(PlanOf(call, layouts.chosen()).status());
+  ASSIGN_OR_RETURN(const AttentionPlan first, PlanOf(call, layouts.chosen()));
   if (call.ranks == 1) {
     layouts.reason = "the whole sequence";
     layouts.all.erase(layouts.all.begin() + 1, layouts.all.end());
@@ -207,8 +205,8 @@ absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rate
   if (IsCausal(call.pattern) && call.tokens / 2 >= call.ranks) {
     AddMaps(call, "zigzag pairs of chunks", &ShardMap::Zigzag, 2 * call.ranks, &layouts.all);
   }
-  const std::vector<int> sampled = SampledRanks(call, layouts.all.size() + 2);
-  if (sampled.empty()) {
+  const double looks = kMaxLooks / static_cast<double>(layouts.all.size() + 2);
+  if (SampleRanks(first, kMaxSampledRanks, looks).empty()) {
     layouts.reason = "ranks x branches x heads are too many to predict what others would cost";
     layouts.all.erase(layouts.all.begin() + 1, layouts.all.end());
     return layouts;
@@ -229,7 +227,7 @@ absl::StatusOr<Layouts> ChooseLayout(const RingCall& call, const RingRates& rate
   for (size_t i = 0; i < layouts.all.size(); ++i) {
     Layout& layout = layouts.all[i];
     ASSIGN_OR_RETURN(const AttentionPlan plan, PlanOf(call, layout));
-    layout.cost = CostOf(call, rates, plan, sampled);
+    layout.cost = CostOf(call, rates, plan, looks);
     if (IsBetter(layout, layouts.all[chosen])) chosen = i;
   }
   std::rotate(layouts.all.begin(), layouts.all.begin() + chosen, layouts.all.begin() + chosen + 1);

@@ -44,10 +44,11 @@ struct LayoutCost {
   double memory_bytes = 0;      // saved and transient (RankTraffic), of one layer
 };
 
-// Ranks to look at where not all can be: at most `most`, spread evenly, the first and the last
-// among them where there may be two. Ranks of Strategy::kHeads are busy at equal distances: look at
-// all.
-std::vector<int> SampleRanks(int ranks, int most);
+// Ranks of which to predict what they exchange, where all would take too long: at most `most`, and
+// no more than that many looks at a peer's keys of one head and branch allow, 2^22 of which take
+// half a second; maybe none. They are spread evenly, the first and the last among them if there are
+// two. All of Strategy::kHeads, which cost little and are busy at equal distances.
+std::vector<int> SampleRanks(const AttentionPlan& plan, int most, double looks);
 
 // One way to share a sequence.
 struct Layout {

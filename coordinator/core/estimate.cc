@@ -24,8 +24,8 @@ using attention::MessageShape;
 
 // Exchanges of rings up to this size are planned rank by rank; of larger ones, a sample.
 constexpr int kPlannedRanksMax = 64;
-// Looks at a peer's keys of one head and branch, forward or backward, that an estimate may cost:
-// about half a second. Beyond, fewer ranks are planned, or none.
+// Looks at a peer's keys (attention::SampleRanks) that an estimate may cost: about half a second.
+// Beyond, fewer ranks are planned, or none.
 constexpr double kLooksMax = 1 << 22;
 // Tokens of one piece of the chunked loss.
 constexpr int64_t kLossChunkTokens = 4096;
@@ -93,13 +93,9 @@ double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
 
 // Ranks of which exchanges are estimated; none when the plan of two ranks costs too much.
 std::vector<int> PlannedRanks(const AttentionPlan& plan) {
-  const int ranks = plan.map().ranks();
-  if (plan.strategy() == attention::Strategy::kHeads) {
-    return attention::SampleRanks(ranks, ranks);
-  }
-  const double looks = 2.0 * ranks * Branches(plan.pattern()) * plan.heads();
-  const int most = static_cast<int>(std::min<double>(kPlannedRanksMax, kLooksMax / looks));
-  return most < std::min(2, ranks) ? std::vector<int>() : attention::SampleRanks(ranks, most);
+  std::vector<int> ranks = SampleRanks(plan, kPlannedRanksMax, kLooksMax);
+  if (static_cast<int>(ranks.size()) < std::min(2, plan.map().ranks())) ranks.clear();
+  return ranks;
 }
 
 // Multiplications and additions of everything but attention, forward, per token.
