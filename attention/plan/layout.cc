@@ -19,8 +19,6 @@ constexpr double kMargin = 0.02;
 // Of swapped heads: they wait for all of their exchange, while part of a grouped one passes under
 // the branches that need none, which is not predicted.
 constexpr double kHeadsMargin = 0.10;
-// The backward pass computes this many times as much as the forward one.
-constexpr double kBackward = 2.5;
 constexpr int kMaxAligns = 3;
 constexpr int kMaxSampledRanks = 8;
 constexpr int kChunksOfDealt = 4;
@@ -100,11 +98,12 @@ LayoutCost CostOf(const RingCall& call, const RingRates& rates, const AttentionP
   }
   const double exchange = exchanged / rates.bytes_per_second;
   const auto batch = static_cast<double>(call.shape.batch);
-  return {.seconds = batch * ((1 + kBackward) * most / rates.flops_per_second + exchange),
-          .exchange_seconds = batch * exchange,
-          .imbalance = sum > 0 ? most * call.ranks / sum : 1,
-          .exchanged_bytes = batch * exchanged,
-          .memory_bytes = batch * memory};
+  return {
+      .seconds = batch * ((1 + kBackwardOverForward) * most / rates.flops_per_second + exchange),
+      .exchange_seconds = batch * exchange,
+      .imbalance = sum > 0 ? most * call.ranks / sum : 1,
+      .exchanged_bytes = batch * exchanged,
+      .memory_bytes = batch * memory};
 }
 
 bool IsBetter(const Layout& layout, const Layout& best) {

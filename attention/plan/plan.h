@@ -26,6 +26,9 @@ struct RowRun {
   friend bool operator==(const RowRun&, const RowRun&) = default;
 };
 
+// The backward pass computes this many times as much as the forward one: five products for two.
+inline constexpr double kBackwardOverForward = 2.5;
+
 // How the ranks of a ring compute together.
 //   kGrouped: each rank its own queries. Rows of keys and values that another rank's queries see go
 //             there, and their gradients come back.
@@ -74,7 +77,7 @@ class AttentionPlan {
   uint64_t SentBytesBackward(int rank, const MessageShape& shape) const;
 
   // Multiplications and additions of the two forward products of `rank`: 4 * head_dim for each pair
-  // of a query and a key it sees. The backward pass costs 2.5 times as much.
+  // of a query and a key it sees.
   double ForwardFlops(int rank, const MessageShape& shape) const;
 
  private:

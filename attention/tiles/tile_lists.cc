@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "attention/parts/seen_keys.h"
+#include "attention/plan/plan.h"
 #include "attention/tiles/joint_runs.h"
 #include "attention/tiles/tile_order.h"
 
@@ -39,7 +40,7 @@ double PairsOf(const Groups& groups) {
 }
 
 // Products of two numbers and their addition, forward and backward.
-constexpr double kForwardFlops = 4, kBackwardFlops = 10;
+constexpr double kForwardFlops = 4, kBackwardFlops = kBackwardOverForward * kForwardFlops;
 constexpr double kForwardBytes = 2, kBackwardBytes = 4;  // of one number of a row on its way
 
 // Calls f(token * heads + head) for each row.

@@ -163,7 +163,8 @@ void Run(const Arguments& arguments, int64_t tokens) {
     const auto flops_per_byte = [&](uint64_t received, double times) {
       return received == 0 ? 0 : times * share * flops / static_cast<double>(received);
     };
-    tiles.flops_per_byte = std::max(flops_per_byte(bytes, 1), flops_per_byte(backward_bytes, 2.5));
+    tiles.flops_per_byte =
+        std::max(flops_per_byte(bytes, 1), flops_per_byte(backward_bytes, kBackwardOverForward));
     call.parts =
         FindParts(options, map, arguments.rank, shape.heads, shape.heads, q.device(), tiles);
     const double forward = kernels::Milliseconds([&] {

@@ -41,7 +41,7 @@ bool RunCase(const std::string& name, const worker::CudaPlugin& plugin, const F&
 
 // Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random
 // numbers of `dtype`. The figures as members of a JSON object: the executor, milliseconds (median
-// of ten after three), TFLOP/s of `forward_flops` and 2.5 times as many backward, the most device
+// of ten after three), TFLOP/s of `forward_flops` and of both passes, the most device
 // memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls
 // of one shape. Throws where there is too little memory.
 inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
@@ -75,7 +75,8 @@ inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
       "\"forward_tflops\": %.1f, \"forward_backward_tflops\": %.1f, \"bytes_per_token\": %.0f, "
       "\"lists_bytes\": %d",
       DescribeExecutor(q, pattern, tokens), forward, forward_backward,
-      forward_flops / forward / 1e9, 3.5 * forward_flops / forward_backward / 1e9,
+      forward_flops / forward / 1e9,
+      (1 + kBackwardOverForward) * forward_flops / forward_backward / 1e9,
       static_cast<double>(peak - inputs) / static_cast<double>(tokens), call.parts->bytes());
 }
 

@@ -30,8 +30,6 @@ constexpr double kLooksMax = 1 << 22;
 // Tokens of one piece of the chunked loss.
 constexpr int64_t kLossChunkTokens = 4096;
 constexpr double kImbalanceWarned = 0.10;
-// The backward pass of attention costs this many forward passes.
-constexpr double kAttentionBackward = 2.5;
 
 int64_t Saturated(double value) {
   return value >= 9.2e18 ? std::numeric_limits<int64_t>::max() : static_cast<int64_t>(value);
@@ -115,7 +113,7 @@ RankCost CostOf(const v1::TrainingJobSpec& spec, const AttentionPlan& plan, int 
   const MessageShape one{.batch = 1, .head_dim = spec.model().dim() / spec.model().heads()};
   const double attended = plan.ForwardFlops(rank, one) * spec.model().layers();
   const int64_t local = plan.map().LocalTokens(rank);
-  return {(1 + kAttentionBackward) * attended +
+  return {(1 + attention::kBackwardOverForward) * attended +
               3 * DenseFlopsPerToken(spec.model()) * static_cast<double>(local),
           local};
 }
