@@ -34,6 +34,7 @@ struct Vote {
   double loss_sum = 0;
   double grad_norm = 0;
   uint64_t exchanged_bytes = 0;
+  uint64_t planned_bytes = 0;
   bool stop = false;
 };
 
@@ -99,7 +100,7 @@ struct Trainer::Implementation {
   const FaultPoint fault_point;
 
   models::SequenceShard shard{attention::ShardMap::Contiguous(0, 1, 1)};
-  uint64_t planned_bytes = 0;
+  uint64_t planned_bytes = 0;  // of this rank
   at::Tensor gradients;
   std::vector<at::Tensor> gradient_views;
 
@@ -132,11 +133,9 @@ absl::Status Trainer::Implementation::Prepare() {
   ASSIGN_OR_RETURN(const attention::AttentionPlan plan, PlanOf(call, layouts.chosen()));
   const int64_t rounds = config.global_sequences / (config.micro_sequences * config.replicas);
   const uint64_t forwards = config.activation_checkpointing ? 2 : 1;
-  for (int peer = 0; peer < config.ring_size; ++peer) {
-    planned_bytes = std::max(planned_bytes, (forwards * plan.SentBytesForward(peer, shape) +
-                                             plan.SentBytesBackward(peer, shape)) *
-                                                config.model.layers * rounds);
-  }
+  planned_bytes = (forwards * plan.SentBytesForward(ring_rank, shape) +
+                   plan.SentBytesBackward(ring_rank, shape)) *
+                  config.model.layers * rounds;
   return CatchTorch("preparing the training step", [&] {
     at::set_num_threads(config.threads);
     shard = state.model().Place(layouts.map(), ring_rank, &ring_exchange, compute.options(),
@@ -235,6 +234,7 @@ absl::Status Trainer::Implementation::Judge(absl::Span<const Vote> votes, StepRe
     }
     loss_sum += vote.loss_sum;
     result->exchanged_bytes = std::max(result->exchanged_bytes, vote.exchanged_bytes);
+    result->planned_bytes = std::max(result->planned_bytes, vote.planned_bytes);
     result->stop_agreed |= vote.stop;
   }
   result->loss = loss_sum / static_cast<double>(config.tokens_per_step());
@@ -269,6 +269,7 @@ absl::Status Trainer::Implementation::Step(bool stop, StepResult* result) {
   const uint64_t sent_before = ring_exchange.sent_bytes();
   RETURN_IF_ERROR(ComputeGradients(&vote.loss_sum));
   vote.exchanged_bytes = ring_exchange.sent_bytes() - sent_before;
+  vote.planned_bytes = planned_bytes;
   Reach("reduce", -1);
   RETURN_IF_ERROR(AllReduceSum(communicator.world(), gradients));
   vote.grad_norm = GradientNorm(gradients);
@@ -282,7 +283,6 @@ absl::Status Trainer::Implementation::Step(bool stop, StepResult* result) {
   result->learning_rate = LearningRate(config.optimizer, config.schedule, config.steps, vote.step);
   result->tokens = config.tokens_per_step();
   result->sent_bytes = vote.exchanged_bytes;
-  result->planned_bytes = planned_bytes;
   ApplyAdamW(config.optimizer, result->learning_rate, vote.grad_norm, gradients, fault_point,
              state);
   result->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
