@@ -1,5 +1,7 @@
 #include "attention/plan/block_plan.h"
 
+#include <optional>
+
 #include "attention/plan/block_pieces.h"
 
 namespace ringmaster::attention {
@@ -42,11 +44,14 @@ std::vector<RowRun> BlockRuns(const BlockSparseAttentionOptions& options, const 
     return runs;
   }
   const BlockPieces pieces(options);
+  const int64_t mask_heads = options.mask.shape().heads;
+  std::optional<SeenPieces> seen;
   for (int kv_head = 0; kv_head < plan.kv_heads(); ++kv_head) {
-    const SeenPieces seen(pieces, options.mask.shape().heads, plan, to, kv_head);
+    // Again, heads that are alike are looked at once.
+    if (!seen.has_value() || mask_heads > 1) seen.emplace(pieces, mask_heads, plan, to, kv_head);
     for (const TokenRange& range : plan.map().Ranges(from)) {
       pieces.ForEachIn(range, [&](int64_t piece, const TokenRange& tokens) {
-        if (seen.Sees(piece, tokens.end)) {
+        if (seen->Sees(piece, tokens.end)) {
           runs.push_back({.segment = piece,
                           .kv_head = kv_head,
                           .first = tokens.begin,
@@ -60,8 +65,9 @@ std::vector<RowRun> BlockRuns(const BlockSparseAttentionOptions& options, const 
 
 double BlockPairs(const BlockSparseAttentionOptions& options, const AttentionPlan& plan, int rank) {
   const BlockPieces pieces(options);
+  const int64_t mask_heads = options.mask.shape().heads;
   double pairs = 0;
-  for (int head = 0; head < plan.heads(); ++head) {
+  for (int64_t head = 0; head < mask_heads; ++head) {
     for (const TokenRange& range : plan.map().Ranges(rank)) {
       pieces.ForEachIn(range, [&](int64_t piece, const TokenRange& tokens) {
         const auto queries = static_cast<double>(tokens.size());
@@ -75,7 +81,7 @@ double BlockPairs(const BlockSparseAttentionOptions& options, const AttentionPla
       });
     }
   }
-  return pairs;
+  return pairs * static_cast<double>(plan.heads() / mask_heads);
 }
 
 }  // namespace ringmaster::attention

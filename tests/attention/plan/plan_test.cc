@@ -290,22 +290,26 @@ TEST(AttentionPlanTest, SendsExactlyTheRowsThatRemoteQueriesSeeThroughAMask) {
   }
 }
 
+void CheckBlockFlops(const BlockSparseAttentionOptions& blocks, const ShardMap& map) {
+  const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 2, 1);
+  double flops = 0, pairs = 0;
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    flops += plan.ForwardFlops(rank, {.batch = 3, .head_dim = 5});
+  }
+  for (int64_t query = 0; query < 2 * map.tokens(); ++query) {
+    for (int64_t key = 0; key < map.tokens(); ++key) {
+      pairs += Sees(blocks, static_cast<int>(query % 2), query / 2, key) ? 1 : 0;
+    }
+  }
+  EXPECT_DOUBLE_EQ(flops, 4 * 3 * 5 * pairs);
+}
+
 TEST(AttentionPlanTest, FlopsCountWhatAMaskShows) {
   for (const ShardMap& map : MapsOfBlocks()) {
-    for (const bool causal : {true, false}) {
-      for (const Documents& documents : {Documents{}, kDocuments}) {
-        const BlockSparseAttentionOptions blocks = SomeBlocks(map.tokens(), 2, causal, documents);
-        const AttentionPlan plan = *AttentionPlan::Create(blocks, map, 2, 1);
-        double flops = 0, pairs = 0;
-        for (int rank = 0; rank < map.ranks(); ++rank) {
-          flops += plan.ForwardFlops(rank, {.batch = 3, .head_dim = 5});
-        }
-        for (int64_t query = 0; query < 2 * map.tokens(); ++query) {
-          for (int64_t key = 0; key < map.tokens(); ++key) {
-            pairs += Sees(blocks, static_cast<int>(query % 2), query / 2, key) ? 1 : 0;
-          }
-        }
-        EXPECT_DOUBLE_EQ(flops, 4 * 3 * 5 * pairs);
+    for (const int64_t heads : {1, 2}) {
+      for (const bool causal : {true, false}) {
+        CheckBlockFlops(SomeBlocks(map.tokens(), heads, causal), map);
+        CheckBlockFlops(SomeBlocks(map.tokens(), heads, causal, kDocuments), map);
       }
     }
   }
