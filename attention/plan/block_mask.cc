@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kMaxWords = int64_t{1} << 31;  // 16 GiB
 
 int64_t WordsOfRow(const BlockMaskShape& shape) { return (shape.blocks() + 63) / 64; }
+int64_t WordsOfHead(const BlockMaskShape& shape) { return shape.blocks() * WordsOfRow(shape); }
 
 }  // namespace
 
@@ -50,7 +51,7 @@ absl::StatusOr<BlockMask> BlockMask::Create(
   RETURN_IF_ERROR(shape.Validate());
   const int64_t size = WordsOfRow(shape);
   auto state = std::make_shared<State>();
-  state->words.resize(shape.heads * shape.blocks() * size);
+  state->words.resize(shape.heads * WordsOfHead(shape));
   for (int64_t head = 0; head < shape.heads; ++head) {
     for (int64_t query = 0; query < shape.blocks(); ++query) {
       const auto words =
@@ -65,26 +66,29 @@ absl::StatusOr<BlockMask> BlockMask::Create(
       state->every_query_sees &= sees;
       state->every_causal_query_sees &= sees_causally;
     }
+    state->hashes.push_back(absl::HashOf(
+        absl::MakeConstSpan(state->words).subspan(head * WordsOfHead(shape), WordsOfHead(shape))));
   }
   return BlockMask(std::move(state), shape, 0);
 }
 
 BlockMask::BlockMask(std::shared_ptr<const State> state, const BlockMaskShape& shape,
-                     size_t first_word)
+                     int64_t first_head)
     : state_(std::move(state)),
       shape_(shape),
-      first_word_(first_word),
-      hash_(absl::HashOf(shape.heads, shape.tokens, shape.block_size, words())) {}
+      first_head_(first_head),
+      hash_(absl::HashOf(shape.heads, shape.tokens, shape.block_size,
+                         absl::MakeConstSpan(state_->hashes).subspan(first_head, shape.heads))) {}
 
 BlockMask BlockMask::Heads(int64_t first, int64_t count) const {
   BlockMaskShape shape = shape_;
   shape.heads = count;
-  return BlockMask(state_, shape, first_word_ + first * shape.blocks() * WordsOfRow(shape));
+  return BlockMask(state_, shape, first_head_ + first);
 }
 
 absl::Span<const uint64_t> BlockMask::words() const {
   return absl::MakeConstSpan(state_->words)
-      .subspan(first_word_, shape_.heads * shape_.blocks() * WordsOfRow(shape_));
+      .subspan(first_head_ * WordsOfHead(shape_), shape_.heads * WordsOfHead(shape_));
 }
 
 absl::Span<const uint64_t> BlockMask::Row(int64_t head, int64_t query_block) const {
@@ -120,7 +124,7 @@ double BlockMask::Density(bool causal) const {
 
 bool operator==(const BlockMask& a, const BlockMask& b) {
   return a.shape() == b.shape() && a.hash() == b.hash() &&
-         ((a.state_ == b.state_ && a.first_word_ == b.first_word_) || a.words() == b.words());
+         ((a.state_ == b.state_ && a.first_head_ == b.first_head_) || a.words() == b.words());
 }
 
 }  // namespace ringmaster::attention

@@ -83,17 +83,18 @@ class BlockMask {
  private:
   struct State {
     std::vector<uint64_t> words;  // [heads, blocks, words of a row]
+    std::vector<size_t> hashes;   // of each head's
     bool every_query_sees = true;
     bool every_causal_query_sees = true;
   };
-  BlockMask(std::shared_ptr<const State> state, const BlockMaskShape& shape, size_t first_word);
+  BlockMask(std::shared_ptr<const State> state, const BlockMaskShape& shape, int64_t first_head);
 
   // Those of the heads at hand.
   absl::Span<const uint64_t> words() const;
 
   std::shared_ptr<const State> state_;
   BlockMaskShape shape_;
-  size_t first_word_ = 0;
+  int64_t first_head_ = 0;
   size_t hash_ = 0;
 };
 
