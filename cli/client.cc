@@ -34,28 +34,6 @@ constexpr absl::Duration kConnectPatience = absl::Seconds(5);
 
 }  // namespace
 
-int ExitCodeFor(absl::StatusCode code) {
-  switch (code) {
-    case absl::StatusCode::kOk:
-      return kExitOk;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange:
-      return kExitUsage;
-    case absl::StatusCode::kNotFound:
-      return kExitNotFound;
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kDeadlineExceeded:
-      return kExitUnavailable;
-    case absl::StatusCode::kAlreadyExists:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kAborted:
-    case absl::StatusCode::kResourceExhausted:
-      return kExitConflict;
-    default:
-      return kExitInternal;
-  }
-}
-
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& options) {
   ASSIGN_OR_RETURN(auto credentials, ClientCredentials({.ca = options.tls_ca,
                                                         .certificate = options.tls_cert,

@@ -32,18 +32,6 @@ struct GlobalOptions {
   OutputFormat output = OutputFormat::kTable;
 };
 
-// Process exit codes, documented in README.md.
-enum ExitCode {
-  kExitOk = 0,
-  kExitJobFailed = 1,  // the command worked; the job it waited for failed or was cancelled
-  kExitUsage = 2,      // a flag, a job file or a field is wrong
-  kExitNotFound = 3,
-  kExitUnavailable = 4,  // no answer in time
-  kExitConflict = 5,     // the state forbids it: exists already, not terminal, changed meanwhile
-  kExitInternal = 6,
-};
-int ExitCodeFor(absl::StatusCode code);
-
 // The coordinator's public API. Connects lazily. Thread-compatible.
 class Client {
  public:

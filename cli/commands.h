@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/exit_code.h"
 #include "cli/client.h"
 
 namespace ringmaster::cli {

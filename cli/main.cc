@@ -9,6 +9,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "base/command_line.h"
+#include "base/exit_code.h"
 #include "base/version.h"
 #include "cli/client.h"
 #include "cli/commands.h"
@@ -93,15 +94,15 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() != 0 && !verbs.empty() && !unknown.empty()) {
       std::cerr << "error: unknown command \"" << unknown.front() << "\""
                 << ringmaster::cli::DidYouMean(unknown.front(), verbs) << "; see ringctl --help\n";
-      return ringmaster::cli::kExitUsage;
+      return ringmaster::kExitUsage;
     }
     // 0: it printed --help or --version.
-    if (app.exit(error, std::cout, std::cerr) != 0) return ringmaster::cli::kExitUsage;
+    if (app.exit(error, std::cout, std::cerr) != 0) return ringmaster::kExitUsage;
   }
   // A full disk behind a redirection must not look like success.
-  if (!std::cout.flush() && context.exit_code == ringmaster::cli::kExitOk) {
+  if (!std::cout.flush() && context.exit_code == ringmaster::kExitOk) {
     std::cerr << "error: standard output cannot be written\n";
-    return ringmaster::cli::kExitInternal;
+    return ringmaster::kExitInternal;
   }
   return context.exit_code;
 }

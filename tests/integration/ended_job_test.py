@@ -199,6 +199,7 @@ class EndedJobTest(harness.ClusterTest):
                                      '--prompt', prompt.decode('ascii')), f'{continued}\n')
         self.expect(0, 'checkpoints', 'import', start, says='step-0-')
         self.expect(5, *self.convert, says='holds a checkpoint already')
+        self.expect(5, *self.convert[:-1], f'--directory={self.text}/no', says='Not a directory')
         self.expect(2, *self.convert, '--heads=x', says='--heads')
         self.expect(2, *self.convert[:3], '--heads=5', *self.convert[4:-1], f'--directory={self.folder}/no',
                     says='model.dim is 32; it must be a multiple of model.heads, 5')

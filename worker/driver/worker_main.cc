@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "base/daemon_main.h"
+#include "base/exit_code.h"
 #include "grpcpp/grpcpp.h"
 #include "worker/comm/communicator.h"
 #include "worker/driver/convert_torchscale.h"
@@ -15,7 +16,6 @@
 #include "worker/driver/printable_text.h"
 #include "worker/driver/worker_metrics.h"
 #include "worker/driver/worker_process.h"
-#include "worker/session/exit_codes.h"
 #include "worker/supervise/supervisor.h"
 
 namespace ringmaster::worker {
@@ -110,23 +110,18 @@ CLI::App* AddConvertTorchscale(CLI::App& app, ConvertTorchscaleOptions& convert)
 }
 
 // The exit codes are those of ringctl, which calls these commands.
-int ExitCode(const absl::Status& status) {
-  if (status.ok()) {
-    if (std::cout.flush()) return kExitOk;
-    std::cerr << "ringmaster-worker: standard output cannot be written\n";
-    return 6;
+int ExitCodeOf(absl::Status status) {
+  if (status.ok() && !std::cout.flush()) {
+    status = absl::InternalError("standard output cannot be written");
   }
-  std::cerr << "ringmaster-worker: " << status.message() << "\n";
-  return absl::IsInvalidArgument(status) ? 2
-         : absl::IsNotFound(status)      ? 3
-         : absl::IsAlreadyExists(status) ? 5
-                                         : 6;
+  if (!status.ok()) std::cerr << "ringmaster-worker: " << status.message() << "\n";
+  return ExitCodeFor(status.code());
 }
 
 int RunConvertTorchscale(const ConvertTorchscaleOptions& options) {
   const absl::StatusOr<std::string> job_file = ConvertTorchscale(options);
   std::cout << job_file.value_or("");
-  return ExitCode(job_file.status());
+  return ExitCodeOf(job_file.status());
 }
 
 int RunGenerate(const GenerateOptions& options) {
@@ -141,7 +136,7 @@ int RunGenerate(const GenerateOptions& options) {
   if (status.ok()) {
     std::cout << "\n";
   }
-  return ExitCode(status);
+  return ExitCodeOf(status);
 }
 
 std::string Libraries() {
