@@ -23,4 +23,8 @@ absl::StatusOr<at::ScalarType> ScalarTypeOf(const safetensors::Tensor& tensor) {
   }
 }
 
+safetensors::Type StoredType(at::ScalarType type) {
+  return type == at::kDouble ? safetensors::Type::kF64 : safetensors::Type::kF32;
+}
+
 }  // namespace ringmaster::models

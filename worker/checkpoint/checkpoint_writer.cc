@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "base/steady_now.h"
 #include "base/wait_for.h"
+#include "models/scalar_type.h"
 #include "spdlog/spdlog.h"
 #include "worker/checkpoint/shard_plan.h"
 #include "worker/torch_status.h"
@@ -15,10 +16,6 @@ namespace ringmaster::worker {
 namespace {
 
 constexpr absl::Duration kAskInterval = absl::Milliseconds(10);
-
-safetensors::Type TypeOf(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? safetensors::Type::kF64 : safetensors::Type::kF32;
-}
 
 }  // namespace
 
@@ -109,7 +106,7 @@ v1::ShardWritten CheckpointWriter::Write(const Job& job) {
   for (size_t i = 0; i < job.tensors.size(); ++i) {
     const at::Tensor& tensor = job.tensors[i];
     tensors.push_back({{.name = job.names[i],
-                        .type = TypeOf(tensor),
+                        .type = models::StoredType(tensor.scalar_type()),
                         .shape = {tensor.sizes().begin(), tensor.sizes().end()}},
                        {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}});
   }

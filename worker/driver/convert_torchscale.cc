@@ -13,6 +13,7 @@
 #include "base/safetensors.h"
 #include "base/status_macros.h"
 #include "google/protobuf/util/time_util.h"
+#include "models/scalar_type.h"
 #include "models/torchscale_weights.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/shard_file.h"
@@ -44,11 +45,8 @@ absl::StatusOr<v1::CheckpointShard> Write(const models::TorchscaleImport& import
   std::vector<HostTensor> tensors;
   for (size_t i = 0; i < specs.size(); ++i) {
     const at::Tensor& values = imported.parameters[i];
-    tensors.push_back(
-        {{specs[i].name,
-          values.scalar_type() == at::kDouble ? safetensors::Type::kF64 : safetensors::Type::kF32,
-          specs[i].shape},
-         {static_cast<const char*>(values.const_data_ptr()), values.nbytes()}});
+    tensors.push_back({{specs[i].name, models::StoredType(values.scalar_type()), specs[i].shape},
+                       {static_cast<const char*>(values.const_data_ptr()), values.nbytes()}});
   }
   return WriteShard(identity, tensors);
 }
