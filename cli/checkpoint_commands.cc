@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/absolute_path.h"
+#include "base/human_bytes.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/output.h"

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/human_bytes.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/output.h"

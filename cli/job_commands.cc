@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/human_bytes.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/job_file.h"

@@ -167,16 +167,6 @@ std::string Age(const google::protobuf::Timestamp& since, absl::Time now) {
   return HumanDuration(std::max(absl::ZeroDuration(), now - FromProto(since)));
 }
 
-std::string HumanBytes(double bytes) {
-  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-  size_t unit = 0;
-  while (std::abs(bytes) >= 1024 && unit + 1 < std::size(kUnits)) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", bytes, kUnits[unit]);
-}
-
 std::string HumanCount(double count) {
   static constexpr const char* kUnits[] = {"", "K", "M", "G", "T", "P", "E"};
   size_t unit = 0;

@@ -32,8 +32,6 @@ std::string HumanDuration(absl::Duration duration);
 std::string Age(const google::protobuf::Timestamp& since, absl::Time now);
 absl::Duration FromProto(const google::protobuf::Duration& duration);
 absl::Time FromProto(const google::protobuf::Timestamp& time);
-// "12.3 MiB".
-std::string HumanBytes(double bytes);
 // "1.2K", "3.45M": three significant digits.
 std::string HumanCount(double count);
 // "running" from RUNNING.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <iterator>
 #include <numeric>
 #include <utility>
 #include <variant>
@@ -10,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attention/plan/traffic.h"
+#include "base/human_bytes.h"
 #include "base/status_macros.h"
 
 namespace ringmaster::attention {
@@ -136,13 +136,6 @@ absl::StatusOr<ShardMap> Dealt(const RingCall& call, int64_t align) {
     std::sort(chunks_of_rank.begin(), chunks_of_rank.end());
   }
   return chunks.Join(held);
-}
-
-std::string HumanBytes(double bytes) {
-  const char* const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  size_t unit = 0;
-  for (; bytes >= 1024 && unit + 1 < std::size(units); ++unit) bytes /= 1024;
-  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
 }
 
 }  // namespace

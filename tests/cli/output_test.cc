@@ -75,8 +75,6 @@ TEST(OutputTest, HumanForms) {
   EXPECT_EQ(HumanDuration(absl::Seconds(59)), "59s");
   EXPECT_EQ(HumanDuration(absl::Seconds(125)), "2m05s");
   EXPECT_EQ(HumanDuration(absl::Hours(76)), "3d04h");
-  EXPECT_EQ(HumanBytes(1536), "1.5 KiB");
-  EXPECT_EQ(HumanBytes(12), "12 B");
   EXPECT_EQ(HumanCount(85500000), "85.5M");
   EXPECT_EQ(HumanCount(999), "999");
   EXPECT_EQ(ShortName("projects/p/trainingJobs/j"), "j");
