@@ -22,13 +22,13 @@ class Elements {
   int64_t at_ = 0;
 };
 
-// What a buffer holds for each peer, one after the other: so many elements, for no peer none.
-template <typename Count>
-std::vector<Slice> Slices(int ranks, int rank, const Count& count) {
+// What each peer's message holds, one view after the other.
+std::vector<Slice> Slices(const std::vector<std::vector<at::Tensor>>& views, int rank) {
   std::vector<Slice> slices;
   int64_t at = 0;
-  for (int peer = 0; peer < ranks; ++peer) {
-    const int64_t elements = peer == rank ? 0 : count(peer);
+  for (int peer = 0; peer < static_cast<int>(views.size()); ++peer) {
+    int64_t elements = 0;
+    for (const at::Tensor& view : views[peer]) elements += peer == rank ? 0 : view.numel();
     if (elements > 0) slices.push_back({peer, at, elements});
     at += elements;
   }
@@ -39,105 +39,79 @@ at::Tensor BufferOf(const std::vector<Slice>& slices, const at::Tensor& like) {
   return at::empty({slices.empty() ? 0 : slices.back().begin + slices.back().rows}, like.options());
 }
 
-// Calls f(rows of the sequence, the same of a tensor of a rank's tokens) for each of its ranges.
-template <typename F>
-void ForEachRange(const ShardMap& map, int rank, const at::Tensor& whole, const at::Tensor& part,
-                  const F& f) {
-  int64_t at = 0;
-  for (const TokenRange& range : map.Ranges(rank)) {
-    f(whole.narrow(1, range.begin, range.size()), part.narrow(1, at, range.size()));
-    at += range.size();
+// Rows like others, of so many tokens and key/value heads.
+std::vector<HeadSwap::Rows> Like(const std::vector<HeadSwap::Rows>& rows, int64_t tokens,
+                                 int64_t kv_heads) {
+  std::vector<HeadSwap::Rows> result;
+  for (const auto& [x, heads] : rows) {
+    result.push_back(
+        {at::empty({x.size(0), tokens, kv_heads * heads, x.size(3)}, x.options()), heads});
   }
+  return result;
 }
 
-void Copy(const at::Tensor& from, const at::Tensor& to) { to.copy_(from); }
+std::vector<at::Tensor> TensorsOf(const std::vector<HeadSwap::Rows>& rows) {
+  std::vector<at::Tensor> tensors;
+  for (const HeadSwap::Rows& x : rows) tensors.push_back(x.tensor);
+  return tensors;
+}
 
 }  // namespace
 
-std::vector<at::Tensor> HeadSwap::ToHeads(const std::vector<Rows>& rows) const {
-  const ShardMap& map = shares_.map();
-  int64_t width = 0;  // elements of a token and key/value head
-  for (const Rows& x : rows) width += x.tensor.size(0) * x.heads * x.tensor.size(3);
-  const HeadShares::Share own = shares_.Of(rank_);
-  const auto sends = Slices(map.ranks(), rank_, [&](int peer) {
-    return map.LocalTokens(rank_) * shares_.Of(peer).count * width;
-  });
-  const auto receives = Slices(map.ranks(), rank_,
-                               [&](int peer) { return map.LocalTokens(peer) * own.count * width; });
-  const at::Tensor outgoing = BufferOf(sends, rows[0].tensor);
-  const at::Tensor incoming = BufferOf(receives, rows[0].tensor);
-  const auto share_of = [](const Rows& x, const HeadShares::Share& share) {
-    return x.tensor.narrow(2, share.first * x.heads, share.count * x.heads);
-  };
-  Elements out(outgoing);
-  for (const Slice& slice : sends) {
-    for (const Rows& x : rows) {
-      const at::Tensor part = share_of(x, shares_.Of(slice.peer));
-      Copy(part, out.Take(part.sizes()));
+HeadSwap::Views HeadSwap::ByHeads(const std::vector<Rows>& rows) const {
+  Views views(shares_.map().ranks());
+  for (int peer = 0; peer < shares_.map().ranks(); ++peer) {
+    const HeadShares::Share share = shares_.Of(peer);
+    for (const auto& [x, heads] : rows) {
+      int64_t at = 0;
+      for (const TokenRange& range : shares_.map().Ranges(rank_)) {
+        views[peer].push_back(
+            x.narrow(1, at, range.size()).narrow(2, share.first * heads, share.count * heads));
+        at += range.size();
+      }
     }
   }
-  GroupInFlight group(exchange_, outgoing, sends, incoming, receives);
-  std::vector<at::Tensor> whole;
-  for (const Rows& x : rows) {
-    whole.push_back(
-        at::empty({x.tensor.size(0), map.tokens(), own.count * x.heads, x.tensor.size(3)},
-                  x.tensor.options()));
-    ForEachRange(map, rank_, whole.back(), share_of(x, own),
-                 [](const at::Tensor& to, const at::Tensor& from) { Copy(from, to); });
+  return views;
+}
+
+HeadSwap::Views HeadSwap::ByTokens(const std::vector<Rows>& rows) const {
+  Views views(shares_.map().ranks());
+  for (int peer = 0; peer < shares_.map().ranks(); ++peer) {
+    for (const Rows& x : rows) {
+      for (const TokenRange& range : shares_.map().Ranges(peer)) {
+        views[peer].push_back(x.tensor.narrow(1, range.begin, range.size()));
+      }
+    }
   }
+  return views;
+}
+
+void HeadSwap::Swap(const Views& from, const Views& to, const at::Tensor& like) const {
+  const std::vector<Slice> sends = Slices(from, rank_), receives = Slices(to, rank_);
+  const at::Tensor outgoing = BufferOf(sends, like), incoming = BufferOf(receives, like);
+  Elements out(outgoing);
+  for (const Slice& slice : sends) {
+    for (const at::Tensor& view : from[slice.peer]) out.Take(view.sizes()).copy_(view);
+  }
+  GroupInFlight group(exchange_, outgoing, sends, incoming, receives);
+  for (size_t i = 0; i < to[rank_].size(); ++i) to[rank_][i].copy_(from[rank_][i]);
   group.Wait();
   Elements in(incoming);
   for (const Slice& slice : receives) {
-    for (const at::Tensor& x : whole) {
-      const at::Tensor part =
-          in.Take({x.size(0), map.LocalTokens(slice.peer), x.size(2), x.size(3)});
-      ForEachRange(map, slice.peer, x, part,
-                   [](const at::Tensor& to, const at::Tensor& from) { Copy(from, to); });
-    }
+    for (const at::Tensor& view : to[slice.peer]) view.copy_(in.Take(view.sizes()));
   }
-  return whole;
+}
+
+std::vector<at::Tensor> HeadSwap::ToHeads(const std::vector<Rows>& rows) const {
+  const std::vector<Rows> whole = Like(rows, shares_.map().tokens(), shares_.Of(rank_).count);
+  Swap(ByHeads(rows), ByTokens(whole), rows[0].tensor);
+  return TensorsOf(whole);
 }
 
 std::vector<at::Tensor> HeadSwap::ToTokens(const std::vector<Rows>& rows) const {
-  const ShardMap& map = shares_.map();
-  int64_t width = 0;
-  for (const Rows& x : rows) width += x.tensor.size(0) * x.heads * x.tensor.size(3);
-  const int64_t local = map.LocalTokens(rank_);
-  const HeadShares::Share own = shares_.Of(rank_);
-  const auto sends = Slices(map.ranks(), rank_,
-                            [&](int peer) { return map.LocalTokens(peer) * own.count * width; });
-  const auto receives =
-      Slices(map.ranks(), rank_, [&](int peer) { return local * shares_.Of(peer).count * width; });
-  const at::Tensor outgoing = BufferOf(sends, rows[0].tensor);
-  const at::Tensor incoming = BufferOf(receives, rows[0].tensor);
-  Elements out(outgoing);
-  for (const Slice& slice : sends) {
-    for (const Rows& x : rows) {
-      const at::Tensor part = out.Take(
-          {x.tensor.size(0), map.LocalTokens(slice.peer), x.tensor.size(2), x.tensor.size(3)});
-      ForEachRange(map, slice.peer, x.tensor, part, &Copy);
-    }
-  }
-  GroupInFlight group(exchange_, outgoing, sends, incoming, receives);
-  const auto share_of = [](const at::Tensor& x, int64_t heads, const HeadShares::Share& share) {
-    return x.narrow(2, share.first * heads, share.count * heads);
-  };
-  std::vector<at::Tensor> parts;
-  for (const Rows& x : rows) {
-    parts.push_back(
-        at::empty({x.tensor.size(0), local, shares_.kv_heads() * x.heads, x.tensor.size(3)},
-                  x.tensor.options()));
-    ForEachRange(map, rank_, x.tensor, share_of(parts.back(), x.heads, own), &Copy);
-  }
-  group.Wait();
-  Elements in(incoming);
-  for (const Slice& slice : receives) {
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const at::Tensor part = share_of(parts[i], rows[i].heads, shares_.Of(slice.peer));
-      Copy(in.Take(part.sizes()), part);
-    }
-  }
-  return parts;
+  const std::vector<Rows> own = Like(rows, shares_.map().LocalTokens(rank_), shares_.kv_heads());
+  Swap(ByTokens(rows), ByHeads(own), rows[0].tensor);
+  return TensorsOf(own);
 }
 
 }  // namespace ringmaster::attention

@@ -30,6 +30,15 @@ class HeadSwap {
   std::vector<at::Tensor> ToTokens(const std::vector<Rows>& rows) const;
 
  private:
+  // What is exchanged with each rank, range by range.
+  using Views = std::vector<std::vector<at::Tensor>>;
+  // Of tensors of this rank's tokens, the heads of each rank.
+  Views ByHeads(const std::vector<Rows>& rows) const;
+  // Of tensors of this rank's heads, the tokens of each rank.
+  Views ByTokens(const std::vector<Rows>& rows) const;
+  // Sends each rank its views, and copies into the others what comes.
+  void Swap(const Views& from, const Views& to, const at::Tensor& like) const;
+
   const HeadShares& shares_;
   GroupedExchange* const exchange_;
   const int rank_;
