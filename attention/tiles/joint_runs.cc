@@ -27,12 +27,10 @@ std::vector<JointRun> RunsOf(const Part& part) {
 
 // The queries of a branch: those of each head by token, in problems that do not overlap.
 struct BranchRuns {
-  int branch = 0;
   int64_t step = 0;
   std::map<int64_t, std::vector<JointRun>> heads;
 
   void Add(const Part& part) {
-    branch = part.branch;
     for (JointRun& run : RunsOf(part)) heads[run.rows.head].push_back(std::move(run));
   }
 
@@ -202,27 +200,28 @@ bool AddSteps(int64_t from, int64_t to, std::set<int64_t>* steps) {
 // steps that lead from one to the next; with `steps`, which there are already, at most
 // `most_steps`.
 struct Chain {
-  std::vector<const BranchRuns*> branches;
+  std::vector<int> branches;
   std::set<int64_t> ladder;
 };
 Chain ChainOf(const std::map<int, BranchRuns>& branches, int base, const std::set<int64_t>& steps,
               size_t most_steps) {
-  std::vector<const BranchRuns*> all;
+  std::vector<int> all;
   Chain chain;
   for (const auto& [branch, runs] : branches) {
-    if (branch != base) all.push_back(&runs);
+    if (branch != base) all.push_back(branch);
   }
   std::stable_sort(all.begin(), all.end(),
-                   [](const BranchRuns* a, const BranchRuns* b) { return a->step < b->step; });
+                   [&](int a, int b) { return branches.at(a).step < branches.at(b).step; });
   int64_t step = branches.at(base).step;
-  for (const BranchRuns* runs : all) {
+  for (const int branch : all) {
+    const int64_t next = branches.at(branch).step;
     std::set<int64_t> ladder = chain.ladder, all_steps = steps;
-    if (!AddSteps(step, runs->step, &ladder)) continue;
+    if (!AddSteps(step, next, &ladder)) continue;
     all_steps.insert(ladder.begin(), ladder.end());
     if (all_steps.size() > most_steps) continue;
     chain.ladder = std::move(ladder);
-    step = runs->step;
-    chain.branches.push_back(runs);
+    step = next;
+    chain.branches.push_back(branch);
   }
   return chain;
 }
@@ -255,11 +254,12 @@ JointRuns JoinBranches(const RankParts& parts, int base, int head_dim, std::opti
     runs = runs->second.Sort() || runs->first == base ? std::next(runs) : branches.erase(runs);
   }
   const Chain found = ChainOf(branches, base, steps, most_steps);
-  const std::vector<const BranchRuns*>& chain = found.branches;
+  const std::vector<int>& chain = found.branches;
   const auto& heads = branches.at(base).heads;
   const auto join = [&](size_t joined, const std::vector<JointRun>& runs) {
     std::vector<JointRun> result;
-    const std::vector<const BranchRuns*> some(chain.begin(), chain.begin() + joined);
+    std::vector<const BranchRuns*> some;
+    for (size_t i = 0; i < joined; ++i) some.push_back(&branches.at(chain[i]));
     Cutter cutter(some, found.ladder, &result);
     for (const JointRun& run : runs) cutter.Cut(run);
     return result;
@@ -271,14 +271,15 @@ JointRuns JoinBranches(const RankParts& parts, int base, int head_dim, std::opti
   for (size_t joined = 0; joined <= chain.size() && !count.has_value(); ++joined) {
     double blocks = BlocksOf(join(joined, first), head_dim);
     for (size_t i = joined; i < chain.size(); ++i) {
-      const auto alone = chain[i]->heads.find(head);
-      blocks += alone == chain[i]->heads.end() ? 0 : BlocksOf(alone->second, head_dim);
+      const auto& of_heads = branches.at(chain[i]).heads;
+      const auto alone = of_heads.find(head);
+      blocks += alone == of_heads.end() ? 0 : BlocksOf(alone->second, head_dim);
     }
     if (blocks < least) best = joined, least = blocks;
   }
   if (count.has_value()) best = std::min<size_t>(chain.size(), std::max(0, *count));
   JointRuns result = {{}, {base}};
-  for (size_t i = 0; i < best; ++i) result.branches.insert(chain[i]->branch);
+  for (size_t i = 0; i < best; ++i) result.branches.insert(chain[i]);
   for (const Part& part : parts.local) {
     if (part.branch != base || best > 0) continue;
     std::vector<JointRun> runs = RunsOf(part);

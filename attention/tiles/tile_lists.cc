@@ -80,8 +80,7 @@ class Builder {
     return steps;
   }
 
-  void AddViews(const JointRuns& joint) {
-    std::set<int64_t> steps = StepsOfParts();
+  void AddViews(std::set<int64_t> steps, const JointRuns& joint) {
     for (const JointRun& run : joint.runs) steps.insert(StepOf(run.rows));
     for (const int64_t step : steps) {
       views_.emplace(step, result_.pool_view());
@@ -145,10 +144,11 @@ class Builder {
 
   void AddForward() {
     const int whole = WholeBranch();
+    const std::set<int64_t> steps = StepsOfParts();
     const JointRuns joint = whole < 0 ? JointRuns()
                                       : JoinBranches(parts_, whole, shape_.head_dim, shape_.joined,
-                                                     StepsOfParts(), kernels::kMaxViews - 1);
-    AddViews(joint);
+                                                     steps, kernels::kMaxViews - 1);
+    AddViews(steps, joint);
     const bool last = MergesLast(joint);
     for (const JointRun& run : joint.runs) {
       AddQueries(run, /*far=*/false, tile_rows_, last ? &result_.last : &result_.local);
