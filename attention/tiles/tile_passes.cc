@@ -15,6 +15,7 @@
 
 #include "attention/exchange/far_rows.h"
 #include "attention/kernels/tile_list.h"
+#include "attention/plan/layout.h"
 #include "attention/tiles/placed_tiles.h"
 #include "attention/tiles/tile_ops.h"
 
@@ -40,9 +41,6 @@ int64_t KernelHeadDim(int64_t dim) { return dim <= 64 ? 64 : kMaxHeadDim; }
 at::Tensor Columns(const at::Tensor& x, int64_t columns) {
   return x.size(3) == columns ? x : x.narrow(3, 0, columns);
 }
-
-// 300 TFLOP/s, and 25 GB/s from the peers, one network adapter's.
-constexpr double kFlopsPerByte = 12000;
 
 // Tensor maps want aligned rows; a size of one may come with any stride. What lies at `unused`
 // places, if it is defined, may be anything: rows beside a tile are read with it and multiplied by
@@ -140,7 +138,7 @@ TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
           .head_dim = static_cast<int>(KernelHeadDim(q.size(3))),
           .deterministic = q.is_cpu() || at::globalContext().deterministicAlgorithms(),
           .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows),
-          .flops_per_byte = kFlopsPerByte};
+          .flops_per_byte = kSlowRing.flops_per_byte()};
 }
 
 AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
