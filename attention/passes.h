@@ -39,10 +39,11 @@ struct Call {
   at::ScalarType accumulate = at::kFloat;
   // Of the dK and dV partials between ranks, and of lse: fp32, or fp64 for fp64 inputs.
   at::ScalarType wire = at::kFloat;
-  // Empty when kernels over tiles do it (tile_passes.h), else why stock operations do.
+  // Without shares: empty when kernels over tiles do it (tile_passes.h), else why stock operations
+  // do. With them the call for own heads says so.
   std::string why_not_tiles;
 
-  bool by_tiles() const { return why_not_tiles.empty(); }
+  bool by_tiles() const { return shares == nullptr && why_not_tiles.empty(); }
 };
 
 // What backward needs of forward.
