@@ -3,16 +3,11 @@
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
-
-#include "base/safetensors.h"
-#include "gtest/gtest.h"
 
 namespace ringmaster::models {
 namespace {
@@ -132,21 +127,6 @@ class Decoder {
   const StateDict& weights_;
 };
 
-safetensors::Type TypeOf(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return safetensors::Type::kF64;
-    case at::kFloat:
-      return safetensors::Type::kF32;
-    case at::kBFloat16:
-      return safetensors::Type::kBF16;
-    case at::kHalf:
-      return safetensors::Type::kF16;
-    default:
-      return safetensors::Type::kI64;
-  }
-}
-
 }  // namespace
 
 StateDict RandomStateDict(const TorchscaleArgs& args, uint64_t seed) {
@@ -194,25 +174,6 @@ StateDict RandomStateDict(const TorchscaleArgs& args, uint64_t seed) {
 at::Tensor TorchscaleLogits(const TorchscaleArgs& args, const StateDict& weights,
                             const at::Tensor& tokens) {
   return Decoder(args, weights).Logits(tokens);
-}
-
-void WriteStateDict(const std::string& path, const StateDict& weights) {
-  std::vector<safetensors::TensorSpec> specs;
-  for (const auto& [name, tensor] : weights) {
-    specs.push_back({name, TypeOf(tensor), tensor.sizes().vec()});
-  }
-  auto header = safetensors::LayOut(std::move(specs), {});
-  ASSERT_TRUE(header.ok()) << header.status();
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  ASSERT_GE(file, 0) << path;
-  safetensors::Writer writer(file, *std::move(header));
-  for (const safetensors::Tensor& tensor : writer.header().tensors) {
-    const at::Tensor values = weights.at(tensor.name).contiguous();
-    ASSERT_TRUE(
-        writer.Append({static_cast<const char*>(values.const_data_ptr()), values.nbytes()}).ok());
-  }
-  EXPECT_TRUE(writer.Finish().ok());
-  close(file);
 }
 
 }  // namespace ringmaster::models

@@ -36,7 +36,4 @@ StateDict RandomStateDict(const TorchscaleArgs& args, uint64_t seed);
 at::Tensor TorchscaleLogits(const TorchscaleArgs& args, const StateDict& weights,
                             const at::Tensor& tokens);
 
-// Writes a safetensors file; types F64, F32, BF16, F16, I64.
-void WriteStateDict(const std::string& path, const StateDict& weights);
-
 }  // namespace ringmaster::models

@@ -18,6 +18,7 @@
 #include "tests/models/small_models.h"
 #include "tests/models/torchscale_model.h"
 #include "tests/testing/temporary_directory.h"
+#include "tests/testing/tensor_file.h"
 
 namespace ringmaster::models {
 namespace {
@@ -29,7 +30,7 @@ absl::StatusOr<TorchscaleImport> Import(const StateDict& weights, const Torchsca
   at::set_num_threads(1);
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/model.safetensors";
-  WriteStateDict(path, weights);
+  WriteTensors(path, weights);
   auto file = safetensors::File::Open(path);
   EXPECT_TRUE(file.ok()) << file.status();
   return ImportTorchscale(*file, model);

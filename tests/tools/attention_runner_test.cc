@@ -21,6 +21,7 @@
 #include "attention/reference_attention.h"
 #include "base/safetensors.h"
 #include "tests/testing/temporary_directory.h"
+#include "tests/testing/tensor_file.h"
 
 namespace ringmaster::tools {
 namespace {
@@ -40,21 +41,6 @@ const std::pair<const char*, at::Tensor attention::ReferenceResult::*> kResults[
     {"dk", &attention::ReferenceResult::dk},
     {"dv", &attention::ReferenceResult::dv}};
 
-safetensors::Type StoredType(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return safetensors::Type::kF64;
-    case at::kBFloat16:
-      return safetensors::Type::kBF16;
-    case at::kHalf:
-      return safetensors::Type::kF16;
-    case at::kLong:
-      return safetensors::Type::kI64;
-    default:
-      return safetensors::Type::kF32;
-  }
-}
-
 class AttentionRunnerTest : public testing::Test {
  protected:
   std::string Path(const std::string& name) const {
@@ -66,17 +52,9 @@ class AttentionRunnerTest : public testing::Test {
     return Path(name);
   }
 
-  std::string WriteTensors(const Tensors& tensors) const {
-    std::vector<safetensors::TensorSpec> specs;
-    for (const auto& [name, x] : tensors)
-      specs.push_back({name, StoredType(x.scalar_type()), x.sizes().vec()});
-    const safetensors::Header header = *safetensors::LayOut(specs, {});
-    std::string bytes = safetensors::EncodeHeader(header);
-    for (const safetensors::Tensor& place : header.tensors) {
-      const at::Tensor x = tensors.at(place.name).contiguous();
-      bytes.append(static_cast<const char*>(x.const_data_ptr()), x.nbytes());
-    }
-    return WriteText("in.safetensors", bytes);
+  std::string WriteInput(const Tensors& tensors) const {
+    WriteTensors(Path("in.safetensors"), tensors);
+    return Path("in.safetensors");
   }
 
   Tensors ReadTensors(const std::string& path) const {
@@ -160,7 +138,7 @@ TEST_F(AttentionRunnerTest, ComputesTheReferenceForEveryTypeAndNumberOfRanks) {
     // What lies at uncovered rows is nobody's business.
     ASSERT_TRUE(reference.lse.isneginf().any().item<bool>());
     input["dout"].masked_fill_(reference.lse.isneginf().unsqueeze(-1), std::nan(""));
-    const std::string file = WriteTensors(input);
+    const std::string file = WriteInput(input);
     const auto same = attention::SamePrecisionReference(input["q"], input["k"], input["v"],
                                                         input["dout"].nan_to_num(), options);
     const auto limit = [&](at::Tensor attention::ReferenceResult::*tensor) {
@@ -215,7 +193,7 @@ TEST_F(AttentionRunnerTest, TakesEveryLegalSpec) {
     const auto reference = attention::ReferenceAttention(input["q"], input["k"], input["v"],
                                                          input["dout"], row.options);
     for (const char* ranks : {"1", "4"}) {
-      ASSERT_EQ(RunFiles(WriteTensors(input), WriteText("spec.json", row.spec), {"--ranks", ranks}),
+      ASSERT_EQ(RunFiles(WriteInput(input), WriteText("spec.json", row.spec), {"--ranks", ranks}),
                 0)
           << errors_;
       Tensors output = ReadTensors(Path("out.safetensors"));
@@ -230,12 +208,12 @@ TEST_F(AttentionRunnerTest, TakesEveryLegalSpec) {
 TEST_F(AttentionRunnerTest, WithoutDoutThereAreNoGradients) {
   Tensors input = SomeInput();
   input.erase("dout");
-  ASSERT_EQ(RunFiles(WriteTensors(input), WriteText("spec.json", kSpec)), 0) << errors_;
+  ASSERT_EQ(RunFiles(WriteInput(input), WriteText("spec.json", kSpec)), 0) << errors_;
   EXPECT_EQ(ReadTensors(Path("out.safetensors")).size(), 2u);
 }
 
 TEST_F(AttentionRunnerTest, RefusesInvalidSpecs) {
-  const std::string file = WriteTensors(SomeInput());
+  const std::string file = WriteInput(SomeInput());
   const auto with = [](const char* from, const char* to) {
     return absl::StrReplaceAll(kSpec, {{from, to}});
   };
@@ -321,14 +299,14 @@ TEST_F(AttentionRunnerTest, RefusesInvalidTensors) {
   for (const auto& row : kRows) {
     Tensors input = SomeInput();
     row.change(input);
-    ExpectRefused(RunFiles(WriteTensors(input), spec), row.message, row.name);
+    ExpectRefused(RunFiles(WriteInput(input), spec), row.message, row.name);
   }
 }
 
 TEST_F(AttentionRunnerTest, RefusesBrokenFilesAndFlags) {
   const std::string spec = WriteText("spec.json", kSpec);
   std::stringstream text;
-  text << std::ifstream(WriteTensors(SomeInput()), std::ios::binary).rdbuf();
+  text << std::ifstream(WriteInput(SomeInput()), std::ios::binary).rdbuf();
   const std::string good = text.str();
   for (size_t bytes : {size_t{0}, size_t{5}, size_t{100}, good.size() / 2, good.size() - 1}) {
     ExpectRefused(RunFiles(WriteText("cut", good.substr(0, bytes)), spec), "cut",
@@ -354,7 +332,7 @@ TEST_F(AttentionRunnerTest, TheEmptySequenceHasEmptyResults) {
   Tensors input = SomeInput();
   for (auto& [name, x] : input) x = x.narrow(1, 0, 0);
   for (const char* ranks : {"1", "3"}) {
-    ASSERT_EQ(RunFiles(WriteTensors(input), WriteText("spec.json", kSpec), {"--ranks", ranks}), 0)
+    ASSERT_EQ(RunFiles(WriteInput(input), WriteText("spec.json", kSpec), {"--ranks", ranks}), 0)
         << errors_;
     EXPECT_EQ(ReadTensors(Path("out.safetensors"))["dk"].sizes(), input["k"].sizes());
   }

@@ -12,6 +12,7 @@
 #include "models/torchscale_weights.h"
 #include "tests/models/torchscale_model.h"
 #include "tests/testing/temporary_directory.h"
+#include "tests/testing/tensor_file.h"
 #include "worker/checkpoint/checkpoint_files.h"
 #include "worker/checkpoint/restore.h"
 #include "worker/train/job_config.h"
@@ -33,7 +34,7 @@ class ConvertTorchscaleTest : public ::testing::Test {
       options_.segment_lengths.push_back(w);
       options_.dilation_rates.push_back(r);
     }
-    models::WriteStateDict(options_.weights, models::RandomStateDict(args_, 1));
+    WriteTensors(options_.weights, models::RandomStateDict(args_, 1));
   }
 
   const TemporaryDirectory directory_;
