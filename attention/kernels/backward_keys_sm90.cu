@@ -202,22 +202,24 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
       if constexpr (kWithQueries) {
         StoreRows(packed_, first_row, group_.lane, shared_.slopes[at]);
       }
-      Accumulate(dk_, packed_, shared_.queries[at]);
       if constexpr (kWithQueries) {
         // Who is here has read the slopes before last, whose place the next ones take.
         SyncNamed(kSlopesBarrier, kConsumers * kWarpGroup);
         MultiplyTransposed<kTileKeys, kShare>(dq_, shared_.slopes[at], shared_.keys[slot],
                                               group_.index * kShare);
       }
+      Accumulate(dk_, packed_, shared_.queries[at]);
+      if constexpr (kWithQueries) {
+        AwaitProducts<1>();
+        PinRegisters(dv_);
+        PinRegisters(dq_);
+        AddQueries(batch);
+      }
       // Not left to run under the next scores: there are no registers for both.
       AwaitProducts<0>();
       PinRegisters(dv_);
       PinRegisters(dk_);
       group_.Release(shared_.pipeline, at);
-      if constexpr (kWithQueries) {
-        PinRegisters(dq_);
-        AddQueries(batch);
-      }
     }
     if (!seen) {
       group_.Release(shared_.values_pipeline, values_.index());
