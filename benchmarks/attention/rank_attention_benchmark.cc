@@ -1,12 +1,12 @@
 // One rank's passes of the operator on a GPU, as autograd calls them, on random numbers,
 // causal:
 //   rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=16x128,12x64] [--rates=1,2,4,8,16]
-//       TOKENS...
+//       [--steps=N] TOKENS...
 // heads x head size each, and the rates of branches of 2048 tokens, twice as many, and so on.
 // Prints one JSON object a case: milliseconds (median of ten after three) and effective TFLOP/s,
 // the sparse products of all branches, 2 forward and 5 backward, over the whole time; and the most
 // device memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all
-// calls of one shape.
+// calls of one shape; with steps, what memory N more of them take (MemoryOfSteps).
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -30,27 +30,29 @@ struct Arguments {
   at::ScalarType dtype = at::kBFloat16;
   std::vector<HeadShape> shapes = {{16, 128}, {12, 64}};
   std::vector<int64_t> rates = {1, 2, 4, 8, 16};
+  int steps = 0;
   std::vector<int64_t> lengths;
 };
 
 constexpr int64_t kFirstSegment = 2048;
 
-void Run(int64_t tokens, const HeadShape& shape, const std::vector<int64_t>& rates,
-         at::ScalarType dtype, const worker::CudaPlugin& plugin) {
+void Run(int64_t tokens, const HeadShape& shape, const Arguments& arguments,
+         const worker::CudaPlugin& plugin) {
   DilatedAttentionOptions options;
-  for (const int64_t rate : rates) {
+  for (const int64_t rate : arguments.rates) {
     options.branches.push_back({kFirstSegment << options.branches.size(), rate});
   }
   const ShardMap map = ShardMap::Contiguous(tokens, 1, 1);
   const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
   if (!plan.ok()) throw std::invalid_argument(plan.status().ToString());
   const double flops = plan->ForwardFlops(0, {.batch = 1, .head_dim = shape.dim});
-  const std::string figures = TimePasses(shape, tokens, options, flops, plugin, dtype);
+  const std::string figures =
+      TimePasses(shape, tokens, options, flops, plugin, arguments.dtype, arguments.steps);
   std::printf(
       "{\"benchmark\": \"rank_attention\", \"dtype\": \"%s\", \"tokens\": %ld, "
       "\"heads\": %d, \"head_dim\": %d, \"rates\": [%s], %s}\n",
-      dtype == at::kHalf ? "fp16" : "bf16", static_cast<long>(tokens), shape.heads, shape.dim,
-      absl::StrJoin(rates, ", ").c_str(), figures.c_str());
+      arguments.dtype == at::kHalf ? "fp16" : "bf16", static_cast<long>(tokens), shape.heads,
+      shape.dim, absl::StrJoin(arguments.rates, ", ").c_str(), figures.c_str());
   std::fflush(stdout);
 }
 
@@ -66,6 +68,9 @@ bool Read(absl::string_view argument, Arguments* arguments) {
   if (absl::ConsumePrefix(&argument, "--rates=")) {
     return ParseList(argument, &absl::SimpleAtoi<int64_t>, &arguments->rates);
   }
+  if (absl::ConsumePrefix(&argument, "--steps=")) {
+    return absl::SimpleAtoi(argument, &arguments->steps) && arguments->steps > 0;
+  }
   return false;
 }
 
@@ -74,7 +79,7 @@ int Main(int argc, char** argv) {
   const auto read = [&](absl::string_view argument) { return Read(argument, &arguments); };
   if (!ReadArguments(argc, argv,
                      "rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=HxD,...] "
-                     "[--rates=R,...] TOKENS...",
+                     "[--rates=R,...] [--steps=N] TOKENS...",
                      read, &arguments.lengths)) {
     return 2;
   }
@@ -83,7 +88,7 @@ int Main(int argc, char** argv) {
   for (const HeadShape& shape : arguments.shapes) {
     for (const int64_t tokens : arguments.lengths) {
       ran &= RunCase(absl::StrCat(shape.heads, " heads of ", shape.dim, ", ", tokens, " tokens"),
-                     plugin, [&] { Run(tokens, shape, arguments.rates, arguments.dtype, plugin); });
+                     plugin, [&] { Run(tokens, shape, arguments, plugin); });
     }
   }
   return ran ? 0 : 1;

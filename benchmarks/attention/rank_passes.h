@@ -39,15 +39,31 @@ bool RunCase(const std::string& name, const worker::CudaPlugin& plugin, const F&
   return ran;
 }
 
+// How the most memory of `step` changes while it is run `steps` times more, as members of a JSON
+// object: bytes of tensors, and bytes that the allocator took from the device, which is asked for
+// nothing where these stay.
+template <typename F>
+std::string MemoryOfSteps(int steps, const worker::CudaPlugin& plugin, const F& step) {
+  static_cast<void>(plugin.ResetPeakMemory(0));
+  step();
+  const auto before = plugin.Memory(0).value();
+  for (int i = 0; i < steps; ++i) step();
+  const auto after = plugin.Memory(0).value();
+  const auto grown = [](uint64_t from, uint64_t to) { return static_cast<int64_t>(to - from); };
+  return absl::StrFormat(", \"steps\": %d, \"grown_bytes\": %d, \"grown_device_bytes\": %d", steps,
+                         grown(before.peak_allocated_bytes, after.peak_allocated_bytes),
+                         grown(before.reserved_bytes, after.peak_reserved_bytes));
+}
+
 // Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random
 // numbers of `dtype`. The figures as members of a JSON object: the executor, milliseconds (median
 // of ten after three), TFLOP/s of `forward_flops` and of both passes, the most device
 // memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls
-// of one shape. Throws where there is too little memory.
+// of one shape; and MemoryOfSteps, if there are any. Throws where there is too little memory.
 inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
                               const AttentionPattern& pattern, double forward_flops,
                               const worker::CudaPlugin& plugin,
-                              at::ScalarType dtype = at::kBFloat16) {
+                              at::ScalarType dtype = at::kBFloat16, int steps = 0) {
   const auto random = [&] {
     return at::empty({1, tokens, shape.heads, shape.dim},
                      at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(dtype))
@@ -70,14 +86,16 @@ inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
     return "";
   });
   const double forward_backward = kernels::Milliseconds(both);
+  const std::string memory = steps > 0 ? MemoryOfSteps(steps, plugin, both) : "";
   return absl::StrFormat(
       "\"by\": \"%s\", \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
       "\"forward_tflops\": %.1f, \"forward_backward_tflops\": %.1f, \"bytes_per_token\": %.0f, "
-      "\"lists_bytes\": %d",
+      "\"lists_bytes\": %d%s",
       DescribeExecutor(q, pattern, tokens), forward, forward_backward,
       forward_flops / forward / 1e9,
       (1 + kBackwardOverForward) * forward_flops / forward_backward / 1e9,
-      static_cast<double>(peak - inputs) / static_cast<double>(tokens), call.parts->bytes());
+      static_cast<double>(peak - inputs) / static_cast<double>(tokens), call.parts->bytes(),
+      memory);
 }
 
 }  // namespace ringmaster::attention
