@@ -1,7 +1,6 @@
 #include "coordinator/services/server.h"
 
 #include <cstdlib>
-#include <filesystem>
 #include <future>
 #include <random>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/absolute_path.h"
 #include "base/http/http_endpoint.h"
 #include "base/status_macros.h"
 #include "base/steady_now.h"
@@ -115,10 +115,9 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
   ASSIGN_OR_RETURN(const StoredState stored, store_->Load());
   CoreOptions core_options = options_.core;
   // Workers have working directories of their own.
-  core_options.shared_directory =
-      std::filesystem::absolute(options_.shared_directory.empty() ? store_->directory().File("jobs")
-                                                                  : options_.shared_directory)
-          .lexically_normal();
+  ASSIGN_OR_RETURN(core_options.shared_directory,
+                   AbsolutePath(options_.shared_directory.empty() ? store_->directory().File("jobs")
+                                                                  : options_.shared_directory));
   EventLoopOptions loop_options = {.now = options_.now ? options_.now : SteadyNow,
                                    .on_fatal = DieWithoutStore};
   std::random_device entropy;
