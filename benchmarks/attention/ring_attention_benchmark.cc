@@ -139,7 +139,8 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
       "\"backward_bytes\": %llu}\n",
       static_cast<long>(tokens), ranks, shape.heads, shape.dim, layouts->all[0].name.c_str(),
       slowest.forward, slowest.forward_backward, flops / slowest.forward / 1e9,
-      3.5 * flops / slowest.forward_backward / 1e9, static_cast<unsigned long long>(forward_bytes),
+      (1 + kBackwardOverForward) * flops / slowest.forward_backward / 1e9,
+      static_cast<unsigned long long>(forward_bytes),
       static_cast<unsigned long long>(backward_bytes));
   std::fflush(stdout);
 }

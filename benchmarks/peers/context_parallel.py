@@ -3,7 +3,7 @@
 
 TOKENS of the whole sequence, heads x head size 16 x 128, bf16. Runs each length on one GPU, by plain SDPA, and on --ranks,
 a process each, and prints a JSON line for each: milliseconds of the slowest rank forward, and forward and backward (median
-of ten after three), and the TFLOP/s of all ranks together.
+of ten after three), and the TFLOP/s of all ranks together. Ends with the first error: ranks wait for each other.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from measuring import attempt, describe_machine
+from measuring import describe_machine, emit
 
 HEADS, HEAD_DIM = 16, 128
 WARM_UPS, REPEATS = 3, 10
@@ -75,10 +75,9 @@ def run_rank(rank, ranks, port, lengths):
     for tokens in lengths:
         case = {'benchmark': 'context_parallel', 'peer': 'torch context_parallel' if ranks > 1 else 'torch SDPA',
                 'tokens': tokens, 'ranks': ranks, 'heads': HEADS, 'head_dim': HEAD_DIM}
+        figures = measure(tokens, ranks, mesh)
         if rank == 0:
-            attempt({**case, **describe_machine('cuda')}, lambda: measure(tokens, ranks, mesh))
-        else:
-            measure(tokens, ranks, mesh)
+            emit({**case, **describe_machine('cuda'), **figures})
     if ranks > 1:
         dist.destroy_process_group()
 
