@@ -201,8 +201,6 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
       Slopes(at);
       if constexpr (kWithQueries) {
         StoreRows(packed_, first_row, group_.lane, shared_.slopes[at]);
-      }
-      if constexpr (kWithQueries) {
         // Who is here has read the slopes before last, whose place the next ones take.
         SyncNamed(kSlopesBarrier, kConsumers * kWarpGroup);
         MultiplyTransposed<kTileKeys, kShare>(dq_, shared_.slopes[at], shared_.keys[slot],

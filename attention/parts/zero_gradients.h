@@ -17,7 +17,8 @@ struct ZeroGradients {
   std::vector<int64_t> keys;
 };
 
-// The time grows with the runs of all parts, not with their length, where few queries are alone.
+// REQUIRES: all parts, which PlacedParts drops where there are tiles. The time grows with the runs
+// of all parts, not with their length, where few queries are alone.
 ZeroGradients FindZeroGradients(const RankParts& rank, int heads, int kv_heads);
 
 }  // namespace ringmaster::attention
