@@ -56,11 +56,10 @@ struct Merged {
            const at::Tensor& found_lse) {
     const at::Tensor index = IndexOf(heads, out);
     const at::Tensor old_lse = lse.index_select(1, index);
-    const at::Tensor new_lse = at::logaddexp(old_lse, found_lse);
-    const auto share = [&](const at::Tensor& part) { return (part - new_lse).exp().unsqueeze(-1); };
-    out.index_copy_(1, index,
-                    out.index_select(1, index) * share(old_lse) + found * share(found_lse));
-    lse.index_copy_(1, index, new_lse);
+    // Shares that add up to one, which those from a rounded logarithm would not.
+    const at::Tensor share = (found_lse - old_lse).sigmoid().unsqueeze(-1);
+    out.index_copy_(1, index, out.index_select(1, index).lerp(found, share));
+    lse.index_copy_(1, index, at::logaddexp(old_lse, found_lse));
   }
 };
 

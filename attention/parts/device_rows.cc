@@ -37,14 +37,14 @@ void MergeOnDevice(const at::Tensor& out, const at::Tensor& lse, const at::Tenso
                    all_sums = merged_lse.view({merged_lse.size(0), -1});
   const at::Tensor part = lse.flatten(1, 2);
   const at::Tensor before = all_sums.index_select(1, index);
-  // Finite, because a part has at least one key for each of its queries.
-  const at::Tensor sums = at::logaddexp(before, part);
-  const at::Tensor keep = (before - sums).exp_().unsqueeze(-1);
-  const at::Tensor take = (part - sums).exp_().unsqueeze(-1);
-  const at::Tensor outs = all_outs.index_select(1, index).mul_(keep).add_(
-      out.flatten(1, 2).to(merged_out.scalar_type()).mul(take));
+  // The part's share of the weight, and what is left. A sum's logarithm is rounded by more than a
+  // share: shares made from it would not add up to one, and gradients are differences of what such
+  // sums are of. `part` is finite, because it has at least one key for each of its queries.
+  const at::Tensor take = (part - before).sigmoid_().unsqueeze(-1);
+  const at::Tensor outs =
+      all_outs.index_select(1, index).lerp_(out.flatten(1, 2).to(merged_out.scalar_type()), take);
   all_outs.index_copy_(1, index, outs);
-  all_sums.index_copy_(1, index, sums);
+  all_sums.index_copy_(1, index, at::logaddexp(before, part));
 }
 
 }  // namespace ringmaster::attention

@@ -68,14 +68,14 @@ DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::T
           causal, [&](int64_t group, int64_t groups, int64_t query, int64_t rows, int64_t visible) {
             const at::Tensor scores = Scores(Block(queries, group, groups, query, rows),
                                              Block(keys, group, groups, 0, visible), causal, scale);
-            const at::Tensor sums = scores.logsumexp(-1);
-            const at::Tensor p = scores.sub(sums.unsqueeze(-1)).exp_();
+            // Not from the rounded logarithm: what is multiplied with values adds up to one.
+            const at::Tensor p = scores.softmax(-1);
             if (dropout != nullptr) {
               p.mul_(dropout->Factors(group, groups, query, rows, visible, p.scalar_type()));
             }
             Block(out, group, groups, query, rows)
                 .copy_(at::bmm(p, Block(values, group, groups, 0, visible)));
-            Block(lse, group, groups, query, rows).copy_(sums);
+            Block(lse, group, groups, query, rows).copy_(scores.logsumexp(-1));
           });
   return {out.view(q.sizes()), lse.view({q.size(0), q.size(1), q.size(2)})};
 }

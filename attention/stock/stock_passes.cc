@@ -132,13 +132,13 @@ class ForwardPass {
     if (outs_.size() == 1) {
       return {outs_[0], sums_[0]};
     }
-    const at::Tensor lse = at::stack(sums_).logsumexp(0);
+    const at::Tensor sums = at::stack(sums_), weights = sums.softmax(0);
     at::Tensor out = at::zeros_like(outs_[0]);
     for (size_t i = 0; i < outs_.size(); ++i) {
-      const at::Tensor weight = at::where(sums_[i].isneginf(), 0.0, (sums_[i] - lse).exp());
+      const at::Tensor weight = at::where(sums_[i].isneginf(), 0.0, weights[i]);
       out.addcmul_(outs_[i], weight.unsqueeze(-1));
     }
-    return {out, lse};
+    return {out, sums.logsumexp(0)};
   }
 
   const Call& call_;
