@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/logaddexp.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/softmax.h>
@@ -21,6 +20,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "attention/parts/device_rows.h"
 #include "attention/plan/selection.h"
 
 namespace ringmaster::attention {
@@ -54,12 +54,9 @@ struct Merged {
   // heads].
   void Add(const std::vector<int64_t>& heads, const at::Tensor& found,
            const at::Tensor& found_lse) {
-    const at::Tensor index = IndexOf(heads, out);
-    const at::Tensor old_lse = lse.index_select(1, index);
-    // Shares that add up to one, which those from a rounded logarithm would not.
-    const at::Tensor share = (found_lse - old_lse).sigmoid().unsqueeze(-1);
-    out.index_copy_(1, index, out.index_select(1, index).lerp(found, share));
-    lse.index_copy_(1, index, at::logaddexp(old_lse, found_lse));
+    // Of one token.
+    MergeOnDevice(found.unsqueeze(1), found_lse.unsqueeze(1), IndexOf(heads, out), out.unsqueeze(1),
+                  lse.unsqueeze(1));
   }
 };
 

@@ -4,8 +4,8 @@
 
 #include "attention/parts/row_set.h"
 
-// rows.h out of stock tensor operations, for devices other than the CPU; index as
-// PlacedRows::index().
+// rows.h out of stock tensor operations, for devices other than the CPU, and for rows that have no
+// set; index as PlacedRows::index().
 namespace ringmaster::attention {
 
 at::Tensor RowIndex(const RowSet& set, int64_t heads, at::Device device);
