@@ -1,5 +1,6 @@
-// The kernels over lists of tiles for CPU tensors, one number at a time in fp64; what is stored is
-// rounded as the GPU's is. Linked into a test, they make the operator take its tiles.
+// The kernels over lists of tiles for CPU tensors, a tile and a span at a time, with sums in fp64;
+// what is stored, and what a tensor core would multiply, is rounded as the GPU's is. Linked into a
+// test, they make the operator take its tiles.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/isfinite.h>
@@ -9,7 +10,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -39,20 +39,29 @@ class Rows {
  public:
   // The first token of `own` is `begin`.
   Rows(const Tensor& own, at::IntArrayRef steps, const Tensor& pool = {}, int64_t begin = 0)
-      : own_(own.to(at::kDouble).contiguous()), steps_(steps.vec()), begin_(begin) {
-    if (pool.defined()) pool_ = pool.to(at::kDouble).contiguous();
+      : own_(own.to(at::kDouble)), steps_(steps.vec()), begin_(begin) {
+    if (pool.defined()) pool_ = pool.to(at::kDouble);
   }
 
-  int64_t size() const { return own_.size(3); }
-  int64_t Token(const TileRows& rows, int64_t i) const {
-    return IsPool(rows) ? rows.first + i : rows.residue + (rows.first + i) * steps_[rows.view];
+  // The token of a tile's first row.
+  int64_t First(const TileRows& rows) const {
+    return IsPool(rows) ? rows.first : rows.residue + rows.first * Step(rows);
   }
-  double* At(int64_t batch, const TileRows& rows, int64_t i) const {
+  int64_t Step(const TileRows& rows) const { return IsPool(rows) ? 1 : steps_[rows.view]; }
+  // [count, head_dim], where they lie.
+  Tensor At(int64_t batch, const TileRows& rows, int64_t count) const {
     const Tensor& x = IsPool(rows) ? pool_ : own_;
-    const int64_t token = Token(rows, i) - (IsPool(rows) ? 0 : begin_);
-    TORCH_CHECK(token >= 0 && token < x.size(1) && rows.head < x.size(2),
-                "a row beyond the tensor");
-    return x.data_ptr<double>() + ((batch * x.size(1) + token) * x.size(2) + rows.head) * size();
+    const int64_t first = First(rows) - (IsPool(rows) ? 0 : begin_);
+    const int64_t end = first + (count - 1) * Step(rows) + 1;
+    TORCH_CHECK(first >= 0 && end <= x.size(1) && rows.head < x.size(2), "a row beyond the tensor");
+    return x[batch].select(1, rows.head).slice(0, first, end, Step(rows));
+  }
+  // The same of one number a row, [batch, tokens, heads].
+  Tensor OfEach(const Tensor& numbers, int64_t batch, const TileRows& rows, int64_t count) const {
+    const int64_t first = First(rows);
+    return numbers[batch]
+        .select(1, rows.head)
+        .slice(0, first, first + (count - 1) * Step(rows) + 1, Step(rows));
   }
   void StoreTo(const Tensor& own, const Tensor& pool = {}) const {
     own.copy_(own_);
@@ -74,12 +83,14 @@ at::ArrayRef<T> List(const Tensor& list) {
   return {static_cast<const T*>(list.const_data_ptr()), list.numel() / sizeof(T)};
 }
 
-double Dot(const double* a, const double* b, int64_t size) {
-  return std::inner_product(a, a + size, b, 0.0);
+// As tensor cores want what they multiply.
+Tensor Rounded(const Tensor& x, const Tensor& like) {
+  return x.to(like.scalar_type()).to(at::kDouble);
 }
 
-void Add(double factor, const double* from, int64_t size, double* to) {
-  for (int64_t d = 0; d < size; ++d) to[d] += factor * from[d];
+// [queries, keys]: which of a span's keys each query of a tile does not see.
+Tensor Hidden(int64_t queries, int64_t keys, int64_t step, int64_t diagonal) {
+  return at::arange(keys).unsqueeze(0) > (at::arange(queries) * step + diagonal).unsqueeze(1);
 }
 
 template <typename F>
@@ -101,6 +112,25 @@ void StoreWhole(const Tensor& result, const Tensor& out, const Tensor& rest) {
   });
 }
 
+struct PartOfTile {
+  Tensor out, lse;
+};
+
+// The part of queries with these scores; those that see nothing get zeros and lse -inf.
+PartOfTile Attend(const Tensor& scores, const Tensor& values, const Tensor& like) {
+  const Tensor most = scores.amax(1, /*keepdim=*/true).nan_to_num(0, 0, 0);
+  const Tensor p = (scores - most).exp();
+  const Tensor sum = p.sum(1, /*keepdim=*/true);
+  return {Rounded(p, like).matmul(values) / sum.clamp_min(1e-300), (most + sum.log()).squeeze(1)};
+}
+
+// Rows of one place, of which those that saw nothing count nothing.
+PartOfTile Merge(const Tensor& outs, const Tensor& lses) {
+  const Tensor weights = lses.softmax(0).nan_to_num(0);
+  return {weights.unsqueeze(1).mul(outs).masked_fill(weights.unsqueeze(1) == 0, 0).sum(0),
+          lses.logsumexp(0)};
+}
+
 std::string WhyNotHost(const Tensor&) { return ""; }
 
 void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
@@ -112,41 +142,38 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   const auto begins = List<uint32_t>(merge_begin.view(at::kByte));
   for (const Tensor& x : {q, k, v, pool_k, pool_v}) CheckOperand(x);
   const Rows queries(q, steps), all_keys(k, steps, pool_k), values(v, steps, pool_v);
-  const Tensor exact = at::zeros({q.size(3)}, at::kDouble);
-  double* const numerator = exact.data_ptr<double>();
   for (int64_t batch = 0; batch < q.size(0); ++batch) {
     for (const Tile& tile : List<Tile>(tiles)) {
+      std::vector<Tensor> scores, seen;
+      for (const TileKeys& span :
+           List<TileKeys>(keys).slice(tile.keys_begin, tile.keys_end - tile.keys_begin)) {
+        const Tensor rows = queries.At(batch, tile.rows, tile.count);
+        scores.push_back(rows.matmul(all_keys.At(batch, span.rows, span.count).t())
+                             .mul(scale)
+                             .masked_fill(Hidden(tile.count, span.count, span.step, span.diagonal),
+                                          -std::numeric_limits<double>::infinity()));
+        seen.push_back(values.At(batch, span.rows, span.count));
+      }
+      const PartOfTile part = Attend(at::cat(scores, 1), at::cat(seen), q);
       for (int32_t j = 0; j < tile.count; ++j) {
-        exact.zero_();
-        double sum = 0;
-        for (const TileKeys& span :
-             List<TileKeys>(keys).slice(tile.keys_begin, tile.keys_end - tile.keys_begin)) {
-          for (int32_t i = 0; i < span.count && i <= span.step * j + span.diagonal; ++i) {
-            const double p =
-                std::exp(scale * Dot(queries.At(batch, tile.rows, j),
-                                     all_keys.At(batch, span.rows, i), queries.size()));
-            Add(p, values.At(batch, span.rows, i), values.size(), numerator);
-            sum += p;
-          }
-        }
         const uint32_t slot = places.empty() ? kernels::kWhole : places[tile.first_row + j];
-        const bool whole = slot == kernels::kWhole;
-        const int64_t token = queries.Token(tile.rows, j);
+        const int64_t token = queries.First(tile.rows) + j * queries.Step(tile.rows);
+        const auto at = [&](const Tensor& x) {
+          return x.numel() > 0 ? x[batch][token][tile.rows.head] : x;
+        };
+        if (slot != kernels::kWhole) {
+          part_outs[batch][slot].copy_(part.out[j]);
+          part_lses[batch][slot].copy_(part.lse[j]);
+          continue;
+        }
         const int64_t place = token * q.size(2) + tile.rows.head;
-        for (uint32_t i = begins.empty() ? 0 : begins[place];
-             i < (begins.empty() ? 0 : begins[place + 1]); ++i) {
-          const double weight = std::exp(part_lses[batch][i].item<double>());
-          if (weight > 0) exact.add_(part_outs[batch][i], weight);
-          sum += weight;
-        }
-        const Tensor result = exact / (sum > 0 ? sum : 1);
-        if (whole) {
-          StoreWhole(result, out[batch][token][tile.rows.head],
-                     rest.numel() > 0 ? rest[batch][token][tile.rows.head] : rest);
-        } else {
-          part_outs[batch][slot].copy_(result);
-        }
-        (whole ? lse[batch][token][tile.rows.head] : part_lses[batch][slot]) = std::log(sum);
+        const int64_t begin = begins.empty() ? 0 : begins[place];
+        const int64_t end = begins.empty() ? 0 : begins[place + 1];
+        const PartOfTile whole =
+            Merge(at::cat({part.out[j].unsqueeze(0), part_outs[batch].slice(0, begin, end)}),
+                  at::cat({part.lse[j].unsqueeze(0), part_lses[batch].slice(0, begin, end)}));
+        StoreWhole(whole.out, at(out), at(rest));
+        at(lse).copy_(whole.lse);
       }
     }
   }
@@ -159,18 +186,13 @@ void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
   for (int64_t batch = 0; batch < out.size(0); ++batch) {
     for (int64_t place = 0; place < places; ++place) {
       if (begins[place] == begins[place + 1]) continue;
-      const Tensor mixed = at::zeros({out.size(3)}, at::kDouble);
-      double sum = 0;
-      for (uint32_t i = begins[place]; i < begins[place + 1]; ++i) {
-        const double weight = std::exp(part_lses[batch][i].item<double>());
-        if (weight > 0) mixed.add_(part_outs[batch][i], weight);
-        sum += weight;
-      }
+      const PartOfTile whole = Merge(part_outs[batch].slice(0, begins[place], begins[place + 1]),
+                                     part_lses[batch].slice(0, begins[place], begins[place + 1]));
       const auto at = [&](const Tensor& x) {
         return x.numel() > 0 ? x.view({out.size(0), places, -1})[batch][place] : x;
       };
-      StoreWhole(mixed / (sum > 0 ? sum : 1), at(out), at(rest));
-      lse.view({out.size(0), places})[batch][place] = std::log(sum);
+      StoreWhole(whole.out, at(out), at(rest));
+      lse.view({out.size(0), places})[batch][place] = whole.lse;
     }
   }
 }
@@ -187,23 +209,27 @@ void RowDotsHost(const Tensor& a, const Tensor& b, const Tensor& rest, const Ten
   dots.copy_((a.to(at::kDouble) * whole.to(at::kDouble)).sum(-1));
 }
 
-// The products of one pair, FlashAttention-2, section 3.1.2.
+// P and dS of some queries and keys, FlashAttention-2, section 3.1.2.
 struct Pairs {
-  std::pair<double, double> Of(int64_t batch, const TileRows& query_rows, int64_t j,
-                               const TileRows& key_rows, int64_t i) const {
-    const int64_t token = queries.Token(query_rows, j);
-    const double lse = lses[batch][token][query_rows.head];
-    if (std::isinf(lse)) return {0, 0};
-    const double score =
-        Dot(queries.At(batch, query_rows, j), keys.At(batch, key_rows, i), queries.size());
-    const double dp =
-        Dot(douts.At(batch, query_rows, j), values.At(batch, key_rows, i), queries.size());
-    const double p = std::exp(scale * score - lse);
-    return {p, p * (dp - deltas[batch][token][query_rows.head]) * scale};
+  std::pair<Tensor, Tensor> Of(int64_t batch, const TileRows& query_rows, int64_t query_count,
+                               const TileRows& key_rows, int64_t key_count,
+                               const Tensor& hidden) const {
+    const auto products = [&](const Rows& a, const Rows& b) {
+      return a.At(batch, query_rows, query_count).matmul(b.At(batch, key_rows, key_count).t());
+    };
+    const auto numbers = [&](const Tensor& x) {
+      return queries.OfEach(x, batch, query_rows, query_count).to(at::kDouble).unsqueeze(1);
+    };
+    const Tensor lse = numbers(lses);
+    const Tensor p = (products(queries, keys) * scale - lse)
+                         .exp()
+                         .masked_fill(hidden.logical_or(lse.isinf()), 0);
+    const Tensor ds = p * (products(douts, values) - numbers(deltas));
+    return {Rounded(p, like), Rounded(ds.masked_fill(p == 0, 0), like) * scale};
   }
 
   Rows queries, keys, values, douts;
-  at::TensorAccessor<float, 3> lses, deltas;
+  Tensor lses, deltas, like;
   double scale;
 };
 
@@ -220,8 +246,9 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                     Rows(k, steps, pool_k),
                     Rows(v, steps, pool_v),
                     Rows(dout, steps),
-                    lse.accessor<float, 3>(),
-                    delta.accessor<float, 3>(),
+                    lse,
+                    delta,
+                    q,
                     scale};
   const bool finish = key_gradients == static_cast<int64_t>(kernels::KeyGradients::kFinish);
   const bool store = key_gradients == static_cast<int64_t>(kernels::KeyGradients::kStore);
@@ -229,38 +256,35 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   const Rows dks = finish ? Rows(finished_dk, steps, pool_dk) : Rows(dk, steps, pool_dk, begin);
   const Rows dvs = finish ? Rows(finished_dv, steps, pool_dv) : Rows(dv, steps, pool_dv, begin);
   const Rows dk_sums(dk, steps, {}, begin), dv_sums(dv, steps, {}, begin);
-  const int64_t size = q.size(3);
   for (int64_t batch = 0; batch < q.size(0); ++batch) {
     for (const Tile& tile : List<Tile>(tiles)) {
       for (const TileKeys& span :
            List<TileKeys>(keys).slice(tile.keys_begin, tile.keys_end - tile.keys_begin)) {
-        for (int32_t j = 0; j < tile.count; ++j) {
-          for (int32_t i = 0; i < span.count && i <= span.step * j + span.diagonal; ++i) {
-            Add(pairs.Of(batch, tile.rows, j, span.rows, i).second,
-                pairs.keys.At(batch, span.rows, i), size, dqs.At(batch, tile.rows, j));
-          }
-        }
+        const auto [p, ds] = pairs.Of(batch, tile.rows, tile.count, span.rows, span.count,
+                                      Hidden(tile.count, span.count, span.step, span.diagonal));
+        dqs.At(batch, tile.rows, tile.count)
+            .add_(ds.matmul(pairs.keys.At(batch, span.rows, span.count)));
       }
     }
     for (const KeyTile& tile : List<KeyTile>(key_tiles)) {
-      for (int32_t j = 0; (store || finish) && j < tile.count; ++j) {
-        std::fill_n(dks.At(batch, tile.rows, j), size, 0);
-        std::fill_n(dvs.At(batch, tile.rows, j), size, 0);
-        const int64_t place = dks.Token(tile.rows, j) * k.size(2) + tile.rows.head;
-        if (finish && summed.numel() > 0 && summed[place].item<int>() != 0) {
-          Add(1, dk_sums.At(batch, tile.rows, j), size, dks.At(batch, tile.rows, j));
-          Add(1, dv_sums.At(batch, tile.rows, j), size, dvs.At(batch, tile.rows, j));
-        }
+      const Tensor dk_rows = dks.At(batch, tile.rows, tile.count);
+      const Tensor dv_rows = dvs.At(batch, tile.rows, tile.count);
+      if (store || finish) {
+        dk_rows.zero_();
+        dv_rows.zero_();
+      }
+      for (int32_t j = 0; finish && summed.numel() > 0 && j < tile.count; ++j) {
+        const int64_t token = dks.First(tile.rows) + j * dks.Step(tile.rows);
+        if (summed[token * k.size(2) + tile.rows.head].item<int>() == 0) continue;
+        dk_rows[j].add_(dk_sums.At(batch, tile.rows, tile.count)[j]);
+        dv_rows[j].add_(dv_sums.At(batch, tile.rows, tile.count)[j]);
       }
       for (const TileKeys& span : List<TileKeys>(queries).slice(
                tile.queries_begin, tile.queries_end - tile.queries_begin)) {
-        for (int32_t i = 0; i < span.count; ++i) {
-          for (int32_t j = 0; j < tile.count && j <= i + span.diagonal; ++j) {
-            const auto [p, ds] = pairs.Of(batch, span.rows, i, tile.rows, j);
-            Add(ds, pairs.queries.At(batch, span.rows, i), size, dks.At(batch, tile.rows, j));
-            Add(p, pairs.douts.At(batch, span.rows, i), size, dvs.At(batch, tile.rows, j));
-          }
-        }
+        const auto [p, ds] = pairs.Of(batch, span.rows, span.count, tile.rows, tile.count,
+                                      Hidden(span.count, tile.count, 1, span.diagonal));
+        dk_rows.add_(ds.t().matmul(pairs.queries.At(batch, span.rows, span.count)));
+        dv_rows.add_(p.t().matmul(pairs.douts.At(batch, span.rows, span.count)));
       }
     }
   }
