@@ -153,21 +153,19 @@ struct Softmax {
 // subtracting near equal numbers, or without.
 enum class Cancellation { kTextbook, kAvoided };
 
-// The dense model, with `accumulate` for every sum and `rounded` for the outputs and for P before
-// it meets V, with `fused_backward` as fused kernels have it: the mean of a softmax's
-// gradients is made of the output that went downstream, and the gradients of the scores are rounded
-// before they meet Q and K.
+// The dense model, with `accumulate` for every sum, and `rounded` for the outputs and wherever
+// `rounding` says.
 class DenseModel {
  public:
   DenseModel(const AttentionPattern& pattern, const AttentionDropout& dropout,
              at::ScalarType accumulate, at::ScalarType rounded, Cancellation cancellation,
-             bool fused_backward)
+             Rounding rounding)
       : pattern_(pattern),
         dropout_(dropout),
         accumulate_(accumulate),
         rounded_(rounded),
         cancellation_(cancellation),
-        fused_backward_(fused_backward) {}
+        rounding_(rounding) {}
 
   ReferenceResult Run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       const at::Tensor& dout, const at::Tensor& log_gates) const {
@@ -186,11 +184,13 @@ class DenseModel {
           scores +
           log_gates.to(at::kCPU, accumulate_).index_select(1, gate_numbers).view(scores.sizes());
     }
-    const Softmax merged(scores, KeyCounts(pattern_, heads, tokens));
+    const at::Tensor counts = KeyCounts(pattern_, heads, tokens);
+    const Softmax merged(scores, counts);
     const at::Tensor factors =
         dropout_.on() ? Factors(dropout_, pattern_, heads, tokens).to(accumulate_) : at::Tensor();
-    const at::Tensor p = Dropped(merged.p, factors).to(rounded_).to(accumulate_);
-    const at::Tensor out = p.matmul(values);
+    const at::Tensor p = RoundedEach(Dropped(merged.p, factors), counts);
+    const at::Tensor out =
+        rounding_ == Rounding::kFusedBranches ? OutOfBranches(scores, values) : p.matmul(values);
 
     ReferenceResult result{.out = Rounded(out), .lse = merged.lse.transpose(1, 2).contiguous()};
     if (!dout.defined()) {
@@ -204,14 +204,14 @@ class DenseModel {
     const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern_);
     if (dilated != nullptr && dilated->mix_gradient == MixGradient::kDetached) {
       ds = DetachedScoreGradient(*dilated, scores, merged.lse, undropped);
-    } else if (fused_backward_) {
-      const at::Tensor downstream = out.to(rounded_).to(accumulate_);
-      ds = merged.p * (dp - (downstream * gradient).sum(-1, true));
-    } else {
+    } else if (rounding_ == Rounding::kProbabilities) {
       ds = ScoreGradient(merged.p, dp);
+    } else {
+      const at::Tensor saved = rounding_ == Rounding::kFused ? InPrecision(out) : out;
+      ds = merged.p * (dp - (saved * gradient).sum(-1, true));
     }
-    if (fused_backward_) {
-      ds = ds.to(rounded_).to(accumulate_);
+    if (rounding_ != Rounding::kProbabilities) {
+      ds = RoundedEach(ds, counts);
     }
     if (log_gates.defined()) {
       result.dlog_gates = at::zeros(log_gates.sizes(), ds.options());
@@ -235,6 +235,38 @@ class DenseModel {
   at::Tensor Rounded(const at::Tensor& x) const {
     return x.transpose(1, 2).to(rounded_).contiguous();
   }
+  at::Tensor InPrecision(const at::Tensor& x) const { return x.to(rounded_).to(accumulate_); }
+
+  // Numbers of pairs, of which one that is shown several times is the sum of as many.
+  at::Tensor RoundedEach(const at::Tensor& x, const at::Tensor& counts) const {
+    if (rounding_ != Rounding::kFusedBranches) {
+      return InPrecision(x);
+    }
+    const at::Tensor times = counts.clamp_min(1).to(accumulate_);
+    return InPrecision(x / times) * times;
+  }
+
+  // The output by a softmax for each branch, before its own rounding.
+  at::Tensor OutOfBranches(const at::Tensor& scores, const at::Tensor& values) const {
+    const int64_t heads = scores.size(1), tokens = scores.size(2);
+    std::vector<at::Tensor> outs, lses;
+    const auto add = [&](const at::Tensor& counts) {
+      const Softmax own(scores, counts);
+      const at::Tensor most = own.p.amax(-1, true).clamp_min(std::numeric_limits<float>::min());
+      outs.push_back(InPrecision(own.p / most).matmul(values) * most);
+      lses.push_back(own.lse.unsqueeze(-1));
+    };
+    if (const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern_)) {
+      for (const Branch& branch : dilated->branches) {
+        add(KeyCounts(*dilated, {&branch, 1}, heads, tokens));
+      }
+    } else {
+      add(KeyCounts(pattern_, heads, tokens));
+    }
+    const at::Tensor weights = at::stack(lses).softmax(0).nan_to_num(0);
+    return (weights * at::stack(outs)).sum(0);
+  }
+
   static at::Tensor SumGroup(const at::Tensor& x, int64_t group) {
     return x.unflatten(1, {x.size(1) / group, group}).sum(2);
   }
@@ -246,7 +278,7 @@ class DenseModel {
 
   // d loss / d scores of a softmax with weights p, given d loss / d weights.
   at::Tensor ScoreGradient(const at::Tensor& p, const at::Tensor& dp) const {
-    const at::Tensor mean = (p.to(rounded_).to(accumulate_) * dp).sum(-1, true);
+    const at::Tensor mean = (InPrecision(p) * dp).sum(-1, true);
     at::Tensor ds = p * (dp - mean);
     if (cancellation_ == Cancellation::kAvoided) {
       // They sum to zero, so that of the largest weight, where dp and the mean cancel, is known
@@ -280,7 +312,7 @@ class DenseModel {
   at::ScalarType accumulate_;
   at::ScalarType rounded_;
   Cancellation cancellation_;
-  bool fused_backward_;
+  Rounding rounding_;
 };
 
 }  // namespace
@@ -288,18 +320,19 @@ class DenseModel {
 ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& dout, const AttentionPattern& pattern,
                                    const at::Tensor& log_gates, const AttentionDropout& dropout) {
-  return DenseModel(pattern, dropout, at::kDouble, at::kDouble, Cancellation::kAvoided, false)
+  return DenseModel(pattern, dropout, at::kDouble, at::kDouble, Cancellation::kAvoided,
+                    Rounding::kProbabilities)
       .Run(q, k, v, dout, log_gates);
 }
 
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const AttentionPattern& pattern, bool fused_backward,
+                                       const AttentionPattern& pattern, Rounding rounding,
                                        const at::Tensor& log_gates,
                                        const AttentionDropout& dropout) {
   const at::ScalarType dtype = q.scalar_type();
   return DenseModel(pattern, dropout, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
-                    Cancellation::kTextbook, fused_backward)
+                    Cancellation::kTextbook, rounding)
       .Run(q, k, v, dout, log_gates);
 }
 

@@ -27,16 +27,28 @@ ReferenceResult ReferenceAttention(const at::Tensor& q, const at::Tensor& k, con
                                    const at::Tensor& log_gates = {},
                                    const AttentionDropout& dropout = {});
 
+// Where a model of the inputs' own precision rounds to it, beside each output.
+enum class Rounding {
+  // P before it meets V.
+  kProbabilities,
+  // As fused kernels do for one list of keys: the gradients of the scores as well, before they meet
+  // Q and K, and dout * out is taken of the output that went downstream.
+  kFused,
+  // As they do branch by branch: the probabilities of each branch as parts of its largest, whose
+  // outputs merge unrounded, and in the backward pass P and the gradients of the scores once for
+  // each time that a branch shows a key. Without dropout.
+  kFusedBranches,
+};
+
 // The error that the inputs' own precision makes unavoidable: the same dense model with fp32
-// accumulation, P rounded to the inputs' dtype before P V, and one rounding of each output to that
-// dtype (lse stays fp32). Where a softmax is all but one key's, its gradient is a small difference
-// of large numbers; this model leaves the rounding of its sums there, the oracle avoids it. Fused
-// backward kernels round twice more: they subtract dout * out of the output that went downstream,
-// and tensor cores want the gradients of the scores in the inputs' dtype. `fused_backward` for
-// them.
+// accumulation, rounded to the inputs' dtype as `rounding` says, and one rounding of each output to
+// that dtype (lse stays fp32). Where a softmax is all but one key's, its gradient is a small
+// difference of large numbers; this model leaves the rounding of its sums there, the oracle avoids
+// it.
 ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& dout,
-                                       const AttentionPattern& pattern, bool fused_backward = false,
+                                       const AttentionPattern& pattern,
+                                       Rounding rounding = Rounding::kProbabilities,
                                        const at::Tensor& log_gates = {},
                                        const AttentionDropout& dropout = {});
 

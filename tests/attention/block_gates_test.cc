@@ -62,9 +62,9 @@ TEST(BlockGatesPropertyTest, EqualTheDenseOracle) {
     const AttentionCase problem =
         RandomGatedCase(seed, {.max_tokens = 700, .head_dims = {5, 32, 64}});
     const ReferenceResult reference = Oracle(problem);
-    const ReferenceResult model =
-        SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout, problem.pattern(),
-                               /*fused_backward=*/g_flags.device.is_cuda(), problem.log_gates);
+    const ReferenceResult model = SamePrecisionReference(
+        problem.q, problem.k, problem.v, problem.dout, problem.pattern(),
+        g_flags.device.is_cuda() ? Rounding::kFused : Rounding::kProbabilities, problem.log_gates);
     const CaseErrors same = ErrorsOf(model, reference);
     const double same_gates = GateError(model.dlog_gates, reference.dlog_gates);
     for (const Path path : {Path::kAsCalled, Path::kLongSequence}) {

@@ -86,7 +86,7 @@ TEST(DropoutPropertyTest, EqualsTheDenseOracle) {
     const ReferenceResult reference = Oracle(problem);
     const CaseErrors same = ErrorsOf(
         SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout, problem.pattern(),
-                               /*fused_backward=*/false, problem.log_gates, problem.dropout),
+                               Rounding::kProbabilities, problem.log_gates, problem.dropout),
         reference);
     for (const Path path : {Path::kAsCalled, Path::kLongSequence}) {
       AttentionResult result = RunRanks(problem, path, g_flags.device);

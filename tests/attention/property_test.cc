@@ -81,10 +81,11 @@ void CheckCases(MakeCase make, int cases, const CaseLimits& limits) {
     SCOPED_TRACE("--seed=" + std::to_string(seed) + " --cases=1: " + problem.Describe());
     const ReferenceResult reference =
         ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
-    const CaseErrors same = ErrorsOf(
-        SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout, problem.pattern(),
-                               /*fused_backward=*/g_flags.device.is_cuda()),
-        reference);
+    const CaseErrors same =
+        ErrorsOf(SamePrecisionReference(
+                     problem.q, problem.k, problem.v, problem.dout, problem.pattern(),
+                     g_flags.device.is_cuda() ? Rounding::kFused : Rounding::kProbabilities),
+                 reference);
     tally.Check(problem, Path::kAsCalled, reference, same);
     if (problem.q.scalar_type() != at::kDouble && problem.map.tokens() <= kMaxShortTokens) {
       tally.Check(problem, Path::kLongSequence, reference, same);

@@ -96,7 +96,6 @@ AttentionCase Poisoned(AttentionCase problem, const ReferenceResult& reference) 
 
 void CheckCases(AttentionCase (*make)(uint64_t seed)) {
   CaseErrors worst = {};
-  int exceptions = 0;
   for (int i = 0; i < g_flags.cases && !testing::Test::HasFailure(); ++i) {
     const uint64_t seed = g_flags.seed + i;
     UseDeterministicAlgorithms(g_flags.device.is_cpu() || i % 2 == 1);
@@ -110,7 +109,7 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
         ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
     const CaseErrors same =
         ErrorsOf(SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
-                                        problem.pattern(), /*fused_backward=*/true),
+                                        problem.pattern(), Rounding::kFusedBranches),
                  reference);
     const AttentionResult result =
         i % 3 == 0 || problem.strategy == Strategy::kHeads
@@ -122,23 +121,17 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
     EXPECT_EQ(result.sent_bytes, planned.sent_bytes);
     EXPECT_EQ(result.sent_messages, planned.sent_messages);
     const CaseErrors errors = ErrorsOf(result, reference);
-    bool exception = false;
     for (size_t i = 0; i < errors.size(); ++i) {
-      // lse is fp32. Where queries see few keys, or one key has almost all of their weight,
-      // gradients are differences of what is almost equal, and which way the saved output was
-      // rounded decides the largest error, the model's as the kernels'.
-      const double limit = i == kLse ? 2e-5 : 2 * same[i];
-      EXPECT_LE(errors[i], i > kLse ? 2 * limit : limit) << kTensors[i];
-      exception |= errors[i] > limit;
+      // lse is fp32.
+      EXPECT_LE(errors[i], i == kLse ? 2e-5 : 2 * same[i]) << kTensors[i];
       worst[i] = std::max(worst[i], same[i] > 0 ? errors[i] / same[i] : 0);
     }
-    exceptions += exception ? 1 : 0;
   }
-  std::printf("seeds %llu.., %d exceptions of %d; times the dense model's error at most:",
-              static_cast<unsigned long long>(g_flags.seed), exceptions, g_flags.cases);
+  std::printf("seeds %llu..%llu, times the dense model's error at most:",
+              static_cast<unsigned long long>(g_flags.seed),
+              static_cast<unsigned long long>(g_flags.seed + g_flags.cases - 1));
   for (size_t i = 0; i < worst.size(); ++i) std::printf("  %s %.2f", kTensors[i], worst[i]);
   std::printf("\n");
-  EXPECT_LE(exceptions, 1 + g_flags.cases / 50);
 }
 
 TEST(TilePassesTest, EqualTheDenseOracle) { CheckCases(&TileCase); }

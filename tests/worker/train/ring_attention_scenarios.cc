@@ -89,8 +89,9 @@ bool CheckCase(const AttentionCase& problem, const AttentionResult& result, at::
   const attention::ReferenceResult reference = attention::ReferenceAttention(
       problem.q, problem.k, problem.v, problem.dout, problem.pattern());
   const CaseErrors same = ErrorsOf(
-      attention::SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
-                                        problem.pattern(), /*fused_backward=*/device.is_cuda()),
+      attention::SamePrecisionReference(
+          problem.q, problem.k, problem.v, problem.dout, problem.pattern(),
+          device.is_cuda() ? attention::Rounding::kFused : attention::Rounding::kProbabilities),
       reference);
   AttentionCase alone = problem;
   alone.map = attention::ShardMap::Contiguous(problem.map.tokens(), 1, 1);
