@@ -53,6 +53,7 @@ absl::StatusOr<BlockMask> BlockMask::Create(
   auto state = std::make_shared<State>();
   state->words.resize(shape.heads * WordsOfHead(shape));
   for (int64_t head = 0; head < shape.heads; ++head) {
+    int64_t& pairs = state->pairs.emplace_back(0);
     for (int64_t query = 0; query < shape.blocks(); ++query) {
       const auto words =
           absl::MakeSpan(state->words).subspan((head * shape.blocks() + query) * size, size);
@@ -60,6 +61,7 @@ absl::StatusOr<BlockMask> BlockMask::Create(
       fill(head, query, row);
       bool sees = false, sees_causally = false;
       ForEachBlock(words, shape.blocks(), [&](int64_t key) {
+        ++pairs;
         sees = true;
         sees_causally |= key <= query;
       });
@@ -98,10 +100,8 @@ absl::Span<const uint64_t> BlockMask::Row(int64_t head, int64_t query_block) con
 }
 
 int64_t BlockMask::Pairs() const {
-  const absl::Span<const uint64_t> all = words();
-  return std::accumulate(all.begin(), all.end(), int64_t{0}, [](int64_t sum, uint64_t word) {
-    return sum + __builtin_popcountll(word);
-  });
+  const auto first = state_->pairs.begin() + first_head_;
+  return std::accumulate(first, first + shape_.heads, int64_t{0});
 }
 
 double BlockMask::Density(bool causal) const {

@@ -84,6 +84,7 @@ class BlockMask {
   struct State {
     std::vector<uint64_t> words;  // [heads, blocks, words of a row]
     std::vector<size_t> hashes;   // of each head's
+    std::vector<int64_t> pairs;   // of each head
     bool every_query_sees = true;
     bool every_causal_query_sees = true;
   };

@@ -152,9 +152,9 @@ std::vector<int> SampleRanks(const AttentionPlan& plan, int most, double looks) 
     count = std::min<double>({count, static_cast<double>(most),
                               looks / (2.0 * ranks * Branches(plan.pattern()) * plan.heads())});
     if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&plan.pattern())) {
-      const double pairs = static_cast<double>(blocks->mask.Pairs()) /
-                           static_cast<double>(blocks->mask.shape().heads) * plan.heads();
-      count = std::min(count, kPairsOfLook * looks / (2 * std::max(pairs, 1.0)));
+      // The rows of all heads are passed by once.
+      const auto pairs = static_cast<double>(std::max<int64_t>(blocks->mask.Pairs(), 1));
+      count = std::min(count, kPairsOfLook * looks / (2 * pairs));
     }
   }
   const auto last = static_cast<int64_t>(count) - 1;

@@ -91,11 +91,8 @@ std::string WhyNot(const BlockSparseAttentionOptions& options) {
   return options.gated ? "the kernels know no gates" : "";
 }
 
-// Pairs are counted only where there may be as many.
 bool HasTooManyPairs(const BlockMask& mask, int64_t heads) {
-  const int64_t blocks = mask.shape().blocks();
-  return blocks > 0 && blocks > kMaxRows / blocks / heads &&
-         mask.Pairs() > kMaxRows / (heads / mask.shape().heads);
+  return mask.Pairs() > kMaxRows / (heads / mask.shape().heads);
 }
 
 }  // namespace

@@ -155,6 +155,25 @@ TEST(LayoutTest, PredictsTheBytesOfThePlan) {
   }
 }
 
+// A row for all heads costs what it says, but is passed by once, not once for each head: more ranks
+// are looked at.
+TEST(LayoutTest, PassesOnceByTheRowsOfAllHeads) {
+  const auto call = [](int64_t mask_heads) {
+    const auto fill = [](int64_t, int64_t query, BlockRow& row) { row.ShowRange(0, query + 1); };
+    const BlockMask mask = *BlockMask::Create({.heads = mask_heads, .tokens = 128 * 128}, fill);
+    return RingCall{BlockSparseAttentionOptions{.mask = mask}, 128 * 128, 8, 64, 8, kShape};
+  };
+  const RingCall one = call(1), each = call(64);
+  const Layouts layouts = *ChooseLayout(one), of_each = *ChooseLayout(each);
+  EXPECT_EQ(layouts.Explain(), of_each.Explain());
+  const auto ranks = [](const RingCall& call, const Layout& layout) {
+    return SampleRanks(*PlanOf(call, layout), 8, 1 << 15).size();
+  };
+  const Layout grouped = {ShardMap::Contiguous(128 * 128, 8, 1)};
+  EXPECT_EQ(ranks(one, grouped), 8u);
+  EXPECT_EQ(ranks(each, grouped), 1u);
+}
+
 TEST(LayoutTest, ChoosesTheSameForAnyBatchAndHeadDimension) {
   std::vector<RingCall> calls;
   for (const int64_t tokens : {4000, 40000, 400000}) {
