@@ -8,7 +8,7 @@ ExitCode ExitCodeFor(absl::StatusCode code) {
       return kExitOk;
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
-      return kExitUsage;
+      return kExitInvalid;
     case absl::StatusCode::kNotFound:
       return kExitNotFound;
     case absl::StatusCode::kUnavailable:

@@ -5,11 +5,12 @@
 namespace ringmaster {
 
 // How commands end that people and scripts run: ringctl's, and the worker's that ringctl becomes.
-// Documented in README.md. The daemons have codes of their own.
+// Documented in README.md. The daemons have codes of their own, docs/operations.md: kExitUsage is
+// the worker's, the 64 of <sysexits.h>. Here 2 is also what the coordinator refuses as invalid.
 enum ExitCode {
   kExitOk = 0,
   kExitJobFailed = 1,  // the command worked; the job it waited for failed or was cancelled
-  kExitUsage = 2,      // a flag, a job file or a field is wrong
+  kExitInvalid = 2,    // a flag, a job file or a field is wrong
   kExitNotFound = 3,
   kExitUnavailable = 4,  // no answer in time
   kExitConflict = 5,     // the state forbids it: exists already, not terminal, changed meanwhile

@@ -94,10 +94,10 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() != 0 && !verbs.empty() && !unknown.empty()) {
       std::cerr << "error: unknown command \"" << unknown.front() << "\""
                 << ringmaster::cli::DidYouMean(unknown.front(), verbs) << "; see ringctl --help\n";
-      return ringmaster::kExitUsage;
+      return ringmaster::kExitInvalid;
     }
     // 0: it printed --help or --version.
-    if (app.exit(error, std::cout, std::cerr) != 0) return ringmaster::kExitUsage;
+    if (app.exit(error, std::cout, std::cerr) != 0) return ringmaster::kExitInvalid;
   }
   // A full disk behind a redirection must not look like success.
   if (!std::cout.flush() && context.exit_code == ringmaster::kExitOk) {
