@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -19,7 +18,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "attention/reference_attention.h"
-#include "base/safetensors.h"
 #include "tests/testing/temporary_directory.h"
 #include "tests/testing/tensor_file.h"
 
@@ -55,21 +53,6 @@ class AttentionRunnerTest : public testing::Test {
   std::string WriteInput(const Tensors& tensors) const {
     WriteTensors(Path("in.safetensors"), tensors);
     return Path("in.safetensors");
-  }
-
-  Tensors ReadTensors(const std::string& path) const {
-    const auto file = safetensors::File::Open(path);
-    EXPECT_TRUE(file.ok()) << file.status();
-    Tensors tensors;
-    if (!file.ok()) return tensors;
-    for (const safetensors::Tensor& place : file->header().tensors) {
-      const at::ScalarType type = place.type == safetensors::Type::kF64    ? at::kDouble
-                                  : place.type == safetensors::Type::kBF16 ? at::kBFloat16
-                                                                           : at::kFloat;
-      tensors[place.name] = at::empty(place.shape, type);
-      std::memcpy(tensors[place.name].mutable_data_ptr(), file->Bytes(place).data(), place.bytes());
-    }
-    return tensors;
   }
 
   // The exit code; stderr goes to errors_.
