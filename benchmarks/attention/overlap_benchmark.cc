@@ -219,7 +219,11 @@ int Main(int argc, char** argv) {
                      read, &arguments.lengths)) {
     return 2;
   }
-  if (arguments.rank >= arguments.ranks) throw std::invalid_argument("no such rank");
+  if (arguments.rank >= arguments.ranks) {
+    std::fprintf(stderr, "--rank is %d; it must be below --ranks, which is %d\n", arguments.rank,
+                 arguments.ranks);
+    return 2;
+  }
   const worker::CudaPlugin& plugin = OpenPlugin();
   bool ran = true;
   for (const int64_t tokens : arguments.lengths) {
