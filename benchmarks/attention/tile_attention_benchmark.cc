@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/kernels/tile_attention.h"
+#include "attention/plan/plan.h"
 #include "benchmarks/attention/gpu_timer.h"
 #include "tests/attention/kernels/branch_lists.h"
 #include "tests/attention/kernels/device_array.h"
@@ -115,8 +116,9 @@ void Run(const Case& c) {
       "\"forward_ms\": %.3f, \"forward_tflops\": %.0f, \"backward_ms\": %.3f, \"backward_tflops\": "
       "%.0f, \"deterministic_backward_tflops\": %.0f}\n",
       c.dim, c.causal ? "true" : "false", static_cast<long>(c.segment), static_cast<long>(c.rate),
-      forward, c.Flops() / forward / 1e9, backward, 2.5 * c.Flops() / backward / 1e9,
-      2.5 * c.Flops() / deterministic / 1e9);
+      forward, c.Flops() / forward / 1e9, backward,
+      kBackwardOverForward * c.Flops() / backward / 1e9,
+      kBackwardOverForward * c.Flops() / deterministic / 1e9);
 }
 
 }  // namespace
