@@ -65,10 +65,7 @@ def measure(call, inputs, pairs, meter):
 
     both()
     peak = meter.peak_bytes(both)
-    forward_ms, repeats = meter.milliseconds(lambda: call.forward(q, k, v))
-    both_ms, both_repeats = meter.milliseconds(both)
-    return {'forward_ms': round(forward_ms, 3), 'forward_backward_ms': round(both_ms, 3), 'repeats': [repeats, both_repeats],
-            'forward_tflops': round(flops / forward_ms / 1e9, 1), 'forward_backward_tflops': round(3.5 * flops / both_ms / 1e9, 1),
+    return {**meter.speeds(flops, lambda: call.forward(q, k, v), both),
             'bytes_per_token': None if peak is None else round(peak / q.shape[0])}
 
 

@@ -20,10 +20,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from measuring import describe_machine, emit
+from measuring import REPEATS, WARM_UPS, describe_machine, emit, speeds
 
 HEADS, HEAD_DIM = 16, 128
-WARM_UPS, REPEATS = 3, 10
 BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
 
 
@@ -60,9 +59,7 @@ def measure(tokens, ranks, mesh):
             tensor.requires_grad_()
         both_ms = slowest_ms(lambda: torch.autograd.grad(attend(), (q, k, v), dout), ranks)
     flops = 4 * HEAD_DIM * HEADS * tokens**2 / 2
-    return {'forward_ms': round(forward_ms, 3), 'forward_backward_ms': round(both_ms, 3),
-            'forward_tflops': round(flops / forward_ms / 1e9, 1),
-            'forward_backward_tflops': round(3.5 * flops / both_ms / 1e9, 1), 'repeats': REPEATS}
+    return {**speeds(flops, forward_ms, both_ms), 'repeats': REPEATS}
 
 
 def run_rank(rank, ranks, port, lengths):

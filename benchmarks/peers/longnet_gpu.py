@@ -42,12 +42,7 @@ def measure(variant, tokens, heads, dim, branches, args):
     if variant.endswith('_graph'):
         # Neither the host's time nor allocations are in it; what it holds is not comparable.
         forward, both, peak = meter.captured(forward), meter.captured(both), None
-    forward_ms, repeats = meter.milliseconds(forward)
-    both_ms, both_repeats = meter.milliseconds(both)
-    return {'forward_ms': round(forward_ms, 3), 'forward_backward_ms': round(both_ms, 3),
-            'repeats': [repeats, both_repeats], 'forward_tflops': round(flops / forward_ms / 1e9, 1),
-            'forward_backward_tflops': round(3.5 * flops / both_ms / 1e9, 1),
-            'bytes_per_token': None if peak is None else round(peak / tokens)}
+    return {**meter.speeds(flops, forward, both), 'bytes_per_token': None if peak is None else round(peak / tokens)}
 
 
 def left_out(variant, tokens, args):

@@ -10,6 +10,15 @@ import torch
 WARM_UPS, REPEATS = 3, 10
 # A call that takes longer even when it is warm is warmed up by two calls and measured three times.
 SLOW_MS, SLOW_WARM_UPS, SLOW_REPEATS = 150, 2, 3
+# Products of the backward pass over those of the forward one: 5 and 2.
+BACKWARD_OVER_FORWARD = 2.5
+
+
+def speeds(flops, forward_ms, both_ms):
+    """Of passes of which the forward one does `flops`."""
+    return {'forward_ms': round(forward_ms, 3), 'forward_backward_ms': round(both_ms, 3),
+            'forward_tflops': round(flops / forward_ms / 1e9, 1),
+            'forward_backward_tflops': round((1 + BACKWARD_OVER_FORWARD) * flops / both_ms / 1e9, 1)}
 
 
 class Meter:
@@ -38,6 +47,12 @@ class Meter:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end)
+
+    def speeds(self, flops, forward, both):
+        """Those of two calls, and how many times each was made."""
+        forward_ms, repeats = self.milliseconds(forward)
+        both_ms, both_repeats = self.milliseconds(both)
+        return {**speeds(flops, forward_ms, both_ms), 'repeats': [repeats, both_repeats]}
 
     def peak_bytes(self, call):
         """The most memory allocated during the call beyond what is allocated before it; None without a GPU."""
