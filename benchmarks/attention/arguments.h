@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "attention/plan/options.h"
 
-// The command lines of the benchmarks that run on a GPU.
+// The command lines of the benchmarks of attention.
 namespace ringmaster::attention {
 
 struct HeadShape {

@@ -1,5 +1,5 @@
 // Times dilated attention on the CPU, forward and backward, and prints one JSON line a length:
-//   attention_benchmark [--threads=T] [--repeats=R] N...
+//   attention_benchmark [--threads=T] [--repeats=R] TOKENS...
 // benchmarks/attention/compare runs it beside the PyTorch restatement.
 #include <ATen/Parallel.h>
 #include <ATen/ops/randn.h>
@@ -8,17 +8,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "attention/dilated_attention.h"
+#include "benchmarks/attention/arguments.h"
 
+namespace ringmaster::attention {
 namespace {
-
-using ringmaster::attention::AttentionOutput;
-using ringmaster::attention::DilatedAttention;
-using ringmaster::attention::DilatedAttentionOptions;
 
 constexpr int64_t kHeads = 8, kHeadDim = 64;
 
@@ -68,25 +67,28 @@ void Measure(int64_t tokens, int repeats) {
   std::fflush(stdout);
 }
 
+int Main(int argc, char** argv) {
+  int threads = at::get_num_threads(), repeats = 5;
+  std::vector<int64_t> lengths;
+  const auto read = [&](absl::string_view argument) {
+    if (absl::ConsumePrefix(&argument, "--threads=")) {
+      return absl::SimpleAtoi(argument, &threads) && threads >= 1;
+    }
+    return absl::ConsumePrefix(&argument, "--repeats=") && absl::SimpleAtoi(argument, &repeats) &&
+           repeats >= 1;
+  };
+  if (!ReadArguments(argc, argv, "attention_benchmark [--threads=T] [--repeats=R] TOKENS...", read,
+                     &lengths)) {
+    return 2;
+  }
+  at::set_num_threads(threads);
+  for (const int64_t tokens : lengths) Measure(tokens, repeats);
+  return 0;
+}
+
 }  // namespace
+}  // namespace ringmaster::attention
 
 int main(int argc, char** argv) {
-  int repeats = 5;
-  std::vector<int64_t> lengths;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strncmp(argv[i], "--threads=", 10) == 0) {
-      at::set_num_threads(std::atoi(argv[i] + 10));
-    } else if (std::strncmp(argv[i], "--repeats=", 10) == 0) {
-      repeats = std::max(1, std::atoi(argv[i] + 10));
-    } else if (std::atoll(argv[i]) > 0) {
-      lengths.push_back(std::atoll(argv[i]));
-    } else {
-      std::fprintf(stderr, "usage: attention_benchmark [--threads=T] [--repeats=R] N...\n");
-      return 2;
-    }
-  }
-  for (const int64_t tokens : lengths) {
-    Measure(tokens, repeats);
-  }
-  return lengths.empty() ? 2 : 0;
+  return ringmaster::attention::RunMain(argc, argv, &ringmaster::attention::Main);
 }
