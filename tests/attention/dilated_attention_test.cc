@@ -8,16 +8,12 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <string>
-#include <thread>
 #include <utility>
 
-#include "attention/parts/rank_parts.h"
 #include "attention/plan/plan.h"
 #include "tests/attention/attention_case.h"
-#include "worker/comm/in_process_exchange.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -37,6 +33,16 @@ Inputs Randoms(int64_t batch, int64_t tokens, int64_t heads, int64_t kv_heads, i
   return {at::randn({batch, tokens, heads, size}).to(dtype),
           at::randn({batch, tokens, kv_heads, size}).to(dtype),
           at::randn({batch, tokens, kv_heads, size}).to(dtype)};
+}
+
+// Of one rank.
+AttentionCase CaseOf(const Inputs& x, const DilatedAttentionOptions& options) {
+  AttentionCase problem;
+  problem.q = x.q, problem.k = x.k, problem.v = x.v;
+  problem.dout = at::randn_like(x.q);
+  problem.options = options;
+  problem.map = ShardMap::Contiguous(x.q.size(1), 1, 1);
+  return problem;
 }
 
 AttentionOutput Attend(const Inputs& x, const DilatedAttentionOptions& options) {
@@ -129,11 +135,8 @@ TEST(DilatedAttentionTest, DocumentsAreSequencesOfTheirOwn) {
   const Documents documents = {0, 1, 18, 25, 61, 62};
   for (const MixGradient mix_gradient : {MixGradient::kExact, MixGradient::kDetached}) {
     for (const int ranks : {1, 3}) {
-      AttentionCase packed;
       const Inputs x = Randoms(2, 90, 4, 2, 8);
-      packed.q = x.q, packed.k = x.k, packed.v = x.v;
-      packed.dout = at::randn_like(x.q);
-      packed.options = SomeOptions();
+      AttentionCase packed = CaseOf(x, SomeOptions());
       packed.options.branches.push_back({20, 1});
       packed.options.mix_gradient = mix_gradient;
       AttentionCase one = packed;
@@ -172,31 +175,11 @@ TEST(DilatedAttentionTest, NothingLeaksIntoAnotherDocument) {
   EXPECT_TRUE(after.out.slice(1, 100, 170).isnan().all().item<bool>());
 }
 
-// Whatever the number of documents.
-TEST(RankPartsTest, DocumentsOfOneLengthAreOnePart) {
-  DilatedAttentionOptions options{.branches = {{64, 1}, {int64_t{1} << 40, 4}}};
-  for (int64_t start = 0; start < 4000; start += 16) options.documents.push_back(start);
-  const RankParts parts =
-      MakeRankParts(*AttentionPlan::Create(options, ShardMap::Contiguous(4000, 1, 1), 4, 2), 0);
-  ASSERT_EQ(parts.local.size(), 2u);
-  for (const Part& part : parts.local) {
-    EXPECT_EQ(part.queries.groups(), 250 * 4);
-    EXPECT_EQ(part.queries.rows_per_group, part.branch == 0 ? 16 : 4);
-  }
-  // Their first queries.
-  EXPECT_EQ(parts.alone.rows(), 250 * 4);
-}
-
 // Every segment, or document, has one token: nothing is left for q and k, not even rounding.
 TEST(DilatedAttentionTest, QueriesThatSeeOnlyThemselvesGiveTheirGradientToVAlone) {
   for (at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
     for (int ranks : {1, 3}) {
-      AttentionCase problem;
-      const Inputs x = Randoms(1, 300, 2, 2, 16, dtype);
-      problem.q = x.q;
-      problem.k = x.k;
-      problem.v = x.v;
-      problem.dout = at::randn_like(x.q);
+      AttentionCase problem = CaseOf(Randoms(1, 300, 2, 2, 16, dtype), {});
       problem.map = ShardMap::Contiguous(300, ranks, 1);
       Documents tokens(300);
       std::iota(tokens.begin(), tokens.end(), 0);
@@ -247,14 +230,7 @@ TEST(DilatedAttentionTest, GradientsAreThoseOfFiniteDifferences) {
 }
 
 TEST(DilatedAttentionTest, TheDetachedGradientDiffersInQAndKOnly) {
-  AttentionCase problem;
-  const Inputs x = Randoms(1, 40, 2, 2, 4);
-  problem.q = x.q;
-  problem.k = x.k;
-  problem.v = x.v;
-  problem.dout = at::randn_like(x.q);
-  problem.options = {.branches = {{8, 1}, {40, 2}}};
-  problem.map = ShardMap::Contiguous(40, 1, 1);
+  AttentionCase problem = CaseOf(Randoms(1, 40, 2, 2, 4), {.branches = {{8, 1}, {40, 2}}});
   const AttentionResult exact = RunRanks(problem);
   problem.options.mix_gradient = MixGradient::kDetached;
   const AttentionResult detached = RunRanks(problem);
@@ -265,13 +241,8 @@ TEST(DilatedAttentionTest, TheDetachedGradientDiffersInQAndKOnly) {
 
 TEST(DilatedAttentionTest, TheSameInputsGiveTheSameBits) {
   for (at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    AttentionCase problem;
-    const Inputs x = Randoms(1, 700, 4, 2, 16, dtype);
-    problem.q = x.q;
-    problem.k = x.k;
-    problem.v = x.v;
-    problem.dout = at::randn_like(x.q);
-    problem.options = {.branches = {{128, 1}, {512, 3}, {1000, 7}}};
+    AttentionCase problem =
+        CaseOf(Randoms(1, 700, 4, 2, 16, dtype), {.branches = {{128, 1}, {512, 3}, {1000, 7}}});
     for (int ranks : {1, 3}) {
       problem.map = ShardMap::Contiguous(700, ranks, 1);
       const AttentionResult first = RunRanks(problem);
@@ -291,14 +262,9 @@ TEST(DilatedAttentionTest, TheSameInputsGiveTheSameBits) {
 TEST(DilatedAttentionTest, SwappedHeadsHaveTheBitsOfOneRank) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
     for (const OffsetMode mode : {OffsetMode::kPaper, OffsetMode::kTorchscale}) {
-      AttentionCase problem;
-      const Inputs x = Randoms(2, 301, 6, 3, 16, dtype);
-      problem.q = x.q;
-      problem.k = x.k;
-      problem.v = x.v;
-      problem.dout = at::randn_like(x.q);
-      problem.options = {.branches = {{64, 1}, {250, 3}, {1000, 7}}, .offset_mode = mode};
-      problem.map = ShardMap::Contiguous(301, 1, 1);
+      AttentionCase problem =
+          CaseOf(Randoms(2, 301, 6, 3, 16, dtype),
+                 {.branches = {{64, 1}, {250, 3}, {1000, 7}}, .offset_mode = mode});
       const AttentionResult whole = RunRanks(problem);
       problem.strategy = Strategy::kHeads;
       for (const ShardMap& map : {ShardMap::Contiguous(301, 2, 1), ShardMap::Zigzag(301, 3, 1),
@@ -352,96 +318,6 @@ TEST(DilatedAttentionTest, ASecondDerivativeIsRefused) {
   EXPECT_THROW(torch::autograd::grad({output.out}, {q}, {at::ones_like(output.out)}, true,
                                      /*create_graph=*/true),
                c10::Error);
-}
-
-// The first `starts` groups go through; the next finds the peer gone.
-class FailingExchange final : public GroupedExchange {
- public:
-  FailingExchange(GroupedExchange& exchange, int starts) : exchange_(exchange), left_(starts) {}
-
-  int rank() const override { return exchange_.rank(); }
-  int size() const override { return exchange_.size(); }
-  absl::StatusOr<Ticket> Start(absl::Span<const SendBuffer> sends,
-                               absl::Span<const ReceiveBuffer> receives,
-                               StreamHandle producer) override {
-    if (--left_ < 0) return absl::UnavailableError("this rank dies");
-    return exchange_.Start(sends, receives, producer);
-  }
-  absl::Status Wait(Ticket ticket, StreamHandle consumer) override {
-    return exchange_.Wait(ticket, consumer);
-  }
-  void Abort(const std::string& reason) override { exchange_.Abort(reason); }
-  uint64_t sent_bytes() const override { return exchange_.sent_bytes(); }
-  bool failed() const { return left_ < 0; }
-
- private:
-  GroupedExchange& exchange_;
-  int left_;
-};
-
-// A pass swaps tokens for heads and back: a rank dies between the two, of forward and of backward.
-TEST(DilatedAttentionTest, APeerLostBetweenTheSwapsOfAPassSurfaces) {
-  for (const int starts : {1, 3, 4}) {  // Four are all there are.
-    auto ranks = worker::ConnectInProcess(2);
-    const auto pass = [](GroupedExchange& exchange) -> absl::Status {
-      try {
-        const at::Tensor q = at::randn({1, 4, 2, 2}).set_requires_grad(true);
-        const at::Tensor out =
-            DilatedAttention(q, q, q, {.branches = {{8, 1}}}, ShardMap::Contiguous(8, 2, 1),
-                             &exchange, {}, Strategy::kHeads)
-                .out;
-        torch::autograd::grad({out}, {q}, {at::ones_like(out)});
-      } catch (const ExchangeError& error) {
-        return error.status();
-      }
-      return absl::OkStatus();
-    };
-    bool failed = false;
-    std::thread peer([&] {
-      FailingExchange exchange(ranks[1]->world(), starts);
-      pass(exchange).IgnoreError();
-      failed = exchange.failed();
-      if (failed) ranks[1].reset();
-    });
-    const absl::Status status = pass(ranks[0]->world());
-    peer.join();
-    EXPECT_EQ(failed, starts < 4) << starts;
-    EXPECT_EQ(status.code(), starts < 4 ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk)
-        << starts << ": " << status;
-  }
-}
-
-// A rank dies between forward and backward: the other's backward must say so through the autograd
-// engine.
-TEST(DilatedAttentionTest, ALostPeerSurfacesFromForwardAndFromBackward) {
-  for (const auto& [in_forward, strategy] :
-       {std::pair(true, Strategy::kGrouped), std::pair(false, Strategy::kGrouped),
-        std::pair(true, Strategy::kHeads), std::pair(false, Strategy::kHeads)}) {
-    auto ranks = worker::ConnectInProcess(2);
-    const DilatedAttentionOptions options{.branches = {{8, 1}}};
-    const ShardMap map = ShardMap::Contiguous(8, 2, 1);
-    const auto local = [] { return at::randn({1, 4, 1, 2}).set_requires_grad(true); };
-    std::thread peer(
-        [&, fails = in_forward, how = strategy, peer_rank = std::move(ranks[1])]() mutable {
-          const at::Tensor q = local();
-          if (!fails) DilatedAttention(q, q, q, options, map, &peer_rank->world(), {}, how);
-          peer_rank.reset();
-        });
-    const at::Tensor q = local();
-    absl::Status status;
-    try {
-      if (in_forward) peer.join();
-      const at::Tensor out =
-          DilatedAttention(q, q, q, options, map, &ranks[0]->world(), {}, strategy).out;
-      if (!in_forward) peer.join();
-      // Rank 0 owes nothing forward and waits for gradients of what it sent.
-      torch::autograd::grad({out}, {q}, {at::ones_like(out)});
-    } catch (const ExchangeError& error) {
-      status = error.status();
-    }
-    if (peer.joinable()) peer.join();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  }
 }
 
 }  // namespace

@@ -9,7 +9,9 @@
 
 #include "attention/parts/device_rows.h"
 #include "attention/parts/placed_parts.h"
+#include "attention/parts/rank_parts.h"
 #include "attention/parts/rows.h"
+#include "attention/plan/plan.h"
 #include "attention/reference_attention.h"
 #include "attention/stock/dense_attention.h"
 
@@ -126,6 +128,21 @@ TEST(RowsTest, MergingEqualsTensorOperationsAndSurvivesWideGaps) {
     EXPECT_FALSE(out.isnan().any().item<bool>());
   }
   EXPECT_EQ(lse.isneginf().sum().item<int64_t>(), 2 * (90 - 10));
+}
+
+// Whatever the number of documents, each a sequence of its own.
+TEST(RankPartsTest, DocumentsOfOneLengthAreOnePart) {
+  DilatedAttentionOptions options{.branches = {{64, 1}, {int64_t{1} << 40, 4}}};
+  for (int64_t start = 0; start < 4000; start += 16) options.documents.push_back(start);
+  const RankParts parts =
+      MakeRankParts(*AttentionPlan::Create(options, ShardMap::Contiguous(4000, 1, 1), 4, 2), 0);
+  ASSERT_EQ(parts.local.size(), 2u);
+  for (const Part& part : parts.local) {
+    EXPECT_EQ(part.queries.groups(), 250 * 4);
+    EXPECT_EQ(part.queries.rows_per_group, part.branch == 0 ? 16 : 4);
+  }
+  // Their first queries.
+  EXPECT_EQ(parts.alone.rows(), 250 * 4);
 }
 
 TEST(FindPartsTest, TheSamePatternIsMadeOnce) {
