@@ -94,12 +94,20 @@ absl::StatusOr<TrainingJob> Get(Client& client, const std::string& name) {
   return job;
 }
 
-absl::StatusOr<int> List(Client& client, CommandContext& context,
-                         const std::vector<std::string>& states, bool all_projects) {
+struct ListOptions {
+  std::vector<std::string> states;
+  std::string filter;
+  std::string order_by;
+  bool all_projects = false;
+};
+
+absl::StatusOr<int> List(Client& client, CommandContext& context, const ListOptions& options) {
   v1::ListTrainingJobsRequest request;
-  request.set_parent(all_projects ? "projects/-" : client.Parent());
+  request.set_parent(options.all_projects ? "projects/-" : client.Parent());
   request.set_page_size(1000);
-  for (const std::string& state : states) {
+  request.set_filter(options.filter);
+  request.set_order_by(options.order_by);
+  for (const std::string& state : options.states) {
     TrainingJobStatus::State value;
     if (!TrainingJobStatus::State_Parse(absl::AsciiStrToUpper(state), &value)) {
       return absl::InvalidArgumentError(
@@ -262,13 +270,16 @@ void AddOneJob(CLI::App& app, CommandContext& context, const std::string& verb,
 }
 
 void AddList(CLI::App& app, CommandContext& context) {
-  auto states = std::make_shared<std::vector<std::string>>();
-  auto all_projects = std::make_shared<bool>(false);
+  auto options = std::make_shared<ListOptions>();
   CLI::App* command = app.add_subcommand("list", "List jobs, newest first");
-  command->add_option("--state", *states, "Only these states")->delimiter(',');
-  command->add_flag("--all-projects", *all_projects, "Of every project");
-  command->callback([&context, states, all_projects] {
-    context.Run([&](Client& client) { return List(client, context, *states, *all_projects); });
+  command->add_option("--state", options->states, "Only these states")->delimiter(',');
+  command->add_option("--filter", options->filter,
+                      "Only jobs that match: 'labels.team = vision AND steps > 100'");
+  command->add_option("--order-by", options->order_by,
+                      "Fields separated by commas, 'update_time desc'");
+  command->add_flag("--all-projects", options->all_projects, "Of every project");
+  command->callback([&context, options] {
+    context.Run([&](Client& client) { return List(client, context, *options); });
   });
 }
 

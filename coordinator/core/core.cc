@@ -7,6 +7,7 @@
 #include "coordinator/core/blame.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/generation.h"
+#include "coordinator/core/job_list.h"
 #include "coordinator/core/jobs.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"

@@ -73,22 +73,6 @@ void RememberRequest(State& state, const std::string& request_id, const char* me
   state.timers.Set(TimerKind::kForgetRequest, request_id, state.now + state.options.request_id_ttl);
 }
 
-std::string PageKey(const Job& job) {
-  const auto [nanos, uid] = job.age_key();
-  return absl::StrCat(nanos, "/", uid);
-}
-
-// The map's position from which the page goes on towards older jobs.
-JobsByAge::reverse_iterator PageStart(State& state, const std::string& after) {
-  int64_t nanos = 0;
-  const size_t slash = after.find('/');
-  if (slash == std::string::npos || !absl::SimpleAtoi(after.substr(0, slash), &nanos)) {
-    return state.jobs_by_age.rbegin();
-  }
-  return JobsByAge::reverse_iterator(
-      state.jobs_by_age.lower_bound({nanos, after.substr(slash + 1)}));
-}
-
 }  // namespace
 
 absl::StatusOr<v1::TrainingJob> CreateJob(
@@ -139,43 +123,6 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
 absl::StatusOr<v1::TrainingJob> GetJob(State& state, const v1::GetTrainingJobRequest& request) {
   ASSIGN_OR_RETURN(const Job* job, Find(state, request.name()));
   return job->record.job();
-}
-
-absl::StatusOr<v1::ListTrainingJobsResponse> ListJobs(State& state,
-                                                      const v1::ListTrainingJobsRequest& request) {
-  ASSIGN_OR_RETURN(const std::string project, ParseParent("parent", request.parent(), true));
-  ASSIGN_OR_RETURN(const int size, PageSize(request.page_size()));
-  for (const int wanted : request.states()) {
-    if (!v1::TrainingJobStatus::State_IsValid(wanted) ||
-        wanted == v1::TrainingJobStatus::STATE_UNSPECIFIED) {
-      return InvalidField("states", absl::StrCat("holds the unknown state ", wanted));
-    }
-  }
-  v1::ListTrainingJobsRequest bound = request;
-  bound.clear_page_size();
-  bound.clear_page_token();
-  ASSIGN_OR_RETURN(const std::string after, ParsePageToken(bound, request.page_token()));
-  const std::string prefix = absl::StrCat("projects/", project, "/");
-  v1::ListTrainingJobsResponse response;
-  const Job* last = nullptr;
-  size_t bytes = 0;
-  for (auto it = PageStart(state, after); it != state.jobs_by_age.rend(); ++it) {
-    const Job& job = *it->second;
-    const auto& states = request.states();
-    if ((project != "-" && job.name().rfind(prefix, 0) != 0) ||
-        (!states.empty() &&
-         std::find(states.begin(), states.end(), job.status().state()) == states.end())) {
-      continue;
-    }
-    if (response.training_jobs_size() == size || bytes >= kPageBytes) {
-      response.set_next_page_token(MakePageToken(bound, PageKey(*last)));
-      break;
-    }
-    *response.add_training_jobs() = job.record.job();
-    bytes += job.record.job().ByteSizeLong();
-    last = &job;
-  }
-  return response;
 }
 
 absl::StatusOr<v1::TrainingJob> CancelJob(State& state,

@@ -12,8 +12,6 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
     State& state, const v1::CreateTrainingJobRequest& request,
     const std::optional<absl::StatusOr<ManifestFile>>& manifest);
 absl::StatusOr<v1::TrainingJob> GetJob(State& state, const v1::GetTrainingJobRequest& request);
-absl::StatusOr<v1::ListTrainingJobsResponse> ListJobs(State& state,
-                                                      const v1::ListTrainingJobsRequest& request);
 absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
                                           const v1::CancelTrainingJobRequest& request);
 absl::StatusOr<google::protobuf::Empty> DeleteJob(State& state,

@@ -63,6 +63,15 @@ class RingctlTest(harness.ClusterTest):
         self.assertIn('cancelled', err)
         self.assertEqual(waiting.returncode, 1)
 
+    def test_list_finds_jobs(self):
+        for name in 'found-b', 'found-a', 'lost':
+            self.cluster.ringctl('submit', self.job_file(), '--set', f'name={name}', '--set', 'labels.team=vision')
+        words = self.cluster.ringctl('list', '-o', 'name', '--order-by', 'name', '--filter',
+                                     'state = queued AND labels.team = vision AND name = */found-*').split()
+        self.assertEqual([word.rpartition('/')[2] for word in words], ['found-a', 'found-b'])
+        self.expect(2, "filter: at character 1: a job has no field 'stat'", 'list', '--filter', 'stat = QUEUED')
+        self.expect(2, "order_by: 'name up' is not", 'list', '--order-by', 'name up')
+
     def test_describe_has_the_formats_of_get(self):
         self.cluster.ringctl('submit', self.job_file(), '--set', 'name=described')
         self.assertIn('Waiting:', self.cluster.ringctl('describe', 'described'))

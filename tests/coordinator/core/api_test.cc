@@ -12,38 +12,6 @@ namespace {
 
 using Code = absl::StatusCode;
 
-TEST(ListTest, PagesThroughAllJobsNewestFirst) {
-  CoreDriver d;
-  for (int i = 0; i < 7; ++i) d.Create(absl::StrCat("job-", i));
-  v1::ListTrainingJobsRequest request;
-  request.set_page_size(3);
-  std::vector<std::string> seen;
-  int pages = 0;
-  do {
-    const auto page = d.Call<v1::ListTrainingJobsResponse>(request);
-    ASSERT_TRUE(page.ok()) << page.status();
-    for (const auto& job : page->training_jobs()) seen.push_back(job.name());
-    request.set_page_token(page->next_page_token());
-    ++pages;
-    // A job that comes meanwhile does not move the pages.
-    d.Advance(absl::Milliseconds(250));
-    d.Create(absl::StrCat("late-", pages));
-  } while (!request.page_token().empty());
-  EXPECT_EQ(pages, 3);
-  EXPECT_EQ(seen.size(), 7);
-  EXPECT_EQ(std::set<std::string>(seen.begin(), seen.end()).size(), 7);
-
-  request.set_page_token("nonsense");
-  EXPECT_EQ(d.Call<v1::ListTrainingJobsResponse>(request).status().code(), Code::kInvalidArgument);
-  request.clear_page_token();
-  request.set_page_token(d.Call<v1::ListTrainingJobsResponse>(request)->next_page_token());
-  request.add_states(v1::TrainingJobStatus::QUEUED);
-  const auto other = d.Call<v1::ListTrainingJobsResponse>(request);
-  EXPECT_EQ(Details(other.status()).fields[0].field, "page_token");
-  request.set_page_size(-1);
-  EXPECT_EQ(d.Call<v1::ListTrainingJobsResponse>(request).status().code(), Code::kInvalidArgument);
-}
-
 TEST(SnapshotTest, DoesNotCopyALongQueue) {
   CoreDriver d;
   for (int i = 0; i < 120; ++i) d.Create(absl::StrCat("job-", i));
