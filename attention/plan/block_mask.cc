@@ -16,6 +16,21 @@ constexpr int64_t kMaxWords = int64_t{1} << 31;  // 16 GiB
 int64_t WordsOfRow(const BlockMaskShape& shape) { return (shape.blocks() + 63) / 64; }
 int64_t WordsOfHead(const BlockMaskShape& shape) { return shape.blocks() * WordsOfRow(shape); }
 
+// The bits of `word` that are blocks [begin, end).
+uint64_t BitsOf(int64_t word, int64_t begin, int64_t end) {
+  const uint64_t from = begin > word * 64 ? ~uint64_t{0} << (begin - word * 64) : ~uint64_t{0};
+  return end - word * 64 < 64 ? from & ~(~uint64_t{0} << (end - word * 64)) : from;
+}
+
+// How many blocks of [0, end) a row shows.
+int64_t Count(absl::Span<const uint64_t> words, int64_t end) {
+  int64_t count = 0;
+  for (int64_t word = 0; word * 64 < end; ++word) {
+    count += __builtin_popcountll(words[word] & BitsOf(word, 0, end));
+  }
+  return count;
+}
+
 }  // namespace
 
 absl::Status BlockMaskShape::Validate() const {
@@ -42,7 +57,9 @@ absl::Status BlockMaskShape::Validate() const {
 }
 
 void BlockRow::ShowRange(int64_t begin, int64_t end) {
-  for (int64_t block = begin; block < end; ++block) Show(block);
+  for (int64_t word = begin / 64; word * 64 < end; ++word) {
+    words_[word] |= BitsOf(word, begin, end);
+  }
 }
 
 absl::StatusOr<BlockMask> BlockMask::Create(
@@ -59,14 +76,10 @@ absl::StatusOr<BlockMask> BlockMask::Create(
           absl::MakeSpan(state->words).subspan((head * shape.blocks() + query) * size, size);
       BlockRow row(words);
       fill(head, query, row);
-      bool sees = false, sees_causally = false;
-      ForEachBlock(words, shape.blocks(), [&](int64_t key) {
-        ++pairs;
-        sees = true;
-        sees_causally |= key <= query;
-      });
-      state->every_query_sees &= sees;
-      state->every_causal_query_sees &= sees_causally;
+      const int64_t shown = Count(words, shape.blocks());
+      pairs += shown;
+      state->every_query_sees &= shown > 0;
+      state->every_causal_query_sees &= Count(words, query + 1) > 0;
     }
     state->hashes.push_back(absl::HashOf(
         absl::MakeConstSpan(state->words).subspan(head * WordsOfHead(shape), WordsOfHead(shape))));
@@ -107,15 +120,18 @@ int64_t BlockMask::Pairs() const {
 double BlockMask::Density(bool causal) const {
   const auto tokens = static_cast<double>(shape().tokens);
   if (tokens == 0) return 0;
+  const int64_t last = shape().blocks() - 1;
+  const auto lacking = static_cast<double>((last + 1) * shape().block_size - shape().tokens);
+  const auto size = static_cast<double>(shape().block_size);
   double pairs = 0;
   for (int64_t head = 0; head < shape().heads; ++head) {
-    for (int64_t query = 0; query < shape().blocks(); ++query) {
+    for (int64_t query = 0; query <= last; ++query) {
       const auto queries = static_cast<double>(BlockBegin(query + 1) - BlockBegin(query));
-      ForEachBlock(Row(head, query), causal ? query + 1 : shape().blocks(), [&](int64_t key) {
-        pairs += causal && key == query
-                     ? queries * (queries + 1) / 2
-                     : queries * static_cast<double>(BlockBegin(key + 1) - BlockBegin(key));
-      });
+      // Causal, all keys but those of the own block, of which a query sees half, and itself.
+      const auto keys = static_cast<double>(Count(Row(head, query), causal ? query : last + 1));
+      pairs += queries * size * keys;
+      if (!causal && visible(head, query, last)) pairs -= queries * lacking;
+      if (causal && visible(head, query, query)) pairs += queries * (queries + 1) / 2;
     }
   }
   const double all = causal ? tokens * (tokens + 1) / 2 : tokens * tokens;

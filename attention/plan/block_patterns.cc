@@ -264,6 +264,14 @@ absl::StatusOr<BlockMask> MakeBlockMask(const BlockPattern& pattern, const Shard
              : Sized(pattern, map.tokens()).Closest();
 }
 
+absl::StatusOr<BlockMask> MakeBlockMask(const BlockPattern& pattern, int64_t tokens) {
+  if (pattern.kind == Kind::kHierarchical) {
+    return absl::InvalidArgumentError(
+        "kind of the block pattern is hierarchical; its mask follows from who holds which tokens");
+  }
+  return MakeBlockMask(pattern, ShardMap::Contiguous(tokens, 1, 1), 1);
+}
+
 absl::StatusOr<BlockPattern> FindBlockPattern(std::string_view name) {
   const auto* const found = std::find_if(std::begin(kNamed), std::end(kNamed),
                                          [&](const auto& named) { return named.name == name; });

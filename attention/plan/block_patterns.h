@@ -45,6 +45,10 @@ struct BlockPattern {
 absl::StatusOr<BlockMask> MakeBlockMask(const BlockPattern& pattern, const ShardMap& map,
                                         int ranks_per_node);
 
+// The same of the kinds that do not look at who holds which tokens; InvalidArgument of
+// kHierarchical too.
+absl::StatusOr<BlockMask> MakeBlockMask(const BlockPattern& pattern, int64_t tokens);
+
 // Patterns by name: local_window_25 has a density of 25 %. InvalidArgument with all names for
 // another.
 absl::StatusOr<BlockPattern> FindBlockPattern(std::string_view name);

@@ -187,6 +187,9 @@ TEST(BlockPatternsTest, RefusesWhatIsNoPatternAndNamesTheField) {
   EXPECT_EQ(message({.block_size = 100}).find("block_size"), 0u);
   EXPECT_EQ(message({.heads = 0}).find("heads"), 0u);
   EXPECT_EQ(message({}, 0).find("ranks_per_node"), 0u);
+  EXPECT_EQ(MakeBlockMask({.kind = Kind::kHierarchical}, 1000).status().message().find("kind"), 0u);
+  EXPECT_EQ(*MakeBlockMask({.kind = Kind::kRandom}, 1000),
+            *MakeBlockMask({.kind = Kind::kRandom}, map, 1));
 }
 
 }  // namespace
