@@ -30,6 +30,9 @@ Generator::Generator(const LongNet& model, absl::Span<const at::Tensor> paramete
       options_(parameters_[0].options()),
       max_tokens_(max_tokens) {
   const LongNetConfig& config = model_.config();
+  TORCH_CHECK_VALUE(!config.blocks.has_value(),
+                    "models of block-sparse attention cannot generate: there is no cache of keys "
+                    "and values for their masks");
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     caches_.emplace_back(config.attention, /*batch=*/1, config.kv_heads, config.head_dim(),
                          max_tokens, options_);

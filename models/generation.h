@@ -13,7 +13,8 @@ namespace ringmaster::models {
 
 // Generates one sequence token by token, by attention over a cache (attention/decode_attention.h)
 // of keys and values as far back as the longest segment reaches. Gives the logits that
-// LongNet::Logits of the whole sequence would.
+// LongNet::Logits of the whole sequence would. Of models with branches: a mask is that of one
+// length of sequence, and there is no cache for it.
 //
 // Functions throw as LongNet's. One that fails when caches have grown already makes the generator
 // useless: later ones throw c10::Error (ValueError). Not thread-safe.

@@ -6,12 +6,17 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <mutex>
+#include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
+#include "attention/block_sparse_attention.h"
 #include "attention/dilated_attention.h"
 #include "base/status_macros.h"
 #include "models/block.h"
@@ -57,11 +62,42 @@ void Reach(const LongNet::PassOptions& options, Phase phase, int64_t layer) {
   }
 }
 
+at::Tensor Attend(const QueryKeyValue& qkv, const SequenceShard& shard) {
+  if (const auto* branches = std::get_if<attention::DilatedAttentionOptions>(&shard.pattern)) {
+    return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, *branches, shard.map,
+                                       shard.exchange, {}, shard.strategy)
+        .out;
+  }
+  return attention::BlockSparseAttention(
+             qkv.query, qkv.key, qkv.value,
+             std::get<attention::BlockSparseAttentionOptions>(shard.pattern), shard.map,
+             shard.exchange, {}, {}, shard.strategy)
+      .out;
+}
+
 }  // namespace
+
+struct LongNet::LastPattern {
+  std::mutex mutex;
+  int64_t tokens = 0;
+  std::optional<attention::AttentionPattern> pattern;
+};
+
+LongNet::LongNet(LongNetConfig config)
+    : config_(std::move(config)), last_pattern_(std::make_shared<LastPattern>()) {}
 
 absl::StatusOr<LongNet> LongNet::Create(LongNetConfig config) {
   RETURN_IF_ERROR(config.Validate());
   return LongNet(std::move(config));
+}
+
+absl::StatusOr<attention::AttentionPattern> LongNet::Pattern(int64_t tokens) const {
+  const std::lock_guard lock(last_pattern_->mutex);
+  if (!last_pattern_->pattern.has_value() || last_pattern_->tokens != tokens) {
+    ASSIGN_OR_RETURN(last_pattern_->pattern, config_.Pattern(tokens));
+    last_pattern_->tokens = tokens;
+  }
+  return *last_pattern_->pattern;
 }
 
 SequenceShard LongNet::Place(attention::ShardMap map, int rank,
@@ -69,9 +105,15 @@ SequenceShard LongNet::Place(attention::ShardMap map, int rank,
                              attention::Strategy strategy) const {
   const std::vector<int64_t> positions = map.Positions(rank);
   RotaryTables rotary = MakeRotaryTables(config_, positions, options);
-  return {std::move(map),    rank,
-          exchange,          strategy,
-          std::move(rotary), at::tensor(positions, options.dtype(at::kLong))};
+  absl::StatusOr<attention::AttentionPattern> pattern = Pattern(map.tokens());
+  TORCH_CHECK_VALUE(pattern.ok(), pattern.status().message());
+  return {std::move(map),
+          *std::move(pattern),
+          rank,
+          exchange,
+          strategy,
+          std::move(rotary),
+          at::tensor(positions, options.dtype(at::kLong))};
 }
 
 absl::Span<const at::Tensor> LongNet::Block(absl::Span<const at::Tensor> parameters,
@@ -87,12 +129,7 @@ int64_t LongNet::Output() const { return config_.tied_embeddings ? 0 : FinalNorm
 at::Tensor LongNet::RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
                              const at::Tensor& x, const Dropout& dropout, int64_t layer) const {
   return DecoderBlock(
-      config_, block, shard.rotary, x,
-      [&](const QueryKeyValue& qkv) {
-        return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config_.attention,
-                                           shard.map, shard.exchange, {}, shard.strategy)
-            .out;
-      },
+      config_, block, shard.rotary, x, [&](const QueryKeyValue& qkv) { return Attend(qkv, shard); },
       dropout, layer);
 }
 

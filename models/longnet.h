@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,6 +26,7 @@ using PhaseHook = std::function<void(Phase phase, int64_t layer)>;
 // and may be null when the map has one rank.
 struct SequenceShard {
   attention::ShardMap map;
+  attention::AttentionPattern pattern;
   int rank = 0;
   attention::GroupedExchange* exchange = nullptr;
   attention::Strategy strategy = attention::Strategy::kGrouped;
@@ -46,6 +48,9 @@ class LongNet {
   static absl::StatusOr<LongNet> Create(LongNetConfig config);
 
   const LongNetConfig& config() const { return config_; }
+
+  // As LongNetConfig's, which makes a mask anew only for another number of tokens than last time.
+  absl::StatusOr<attention::AttentionPattern> Pattern(int64_t tokens) const;
 
   // `options` names the device and the compute dtype. REQUIRES: 0 <= rank < map.ranks().
   SequenceShard Place(attention::ShardMap map, int rank, attention::GroupedExchange* exchange,
@@ -87,7 +92,9 @@ class LongNet {
                     const at::Tensor& tokens) const;
 
  private:
-  explicit LongNet(LongNetConfig config) : config_(std::move(config)) {}
+  struct LastPattern;
+
+  explicit LongNet(LongNetConfig config);
 
   // A block's parameters; the final norm's and the output projection's place in all parameters.
   absl::Span<const at::Tensor> Block(absl::Span<const at::Tensor> parameters, int64_t layer) const;
@@ -104,6 +111,7 @@ class LongNet {
                        const at::Tensor& tokens) const;
 
   LongNetConfig config_;
+  std::shared_ptr<LastPattern> last_pattern_;
 };
 
 }  // namespace ringmaster::models

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -37,6 +38,42 @@ absl::Status CheckXpos(const attention::DilatedAttentionOptions& attention) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckBlocks(const LongNetConfig& config) {
+  if (config.attention != attention::DilatedAttentionOptions()) {
+    return absl::InvalidArgumentError(
+        "model.blocks is given beside model.attention; attention is of blocks or of branches");
+  }
+  const attention::BlockPattern& blocks = *config.blocks;
+  RETURN_IF_ERROR(blocks.Validate());
+  if (blocks.kind == attention::BlockPattern::Kind::kHierarchical) {
+    return absl::InvalidArgumentError(
+        "model.blocks.kind is hierarchical; its mask follows from who holds which tokens, and the "
+        "model would be another one on another ring");
+  }
+  if (!blocks.causal) {
+    return absl::InvalidArgumentError("model.blocks.causal is false; models are causal");
+  }
+  if (blocks.heads != 1 && blocks.heads != config.heads) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model.blocks.heads is ", blocks.heads, "; it must be 1 or model.heads, ", config.heads));
+  }
+  if (config.positions == Positions::kXpos) {
+    return absl::InvalidArgumentError(
+        "model.positions XPOS with model.blocks; a mask has no longest segment to which the decay "
+        "could be relative, use ROTARY");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBranches(const LongNetConfig& config) {
+  RETURN_IF_ERROR(config.attention.Validate());
+  if (!config.attention.documents.empty()) {
+    return absl::InvalidArgumentError(
+        "model.attention.documents is given; models take each sequence for one document");
+  }
+  return config.positions == Positions::kXpos ? CheckXpos(config.attention) : absl::OkStatus();
 }
 
 double XavierStddev(int64_t fan_in, int64_t fan_out, double gain) {
@@ -79,16 +116,17 @@ absl::Status LongNetConfig::Validate() const {
     return absl::InvalidArgumentError(absl::StrCat(
         "model.heads is ", heads, "; it must be a multiple of model.kv_heads, ", kv_heads));
   }
-  RETURN_IF_ERROR(attention.Validate());
-  if (!attention.documents.empty()) {
-    return absl::InvalidArgumentError(
-        "model.attention.documents is given; models take each sequence for one document");
-  }
   if (positions != Positions::kNone && head_dim() % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("model.dim / model.heads is ", head_dim(),
                                                    "; rotary positions need an even head size"));
   }
-  return positions == Positions::kXpos ? CheckXpos(attention) : absl::OkStatus();
+  return blocks.has_value() ? CheckBlocks(*this) : CheckBranches(*this);
+}
+
+absl::StatusOr<attention::AttentionPattern> LongNetConfig::Pattern(int64_t tokens) const {
+  if (!blocks.has_value()) return attention;
+  ASSIGN_OR_RETURN(attention::BlockMask mask, MakeBlockMask(*blocks, tokens));
+  return attention::BlockSparseAttentionOptions{.mask = std::move(mask)};
 }
 
 int64_t ParameterSpec::elements() const {

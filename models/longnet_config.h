@@ -1,18 +1,21 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/plan/block_patterns.h"
 #include "attention/plan/options.h"
 
 namespace ringmaster::models {
 
 enum class Positions { kNone, kRotary, kXpos };
 
-// A LongNet decoder: pre-LN blocks of dilated attention and a GELU feed-forward block, with
-// MAGNETO's extra LayerNorms (sub-LN) and initialisation. Plain values.
+// A LongNet decoder: pre-LN blocks of dilated, or block-sparse, attention and a GELU feed-forward
+// block, with MAGNETO's extra LayerNorms (sub-LN) and initialisation. Plain values.
 struct LongNetConfig {
   int64_t layers = 0;
   int64_t dim = 0;
@@ -25,12 +28,21 @@ struct LongNetConfig {
   bool sub_ln = true;
   // Always causal, with the default scale; each sequence is one document.
   attention::DilatedAttentionOptions attention;
+  // In place of branches, of which there are none then: a mask of blocks, of 1 or `heads` heads.
+  // Not hierarchical: the model would be another one on a ring of another size.
+  std::optional<attention::BlockPattern> blocks;
 
   int64_t head_dim() const { return dim / heads; }
 
+  // What is computed over sequences of `tokens`. Makes the mask, which takes a while
+  // (LongNet::Pattern keeps it). InvalidArgument when it has too many blocks. REQUIRES: Validate()
+  // is OK.
+  absl::StatusOr<attention::AttentionPattern> Pattern(int64_t tokens) const;
+
   // InvalidArgument naming the field, its value and the limit: sizes < 1, dim not a multiple of
-  // heads, heads not of kv_heads, rotary or XPOS with an odd head size, documents, XPOS with
-  // branches for which its decay cannot be written relative to a segment (see models/positions.h).
+  // heads, heads not of kv_heads, rotary or XPOS with an odd head size, documents, blocks
+  // beside branches, XPOS with blocks or with branches for which its decay cannot be written
+  // relative to a segment (see models/positions.h).
   absl::Status Validate() const;
 
   friend bool operator==(const LongNetConfig&, const LongNetConfig&) = default;

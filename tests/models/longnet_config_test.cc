@@ -56,6 +56,34 @@ TEST(LongNetConfigTest, NamesTheFieldThatDoesNotFit) {
          c.positions = Positions::kXpos;
          c.attention.branches.push_back({1 << 20, 8});
        }},
+      {"model.blocks is given beside model.attention",
+       [](auto& c) { c.blocks = attention::BlockPattern(); }},
+      {"density of the block pattern is 2",
+       [](auto& c) {
+         c.attention.branches.clear();
+         c.blocks = attention::BlockPattern{.density = 2};
+       }},
+      {"model.blocks.kind is hierarchical",
+       [](auto& c) {
+         c.attention.branches.clear();
+         c.blocks = attention::BlockPattern{.kind = attention::BlockPattern::Kind::kHierarchical};
+       }},
+      {"model.blocks.causal is false",
+       [](auto& c) {
+         c.attention.branches.clear();
+         c.blocks = attention::BlockPattern{.causal = false};
+       }},
+      {"model.blocks.heads is 2; it must be 1 or model.heads, 4",
+       [](auto& c) {
+         c.attention.branches.clear();
+         c.blocks = attention::BlockPattern{.heads = 2};
+       }},
+      {"a mask has no longest segment",
+       [](auto& c) {
+         c.attention.branches.clear();
+         c.blocks = attention::BlockPattern();
+         c.positions = Positions::kXpos;
+       }},
   };
   for (const auto& [words, spoil] : cases) {
     LongNetConfig config = Valid();
