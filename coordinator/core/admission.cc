@@ -1,6 +1,7 @@
 #include "coordinator/core/admission.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/spec.h"
@@ -22,6 +24,11 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
+// Changes that no checkpoint bears: tensors' shapes, and what is as much a part of trained
+// parameters, which tokens a head sees.
+constexpr absl::string_view kKept[] = {
+    "model.", "attention.offset_mode:", "attention.block_sparse.kind:",
+    "attention.block_sparse.seed:", "attention.block_sparse.per_head:"};
 constexpr int kLabelsMax = 64;
 constexpr size_t kLabelMax = 63;
 // Of the uid, in the default directory.
@@ -110,8 +117,8 @@ void CheckStart(const v1::TrainingJobSpec& spec,
   v1::TrainingJobSpec before = *file.spec;
   before.mutable_model()->set_preset(spec.model().preset());
   for (const std::string& change : SpecChanges(before, spec)) {
-    // Which tokens a head sees is trained into it: what `model` is to the tensors' shapes.
-    if (absl::StartsWith(change, "model.") || absl::StartsWith(change, "attention.offset_mode:")) {
+    if (std::any_of(std::begin(kKept), std::end(kKept),
+                    [&](absl::string_view kept) { return absl::StartsWith(change, kept); })) {
       const size_t colon = change.find(':');
       v->Field(change.substr(0, colon), absl::StrCat("differs from the checkpoint's model (",
                                                      change.substr(colon + 2), ")"));

@@ -27,6 +27,8 @@ constexpr int kPlannedRanksMax = 64;
 // Looks at a peer's keys (attention::SampleRanks) that an estimate may cost: about half a second.
 // Beyond, fewer ranks are planned, or none.
 constexpr double kLooksMax = 1 << 22;
+// Of a mask that an estimate makes: about half a second. Larger ones are not planned.
+constexpr double kPlannedMaskBits = 0x1p26;
 // Tokens of one piece of the chunked loss.
 constexpr int64_t kLossChunkTokens = 4096;
 constexpr double kImbalanceWarned = 0.10;
@@ -89,6 +91,18 @@ double ActivationBytes(const v1::TrainingJobSpec& spec, int64_t local_tokens) {
   return tokens * (blocks + 2 * input) + loss;
 }
 
+// What follows from who holds how many tokens.
+void AddShards(const v1::TrainingJobSpec& spec, const attention::ShardMap& map,
+               v1::EstimateTrainingJobResponse* estimate) {
+  double activations = 0;
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    const int64_t local = map.LocalTokens(rank);
+    estimate->add_shard_tokens(local);
+    activations = std::max(activations, ActivationBytes(spec, local));
+  }
+  estimate->mutable_memory()->set_activation_bytes(Saturated(activations));
+}
+
 // Ranks of which exchanges are estimated; none when the plan of two ranks costs too much.
 std::vector<int> PlannedRanks(const AttentionPlan& plan) {
   std::vector<int> ranks = SampleRanks(plan, kPlannedRanksMax, kLooksMax);
@@ -118,6 +132,25 @@ RankCost CostOf(const v1::TrainingJobSpec& spec, const AttentionPlan& plan, int 
           local};
 }
 
+void WarnOfBranches(const v1::TrainingJobSpec& spec, v1::EstimateTrainingJobResponse* estimate) {
+  const auto& rates = spec.attention().dilation_rates();
+  if (std::find(rates.begin(), rates.end(), 1) == rates.end()) {
+    estimate->add_warnings(
+        "no branch has dilation rate 1: some heads leave some positions without any key (their "
+        "output is 0)");
+  }
+  for (int i = 0; i < rates.size(); ++i) {
+    const int64_t w = spec.attention().segment_lengths(i);
+    if (w > spec.data().sequence_length() && i > 0 &&
+        spec.attention().segment_lengths(i - 1) >= spec.data().sequence_length()) {
+      estimate->add_warnings(absl::StrFormat(
+          "branch %d (segment %d) acts like a segment of %d, as an earlier branch does: its keys "
+          "count twice",
+          i, w, spec.data().sequence_length()));
+    }
+  }
+}
+
 void WarnOfCosts(const v1::TrainingJobSpec& spec, const std::vector<RankCost>& costs,
                  v1::EstimateTrainingJobResponse* estimate) {
   const auto empty = std::count_if(estimate->shard_tokens().begin(), estimate->shard_tokens().end(),
@@ -139,22 +172,7 @@ void WarnOfCosts(const v1::TrainingJobSpec& spec, const std::vector<RankCost>& c
         "the busiest ring rank computes %.0f %% more than the mean; the others wait for it",
         100 * (most / mean - 1)));
   }
-  const auto& rates = spec.attention().dilation_rates();
-  if (std::find(rates.begin(), rates.end(), 1) == rates.end()) {
-    estimate->add_warnings(
-        "no branch has dilation rate 1: some heads leave some positions without any key (their "
-        "output is 0)");
-  }
-  for (int i = 0; i < rates.size(); ++i) {
-    const int64_t w = spec.attention().segment_lengths(i);
-    if (w > spec.data().sequence_length() && i > 0 &&
-        spec.attention().segment_lengths(i - 1) >= spec.data().sequence_length()) {
-      estimate->add_warnings(absl::StrFormat(
-          "branch %d (segment %d) acts like a segment of %d, as an earlier branch does: its keys "
-          "count twice",
-          i, w, spec.data().sequence_length()));
-    }
-  }
+  if (!spec.attention().has_block_sparse()) WarnOfBranches(spec, estimate);
 }
 
 }  // namespace
@@ -182,7 +200,8 @@ namespace {
 // As the workers do it; as on CPUs unless the job names CUDA, though it may be placed on GPUs then.
 absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const MessageShape& shape,
                                        v1::EstimateTrainingJobResponse* estimate) {
-  const attention::RingCall call{.pattern = AttentionOptions(spec),
+  ASSIGN_OR_RETURN(attention::AttentionPattern pattern, PatternOf(spec));
+  const attention::RingCall call{.pattern = std::move(pattern),
                                  .tokens = spec.data().sequence_length(),
                                  .ranks = spec.parallel().ring_size(),
                                  .heads = spec.model().heads(),
@@ -194,6 +213,42 @@ absl::StatusOr<AttentionPlan> PlanRing(const v1::TrainingJobSpec& spec, const Me
                                             shape.element_bytes, spec.resources().threads())));
   for (std::string& line : layouts.Explain()) estimate->add_layouts(std::move(line));
   return PlanOf(call, layouts.chosen());
+}
+
+// What follows from the plan: operations, and what is exchanged.
+void AddPlan(const v1::TrainingJobSpec& spec, const AttentionPlan& plan, const MessageShape& shape,
+             v1::EstimateTrainingJobResponse* estimate) {
+  const double passes = static_cast<double>(spec.batch().global_sequences()) /
+                        static_cast<double>(spec.parallel().replicas()) /
+                        static_cast<double>(spec.batch().micro_sequences());
+  const double forwards = spec.activation_checkpointing() ? 2 : 1;
+  // Layers that keep something for backward at one time.
+  const double keeping = spec.activation_checkpointing() ? 1 : spec.model().layers();
+  std::vector<RankCost> costs;
+  double exchange = 0;
+  double sent_most = 0;
+  const std::vector<int> planned = PlannedRanks(plan);
+  if (planned.empty()) {
+    estimate->add_warnings(
+        "ring_size x branches x heads is too large to plan: exchange and operations are not "
+        "estimated");
+  }
+  for (const int rank : planned) {
+    const attention::RankTraffic traffic = TrafficOf(plan, rank, shape);
+    sent_most = std::max(sent_most, (forwards * traffic.sent_forward + traffic.sent_backward) *
+                                        spec.model().layers() * passes);
+    exchange = std::max(exchange, keeping * traffic.saved + traffic.transient);
+  }
+  // Of all ranks: together they cost no more to count than the exchange of one.
+  for (int rank = 0; !planned.empty() && rank < plan.map().ranks(); ++rank) {
+    costs.push_back(CostOf(spec, plan, rank));
+  }
+  double flops = 0;
+  for (const RankCost& cost : costs) flops += cost.flops;
+  estimate->set_step_flops(flops * static_cast<double>(spec.batch().global_sequences()));
+  estimate->set_exchanged_bytes_per_step(Saturated(sent_most));
+  estimate->mutable_memory()->set_exchange_bytes(Saturated(exchange));
+  WarnOfCosts(spec, costs, estimate);
 }
 
 v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
@@ -209,54 +264,28 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
                            .head_dim = spec.model().dim() / spec.model().heads(),
                            .element_bytes = widths.compute,
                            .gradient_bytes = widths.gradient};
-  const absl::StatusOr<AttentionPlan> plan = PlanRing(spec, shape, &estimate);
-  if (!plan.ok()) {
-    estimate.add_warnings(std::string(plan.status().message()));
-    return estimate;
-  }
-  double activations = 0;
-  for (int rank = 0; rank < ring; ++rank) {
-    const int64_t local = plan->map().LocalTokens(rank);
-    estimate.add_shard_tokens(local);
-    activations = std::max(activations, ActivationBytes(spec, local));
-  }
-
-  const double passes = static_cast<double>(spec.batch().global_sequences()) /
-                        static_cast<double>(spec.parallel().replicas()) /
-                        static_cast<double>(spec.batch().micro_sequences());
-  const double forwards = spec.activation_checkpointing() ? 2 : 1;
-  // Layers that keep something for backward at one time.
-  const double keeping = spec.activation_checkpointing() ? 1 : spec.model().layers();
-  std::vector<RankCost> costs;
-  double exchange = 0;
-  double sent_most = 0;
-  const std::vector<int> planned = PlannedRanks(*plan);
-  if (planned.empty()) {
+  if (MaskBits(spec) > kPlannedMaskBits) {
+    AddShards(spec,
+              attention::ShardMap::Contiguous(spec.data().sequence_length(), ring,
+                                              spec.attention().block_sparse().block_size()),
+              &estimate);
     estimate.add_warnings(
-        "ring_size x branches x heads is too large to plan: exchange and operations are not "
+        "attention.block_sparse has too many blocks to plan: exchange and operations are not "
         "estimated");
+  } else {
+    const absl::StatusOr<AttentionPlan> plan = PlanRing(spec, shape, &estimate);
+    if (!plan.ok()) {
+      estimate.add_warnings(std::string(plan.status().message()));
+      return estimate;
+    }
+    AddShards(spec, plan->map(), &estimate);
+    AddPlan(spec, *plan, shape, &estimate);
   }
-  for (const int rank : planned) {
-    const attention::RankTraffic traffic = TrafficOf(*plan, rank, shape);
-    sent_most = std::max(sent_most, (forwards * traffic.sent_forward + traffic.sent_backward) *
-                                        spec.model().layers() * passes);
-    exchange = std::max(exchange, keeping * traffic.saved + traffic.transient);
-  }
-  // Of all ranks: together they cost no more to count than the exchange of one.
-  for (int rank = 0; !planned.empty() && rank < ring; ++rank) {
-    costs.push_back(CostOf(spec, *plan, rank));
-  }
-  double flops = 0;
-  for (const RankCost& cost : costs) flops += cost.flops;
-  estimate.set_step_flops(flops * static_cast<double>(spec.batch().global_sequences()));
-  estimate.set_exchanged_bytes_per_step(Saturated(sent_most));
   const bool reduces = ring * spec.parallel().replicas() > 1;
   estimate.set_gradient_bytes_per_step(reduces ? memory->gradient_bytes() : 0);
-  memory->set_activation_bytes(Saturated(activations));
-  memory->set_exchange_bytes(Saturated(exchange));
-  memory->set_total_bytes(
-      Saturated(static_cast<double>(StateBytes(spec)) + activations + exchange));
-  WarnOfCosts(spec, costs, &estimate);
+  memory->set_total_bytes(Saturated(static_cast<double>(StateBytes(spec)) +
+                                    static_cast<double>(memory->activation_bytes()) +
+                                    static_cast<double>(memory->exchange_bytes())));
   if (spec.precision() == v1::PRECISION_UNSPECIFIED) {
     estimate.add_warnings(
         "neither device nor precision is set: figures are for FP32, the CPU's default; GPUs may "

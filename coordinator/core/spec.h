@@ -1,6 +1,8 @@
 #pragma once
 
+#include "absl/status/statusor.h"
 #include "attention/plan/options.h"
+#include "coordinator/core/presets.h"
 #include "coordinator/core/violations.h"
 #include "ringmaster/v1/job.pb.h"
 
@@ -12,14 +14,19 @@ namespace ringmaster::coordinator {
 // asked for, `resources.device` and `precision`, which the first placement decides.
 void ResolveSpec(v1::TrainingJobSpec* spec, Violations* violations);
 
-// The parts of ResolveSpec that concern the model.
+// The parts of ResolveSpec that concern the model, and of those the ones that concern its
+// attention; `preset` is the model's, null when it has none.
 void ResolveModel(v1::TrainingJobSpec* spec, Violations* violations);
+void ResolveAttention(const ModelPreset* preset, v1::TrainingJobSpec* spec, Violations* violations);
 
 // Sets the device and, unless the user chose one, its default precision.
 void FixDevice(v1::Device device, v1::TrainingJobSpec* spec);
 
-// The operator's options. REQUIRES: `spec` is resolved.
-attention::DilatedAttentionOptions AttentionOptions(const v1::TrainingJobSpec& spec);
+// What attention is asked to compute: makes the mask, if it has one. REQUIRES: `spec` is resolved.
+absl::StatusOr<attention::AttentionPattern> PatternOf(const v1::TrainingJobSpec& spec);
+// How many bits the mask has: what making and looking through it costs. 0 without a mask. REQUIRES:
+// `spec` is resolved.
+double MaskBits(const v1::TrainingJobSpec& spec);
 
 // An absolute path without "." or ".." components and without control characters.
 bool IsCleanAbsolutePath(const std::string& path);

@@ -9,7 +9,7 @@
 #include "coordinator/core/presets.h"
 #include "coordinator/core/spec.h"
 
-// Model and attention: sizes, presets, and the rules between them.
+// The model: sizes, presets, and the rules between them.
 namespace ringmaster::coordinator {
 namespace {
 
@@ -18,9 +18,6 @@ constexpr int32_t kDimMax = 1 << 17;
 constexpr int32_t kFfnDimMax = 1 << 20;
 constexpr int32_t kVocabMax = 1 << 24;
 constexpr int32_t kBytes = 256;
-constexpr int kBranchesMax = 32;
-// The decay of XPOS overflows in longer segments.
-constexpr int64_t kXposSegmentMax = 65536;
 
 void InRange(absl::string_view field, int32_t value, int32_t low, int32_t high, Violations* v) {
   if (value < low || value > high) {
@@ -104,55 +101,6 @@ void ResolveSizes(const ModelPreset* preset, v1::ModelSpec* model, Violations* v
   CheckHeads(*model, v);
 }
 
-void CheckBranches(const v1::AttentionSpec& attention, Violations* v) {
-  if (attention.segment_lengths_size() != attention.dilation_rates_size()) {
-    v->Field("attention.dilation_rates",
-             absl::StrFormat("has %d values for %d segment lengths; each branch needs one of both",
-                             attention.dilation_rates_size(), attention.segment_lengths_size()));
-    return;
-  }
-  if (attention.segment_lengths_size() > kBranchesMax) {
-    v->Field("attention.segment_lengths",
-             absl::StrFormat("has %d branches; at most %d are allowed",
-                             attention.segment_lengths_size(), kBranchesMax));
-    return;
-  }
-  for (int i = 0; i < attention.segment_lengths_size(); ++i) {
-    const int64_t w = attention.segment_lengths(i);
-    const int64_t r = attention.dilation_rates(i);
-    const std::string rate = absl::StrFormat("attention.dilation_rates[%d]", i);
-    if (w < 1) {
-      v->Shape(absl::StrFormat("attention.segment_lengths[%d]", i), w, 0, {1},
-               "segment_length >= 1");
-    } else if (r < 1) {
-      v->Shape(rate, r, 0, {1}, "1 <= dilation_rate <= segment_length");
-    } else if (r > w) {
-      v->Shape(rate, r, 0, {w}, "1 <= dilation_rate <= segment_length");
-    }
-  }
-}
-
-void CheckXpos(const v1::AttentionSpec& attention, Violations* v) {
-  int64_t longest = 0;
-  for (const int64_t w : attention.segment_lengths()) longest = std::max(longest, w);
-  if (longest > kXposSegmentMax) {
-    v->Field("model.positions",
-             absl::StrFormat("XPOS has no finite decay over a segment of %d tokens, at most %d; "
-                             "use ROTARY",
-                             longest, kXposSegmentMax));
-    return;
-  }
-  for (const int64_t w : attention.segment_lengths()) {
-    if (w >= 1 && longest % w != 0) {
-      v->Field("model.positions",
-               absl::StrFormat("XPOS needs segment lengths that divide the longest one; %d does "
-                               "not divide %d; use ROTARY",
-                               w, longest));
-      return;
-    }
-  }
-}
-
 }  // namespace
 
 void ResolveModel(v1::TrainingJobSpec* spec, Violations* v) {
@@ -163,48 +111,7 @@ void ResolveModel(v1::TrainingJobSpec* spec, Violations* v) {
   const ModelPreset* preset = Preset(spec->model(), v);
   if (preset == nullptr && !spec->model().preset().empty()) return;
   ResolveSizes(preset, spec->mutable_model(), v);
-
-  v1::AttentionSpec* attention = spec->mutable_attention();
-  if (attention->segment_lengths().empty() && attention->dilation_rates().empty()) {
-    if (preset == nullptr) {
-      v->Field("attention.segment_lengths", "is required when model.preset is not set");
-      return;
-    }
-    attention->mutable_segment_lengths()->Assign(preset->segment_lengths.begin(),
-                                                 preset->segment_lengths.end());
-    attention->mutable_dilation_rates()->Assign(preset->dilation_rates.begin(),
-                                                preset->dilation_rates.end());
-  }
-  if (attention->offset_mode() == v1::OFFSET_MODE_UNSPECIFIED)
-    attention->set_offset_mode(v1::PAPER);
-  if (attention->mix_gradient() == v1::MIX_GRADIENT_UNSPECIFIED) {
-    attention->set_mix_gradient(v1::EXACT);
-  }
-  if (!v1::OffsetMode_IsValid(attention->offset_mode())) {
-    v->Field("attention.offset_mode",
-             absl::StrCat("has the unknown value ", attention->offset_mode()));
-  }
-  if (!v1::MixGradient_IsValid(attention->mix_gradient())) {
-    v->Field("attention.mix_gradient",
-             absl::StrCat("has the unknown value ", attention->mix_gradient()));
-  }
-  CheckBranches(*attention, v);
-  if (spec->model().positions() == v1::XPOS) CheckXpos(*attention, v);
-}
-
-attention::DilatedAttentionOptions AttentionOptions(const v1::TrainingJobSpec& spec) {
-  attention::DilatedAttentionOptions options;
-  for (int i = 0; i < spec.attention().segment_lengths_size(); ++i) {
-    options.branches.push_back(
-        {spec.attention().segment_lengths(i), spec.attention().dilation_rates(i)});
-  }
-  options.offset_mode = spec.attention().offset_mode() == v1::TORCHSCALE
-                            ? attention::OffsetMode::kTorchscale
-                            : attention::OffsetMode::kPaper;
-  options.mix_gradient = spec.attention().mix_gradient() == v1::DETACHED
-                             ? attention::MixGradient::kDetached
-                             : attention::MixGradient::kExact;
-  return options;
+  ResolveAttention(preset, spec, v);
 }
 
 }  // namespace ringmaster::coordinator

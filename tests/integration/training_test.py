@@ -81,13 +81,33 @@ class TrainingTest(harness.ClusterTest):
         for step, (loss, _) in resumed.items():
             self.assertAlmostEqual(float(loss), float(main[step][0]), delta=1e-4 * float(loss))
 
-    def test_the_example_in_the_readme_is_valid(self):
-        with open(os.path.join(harness.CHECKOUT, 'README.md'), encoding='utf-8') as file:
-            example = re.search(r'^```yaml\n(.*?)^```', file.read(), re.M | re.S).group(1)
-        path = os.path.join(self.folder, 'readme.yaml')
-        with open(path, 'w', encoding='utf-8') as file:
-            file.write(example)
-        self.assertIn('valid; nothing was stored', self.cluster.ringctl('submit', path, '--dry-run'))
+    def test_examples_in_the_documents_are_valid(self):
+        for page in ('README.md', 'docs/usage.md'):
+            with open(os.path.join(harness.CHECKOUT, page), encoding='utf-8') as file:
+                example = re.search(r'^```yaml\n(.*?)^```', file.read(), re.M | re.S).group(1)
+            path = os.path.join(self.folder, 'example.yaml')
+            with open(path, 'w', encoding='utf-8') as file:
+                file.write(example)
+            self.assertIn('valid; nothing was stored', self.cluster.ringctl('submit', path, '--dry-run'))
+
+    def test_a_mask_of_blocks_trains_alike_on_one_and_on_two_ranks(self):
+        path = self.job_file(20, harness.JOB.replace(
+            '{{segment_lengths: [32, 512, 512], dilation_rates: [1, 2, 4]}}',
+            '{{block_sparse: {{kind: RANDOM, density: 0.4, block_size: 64, per_head: true}}}}'))
+        for name, ranks in (('masked', 2), ('masked-alone', 1)):
+            self.cluster.ringctl('submit', path, '--set', f'name={name}', '--set', f'parallel.ring_size={ranks}')
+            self.wait_for_end(name)
+        progress = self.cluster.job('masked')['status']['progress']
+        self.assertGreater(int(progress['planned_bytes_per_step']), 0)
+        self.assertEqual(progress['exchanged_bytes_per_step'], progress['planned_bytes_per_step'])
+        ring, alone = self.losses('masked'), self.losses('masked-alone')
+        self.assertEqual(sorted(ring), list(range(1, 21)))
+        self.assertLess(float(ring[20][0]), float(ring[1][0]) - 0.5)
+        for step, (loss, validation) in alone.items():
+            self.assertAlmostEqual(float(loss), float(ring[step][0]), delta=1e-4 * float(loss))
+            self.assertEqual(validation is None, ring[step][1] is None)
+        with self.assertRaisesRegex(RuntimeError, 'block-sparse attention'):
+            self.cluster.ringctl('generate', 'masked', '--prompt', 'ring ')
 
     def test_a_job_that_cannot_be_placed_says_why_and_can_be_cancelled(self):
         self.submit('large', settings=['parallel.ring_size=5'])

@@ -53,6 +53,11 @@ absl::Status Generate(const GenerateOptions& options,
   ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestFile(options.checkpoint));
   JobConfig config;
   ASSIGN_OR_RETURN(config.model, ModelConfigFromSpec(manifest.spec));
+  if (config.model.blocks.has_value()) {
+    return absl::InvalidArgumentError(
+        "the model is of block-sparse attention, of which tokens cannot be generated yet: there is "
+        "no cache of keys and values for its mask");
+  }
   // CPUs are slow in bf16, and the stored weights are fp32 then.
   config.precision = manifest.spec.precision() == v1::FP64 ? Precision::kFp64 : Precision::kFp32;
   if (config.model.vocab_size < kByteVocabulary) {

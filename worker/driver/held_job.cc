@@ -24,15 +24,17 @@
 namespace ringmaster::worker {
 namespace {
 
-std::string DescribeAttention(const JobConfig& config, const std::string& device) {
+absl::StatusOr<std::string> DescribeAttention(const JobConfig& config, const models::LongNet& model,
+                                              const std::string& device) {
   const at::ScalarType dtype = config.precision == Precision::kBf16   ? at::kBFloat16
                                : config.precision == Precision::kFp64 ? at::kDouble
                                                                       : at::kFloat;
-  const models::LongNetConfig& model = config.model;
-  const at::Tensor q =
-      at::empty({1}, at::TensorOptions(at::Device(device)).dtype(dtype))
-          .expand({config.micro_sequences, config.sequence_length, model.heads, model.head_dim()});
-  return attention::DescribeExecutor(q, model.attention, config.sequence_length);
+  const at::Tensor q = at::empty({1}, at::TensorOptions(at::Device(device)).dtype(dtype))
+                           .expand({config.micro_sequences, config.sequence_length,
+                                    config.model.heads, config.model.head_dim()});
+  ASSIGN_OR_RETURN(const attention::AttentionPattern pattern,
+                   model.Pattern(config.sequence_length));
+  return attention::DescribeExecutor(q, pattern, config.sequence_length);
 }
 
 }  // namespace
@@ -107,7 +109,9 @@ absl::Status HeldJob::Build(absl::FunctionRef<bool()> cancelled) {
   SPDLOG_INFO("built the model on {} in {}: {} parameters", device_,
               absl::FormatDuration(SteadyNow() - start), state_->layout().parameters());
   return CatchTorch("looking for attention's kernels", [this] {
-    SPDLOG_INFO("attention by {}", DescribeAttention(config_, device_));
+    ASSIGN_OR_RETURN(const std::string executor,
+                     DescribeAttention(config_, state_->model(), device_));
+    SPDLOG_INFO("attention by {}", executor);
     return absl::OkStatus();
   });
 }

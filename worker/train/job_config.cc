@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <numbers>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
@@ -40,9 +42,22 @@ absl::Status CheckModelFilledIn(const v1::TrainingJobSpec& spec) {
       {spec.model().positions() != v1::POSITIONS_UNSPECIFIED, "model.positions"},
       {spec.model().has_tied_embeddings(), "model.tied_embeddings"},
       {spec.model().has_sub_ln(), "model.sub_ln"},
-      {spec.attention().segment_lengths_size() > 0, "attention.segment_lengths"},
-      {spec.attention().offset_mode() != v1::OFFSET_MODE_UNSPECIFIED, "attention.offset_mode"},
-      {spec.attention().mix_gradient() != v1::MIX_GRADIENT_UNSPECIFIED, "attention.mix_gradient"},
+  });
+}
+
+absl::Status CheckAttentionFilledIn(const v1::AttentionSpec& attention) {
+  if (attention.has_block_sparse()) {
+    const v1::BlockSparseSpec& blocks = attention.block_sparse();
+    return CheckFilledIn({
+        {blocks.kind() != v1::BlockSparseSpec::KIND_UNSPECIFIED, "attention.block_sparse.kind"},
+        {blocks.density() > 0, "attention.block_sparse.density"},
+        {blocks.block_size() > 0, "attention.block_sparse.block_size"},
+    });
+  }
+  return CheckFilledIn({
+      {attention.segment_lengths_size() > 0, "attention.segment_lengths"},
+      {attention.offset_mode() != v1::OFFSET_MODE_UNSPECIFIED, "attention.offset_mode"},
+      {attention.mix_gradient() != v1::MIX_GRADIENT_UNSPECIFIED, "attention.mix_gradient"},
   });
 }
 
@@ -73,6 +88,67 @@ absl::Status CheckRestFilledIn(const v1::TrainingJobSpec& spec) {
   });
 }
 
+using BlockKind = attention::BlockPattern::Kind;
+constexpr std::pair<v1::BlockSparseSpec::Kind, BlockKind> kBlockKinds[] = {
+    {v1::BlockSparseSpec::LOCAL_WINDOW, BlockKind::kLocalWindow},
+    {v1::BlockSparseSpec::DILATED_SPARSE, BlockKind::kDilatedSparse},
+    {v1::BlockSparseSpec::GLOBAL_LOCAL, BlockKind::kGlobalLocal},
+    {v1::BlockSparseSpec::HIERARCHICAL, BlockKind::kHierarchical},
+    {v1::BlockSparseSpec::RANDOM, BlockKind::kRandom}};
+
+absl::StatusOr<attention::BlockPattern> BlocksOf(const v1::BlockSparseSpec& spec, int64_t heads) {
+  const auto* const kind =
+      std::find_if(std::begin(kBlockKinds), std::end(kBlockKinds),
+                   [&](const auto& kinds) { return kinds.first == spec.kind(); });
+  if (kind == std::end(kBlockKinds)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention.block_sparse.kind has the unknown value ", spec.kind()));
+  }
+  return attention::BlockPattern{.kind = kind->second,
+                                 .density = spec.density(),
+                                 .heads = spec.per_head() ? heads : 1,
+                                 .block_size = spec.block_size(),
+                                 .seed = spec.seed()};
+}
+
+absl::StatusOr<attention::DilatedAttentionOptions> BranchesOf(const v1::AttentionSpec& spec) {
+  if (spec.segment_lengths_size() != spec.dilation_rates_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention has ", spec.segment_lengths_size(), " segment_lengths and ",
+                     spec.dilation_rates_size(), " dilation_rates; they must be as many"));
+  }
+  attention::DilatedAttentionOptions options;
+  for (int i = 0; i < spec.segment_lengths_size(); ++i) {
+    options.branches.push_back({spec.segment_lengths(i), spec.dilation_rates(i)});
+  }
+  options.offset_mode = spec.offset_mode() == v1::TORCHSCALE ? attention::OffsetMode::kTorchscale
+                                                             : attention::OffsetMode::kPaper;
+  options.mix_gradient = spec.mix_gradient() == v1::DETACHED ? attention::MixGradient::kDetached
+                                                             : attention::MixGradient::kExact;
+  return options;
+}
+
+void SetBlocks(const attention::BlockPattern& blocks, v1::BlockSparseSpec& spec) {
+  for (const auto& [kind, of_pattern] : kBlockKinds) {
+    if (of_pattern == blocks.kind) spec.set_kind(kind);
+  }
+  spec.set_density(blocks.density);
+  spec.set_block_size(static_cast<int32_t>(blocks.block_size));
+  spec.set_seed(blocks.seed);
+  spec.set_per_head(blocks.heads > 1);
+}
+
+void SetBranches(const attention::DilatedAttentionOptions& branches, v1::AttentionSpec& spec) {
+  for (const attention::Branch& branch : branches.branches) {
+    spec.add_segment_lengths(branch.segment_length);
+    spec.add_dilation_rates(branch.dilation_rate);
+  }
+  spec.set_offset_mode(branches.offset_mode == attention::OffsetMode::kTorchscale ? v1::TORCHSCALE
+                                                                                  : v1::PAPER);
+  spec.set_mix_gradient(branches.mix_gradient == attention::MixGradient::kDetached ? v1::DETACHED
+                                                                                   : v1::EXACT);
+}
+
 absl::Status CheckSizes(const JobConfig& config) {
   const int64_t multiple = config.micro_sequences * config.replicas;
   if (config.global_sequences % multiple != 0) {
@@ -96,6 +172,7 @@ absl::Status CheckSizes(const JobConfig& config) {
 
 absl::StatusOr<models::LongNetConfig> ModelConfigFromSpec(const v1::TrainingJobSpec& spec) {
   RETURN_IF_ERROR(CheckModelFilledIn(spec));
+  RETURN_IF_ERROR(CheckAttentionFilledIn(spec.attention()));
   models::LongNetConfig model;
   model.layers = spec.model().layers();
   model.dim = spec.model().dim();
@@ -108,21 +185,11 @@ absl::StatusOr<models::LongNetConfig> ModelConfigFromSpec(const v1::TrainingJobS
                                                            : models::Positions::kNone;
   model.tied_embeddings = spec.model().tied_embeddings();
   model.sub_ln = spec.model().sub_ln();
-  const v1::AttentionSpec& attention = spec.attention();
-  if (attention.segment_lengths_size() != attention.dilation_rates_size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("attention has ", attention.segment_lengths_size(), " segment_lengths and ",
-                     attention.dilation_rates_size(), " dilation_rates; they must be as many"));
+  if (spec.attention().has_block_sparse()) {
+    ASSIGN_OR_RETURN(model.blocks, BlocksOf(spec.attention().block_sparse(), model.heads));
+  } else {
+    ASSIGN_OR_RETURN(model.attention, BranchesOf(spec.attention()));
   }
-  for (int i = 0; i < attention.segment_lengths_size(); ++i) {
-    model.attention.branches.push_back({attention.segment_lengths(i), attention.dilation_rates(i)});
-  }
-  model.attention.offset_mode = attention.offset_mode() == v1::TORCHSCALE
-                                    ? attention::OffsetMode::kTorchscale
-                                    : attention::OffsetMode::kPaper;
-  model.attention.mix_gradient = attention.mix_gradient() == v1::DETACHED
-                                     ? attention::MixGradient::kDetached
-                                     : attention::MixGradient::kExact;
   RETURN_IF_ERROR(model.Validate());
   return model;
 }
@@ -151,19 +218,12 @@ absl::Status SetModel(const models::LongNetConfig& config, v1::TrainingJobSpec& 
                                                                      : v1::NO_POSITIONS);
   model.set_tied_embeddings(config.tied_embeddings);
   model.set_sub_ln(config.sub_ln);
-  v1::AttentionSpec& attention = *spec.mutable_attention();
-  attention.clear_segment_lengths();
-  attention.clear_dilation_rates();
-  for (const attention::Branch& branch : config.attention.branches) {
-    attention.add_segment_lengths(branch.segment_length);
-    attention.add_dilation_rates(branch.dilation_rate);
+  spec.clear_attention();
+  if (config.blocks.has_value()) {
+    SetBlocks(*config.blocks, *spec.mutable_attention()->mutable_block_sparse());
+  } else {
+    SetBranches(config.attention, *spec.mutable_attention());
   }
-  attention.set_offset_mode(config.attention.offset_mode == attention::OffsetMode::kTorchscale
-                                ? v1::TORCHSCALE
-                                : v1::PAPER);
-  attention.set_mix_gradient(config.attention.mix_gradient == attention::MixGradient::kDetached
-                                 ? v1::DETACHED
-                                 : v1::EXACT);
   return absl::OkStatus();
 }
 

@@ -118,7 +118,9 @@ absl::Status Trainer::Implementation::Prepare() {
   const attention::MessageShape shape = {config.micro_sequences, config.model.head_dim(),
                                          static_cast<int64_t>(compute.element_size()),
                                          fp64 ? 8 : 4};
-  const attention::RingCall call{.pattern = config.model.attention,
+  ASSIGN_OR_RETURN(attention::AttentionPattern pattern,
+                   state.model().Pattern(config.sequence_length));
+  const attention::RingCall call{.pattern = std::move(pattern),
                                  .tokens = config.sequence_length,
                                  .ranks = config.ring_size,
                                  .heads = static_cast<int>(config.model.heads),

@@ -27,6 +27,94 @@ v1::TrainingJobSpec& SpecOf(v1::CreateTrainingJobRequest& request) {
   return *request.mutable_training_job()->mutable_spec();
 }
 
+// Of a valid job.
+v1::BlockSparseSpec& BlocksOf(v1::CreateTrainingJobRequest& request,
+                              const std::string& preset = "random_25") {
+  v1::BlockSparseSpec& blocks = *SpecOf(request).mutable_attention()->mutable_block_sparse();
+  blocks.set_preset(preset);
+  return blocks;
+}
+
+std::vector<Row> BlockSparseRows() {
+  using R = v1::CreateTrainingJobRequest;
+  using B = v1::BlockSparseSpec;
+  const auto blocks = [](auto spoil) { return [spoil](R& r) { spoil(BlocksOf(r)); }; };
+  const std::string at = "training_job.spec.attention.";
+  static const std::string lengths = at + "segment_lengths", rates = at + "dilation_rates",
+                           mode = at + "offset_mode", mix = at + "mix_gradient",
+                           preset = at + "block_sparse.preset", kind = at + "block_sparse.kind",
+                           density = at + "block_sparse.density",
+                           size = at + "block_sparse.block_size",
+                           per_head = at + "block_sparse.per_head";
+  return {
+      {"lengths_and_blocks",
+       [](R& r) {
+         BlocksOf(r);
+         SpecOf(r).mutable_attention()->add_segment_lengths(512);
+       },
+       lengths.c_str()},
+      {"rates_and_blocks",
+       [](R& r) {
+         BlocksOf(r);
+         SpecOf(r).mutable_attention()->add_dilation_rates(1);
+       },
+       rates.c_str()},
+      {"offsets_and_blocks",
+       [](R& r) {
+         BlocksOf(r);
+         SpecOf(r).mutable_attention()->set_offset_mode(v1::PAPER);
+       },
+       mode.c_str()},
+      {"mix_and_blocks",
+       [](R& r) {
+         BlocksOf(r);
+         SpecOf(r).mutable_attention()->set_mix_gradient(v1::EXACT);
+       },
+       mix.c_str()},
+      {"blocks_preset", blocks([](B& b) { b.set_preset("random_26"); }), preset.c_str()},
+      {"no_kind", blocks([](B& b) {
+         b.clear_preset();
+         b.set_density(0.5);
+       }),
+       kind.c_str()},
+      {"unknown_kind", blocks([](B& b) { b.set_kind(static_cast<B::Kind>(9)); }), kind.c_str()},
+      {"hierarchical", blocks([](B& b) { b.set_kind(B::HIERARCHICAL); }), kind.c_str()},
+      {"hierarchical_preset", blocks([](B& b) { b.set_preset("hierarchical_25"); }), kind.c_str()},
+      {"no_density", blocks([](B& b) {
+         b.clear_preset();
+         b.set_kind(B::RANDOM);
+       }),
+       density.c_str()},
+      {"density", blocks([](B& b) { b.set_density(1.5); }), density.c_str()},
+      {"density_nan", blocks([](B& b) { b.set_density(std::numeric_limits<double>::quiet_NaN()); }),
+       density.c_str()},
+      {"block_size", blocks([](B& b) { b.set_block_size(100); }), size.c_str(), {64, 128}},
+      {"per_head", [](R& r) { BlocksOf(r, "local_window_25").set_per_head(true); },
+       per_head.c_str()},
+      {"xpos_and_blocks",
+       [](R& r) {
+         BlocksOf(r);
+         SpecOf(r).mutable_model()->set_positions(v1::XPOS);
+       },
+       "training_job.spec.model.positions"},
+      // 2^14 blocks a side for one mask, half of it for each of four.
+      {"blocks_of_a_mask",
+       [](R& r) {
+         BlocksOf(r);
+         SpecOf(r).mutable_data()->set_sequence_length((1 << 21) + 1);
+       },
+       "training_job.spec.data.sequence_length",
+       {1 << 21}},
+      {"blocks_of_masks",
+       [](R& r) {
+         BlocksOf(r).set_per_head(true);
+         SpecOf(r).mutable_data()->set_sequence_length((1 << 20) + 1);
+       },
+       "training_job.spec.data.sequence_length",
+       {1 << 20}},
+  };
+}
+
 std::vector<Row> Rows() {
   using R = v1::CreateTrainingJobRequest;
   return {
@@ -149,7 +237,10 @@ std::vector<Row> Rows() {
 }
 
 TEST(CreateTest, NamesTheFieldOfEveryInvalidRequest) {
-  for (const Row& row : Rows()) {
+  std::vector<Row> rows = Rows();
+  const std::vector<Row> of_blocks = BlockSparseRows();
+  rows.insert(rows.end(), of_blocks.begin(), of_blocks.end());
+  for (const Row& row : rows) {
     SCOPED_TRACE(row.name);
     CoreDriver d;
     v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
@@ -205,6 +296,34 @@ TEST(CreateTest, FillsInEveryDefault) {
   EXPECT_EQ(spec.precision(), v1::PRECISION_UNSPECIFIED);
   EXPECT_EQ(job->status().pending_reason().code(), "NOT_ENOUGH_WORKERS");
   EXPECT_FALSE(job->etag().empty());
+}
+
+// As stored it can be submitted again, and nothing of branches is filled in.
+TEST(CreateTest, FillsInBlockSparseAttention) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a");
+  BlocksOf(request, "random_25").set_block_size(64);
+  const auto job = d.Call<v1::TrainingJob>(request);
+  ASSERT_TRUE(job.ok()) << job.status();
+  const v1::AttentionSpec& attention = job->spec().attention();
+  EXPECT_EQ(attention.block_sparse().kind(), v1::BlockSparseSpec::RANDOM);
+  EXPECT_EQ(attention.block_sparse().density(), 0.25);
+  EXPECT_EQ(attention.block_sparse().block_size(), 64);
+  EXPECT_TRUE(attention.segment_lengths().empty());
+  EXPECT_EQ(attention.offset_mode(), v1::OFFSET_MODE_UNSPECIFIED);
+  EXPECT_EQ(attention.mix_gradient(), v1::MIX_GRADIENT_UNSPECIFIED);
+  v1::CreateTrainingJobRequest again = d.CreateRequest("job-b");
+  *SpecOf(again).mutable_attention() = attention;
+  const auto second = d.Call<v1::TrainingJob>(again);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->spec().attention().SerializeAsString(), attention.SerializeAsString());
+  v1::CreateTrainingJobRequest plain = d.CreateRequest("job-c");
+  v1::BlockSparseSpec& blocks = *SpecOf(plain).mutable_attention()->mutable_block_sparse();
+  blocks.set_kind(v1::BlockSparseSpec::LOCAL_WINDOW);
+  blocks.set_density(0.3);
+  const auto third = d.Call<v1::TrainingJob>(plain);
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_EQ(third->spec().attention().block_sparse().block_size(), 128);
 }
 
 TEST(CreateTest, RequestIdMakesOneJob) {
@@ -373,6 +492,41 @@ TEST(CreateTest, ParametersKeepTheirOffsetMode) {
   // The optimizer is none of the parameters' business.
   EXPECT_THAT(job->status().resume_overrides(),
               ::testing::ElementsAre("attention.mix_gradient: DETACHED -> EXACT"));
+}
+
+TEST(CreateTest, ParametersKeepTheirMaskButForItsDensity) {
+  CoreDriver d;
+  v1::CreateTrainingJobRequest request = d.CreateRequest("job-a", 1);
+  SpecOf(request).set_steps(100);
+  SpecOf(request).set_resume_from("/ckpt/step-60");
+  BlocksOf(request).set_seed(2);
+  ManifestFile file;
+  file.checkpoint.set_directory("/ckpt/step-60");
+  file.checkpoint.set_step(60);
+  const auto fields = [&] {
+    std::vector<std::string> names;
+    for (const FieldViolation& violation :
+         Details(d.Call<v1::TrainingJob>(request, file).status()).fields) {
+      names.push_back(violation.field);
+    }
+    return names;
+  };
+  const std::string at = "training_job.spec.attention.";
+  file.spec = d.Call<v1::TrainingJob>(d.CreateRequest("job-b", 1)).value().spec();
+  EXPECT_THAT(fields(),
+              ::testing::UnorderedElementsAre(at + "offset_mode", at + "block_sparse.kind",
+                                              at + "block_sparse.seed"));
+  v1::CreateTrainingJobRequest before = d.CreateRequest("job-c", 1);
+  BlocksOf(before, "local_window_10").set_block_size(64);
+  file.spec = d.Call<v1::TrainingJob>(before).value().spec();
+  EXPECT_THAT(fields(),
+              ::testing::UnorderedElementsAre(at + "block_sparse.kind", at + "block_sparse.seed"));
+  BlocksOf(request, "local_window_25").clear_seed();
+  const auto job = d.Call<v1::TrainingJob>(request, file);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_THAT(job->status().resume_overrides(),
+              ::testing::IsSupersetOf({"attention.block_sparse.density: 0.1 -> 0.25",
+                                       "attention.block_sparse.block_size: 64 -> 128"}));
 }
 
 TEST(CreateTest, AReplayedRequestNeverReturnsAnotherJob) {

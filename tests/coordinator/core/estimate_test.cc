@@ -105,6 +105,67 @@ TEST(EstimateTest, CountsRowsOfOtherRanksInEachLayer) {
   EXPECT_EQ(exchange(12) - exchange(4), 8 * rows * 2 * 64 * 2);
 }
 
+v1::EstimateTrainingJobRequest LongBlocks(int ring, int64_t tokens) {
+  v1::EstimateTrainingJobRequest request = Long(ring);
+  v1::TrainingJobSpec& spec = *request.mutable_spec();
+  spec.mutable_data()->set_sequence_length(tokens);
+  spec.clear_attention();
+  v1::BlockSparseSpec& blocks = *spec.mutable_attention()->mutable_block_sparse();
+  blocks.set_kind(v1::BlockSparseSpec::LOCAL_WINDOW);
+  blocks.set_density(1);
+  return request;
+}
+
+// A mask of everything is dense attention: two products forward and five backward of half of all
+// pairs, beside what a mask leaves as it is.
+TEST(EstimateTest, CountsThePairsThatAMaskShows) {
+  const double tokens = 32768, pairs = tokens * (tokens + 1) / 2, product = 2 * 2048;
+  v1::EstimateTrainingJobRequest request = LongBlocks(1, 32768);
+  const auto dense = EstimateJob(request);
+  ASSERT_TRUE(dense.ok()) << dense.status();
+  EXPECT_TRUE(dense->warnings().empty()) << dense->warnings(0);
+  request.mutable_spec()->mutable_attention()->mutable_block_sparse()->set_density(0.25);
+  const auto quarter = EstimateJob(request);
+  const double attended = 4 * 7 * product * pairs;
+  EXPECT_NEAR((dense->step_flops() - quarter->step_flops()) / attended, 0.75, 0.01);
+  EXPECT_EQ(dense->memory().activation_bytes(), quarter->memory().activation_bytes());
+  for (const int ring : {2, 7}) {
+    request.mutable_spec()->mutable_parallel()->set_ring_size(ring);
+    const auto shared = EstimateJob(request);
+    EXPECT_NEAR(shared->step_flops() / quarter->step_flops(), 1, 1e-9);
+    EXPECT_GT(shared->exchanged_bytes_per_step(), 0);
+  }
+}
+
+// A window of 16 blocks of keys before the query's, of contiguous chunks: the later of two ranks
+// sees as many tokens of the earlier one, and keeps them in each layer.
+TEST(EstimateTest, CountsRowsOfAMaskInEachLayer) {
+  v1::EstimateTrainingJobRequest request = LongBlocks(2, 32768);
+  v1::TrainingJobSpec& spec = *request.mutable_spec();
+  spec.mutable_attention()->mutable_block_sparse()->set_density(0.125);
+  const auto estimate = EstimateJob(request);
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  EXPECT_EQ(estimate->layouts(0).find("chosen: contiguous"), 0) << estimate->layouts(0);
+  const int64_t window = 16 * 128, row = 32 * 2 * 64;
+  // Rows in bf16 of the later rank's, then their gradients in fp32.
+  EXPECT_EQ(estimate->exchanged_bytes_per_step(), 4 * window * row * 4);
+  EXPECT_EQ(estimate->memory().exchange_bytes(), 4 * window * row * 2 + window * row * 4);
+  spec.set_activation_checkpointing(true);
+  EXPECT_EQ(EstimateJob(request)->memory().exchange_bytes(), window * row * 2 + window * row * 4);
+}
+
+TEST(EstimateTest, LeavesOutWhatAMaskOfManyBlocksWouldCost) {
+  const auto estimate = EstimateJob(LongBlocks(8, int64_t{1} << 21));
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  ASSERT_FALSE(estimate->warnings().empty());
+  EXPECT_NE(estimate->warnings(0).find("too many blocks"), std::string::npos);
+  ASSERT_EQ(estimate->shard_tokens_size(), 8);
+  EXPECT_EQ(estimate->shard_tokens(7), 1 << 18);
+  EXPECT_GT(estimate->memory().activation_bytes(), 0);
+  EXPECT_GE(estimate->memory().total_bytes(), estimate->memory().activation_bytes());
+  EXPECT_EQ(estimate->exchanged_bytes_per_step(), 0);
+}
+
 // Of ring_size x branches x heads, the plan of which would take minutes.
 TEST(EstimateTest, LeavesOutWhatWouldTakeTooLong) {
   v1::EstimateTrainingJobRequest request;

@@ -51,6 +51,41 @@ TEST(JobConfigTest, AModelIsReadBackAsItWasSet) {
   }
 }
 
+v1::TrainingJobSpec ResolvedBlocks() {
+  v1::TrainingJobSpec spec = ResolvedSpec();
+  spec.clear_attention();
+  v1::BlockSparseSpec& blocks = *spec.mutable_attention()->mutable_block_sparse();
+  blocks.set_kind(v1::BlockSparseSpec::RANDOM);
+  blocks.set_density(0.5);
+  blocks.set_block_size(64);
+  blocks.set_seed(7);
+  blocks.set_per_head(true);
+  return spec;
+}
+
+TEST(JobConfigTest, ReadsBlockSparseAttention) {
+  using Kind = attention::BlockPattern::Kind;
+  v1::TrainingJobSpec spec = ResolvedBlocks();
+  auto model = ModelConfigFromSpec(spec);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->attention, attention::DilatedAttentionOptions());
+  EXPECT_EQ(model->blocks,
+            (attention::BlockPattern{
+                .kind = Kind::kRandom, .density = 0.5, .heads = 4, .block_size = 64, .seed = 7}));
+  for (const Kind kind :
+       {Kind::kLocalWindow, Kind::kDilatedSparse, Kind::kGlobalLocal, Kind::kRandom}) {
+    for (const int64_t heads : {1, 4}) {
+      model->blocks->kind = kind;
+      model->blocks->heads = heads;
+      v1::TrainingJobSpec set = ResolvedSpec();
+      ASSERT_TRUE(SetModel(*model, set).ok());
+      const auto read = ModelConfigFromSpec(set);
+      ASSERT_TRUE(read.ok()) << read.status();
+      EXPECT_EQ(*read, *model);
+    }
+  }
+}
+
 TEST(JobConfigTest, AModelTooLargeForASpecIsRefused) {
   models::LongNetConfig model = ModelConfigFromSpec(ResolvedSpec()).value();
   v1::TrainingJobSpec spec;
@@ -59,6 +94,12 @@ TEST(JobConfigTest, AModelTooLargeForASpecIsRefused) {
   model.vocab_size += 1;
   EXPECT_EQ(SetModel(model, spec),
             absl::InvalidArgumentError("model.vocab_size is 2147483648; a job's is below 2^31"));
+}
+
+// Makes the job one of block-sparse attention.
+v1::BlockSparseSpec& Blocks(v1::TrainingJobSpec& spec) {
+  spec = ResolvedBlocks();
+  return *spec.mutable_attention()->mutable_block_sparse();
 }
 
 TEST(JobConfigTest, NamesTheFieldThatIsWrong) {
@@ -76,6 +117,14 @@ TEST(JobConfigTest, NamesTheFieldThatIsWrong) {
       {"model.heads", [](auto& spec) { spec.mutable_model()->set_kv_heads(3); }},
       {"dilation_rates",
        [](auto& spec) { spec.mutable_attention()->mutable_dilation_rates()->RemoveLast(); }},
+      {"attention.block_sparse.kind", [](auto& spec) { Blocks(spec).clear_kind(); }},
+      {"attention.block_sparse.kind has",
+       [](auto& spec) { Blocks(spec).set_kind(static_cast<v1::BlockSparseSpec::Kind>(9)); }},
+      {"attention.block_sparse.density", [](auto& spec) { Blocks(spec).clear_density(); }},
+      {"attention.block_sparse.block_size", [](auto& spec) { Blocks(spec).clear_block_size(); }},
+      {"hierarchical",
+       [](auto& spec) { Blocks(spec).set_kind(v1::BlockSparseSpec::HIERARCHICAL); }},
+      {"block_size of the block mask", [](auto& spec) { Blocks(spec).set_block_size(100); }},
       {"batch.global_sequences", [](auto& spec) { spec.mutable_batch()->set_global_sequences(3); }},
       {"model.vocab_size", [](auto& spec) { spec.mutable_model()->set_vocab_size(255); }},
       {"data.validation_fraction",

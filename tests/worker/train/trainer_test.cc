@@ -116,6 +116,37 @@ TEST_F(TrainerTest, RanksSwapTokensForHeads) {
   ExpectTheGradients(alone[0], runs.back(), "");
 }
 
+std::vector<JobConfig> BlockSparseJobs() {
+  using Kind = attention::BlockPattern::Kind;
+  const attention::BlockPattern patterns[] = {
+      {.kind = Kind::kLocalWindow, .density = 0.4, .block_size = 64},
+      {.kind = Kind::kRandom, .density = 0.5, .heads = 4, .block_size = 64, .seed = 5}};
+  std::vector<JobConfig> configs;
+  for (const attention::BlockPattern& pattern : patterns) {
+    configs.push_back(SmallJob());
+    configs.back().model.attention.branches.clear();
+    configs.back().model.blocks = pattern;
+  }
+  return configs;
+}
+
+TEST_F(TrainerTest, BlockSparseAttentionHasTheGradientsAndLossesOfOneRank) {
+  for (JobConfig config : BlockSparseJobs()) {
+    const std::vector<RankRun> alone = Run(config, {.steps = 8});
+    EXPECT_LT(alone[0].steps[7].loss, alone[0].steps[0].loss);
+    for (const World& world : kWorlds) {
+      config.activation_checkpointing = !config.activation_checkpointing;
+      const std::vector<RankRun> runs =
+          Run(WithWorld(config, world.ring_size, world.replicas), {.steps = 8});
+      for (size_t i = 0; i < runs[0].steps.size(); ++i) {
+        EXPECT_NEAR(runs[0].steps[i].loss, alone[0].steps[i].loss, 1e-9);
+        EXPECT_EQ(runs[0].steps[i].exchanged_bytes, runs[0].steps[i].planned_bytes);
+      }
+      EXPECT_EQ(runs[0].steps[0].exchanged_bytes > 0, world.ring_size > 1);
+    }
+  }
+}
+
 // The coordinator and the ranks choose by themselves; other tokens, or other rows, are other bytes.
 TEST_F(TrainerTest, ExchangesWhatTheEstimateSays) {
   for (const bool swapped : {false, true}) {
@@ -140,6 +171,31 @@ TEST_F(TrainerTest, ExchangesWhatTheEstimateSays) {
     const auto config = JobConfigFromSpec(estimate->spec());
     ASSERT_TRUE(config.ok()) << config.status();
     const StepResult step = Run(*config, {.steps = 1})[0].steps[0];
+    EXPECT_EQ(static_cast<int64_t>(step.planned_bytes), estimate->exchanged_bytes_per_step());
+    EXPECT_EQ(step.exchanged_bytes, step.planned_bytes);
+  }
+}
+
+TEST_F(TrainerTest, ExchangesWhatTheEstimateSaysOfAMask) {
+  for (const char* preset : {"local_window_25", "global_local_25", "random_25"}) {
+    v1::EstimateTrainingJobRequest request;
+    v1::TrainingJobSpec& spec = *request.mutable_spec();
+    spec = ResolvedSpec();
+    spec.mutable_resources()->set_device(v1::CPU);
+    spec.mutable_parallel()->set_ring_size(3);
+    spec.mutable_parallel()->set_replicas(1);
+    spec.mutable_data()->set_sequence_length(1000);
+    spec.clear_attention();
+    v1::BlockSparseSpec& blocks = *spec.mutable_attention()->mutable_block_sparse();
+    blocks.set_preset(preset);
+    blocks.set_block_size(64);
+    blocks.set_per_head(blocks.preset() == "random_25");
+    const auto estimate = coordinator::EstimateJob(request);
+    ASSERT_TRUE(estimate.ok()) << estimate.status();
+    const auto config = JobConfigFromSpec(estimate->spec());
+    ASSERT_TRUE(config.ok()) << config.status();
+    const StepResult step = Run(*config, {.steps = 1})[0].steps[0];
+    EXPECT_GT(step.planned_bytes, 0u);
     EXPECT_EQ(static_cast<int64_t>(step.planned_bytes), estimate->exchanged_bytes_per_step());
     EXPECT_EQ(step.exchanged_bytes, step.planned_bytes);
   }

@@ -1,0 +1,241 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "attention/plan/block_patterns.h"
+#include "base/status_macros.h"
+#include "coordinator/core/presets.h"
+#include "coordinator/core/spec.h"
+
+// Attention: branches or a mask of blocks, their defaults, and the rules between their fields.
+namespace ringmaster::coordinator {
+namespace {
+
+using attention::BlockPattern;
+using v1::BlockSparseSpec;
+
+constexpr int kBranchesMax = 32;
+// The decay of XPOS overflows in longer segments.
+constexpr int64_t kXposSegmentMax = 65536;
+// Of a job's masks, 32 MiB, which a rank takes seconds to make while its peers wait.
+constexpr double kMaskBitsMax = 0x1p28;
+
+void CheckBranches(const v1::AttentionSpec& attention, Violations* v) {
+  if (attention.segment_lengths_size() != attention.dilation_rates_size()) {
+    v->Field("attention.dilation_rates",
+             absl::StrFormat("has %d values for %d segment lengths; each branch needs one of both",
+                             attention.dilation_rates_size(), attention.segment_lengths_size()));
+    return;
+  }
+  if (attention.segment_lengths_size() > kBranchesMax) {
+    v->Field("attention.segment_lengths",
+             absl::StrFormat("has %d branches; at most %d are allowed",
+                             attention.segment_lengths_size(), kBranchesMax));
+    return;
+  }
+  for (int i = 0; i < attention.segment_lengths_size(); ++i) {
+    const int64_t w = attention.segment_lengths(i);
+    const int64_t r = attention.dilation_rates(i);
+    const std::string rate = absl::StrFormat("attention.dilation_rates[%d]", i);
+    if (w < 1) {
+      v->Shape(absl::StrFormat("attention.segment_lengths[%d]", i), w, 0, {1},
+               "segment_length >= 1");
+    } else if (r < 1) {
+      v->Shape(rate, r, 0, {1}, "1 <= dilation_rate <= segment_length");
+    } else if (r > w) {
+      v->Shape(rate, r, 0, {w}, "1 <= dilation_rate <= segment_length");
+    }
+  }
+}
+
+void CheckXpos(const v1::AttentionSpec& attention, Violations* v) {
+  int64_t longest = 0;
+  for (const int64_t w : attention.segment_lengths()) longest = std::max(longest, w);
+  if (longest > kXposSegmentMax) {
+    v->Field("model.positions",
+             absl::StrFormat("XPOS has no finite decay over a segment of %d tokens, at most %d; "
+                             "use ROTARY",
+                             longest, kXposSegmentMax));
+    return;
+  }
+  for (const int64_t w : attention.segment_lengths()) {
+    if (w >= 1 && longest % w != 0) {
+      v->Field("model.positions",
+               absl::StrFormat("XPOS needs segment lengths that divide the longest one; %d does "
+                               "not divide %d; use ROTARY",
+                               w, longest));
+      return;
+    }
+  }
+}
+
+void ResolveBranches(const ModelPreset* preset, v1::AttentionSpec* attention, Violations* v) {
+  if (attention->segment_lengths().empty() && attention->dilation_rates().empty()) {
+    if (preset == nullptr) {
+      v->Field("attention.segment_lengths", "is required when model.preset is not set");
+      return;
+    }
+    attention->mutable_segment_lengths()->Assign(preset->segment_lengths.begin(),
+                                                 preset->segment_lengths.end());
+    attention->mutable_dilation_rates()->Assign(preset->dilation_rates.begin(),
+                                                preset->dilation_rates.end());
+  }
+  if (attention->offset_mode() == v1::OFFSET_MODE_UNSPECIFIED)
+    attention->set_offset_mode(v1::PAPER);
+  if (attention->mix_gradient() == v1::MIX_GRADIENT_UNSPECIFIED) {
+    attention->set_mix_gradient(v1::EXACT);
+  }
+  if (!v1::OffsetMode_IsValid(attention->offset_mode())) {
+    v->Field("attention.offset_mode",
+             absl::StrCat("has the unknown value ", attention->offset_mode()));
+  }
+  if (!v1::MixGradient_IsValid(attention->mix_gradient())) {
+    v->Field("attention.mix_gradient",
+             absl::StrCat("has the unknown value ", attention->mix_gradient()));
+  }
+  CheckBranches(*attention, v);
+}
+
+// Branches have no part in attention over blocks.
+void RefuseBranches(const v1::AttentionSpec& attention, Violations* v) {
+  const std::pair<const char*, bool> fields[] = {
+      {"segment_lengths", !attention.segment_lengths().empty()},
+      {"dilation_rates", !attention.dilation_rates().empty()},
+      {"offset_mode", attention.offset_mode() != v1::OFFSET_MODE_UNSPECIFIED},
+      {"mix_gradient", attention.mix_gradient() != v1::MIX_GRADIENT_UNSPECIFIED}};
+  for (const auto& [field, given] : fields) {
+    if (given) {
+      v->Field(absl::StrCat("attention.", field),
+               "is of branches, and attention.block_sparse is in their place; give one of both");
+    }
+  }
+}
+
+constexpr std::pair<BlockSparseSpec::Kind, BlockPattern::Kind> kKinds[] = {
+    {BlockSparseSpec::LOCAL_WINDOW, BlockPattern::Kind::kLocalWindow},
+    {BlockSparseSpec::DILATED_SPARSE, BlockPattern::Kind::kDilatedSparse},
+    {BlockSparseSpec::GLOBAL_LOCAL, BlockPattern::Kind::kGlobalLocal},
+    {BlockSparseSpec::HIERARCHICAL, BlockPattern::Kind::kHierarchical},
+    {BlockSparseSpec::RANDOM, BlockPattern::Kind::kRandom}};
+
+// What is unset, from the preset. False when there is no such preset.
+bool FillInBlocks(BlockSparseSpec* blocks, Violations* v) {
+  BlockPattern pattern;
+  if (!blocks->preset().empty()) {
+    const absl::StatusOr<BlockPattern> found = attention::FindBlockPattern(blocks->preset());
+    if (!found.ok()) {
+      v->Field("attention.block_sparse.preset", found.status().message());
+      return false;
+    }
+    pattern = *found;
+    if (blocks->kind() == BlockSparseSpec::KIND_UNSPECIFIED) {
+      for (const auto& [kind, of_pattern] : kKinds) {
+        if (of_pattern == pattern.kind) blocks->set_kind(kind);
+      }
+    }
+    if (blocks->density() == 0) blocks->set_density(pattern.density);
+  }
+  if (blocks->block_size() == 0) blocks->set_block_size(static_cast<int32_t>(pattern.block_size));
+  return true;
+}
+
+void CheckBlocks(const BlockSparseSpec& blocks, Violations* v) {
+  const std::string field = "attention.block_sparse.";
+  if (blocks.kind() == BlockSparseSpec::KIND_UNSPECIFIED) {
+    v->Field(field + "kind", "is required when attention.block_sparse.preset is not set");
+  } else if (!BlockSparseSpec::Kind_IsValid(blocks.kind())) {
+    v->Field(field + "kind", absl::StrCat("has the unknown value ", blocks.kind()));
+  } else if (blocks.kind() == BlockSparseSpec::HIERARCHICAL) {
+    v->Field(field + "kind",
+             "is HIERARCHICAL; its mask follows from who holds which tokens, so that a ring formed "
+             "anew would train another model");
+  } else if (blocks.per_head() && blocks.kind() != BlockSparseSpec::RANDOM) {
+    v->Field(field + "per_head",
+             absl::StrCat("is set, but masks of ", BlockSparseSpec::Kind_Name(blocks.kind()),
+                          " are the same for all heads; only those of RANDOM differ"));
+  }
+  if (blocks.density() == 0) {
+    v->Field(field + "density", "is required when attention.block_sparse.preset is not set");
+  } else if (!(blocks.density() > 0 && blocks.density() <= 1)) {
+    v->Field(field + "density",
+             absl::StrCat("is ", blocks.density(), "; it must be above 0 and at most 1"));
+  }
+  if (blocks.block_size() != 64 && blocks.block_size() != 128) {
+    v->Shape(field + "block_size", blocks.block_size(), 0, {64, 128},
+             "block_size == 64 or block_size == 128");
+  }
+}
+
+void CheckMaskBits(const v1::TrainingJobSpec& spec, Violations* v) {
+  if (spec.model().heads() < 1 || spec.data().sequence_length() < 1) return;
+  if (MaskBits(spec) <= kMaskBitsMax) return;
+  const BlockSparseSpec& blocks = spec.attention().block_sparse();
+  const int heads = blocks.per_head() ? spec.model().heads() : 1;
+  const auto blocks_max = static_cast<int64_t>(std::sqrt(kMaskBitsMax / heads));
+  v->Shape("data.sequence_length", spec.data().sequence_length(), 0,
+           {blocks_max * blocks.block_size()},
+           "masks x (sequence_length / attention.block_sparse.block_size)^2 <= 2^28");
+}
+
+void ResolveBlocks(v1::TrainingJobSpec* spec, Violations* v) {
+  RefuseBranches(spec->attention(), v);
+  if (spec->model().positions() == v1::XPOS) {
+    v->Field("model.positions",
+             "is XPOS, whose decay is relative to the longest segment; attention.block_sparse has "
+             "none; use ROTARY");
+  }
+  BlockSparseSpec* blocks = spec->mutable_attention()->mutable_block_sparse();
+  if (!FillInBlocks(blocks, v)) return;
+  CheckBlocks(*blocks, v);
+  if (blocks->block_size() >= 64) CheckMaskBits(*spec, v);
+}
+
+attention::DilatedAttentionOptions BranchesOf(const v1::AttentionSpec& spec) {
+  attention::DilatedAttentionOptions options;
+  for (int i = 0; i < spec.segment_lengths_size(); ++i) {
+    options.branches.push_back({spec.segment_lengths(i), spec.dilation_rates(i)});
+  }
+  options.offset_mode = spec.offset_mode() == v1::TORCHSCALE ? attention::OffsetMode::kTorchscale
+                                                             : attention::OffsetMode::kPaper;
+  options.mix_gradient = spec.mix_gradient() == v1::DETACHED ? attention::MixGradient::kDetached
+                                                             : attention::MixGradient::kExact;
+  return options;
+}
+
+}  // namespace
+
+void ResolveAttention(const ModelPreset* preset, v1::TrainingJobSpec* spec, Violations* v) {
+  if (spec->attention().has_block_sparse()) return ResolveBlocks(spec, v);
+  ResolveBranches(preset, spec->mutable_attention(), v);
+  if (spec->model().positions() == v1::XPOS) CheckXpos(spec->attention(), v);
+}
+
+double MaskBits(const v1::TrainingJobSpec& spec) {
+  if (!spec.attention().has_block_sparse()) return 0;
+  const BlockSparseSpec& blocks = spec.attention().block_sparse();
+  const double side = std::ceil(static_cast<double>(spec.data().sequence_length()) /
+                                static_cast<double>(blocks.block_size()));
+  return (blocks.per_head() ? spec.model().heads() : 1) * side * side;
+}
+
+absl::StatusOr<attention::AttentionPattern> PatternOf(const v1::TrainingJobSpec& spec) {
+  if (!spec.attention().has_block_sparse()) return BranchesOf(spec.attention());
+  const BlockSparseSpec& blocks = spec.attention().block_sparse();
+  BlockPattern pattern{.density = blocks.density(),
+                       .heads = blocks.per_head() ? spec.model().heads() : 1,
+                       .block_size = blocks.block_size(),
+                       .seed = blocks.seed()};
+  for (const auto& [kind, of_pattern] : kKinds) {
+    if (kind == blocks.kind()) pattern.kind = of_pattern;
+  }
+  ASSIGN_OR_RETURN(attention::BlockMask mask,
+                   MakeBlockMask(pattern, spec.data().sequence_length()));
+  return attention::BlockSparseAttentionOptions{.mask = std::move(mask)};
+}
+
+}  // namespace ringmaster::coordinator
