@@ -292,19 +292,23 @@ CaseErrors ErrorsOf(const ReferenceResult& result, const ReferenceResult& refere
                   reference);
 }
 
-double ErrorLimit(at::ScalarType dtype, double same_precision) {
-  return dtype == at::kDouble ? 1e-10 : dtype == at::kFloat ? 2e-5 : 2 * same_precision;
+CaseErrors SamePrecisionErrors(const AttentionCase& problem, const ReferenceResult& reference,
+                               bool fused) {
+  const auto errors = [&](Rounding rounding) {
+    return ErrorsOf(SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
+                                           problem.pattern(), rounding),
+                    reference);
+  };
+  if (!fused) return errors(Rounding::kProbabilities);
+  CaseErrors larger = errors(Rounding::kFused);
+  const CaseErrors others = errors(Rounding::kFusedBranches);
+  for (size_t i = 0; i < larger.size(); ++i) larger[i] = std::max(larger[i], others[i]);
+  return larger;
 }
 
-double ErrorLimitOfFp32Sums(const AttentionCase& problem, Path path, at::Device device,
-                            size_t tensor, double same_precision) {
-  if (problem.q.scalar_type() == at::kFloat) {
-    return std::max(problem.blocks.has_value() ? 4e-5 : 2e-5,
-                    (path == Path::kAsCalled ? 1.5 : 4) * same_precision);
-  }
-  // Kernels over tiles round probabilities of each branch apart, the model those of their sum.
-  const double times = device.is_cuda() && tensor > kLse ? 4 : 2;
-  return std::max(tensor == kLse ? 2e-5 : 0, times * same_precision);
+double ErrorLimit(at::ScalarType dtype, size_t tensor, double same_precision) {
+  if (dtype == at::kDouble) return 1e-10;
+  return dtype == at::kFloat || tensor == kLse ? 2e-5 : 2 * same_precision;
 }
 
 }  // namespace ringmaster::attention

@@ -86,18 +86,14 @@ using CaseErrors = std::array<double, 5>;
 CaseErrors ErrorsOf(const AttentionResult& result, const ReferenceResult& reference);
 CaseErrors ErrorsOf(const ReferenceResult& result, const ReferenceResult& reference);
 
-// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 and fp16 twice what a dense model
-// of the same precision misses by.
-double ErrorLimit(at::ScalarType dtype, double same_precision);
+// What a model of the problem's own precision misses by (SamePrecisionReference); that of fused
+// kernels is two, and the larger error counts: kernels over tiles join some branches in one softmax
+// and run others alone, so that they round as the one or as the other.
+CaseErrors SamePrecisionErrors(const AttentionCase& problem, const ReferenceResult& reference,
+                               bool fused);
 
-// With sums in fp32. Where all softmaxes of a problem are all but one key's, its gradients are
-// small differences of large numbers, and the dense model with fp32 sums misses 2e-5 as well or
-// comes near to it: the operator may miss by one and a half times as much, and by four times where
-// short sequences, which it sums in fp64, are made to take the path of long ones: the fused kernel
-// rounds the two numbers apart. Masks are tried with heads of up to 128, whose scores are sums of
-// four times as many products, and with rows that see nothing, which make the mean smaller: they
-// may miss twice 2e-5. lse stays fp32 with bf16 and fp16 inputs, so that fp32's limit is its own.
-double ErrorLimitOfFp32Sums(const AttentionCase& problem, Path path, at::Device device,
-                            size_t tensor, double same_precision);
+// What every call must meet: fp64 1e-10, fp32 2e-5, and for bf16 and fp16 twice what a model of the
+// same precision misses by, but for lse, which is fp32 then.
+double ErrorLimit(at::ScalarType dtype, size_t tensor, double same_precision);
 
 }  // namespace ringmaster::attention

@@ -68,13 +68,6 @@ ReferenceResult Oracle(const AttentionCase& x) {
   return ReferenceAttention(x.q, x.k, x.v, x.dout, x.pattern(), x.log_gates, x.dropout);
 }
 
-// As property_test.cc has it; there is no path of its own for long sequences.
-double Limit(const AttentionCase& problem, size_t tensor, double same) {
-  const at::ScalarType dtype = problem.q.scalar_type();
-  if (dtype == at::kDouble) return 1e-10;
-  return dtype == at::kFloat || tensor == kLse ? std::max(4e-5, 4 * same) : 2 * same;
-}
-
 TEST(DropoutPropertyTest, EqualsTheDenseOracle) {
   std::printf("seeds %llu..%llu\n", static_cast<unsigned long long>(g_flags.seed),
               static_cast<unsigned long long>(g_flags.seed + g_flags.cases - 1));
@@ -94,7 +87,8 @@ TEST(DropoutPropertyTest, EqualsTheDenseOracle) {
       EXPECT_EQ(result.sent_bytes, PlannedTraffic(problem).sent_bytes);
       const CaseErrors errors = ErrorsOf(result, reference);
       for (size_t which = 0; which < errors.size(); ++which) {
-        EXPECT_LE(errors[which], Limit(problem, which, same[which])) << kTensors[which];
+        EXPECT_LE(errors[which], ErrorLimit(problem.q.scalar_type(), which, same[which]))
+            << kTensors[which];
       }
       if (problem.log_gates.defined()) {
         const at::Tensor gates = reference.dlog_gates;

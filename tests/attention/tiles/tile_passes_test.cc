@@ -107,10 +107,7 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
         "kernels over tiles");
     const ReferenceResult reference =
         ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
-    const CaseErrors same =
-        ErrorsOf(SamePrecisionReference(problem.q, problem.k, problem.v, problem.dout,
-                                        problem.pattern(), Rounding::kFusedBranches),
-                 reference);
+    const CaseErrors same = SamePrecisionErrors(problem, reference, /*fused=*/true);
     const AttentionResult result =
         i % 3 == 0 || problem.strategy == Strategy::kHeads
             ? RunRanks(Poisoned(problem, reference), Path::kAsCalled, g_flags.device)
@@ -122,12 +119,11 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
     EXPECT_EQ(result.sent_messages, planned.sent_messages);
     const CaseErrors errors = ErrorsOf(result, reference);
     for (size_t i = 0; i < errors.size(); ++i) {
-      // lse is fp32.
-      EXPECT_LE(errors[i], i == kLse ? 2e-5 : 2 * same[i]) << kTensors[i];
+      EXPECT_LE(errors[i], ErrorLimit(problem.q.scalar_type(), i, same[i])) << kTensors[i];
       worst[i] = std::max(worst[i], same[i] > 0 ? errors[i] / same[i] : 0);
     }
   }
-  std::printf("seeds %llu..%llu, times the dense model's error at most:",
+  std::printf("seeds %llu..%llu, times the models' error at most:",
               static_cast<unsigned long long>(g_flags.seed),
               static_cast<unsigned long long>(g_flags.seed + g_flags.cases - 1));
   for (size_t i = 0; i < worst.size(); ++i) std::printf("  %s %.2f", kTensors[i], worst[i]);
