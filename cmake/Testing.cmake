@@ -23,6 +23,8 @@ if(RINGMASTER_SANITIZER STREQUAL "thread")
   list(APPEND sanitizer_environment "UCX_MEM_EVENTS=n")
   set(tsan_order tsan_order)
   add_subdirectory(tests/testing)
+elseif(RINGMASTER_SANITIZER)
+  set(slower 3)
 endif()
 
 function(ringmaster_test name)
