@@ -62,16 +62,17 @@ void Reach(const LongNet::PassOptions& options, Phase phase, int64_t layer) {
   }
 }
 
-at::Tensor Attend(const QueryKeyValue& qkv, const SequenceShard& shard) {
+at::Tensor Attend(const QueryKeyValue& qkv, const SequenceShard& shard,
+                  const attention::AttentionDropout& dropout) {
   if (const auto* branches = std::get_if<attention::DilatedAttentionOptions>(&shard.pattern)) {
     return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, *branches, shard.map,
-                                       shard.exchange, {}, shard.strategy)
+                                       shard.exchange, dropout, shard.strategy)
         .out;
   }
   return attention::BlockSparseAttention(
              qkv.query, qkv.key, qkv.value,
              std::get<attention::BlockSparseAttentionOptions>(shard.pattern), shard.map,
-             shard.exchange, {}, {}, shard.strategy)
+             shard.exchange, {}, dropout, shard.strategy)
       .out;
 }
 
@@ -127,10 +128,12 @@ int64_t LongNet::FinalNorm() const { return 1 + config_.layers * BlockParameters
 int64_t LongNet::Output() const { return config_.tied_embeddings ? 0 : FinalNorm() + 2; }
 
 at::Tensor LongNet::RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
-                             const at::Tensor& x, const Dropout& dropout, int64_t layer) const {
+                             const at::Tensor& x, const Drops& drops, int64_t layer) const {
+  attention::AttentionDropout dropout = drops.probabilities;
+  dropout.call = static_cast<uint64_t>(layer);
   return DecoderBlock(
-      config_, block, shard.rotary, x, [&](const QueryKeyValue& qkv) { return Attend(qkv, shard); },
-      dropout, layer);
+      config_, block, shard.rotary, x,
+      [&](const QueryKeyValue& qkv) { return Attend(qkv, shard, dropout); }, drops.channels, layer);
 }
 
 at::Tensor LongNet::RunBlocks(absl::Span<const at::Tensor> parameters, const SequenceShard& shard,
@@ -149,18 +152,20 @@ at::Tensor LongNet::ForwardBackward(absl::Span<const at::Tensor> parameters,
                                     const PassOptions& options) const {
   const at::NoGradGuard no_grad;
   Reach(options, Phase::kEmbedding, -1);
-  const Dropout dropout(options.dropout, options.dropout_seeds, shard.positions);
-  at::Tensor x = dropout.Apply(Embed(parameters[0], tokens), 0);
+  const Drops drops{
+      .channels = Dropout(options.dropout, options.dropout_seeds, shard.positions),
+      .probabilities = {.probability = options.attention_dropout, .seeds = options.dropout_seeds}};
+  at::Tensor x = drops.channels.Apply(Embed(parameters[0], tokens), 0);
   std::vector<TapeEntry> tape;
   const auto compute = [&](TapeEntry& entry, int64_t layer) {
     const at::AutoGradMode with_graph(true);
-    entry.output = RunBlock(entry.leaves, shard, entry.input, dropout, layer);
+    entry.output = RunBlock(entry.leaves, shard, entry.input, drops, layer);
   };
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     Reach(options, Phase::kForward, layer);
     tape.push_back({Leaf(x), Leaves(Block(parameters, layer)), {}});
     if (options.recompute) {
-      x = RunBlock(Block(parameters, layer), shard, x, dropout, layer);
+      x = RunBlock(Block(parameters, layer), shard, x, drops, layer);
     } else {
       compute(tape.back(), layer);
       x = tape.back().output.detach();
@@ -186,7 +191,7 @@ at::Tensor LongNet::ForwardBackward(absl::Span<const at::Tensor> parameters,
     dx = found.back();
     tape.pop_back();
   }
-  gradients[0].add_(EmbedBackward(dropout.Apply(dx, 0), tokens, config_.vocab_size));
+  gradients[0].add_(EmbedBackward(drops.channels.Apply(dx, 0), tokens, config_.vocab_size));
   return loss;
 }
 

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "attention/dropout.h"
 #include "attention/exchange/exchange.h"
 #include "attention/plan/plan.h"
 #include "attention/plan/shard_map.h"
@@ -63,7 +64,9 @@ class LongNet {
     bool recompute = false;
     // Share of the channels of the embedding and of what blocks add that is dropped; [0, 1).
     double dropout = 0;
-    // DropoutSeed of each of the B sequences. REQUIRED with dropout > 0.
+    // Probability with which each of attention's probabilities is dropped; [0, 1).
+    double attention_dropout = 0;
+    // DropoutSeed of each of the B sequences. REQUIRED with dropout of either kind.
     std::vector<uint64_t> dropout_seeds;
     // Called before each part of the pass; may throw. For fault injection and progress.
     PhaseHook hook;
@@ -93,6 +96,12 @@ class LongNet {
 
  private:
   struct LastPattern;
+  // What a training pass drops: of channels, and of attention's probabilities, where a layer is a
+  // call.
+  struct Drops {
+    Dropout channels;
+    attention::AttentionDropout probabilities;
+  };
 
   explicit LongNet(LongNetConfig config);
 
@@ -102,7 +111,7 @@ class LongNet {
   int64_t Output() const;
 
   at::Tensor RunBlock(absl::Span<const at::Tensor> block, const SequenceShard& shard,
-                      const at::Tensor& x, const Dropout& dropout, int64_t layer) const;
+                      const at::Tensor& x, const Drops& drops, int64_t layer) const;
   // Adds the gradients of loss, final norm and output projection; writes that of x into dx.
   at::Tensor OutputLoss(absl::Span<const at::Tensor> parameters, const at::Tensor& x,
                         const at::Tensor& labels, double scale,

@@ -286,6 +286,11 @@ v1::EstimateTrainingJobResponse Estimate(const v1::TrainingJobSpec& spec) {
   memory->set_total_bytes(Saturated(static_cast<double>(StateBytes(spec)) +
                                     static_cast<double>(memory->activation_bytes()) +
                                     static_cast<double>(memory->exchange_bytes())));
+  if (spec.attention().dropout() > 0) {
+    estimate.add_warnings(
+        "attention.dropout is computed by products of matrices, which take longer than the kernels "
+        "that layouts are predicted with");
+  }
   if (spec.precision() == v1::PRECISION_UNSPECIFIED) {
     estimate.add_warnings(
         "neither device nor precision is set: figures are for FP32, the CPU's default; GPUs may "

@@ -221,6 +221,7 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
     Within("steps", spec->steps(), 1, kStepsMax, v);
   }
   Real("dropout", spec->dropout(), 0, 1, false, v);
+  Real("attention.dropout", spec->attention().dropout(), 0, 1, false, v);
   ResolveOptimizer(spec->mutable_optimizer(), v);
   ResolveSchedule(spec->mutable_schedule(), v);
   ResolveBatch(spec, v);

@@ -57,6 +57,17 @@ class RecoveryTest(harness.ClusterTest):
                 for phase in ('detect', 'abort', 'form', 'restore', 'first_step'):
                     self.assertIn(f'{phase}_ms', episode)
 
+    # By itself and short: products of matrices take their time.
+    def test_a_killed_worker_of_a_job_that_drops_attention(self):
+        for name in ('dropping', 'dropping-killed'):
+            self.submit(name, 80, ('attention.dropout=0.1',))
+            if name == 'dropping-killed':
+                job = self.wait_for_step(name, 20)
+                os.kill(self.cluster.worker_pid(self.worker_of_rank(job, 1)), signal.SIGKILL)
+            job = self.wait_for_end(name)
+            self.assertEqual('episodes' in job['status'], name == 'dropping-killed')
+        self.assertEqual(self.losses('dropping-killed'), self.losses('dropping'))
+
     def test_all_ranks_killed_restore_the_checkpoint(self):
         job = self.start('all-killed')
         for rank in (0, 1):

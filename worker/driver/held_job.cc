@@ -26,6 +26,7 @@ namespace {
 
 absl::StatusOr<std::string> DescribeAttention(const JobConfig& config, const models::LongNet& model,
                                               const std::string& device) {
+  if (config.attention_dropout > 0) return "products of matrices, for its dropout";
   const at::ScalarType dtype = config.precision == Precision::kBf16   ? at::kBFloat16
                                : config.precision == Precision::kFp64 ? at::kDouble
                                                                       : at::kFloat;

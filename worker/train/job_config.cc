@@ -245,6 +245,7 @@ absl::StatusOr<JobConfig> JobConfigFromSpec(const v1::TrainingJobSpec& spec) {
                                                     : Precision::kFp32;
   config.activation_checkpointing = spec.activation_checkpointing();
   config.dropout = spec.dropout();
+  config.attention_dropout = spec.attention().dropout();
   config.steps = spec.steps();
   config.seed = spec.seed();
   config.data_paths.assign(spec.data().paths().begin(), spec.data().paths().end());

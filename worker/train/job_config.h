@@ -38,6 +38,7 @@ struct JobConfig {
   Precision precision = Precision::kFp32;
   bool activation_checkpointing = false;
   double dropout = 0;
+  double attention_dropout = 0;
   int64_t steps = 0;
   uint64_t seed = 0;
 

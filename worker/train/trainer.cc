@@ -174,6 +174,7 @@ absl::Status Trainer::Implementation::ComputeGradients(double* loss_sum) {
   models::LongNet::PassOptions options;
   options.recompute = config.activation_checkpointing;
   options.dropout = config.dropout;
+  options.attention_dropout = config.attention_dropout;
   options.hook = [this](models::Phase phase, int64_t layer) { Reach(PhaseName(phase), layer); };
   const double scale = 1 / static_cast<double>(config.tokens_per_step());
   const int64_t per_replica = config.global_sequences / config.replicas;

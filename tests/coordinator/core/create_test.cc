@@ -146,6 +146,8 @@ std::vector<Row> Rows() {
       {"vocab", [](R& r) { SpecOf(r).mutable_model()->set_vocab_size(100); },
        "training_job.spec.model.vocab_size"},
       {"dropout", [](R& r) { SpecOf(r).set_dropout(1); }, "training_job.spec.dropout"},
+      {"attention_dropout", [](R& r) { SpecOf(r).mutable_attention()->set_dropout(-0.1); },
+       "training_job.spec.attention.dropout"},
       {"rates_missing", [](R& r) { SpecOf(r).mutable_attention()->add_segment_lengths(512); },
        "training_job.spec.attention.dilation_rates"},
       {"rate_above_length",

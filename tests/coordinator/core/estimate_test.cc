@@ -154,6 +154,15 @@ TEST(EstimateTest, CountsRowsOfAMaskInEachLayer) {
   EXPECT_EQ(EstimateJob(request)->memory().exchange_bytes(), window * row * 2 + window * row * 4);
 }
 
+TEST(EstimateTest, WarnsOfDropoutThatKernelsDoNotKnow) {
+  v1::EstimateTrainingJobRequest request = LongBlocks(1, 32768);
+  request.mutable_spec()->mutable_attention()->set_dropout(0.1);
+  const auto estimate = EstimateJob(request);
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  ASSERT_EQ(estimate->warnings_size(), 1);
+  EXPECT_EQ(estimate->warnings(0).find("attention.dropout is computed by products"), 0);
+}
+
 TEST(EstimateTest, LeavesOutWhatAMaskOfManyBlocksWouldCost) {
   const auto estimate = EstimateJob(LongBlocks(8, int64_t{1} << 21));
   ASSERT_TRUE(estimate.ok()) << estimate.status();

@@ -15,6 +15,7 @@ using testing::HasSubstr;
 TEST(JobConfigTest, ReadsAResolvedSpec) {
   v1::TrainingJobSpec spec = ResolvedSpec();
   spec.set_dropout(0.25);
+  spec.mutable_attention()->set_dropout(0.125);
   const absl::StatusOr<JobConfig> config = JobConfigFromSpec(spec);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->model.kv_heads, 2);
@@ -30,6 +31,7 @@ TEST(JobConfigTest, ReadsAResolvedSpec) {
   EXPECT_EQ(config->seed, 5u);
   EXPECT_EQ(config->validation_interval, 50);
   EXPECT_EQ(config->dropout, 0.25);
+  EXPECT_EQ(config->attention_dropout, 0.125);
 }
 
 TEST(JobConfigTest, AModelIsReadBackAsItWasSet) {

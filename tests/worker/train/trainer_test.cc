@@ -67,6 +67,7 @@ TEST_F(TrainerTest, EveryParametersGradientIsThatOfOneRank) {
   JobConfig config = SmallJob();
   config.optimizer.clip_norm = 0;
   config.dropout = 0.2;
+  config.attention_dropout = 0.1;
   const std::vector<RankRun> alone = Run(config, {.steps = 1});
   for (const World& world : kWorlds) {
     for (const bool recompute : {false, true}) {
@@ -204,6 +205,7 @@ TEST_F(TrainerTest, ExchangesWhatTheEstimateSaysOfAMask) {
 TEST_F(TrainerTest, MicroSequencesKeepTheLoss) {
   JobConfig config = WithWorld(SmallJob(), 2, 1);
   config.dropout = 0.2;
+  config.attention_dropout = 0.1;
   const std::vector<RankRun> one = Run(config, {.steps = 5});
   for (const int64_t micro : {2, 4}) {
     JobConfig batched = config;
@@ -219,6 +221,7 @@ TEST_F(TrainerTest, RecomputationGivesTheSameBits) {
     JobConfig config = WithWorld(SmallJob(), 2, 1);
     config.precision = precision;
     config.dropout = 0.2;
+    config.attention_dropout = 0.1;
     const std::vector<RankRun> kept = Run(config, {.steps = 5});
     config.activation_checkpointing = true;
     const std::vector<RankRun> recomputed = Run(config, {.steps = 5});
@@ -233,12 +236,15 @@ TEST_F(TrainerTest, DropoutIsDrawnAnewEachStepAndNotInValidation) {
   config.optimizer.weight_decay = 0;
   config.validation_interval = 1;
   const std::vector<RankRun> still = Run(config, {.steps = 2});
-  config.dropout = 0.5;
-  const std::vector<RankRun> dropped = Run(config, {.steps = 2});
-  EXPECT_NE(dropped[0].steps[0].loss, still[0].steps[0].loss);
-  EXPECT_EQ(dropped[0].validations, still[0].validations);
-  config.seed = 2;
-  EXPECT_NE(Run(config, {.steps = 1})[0].steps[0].loss, dropped[0].steps[0].loss);
+  for (double JobConfig::*kind : {&JobConfig::dropout, &JobConfig::attention_dropout}) {
+    JobConfig dropping = config;
+    dropping.*kind = 0.5;
+    const std::vector<RankRun> dropped = Run(dropping, {.steps = 2});
+    EXPECT_NE(dropped[0].steps[0].loss, still[0].steps[0].loss);
+    EXPECT_EQ(dropped[0].validations, still[0].validations);
+    dropping.seed = 2;
+    EXPECT_NE(Run(dropping, {.steps = 1})[0].steps[0].loss, dropped[0].steps[0].loss);
+  }
 }
 
 TEST_F(TrainerTest, AllRanksStopAfterTheStepInWhichOneWasAsked) {
