@@ -13,10 +13,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,12 +29,27 @@
 namespace ringmaster::attention {
 namespace {
 
-int64_t RowsNeeded(const DilatedAttentionOptions& options, int64_t max_tokens) {
+int64_t RowsNeeded(const DilatedAttentionOptions& options) {
   int64_t longest = 1;
   for (const Branch& branch : options.branches) {
     longest = std::max(longest, branch.segment_length);
   }
-  return std::min(longest, max_tokens);
+  return longest;
+}
+
+// From a block's last token back to the first that it sees.
+int64_t RowsNeeded(const BlockSparseAttentionOptions& options) {
+  const BlockMask& mask = options.mask;
+  int64_t most = 1;
+  for (int64_t head = 0; head < mask.shape().heads; ++head) {
+    for (int64_t block = 0; block < mask.shape().blocks(); ++block) {
+      int64_t first = block;
+      ForEachBlock(mask.Row(head, block), block,
+                   [&](int64_t key) { first = std::min(first, key); });
+      most = std::max(most, mask.BlockBegin(block + 1) - mask.BlockBegin(first));
+    }
+  }
+  return most;
 }
 
 at::Tensor IndexOf(const std::vector<int64_t>& heads, const at::Tensor& beside) {
@@ -44,21 +62,6 @@ at::Tensor SelectHeads(const at::Tensor& x, int64_t dim, const std::vector<int64
   std::iota(all.begin(), all.end(), 0);
   return heads == all ? x : x.index_select(dim, IndexOf(heads, x));
 }
-
-// The results so far, [B, H, D] and [B, H] in the type of all sums.
-struct Merged {
-  at::Tensor out;
-  at::Tensor lse;
-
-  // Adds what `heads` found in further keys: their softmax [B, heads, D], its denominators [B,
-  // heads].
-  void Add(const std::vector<int64_t>& heads, const at::Tensor& found,
-           const at::Tensor& found_lse) {
-    // Of one token.
-    MergeOnDevice(found.unsqueeze(1), found_lse.unsqueeze(1), IndexOf(heads, out), out.unsqueeze(1),
-                  lse.unsqueeze(1));
-  }
-};
 
 // Tokens first, first + rate, ... below `end`, of a ring of rows: at most two strided slices.
 template <typename Visit>
@@ -75,17 +78,118 @@ void Check(const absl::Status& status) {
   TORCH_CHECK_VALUE(status.ok(), std::string(status.message()));
 }
 
+void CheckPattern(const DilatedAttentionOptions& options, int64_t kv_heads, int64_t /*tokens*/) {
+  Check(options.Validate());
+  Check(options.share.Validate(kv_heads));  // There are at least as many query heads.
+}
+
+void CheckPattern(const BlockSparseAttentionOptions& options, int64_t /*kv_heads*/,
+                  int64_t tokens) {
+  const BlockMaskShape& shape = options.mask.shape();
+  Check(options.Validate(shape.tokens, shape.heads));
+  TORCH_CHECK_VALUE(!options.gated, "a cache for a mask with gates, which it does not know");
+  TORCH_CHECK_VALUE(tokens <= shape.tokens, "a cache of ", tokens, " tokens; the mask is of ",
+                    shape.tokens);
+}
+
+// The query of each head, and what the heads have found so far.
+class Query {
+ public:
+  Query(const at::Tensor& q, const KeyValueCache& cache, std::optional<double> scale)
+      : cache_(cache),
+        type_(q.scalar_type()),
+        group_(q.size(2) / cache.keys().size(2)),
+        scaled_(q.select(1, 0).to(type_ == at::kDouble ? at::kDouble : at::kFloat) *
+                scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))))),
+        out_(at::zeros_like(scaled_)),
+        lse_(at::full({q.size(0), q.size(2)}, -std::numeric_limits<double>::infinity(),
+                      scaled_.options())) {}
+
+  int64_t heads() const { return scaled_.size(1); }
+
+  // Adds what `heads` find in tokens first, first + step, ... below `end`.
+  void Attend(const std::vector<int64_t>& heads, int64_t first, int64_t end, int64_t step) {
+    std::vector<int64_t> kv;
+    for (const int64_t head : heads) kv.push_back(head / group_);
+    const at::Tensor query = SelectHeads(scaled_, 1, heads).unsqueeze(-1);  // [B, heads, D, 1]
+    ForEachSlice(first, end, step, cache_.keys().size(1), [&](int64_t row, int64_t row_end) {
+      const auto rows = [&](const at::Tensor& kept) {  // [B, heads, rows, D]
+        return SelectHeads(kept.slice(1, row, row_end, step), 2, kv)
+            .transpose(1, 2)
+            .to(scaled_.scalar_type());
+      };
+      const at::Tensor scores = at::matmul(rows(cache_.keys()), query).squeeze(-1);
+      const at::Tensor found =
+          at::matmul(at::softmax(scores, -1).unsqueeze(-2), rows(cache_.values())).squeeze(-2);
+      // Of one token.
+      MergeOnDevice(found.unsqueeze(1), at::logsumexp(scores, -1).unsqueeze(1),
+                    IndexOf(heads, out_), out_.unsqueeze(1), lse_.unsqueeze(1));
+    });
+  }
+
+  AttentionOutput Result() const { return {out_.to(type_).unsqueeze(1), lse_.unsqueeze(1)}; }
+
+ private:
+  const KeyValueCache& cache_;
+  const at::ScalarType type_;
+  const int64_t group_;
+  const at::Tensor scaled_;  // [B, H, D], in the type of all sums, as what follows
+  at::Tensor out_;           // [B, H, D]
+  at::Tensor lse_;           // [B, H]
+};
+
+void AttendAll(const DilatedAttentionOptions& options, int64_t last, Query* query) {
+  for (const Branch& branch : options.branches) {
+    const int64_t begin = Segments(branch, options.documents, last + 1).At(last).begin;
+    const int64_t rate = branch.dilation_rate, offset = (last - begin) % rate;
+    std::vector<int64_t> chosen;
+    for (int64_t head = 0; head < query->heads(); ++head) {
+      if (HeadOffset(options, head, query->heads(), rate) == offset) chosen.push_back(head);
+    }
+    // A rate above the segment's tokens takes one token; the step past it must not overflow.
+    const int64_t step = std::min(rate, last - begin + 1);
+    if (!chosen.empty()) query->Attend(chosen, begin + offset, last + 1, step);
+  }
+}
+
+// Blocks that lie side by side at once.
+void AttendAll(const BlockSparseAttentionOptions& options, int64_t last, Query* query) {
+  const BlockMask& mask = options.mask;
+  const auto behind = std::upper_bound(options.documents.begin(), options.documents.end(), last);
+  const int64_t document = behind == options.documents.begin() ? 0 : *std::prev(behind);
+  const int64_t own = last / mask.shape().block_size;
+  const bool alike = mask.shape().heads == 1;
+  for (int64_t head = 0; head < (alike ? 1 : query->heads()); ++head) {
+    std::vector<int64_t> heads(alike ? query->heads() : 1);
+    std::iota(heads.begin(), heads.end(), head);
+    int64_t begin = 0, end = 0;
+    const auto attend = [&] {
+      const int64_t from = std::max(begin, document), to = std::min(end, last + 1);
+      if (from < to) query->Attend(heads, from, to, 1);
+    };
+    ForEachBlock(mask.Row(head, own), own + 1, [&](int64_t block) {
+      if (mask.BlockBegin(block) > end) {
+        attend();
+        begin = mask.BlockBegin(block);
+      }
+      end = mask.BlockBegin(block + 1);
+    });
+    attend();
+  }
+}
+
 }  // namespace
 
-KeyValueCache::KeyValueCache(DilatedAttentionOptions options, int64_t batch, int64_t kv_heads,
+KeyValueCache::KeyValueCache(AttentionPattern pattern, int64_t batch, int64_t kv_heads,
                              int64_t head_dim, int64_t max_tokens, const at::TensorOptions& tensors)
-    : options_(std::move(options)), max_tokens_(max_tokens) {
-  Check(options_.Validate());
+    : pattern_(std::move(pattern)), max_tokens_(max_tokens) {
   TORCH_CHECK_VALUE(batch >= 0 && kv_heads >= 1 && head_dim >= 1 && max_tokens >= 1, "a cache of ",
                     max_tokens, " tokens of ", batch, " x ", kv_heads, " x ", head_dim,
                     "; all but the batch must be at least 1");
-  Check(options_.share.Validate(kv_heads));  // There are at least as many query heads.
-  keys_ = at::zeros({batch, RowsNeeded(options_, max_tokens), kv_heads, head_dim}, tensors);
+  std::visit([&](const auto& options) { CheckPattern(options, kv_heads, max_tokens); }, pattern_);
+  const int64_t needed =
+      std::visit([](const auto& options) { return RowsNeeded(options); }, pattern_);
+  keys_ = at::zeros({batch, std::min(needed, max_tokens), kv_heads, head_dim}, tensors);
   values_ = at::zeros_like(keys_);
 }
 
@@ -116,46 +220,23 @@ void KeyValueCache::Append(const at::Tensor& k, const at::Tensor& v) {
 AttentionOutput DecodeAttention(const at::Tensor& q, const KeyValueCache& cache) {
   const at::NoGradGuard no_grad;
   const at::Tensor& keys = cache.keys();
-  const DilatedAttentionOptions& options = cache.options();
   TORCH_CHECK_VALUE(cache.tokens() > 0, "nothing was appended to the cache");
   TORCH_CHECK_VALUE(q.dim() == 4 && q.size(0) == keys.size(0) && q.size(1) == 1 &&
                         q.size(3) == keys.size(3) && q.size(2) % keys.size(2) == 0 &&
                         q.scalar_type() == keys.scalar_type(),
                     "q is ", q.sizes(), " of ", q.scalar_type(), "; the cache's keys are ",
                     keys.sizes(), " of ", keys.scalar_type());
-  Check(options.share.Validate(q.size(2)));
-  const int64_t heads = q.size(2), group = heads / keys.size(2), last = cache.tokens() - 1;
-  const at::ScalarType exact = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
-  const at::Tensor scaled = q.select(1, 0).to(exact) * scale;
-  Merged merged{
-      at::zeros_like(scaled),
-      at::full({q.size(0), heads}, -std::numeric_limits<double>::infinity(), scaled.options())};
-  for (const Branch& branch : options.branches) {
-    const int64_t begin = Segments(branch, options.documents, last + 1).At(last).begin;
-    const int64_t rate = branch.dilation_rate, offset = (last - begin) % rate;
-    std::vector<int64_t> chosen, kv;
-    for (int64_t head = 0; head < heads; ++head) {
-      if (HeadOffset(options, head, heads, rate) == offset) {
-        chosen.push_back(head);
-        kv.push_back(head / group);
-      }
-    }
-    if (chosen.empty()) continue;
-    const at::Tensor query = SelectHeads(scaled, 1, chosen).unsqueeze(-1);  // [B, heads, D, 1]
-    // A rate above the segment's tokens takes one token; the step past it must not overflow.
-    const int64_t step = std::min(rate, last - begin + 1);
-    ForEachSlice(begin + offset, last + 1, step, keys.size(1), [&](int64_t row, int64_t end) {
-      const auto rows = [&](const at::Tensor& kept) {  // [B, heads, rows, D]
-        return SelectHeads(kept.slice(1, row, end, step), 2, kv).transpose(1, 2).to(exact);
-      };
-      const at::Tensor scores = at::matmul(rows(keys), query).squeeze(-1);  // [B, heads, rows]
-      const at::Tensor found =
-          at::matmul(at::softmax(scores, -1).unsqueeze(-2), rows(cache.values())).squeeze(-2);
-      merged.Add(chosen, found, at::logsumexp(scores, -1));
-    });
-  }
-  return {merged.out.to(q.scalar_type()).unsqueeze(1), merged.lse.unsqueeze(1)};
+  const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&cache.pattern());
+  Check(blocks != nullptr
+            ? blocks->Validate(blocks->mask.shape().tokens, q.size(2))
+            : std::get<DilatedAttentionOptions>(cache.pattern()).share.Validate(q.size(2)));
+  return std::visit(
+      [&](const auto& options) {
+        Query query(q, cache, options.scale);
+        AttendAll(options, cache.tokens() - 1, &query);
+        return query.Result();
+      },
+      cache.pattern());
 }
 
 }  // namespace ringmaster::attention

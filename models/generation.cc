@@ -6,8 +6,14 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 
+#include <numeric>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "attention/attend.h"
 #include "attention/decode_attention.h"
-#include "attention/dilated_attention.h"
 #include "models/block.h"
 #include "models/positions.h"
 
@@ -21,21 +27,28 @@ at::Tensor AsTensor(absl::Span<const int64_t> tokens, const at::TensorOptions& o
       .unsqueeze(0);
 }
 
+// What the first tokens of a sequence see of each other.
+attention::AttentionPattern FirstTokens(attention::AttentionPattern pattern, int64_t tokens) {
+  if (auto* blocks = std::get_if<attention::BlockSparseAttentionOptions>(&pattern)) {
+    blocks->mask = blocks->mask.FirstTokens(tokens);
+  }
+  return pattern;
+}
+
 }  // namespace
 
 Generator::Generator(const LongNet& model, absl::Span<const at::Tensor> parameters,
-                     int64_t max_tokens)
+                     int64_t max_tokens, int64_t mask_tokens)
     : model_(model),
       parameters_(parameters.begin(), parameters.end()),
       options_(parameters_[0].options()),
       max_tokens_(max_tokens) {
   const LongNetConfig& config = model_.config();
-  TORCH_CHECK_VALUE(!config.blocks.has_value(),
-                    "models of block-sparse attention cannot generate: there is no cache of keys "
-                    "and values for their masks");
+  const auto pattern = model_.Pattern(mask_tokens);
+  TORCH_CHECK_VALUE(pattern.ok(), std::string(pattern.status().message()));
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    caches_.emplace_back(config.attention, /*batch=*/1, config.kv_heads, config.head_dim(),
-                         max_tokens, options_);
+    caches_.emplace_back(*pattern, /*batch=*/1, config.kv_heads, config.head_dim(), max_tokens,
+                         options_);
   }
 }
 
@@ -64,13 +77,17 @@ at::Tensor Generator::Prefill(absl::Span<const int64_t> prompt) {
   const auto count = static_cast<int64_t>(prompt.size());
   TORCH_CHECK_VALUE(tokens_ == 0 && count >= 1 && count <= max_tokens_, "a prompt of ", count,
                     " tokens; 1 to ", max_tokens_, " are possible, once");
-  const SequenceShard shard =
-      model_.Place(attention::ShardMap::Contiguous(count, 1, 1), 0, nullptr, options_);
+  std::vector<int64_t> positions(prompt.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  const RotaryTables rotary = MakeRotaryTables(config, positions, options_);
+  const attention::AttentionPattern pattern = FirstTokens(caches_.front().pattern(), count);
   at::Tensor x = Embed(parameters_[0], AsTensor(prompt, options_));
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    x = DecoderBlock(config, Block(layer), shard.rotary, x, [&](const QueryKeyValue& qkv) {
+    x = DecoderBlock(config, Block(layer), rotary, x, [&](const QueryKeyValue& qkv) {
       caches_[layer].Append(qkv.key, qkv.value);
-      return attention::DilatedAttention(qkv.query, qkv.key, qkv.value, config.attention).out;
+      return attention::Attend(qkv.query, qkv.key, qkv.value,
+                               attention::MakeCall(qkv.query, qkv.key, qkv.value, pattern))
+          .out;
     });
   }
   at::Tensor logits = LastLogits(x);

@@ -12,17 +12,20 @@
 namespace ringmaster::models {
 
 // Generates one sequence token by token, by attention over a cache (attention/decode_attention.h)
-// of keys and values as far back as the longest segment reaches. Gives the logits that
-// LongNet::Logits of the whole sequence would. Of models with branches: a mask is that of one
-// length of sequence, and there is no cache for it.
+// of keys and values as far back as the longest segment reaches, or a mask's rows. Gives the logits
+// that LongNet::Logits of the whole sequence would, of a mask those of a whole sequence of as many
+// tokens as the mask is of.
 //
 // Functions throw as LongNet's. One that fails when caches have grown already makes the generator
 // useless: later ones throw c10::Error (ValueError). Not thread-safe.
 class Generator {
  public:
-  // `model` and `parameters` are borrowed. At most `max_tokens` tokens may be fed. REQUIRES:
-  // max_tokens >= 1.
-  Generator(const LongNet& model, absl::Span<const at::Tensor> parameters, int64_t max_tokens);
+  // `model` and `parameters` are borrowed. At most `max_tokens` tokens may be fed. A mask is that
+  // of sequences of `mask_tokens`, which the model was trained with; branches do not ask. REQUIRES:
+  // 1
+  // <= max_tokens, of a mask <= mask_tokens.
+  Generator(const LongNet& model, absl::Span<const at::Tensor> parameters, int64_t max_tokens,
+            int64_t mask_tokens);
 
   // Feeds the sequence's first tokens in one pass and returns the logits of the one that follows,
   // [vocab] on the CPU, fp32 (fp64 for fp64 parameters). REQUIRES: nothing was fed yet, 1 <=

@@ -101,6 +101,14 @@ BlockMask BlockMask::Heads(int64_t first, int64_t count) const {
   return BlockMask(state_, shape, first_head_ + first);
 }
 
+BlockMask BlockMask::FirstTokens(int64_t tokens) const {
+  BlockMaskShape shape = shape_;
+  shape.tokens = tokens;
+  return *Create(shape, [&](int64_t head, int64_t query, BlockRow& row) {
+    ForEachBlock(Row(head, query), shape.blocks(), [&row](int64_t key) { row.Show(key); });
+  });
+}
+
 absl::Span<const uint64_t> BlockMask::words() const {
   return absl::MakeConstSpan(state_->words)
       .subspan(first_head_ * WordsOfHead(shape_), shape_.heads * WordsOfHead(shape_));

@@ -51,6 +51,9 @@ class BlockMask {
   // The rows of heads [first, first + count). REQUIRES: 0 <= first, first + count <= heads.
   BlockMask Heads(int64_t first, int64_t count) const;
 
+  // What the first tokens see of each other. REQUIRES: 0 <= tokens <= shape().tokens.
+  BlockMask FirstTokens(int64_t tokens) const;
+
   const BlockMaskShape& shape() const { return shape_; }
   // `head` of the queries' heads, however many the mask has.
   bool visible(int64_t head, int64_t query_block, int64_t key_block) const {

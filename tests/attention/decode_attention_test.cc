@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "attention/reference_attention.h"
@@ -97,6 +98,58 @@ TEST(DecodeAttentionTest, CausalMakesNoDifference) {
   EXPECT_LT(RelativeError(found.out, Tokens(expected.out, tokens - 1, tokens)), 1e-12);
 }
 
+// Masks of one head or of each, documents, and a ring that is as long as rows reach back.
+TEST(DecodeAttentionTest, EveryRowOfAMaskIsTheOracles) {
+  at::set_num_threads(1);
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    Random random(seed);
+    const at::ScalarType dtype = random.OneIn(2) ? at::kDouble : at::kFloat;
+    const int64_t tokens = random.Between(1, 500), kv_heads = random.Between(1, 3);
+    const int64_t heads = kv_heads * random.Between(1, 3), batch = random.Between(1, 2);
+    const int64_t reach = random.Between(0, 7);
+    const BlockSparseAttentionOptions options = {
+        .mask = *BlockMask::Create(
+            {.heads = random.OneIn(2) ? 1 : heads, .tokens = tokens, .block_size = 64},
+            [&](int64_t /*head*/, int64_t query, BlockRow& row) {
+              for (int64_t key = std::max<int64_t>(0, query - reach); key <= query; ++key) {
+                if (random.OneIn(2)) row.Show(key);
+              }
+            }),
+        .scale = random.OneIn(3) ? std::optional<double>(random.Normal()) : std::nullopt,
+        .documents = random.SomeDocuments(tokens)};
+    const at::Tensor q = random.Tensor({batch, tokens, heads, 5}, dtype);
+    const at::Tensor k = random.Tensor({batch, tokens, kv_heads, 5}, dtype);
+    const at::Tensor v = random.Tensor({batch, tokens, kv_heads, 5}, dtype);
+    const ReferenceResult expected = ReferenceAttention(q, k, v, {}, options);
+    KeyValueCache cache(options, batch, kv_heads, 5, tokens, k.options());
+    EXPECT_LE(cache.keys().size(1), std::min((reach + 1) * 64, tokens));
+    while (cache.tokens() < tokens) {
+      const int64_t from = cache.tokens();
+      const int64_t to = std::min(tokens, from + random.Between(1, 90));
+      cache.Append(Tokens(k, from, to), Tokens(v, from, to));
+      const AttentionOutput found = DecodeAttention(Tokens(q, to - 1, to), cache);
+      const double limit = dtype == at::kDouble ? 1e-12 : 2e-5;
+      ASSERT_LT(RelativeError(found.out, Tokens(expected.out, to - 1, to)), limit)
+          << "seed " << seed << ", token " << to - 1;
+      ASSERT_LT(RelativeError(found.lse, Tokens(expected.lse, to - 1, to)), limit)
+          << "seed " << seed << ", token " << to - 1;
+    }
+  }
+}
+
+TEST(DecodeAttentionTest, RefusesMasksThatDoNotFit) {
+  BlockSparseAttentionOptions options = {
+      .mask = *BlockMask::Create({.heads = 4, .tokens = 100, .block_size = 64},
+                                 [](int64_t, int64_t query, BlockRow& row) { row.Show(query); })};
+  EXPECT_THROW(KeyValueCache(options, 1, 2, 4, 101, at::kFloat), c10::Error);
+  KeyValueCache cache(options, 1, 2, 4, 100, at::kFloat);
+  EXPECT_EQ(cache.keys().size(1), 64);
+  cache.Append(at::zeros({1, 9, 2, 4}), at::zeros({1, 9, 2, 4}));
+  EXPECT_THROW(DecodeAttention(at::zeros({1, 1, 2, 4}), cache), c10::Error) << "2 of 4 heads";
+  options.gated = true;
+  EXPECT_THROW(KeyValueCache(options, 1, 2, 4, 100, at::kFloat), c10::Error);
+}
+
 TEST(DecodeAttentionTest, MemoryIsThatOfTheLongestSegment) {
   const DilatedAttentionOptions options{.branches = {{8, 1}, {int64_t{1} << 40, 7}, {30, 2}}};
   EXPECT_EQ(KeyValueCache(options, 1, 2, 4, 100, at::kFloat).keys().size(1), 100);
@@ -106,7 +159,7 @@ TEST(DecodeAttentionTest, MemoryIsThatOfTheLongestSegment) {
 
 TEST(DecodeAttentionTest, RefusesWhatDoesNotFit) {
   const DilatedAttentionOptions options{.branches = {{8, 2}}};
-  EXPECT_THROW(KeyValueCache({}, 1, 2, 4, 9, at::kFloat), c10::Error);
+  EXPECT_THROW(KeyValueCache(DilatedAttentionOptions(), 1, 2, 4, 9, at::kFloat), c10::Error);
   EXPECT_THROW(KeyValueCache(options, 1, 2, 4, 0, at::kFloat), c10::Error);
   KeyValueCache cache(options, 1, 2, 4, 9, at::kFloat);
   const at::Tensor query = at::zeros({1, 1, 4, 4});

@@ -34,7 +34,7 @@ TEST(GeneratorTest, AgreesWithTheWholeSequenceAtEveryToken) {
       const at::Tensor expected =
           m.model.Logits(m.parameters, WholeSequence(m, count), tokens).select(0, 0);
       for (const int64_t prompt : {1, 90}) {
-        Generator generator(m.model, m.parameters, count);
+        Generator generator(m.model, m.parameters, count, count);
         at::Tensor logits = generator.Prefill(absl::MakeConstSpan(fed).first(prompt));
         for (int64_t t = prompt; t < count; ++t) {
           ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10)
@@ -56,13 +56,42 @@ TEST(GeneratorTest, HandlesUncoveredPositionsAndUnreachedSegments) {
   const std::vector<int64_t> fed = AsVector(tokens);
   const at::Tensor expected =
       m.model.Logits(m.parameters, WholeSequence(m, 40), tokens).select(0, 0);
-  Generator generator(m.model, m.parameters, 40);
+  Generator generator(m.model, m.parameters, 40, 40);
   at::Tensor logits = generator.Prefill({fed[0]});
   for (int64_t t = 1; t < 40; ++t) {
     ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10) << "token " << t;
     logits = generator.Next(fed[t]);
   }
   EXPECT_THROW(generator.Next(0), c10::Error) << "more than max_tokens";
+}
+
+// The logits of a sequence as long as the mask is, from the first part of it: one mask a head, and
+// windows that look back over a part of the cache alone.
+TEST(GeneratorTest, AgreesWithTheWholeSequenceOfAMask) {
+  const int64_t count = 700;
+  using Kind = attention::BlockPattern::Kind;
+  for (const Kind kind : {Kind::kLocalWindow, Kind::kRandom, Kind::kGlobalLocal}) {
+    LongNetConfig config = SmallConfig();
+    config.attention.branches.clear();
+    config.blocks = {.kind = kind, .density = 0.4, .block_size = 64, .seed = 3};
+    if (kind == Kind::kRandom) config.blocks->heads = config.heads;
+    const TestModel m(config);
+    const at::Tensor tokens = RandomTokens(1, count, 256, 11);
+    const std::vector<int64_t> fed = AsVector(tokens);
+    const at::Tensor expected =
+        m.model.Logits(m.parameters, WholeSequence(m, count), tokens).select(0, 0);
+    for (const int64_t prompt : {1, 333}) {
+      const int64_t most = prompt + 190;
+      Generator generator(m.model, m.parameters, most, count);
+      at::Tensor logits = generator.Prefill(absl::MakeConstSpan(fed).first(prompt));
+      for (int64_t t = prompt; t < most; ++t) {
+        ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10)
+            << "after token " << t << ", prompt of " << prompt;
+        logits = generator.Next(fed[t]);
+      }
+    }
+    EXPECT_THROW(Generator(m.model, m.parameters, count + 1, count), c10::Error);
+  }
 }
 
 // Caches hold the token that failed: a second try would be silently wrong.
@@ -72,7 +101,7 @@ TEST(GeneratorTest, IsOfNoUseAfterAFailureHalfWay) {
     std::vector<at::Tensor> parameters = m.parameters;
     at::Tensor& last = parameters.back();
     last = last.clone();
-    Generator generator(m.model, parameters, 40);
+    Generator generator(m.model, parameters, 40, 40);
     const auto feed = [&] { prefill ? generator.Prefill({1, 2, 3}) : generator.Next(4); };
     if (!prefill) generator.Prefill({1, 2, 3});
     const int64_t before = generator.tokens();

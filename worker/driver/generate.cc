@@ -53,11 +53,6 @@ absl::Status Generate(const GenerateOptions& options,
   ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestFile(options.checkpoint));
   JobConfig config;
   ASSIGN_OR_RETURN(config.model, ModelConfigFromSpec(manifest.spec));
-  if (config.model.blocks.has_value()) {
-    return absl::InvalidArgumentError(
-        "the model is of block-sparse attention, of which tokens cannot be generated yet: there is "
-        "no cache of keys and values for its mask");
-  }
   // CPUs are slow in bf16, and the stored weights are fp32 then.
   config.precision = manifest.spec.precision() == v1::FP64 ? Precision::kFp64 : Precision::kFp32;
   if (config.model.vocab_size < kByteVocabulary) {
@@ -72,13 +67,20 @@ absl::Status Generate(const GenerateOptions& options,
   for (const char c : prompt) {
     tokens.push_back(static_cast<unsigned char>(c));
   }
+  const int64_t all_tokens = static_cast<int64_t>(tokens.size()) + options.tokens;
+  const int64_t mask_tokens = manifest.spec.data().sequence_length();
+  if (config.model.blocks.has_value() && all_tokens > mask_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt and --tokens are ", all_tokens,
+                                                   " tokens; the model's mask is of ", mask_tokens,
+                                                   ", as data.sequence_length says"));
+  }
   std::mt19937_64 random(options.seed);
   return CatchTorch("generating", [&] {
     at::set_num_threads(options.threads > 0
                             ? options.threads
                             : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
-    models::Generator generator(state->model(), state->compute_parameters(),
-                                static_cast<int64_t>(tokens.size()) + options.tokens);
+    models::Generator generator(state->model(), state->compute_parameters(), all_tokens,
+                                mask_tokens);
     print(prompt);
     at::Tensor logits = generator.Prefill(tokens);
     for (int64_t i = 0; i < options.tokens; ++i) {

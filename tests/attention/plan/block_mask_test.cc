@@ -129,6 +129,30 @@ TEST(BlockMaskTest, OptionsRefuseAMaskOfAnotherProblem) {
   EXPECT_TRUE(BlockSparseAttentionOptions{.mask = MaskOf({.tokens = 9}, Odd)}.Validate(9, 4).ok());
 }
 
+TEST(BlockMaskTest, TheFirstTokensAreAMaskOfTheirOwn) {
+  const BlockMask mask =
+      *BlockMask::Create({.heads = 2, .tokens = 9000, .block_size = 64},
+                         [](int64_t head, int64_t query, BlockRow& row) {
+                           for (int64_t key = head; key < 141; key += 1 + query % 5) row.Show(key);
+                         });
+  for (const int64_t tokens : {0, 1, 64, 65, 4095, 8999, 9000}) {
+    const BlockMask first = mask.FirstTokens(tokens);
+    const int64_t blocks = (tokens + 63) / 64;
+    EXPECT_EQ(first.shape().tokens, tokens);
+    int64_t pairs = 0;
+    for (int64_t head = 0; head < 2; ++head) {
+      for (int64_t query = 0; query < blocks; ++query) {
+        for (int64_t key = 0; key < blocks; ++key) {
+          EXPECT_EQ(first.visible(head, query, key), mask.visible(head, query, key));
+          pairs += mask.visible(head, query, key);
+        }
+      }
+    }
+    EXPECT_EQ(first.Pairs(), pairs);
+  }
+  EXPECT_EQ(mask.FirstTokens(9000), mask);
+}
+
 TEST(BlockMaskTest, SomeHeadsAreAMaskOfTheirOwn) {
   const BlockMaskShape shape = {.heads = 5, .tokens = 1000, .block_size = 64};
   const BlockMask some = MaskOf(shape, Odd).Heads(1, 3).Heads(1, 2);
