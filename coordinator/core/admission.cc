@@ -27,8 +27,11 @@ using google::protobuf::Reflection;
 // Changes that no checkpoint bears: tensors' shapes, and what is as much a part of trained
 // parameters, which tokens a head sees.
 constexpr absl::string_view kKept[] = {
-    "model.", "attention.offset_mode:", "attention.block_sparse.kind:",
-    "attention.block_sparse.seed:", "attention.block_sparse.per_head:"};
+    "model.",
+    "attention.offset_mode:", "attention.block_sparse.kind:", "attention.block_sparse.per_head:"};
+// Nor, of a mask that is drawn: another seed, or blocks of another size, draw another one.
+constexpr absl::string_view kKeptOfDrawn[] = {"attention.block_sparse.seed:",
+                                              "attention.block_sparse.block_size:"};
 constexpr int kLabelsMax = 64;
 constexpr size_t kLabelMax = 63;
 // Of the uid, in the default directory.
@@ -116,9 +119,14 @@ void CheckStart(const v1::TrainingJobSpec& spec,
   if (!file.spec.has_value()) return;
   v1::TrainingJobSpec before = *file.spec;
   before.mutable_model()->set_preset(spec.model().preset());
+  const auto drawn = [](const v1::TrainingJobSpec& of) {
+    return of.attention().block_sparse().kind() == v1::BlockSparseSpec::RANDOM;
+  };
   for (const std::string& change : SpecChanges(before, spec)) {
-    if (std::any_of(std::begin(kKept), std::end(kKept),
-                    [&](absl::string_view kept) { return absl::StartsWith(change, kept); })) {
+    const auto is_one = [&](absl::string_view kept) { return absl::StartsWith(change, kept); };
+    if (std::any_of(std::begin(kKept), std::end(kKept), is_one) ||
+        (drawn(before) && drawn(spec) &&
+         std::any_of(std::begin(kKeptOfDrawn), std::end(kKeptOfDrawn), is_one))) {
       const size_t colon = change.find(':');
       v->Field(change.substr(0, colon), absl::StrCat("differs from the checkpoint's model (",
                                                      change.substr(colon + 2), ")"));

@@ -516,14 +516,21 @@ TEST(CreateTest, ParametersKeepTheirMaskButForItsDensity) {
   const std::string at = "training_job.spec.attention.";
   file.spec = d.Call<v1::TrainingJob>(d.CreateRequest("job-b", 1)).value().spec();
   EXPECT_THAT(fields(),
-              ::testing::UnorderedElementsAre(at + "offset_mode", at + "block_sparse.kind",
-                                              at + "block_sparse.seed"));
+              ::testing::UnorderedElementsAre(at + "offset_mode", at + "block_sparse.kind"));
   v1::CreateTrainingJobRequest before = d.CreateRequest("job-c", 1);
   BlocksOf(before, "local_window_10").set_block_size(64);
-  file.spec = d.Call<v1::TrainingJob>(before).value().spec();
-  EXPECT_THAT(fields(),
-              ::testing::UnorderedElementsAre(at + "block_sparse.kind", at + "block_sparse.seed"));
-  BlocksOf(request, "local_window_25").clear_seed();
+  const v1::TrainingJobSpec window = d.Call<v1::TrainingJob>(before).value().spec();
+  file.spec = window;
+  EXPECT_THAT(fields(), ::testing::ElementsAre(at + "block_sparse.kind"));
+  v1::CreateTrainingJobRequest random = d.CreateRequest("job-d", 1);
+  BlocksOf(random, "random_10").set_block_size(64);
+  file.spec = d.Call<v1::TrainingJob>(random).value().spec();
+  BlocksOf(request, "random_10").set_block_size(128);
+  EXPECT_THAT(fields(), ::testing::UnorderedElementsAre(at + "block_sparse.seed",
+                                                        at + "block_sparse.block_size"));
+  // Of what is not drawn both are free.
+  file.spec = window;
+  BlocksOf(request, "local_window_25").set_seed(5);
   const auto job = d.Call<v1::TrainingJob>(request, file);
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_THAT(job->status().resume_overrides(),
