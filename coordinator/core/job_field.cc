@@ -204,6 +204,8 @@ bool JobField::is_string() const {
   return !label_.empty() || path_.back()->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
 }
 
+bool JobField::can_be_unset() const { return !label_.empty() || path_.back()->has_presence(); }
+
 bool JobField::ordered() const {
   const auto type = path_.back()->cpp_type();
   return !is_string() && type != FieldDescriptor::CPPTYPE_BOOL &&

@@ -34,6 +34,8 @@ class JobField {
   // Whether values have an order that anybody could mean: numbers, times and durations.
   bool ordered() const;
   bool is_string() const;
+  // Whether the field itself may be unset; else it has a default.
+  bool can_be_unset() const;
 
  private:
   // From the job to the field itself, or to the map of labels.

@@ -16,8 +16,10 @@ namespace ringmaster::coordinator {
 namespace {
 
 constexpr size_t kFilterBytesMax = 4096;
-// Parentheses within each other, so that nobody's request uses up the stack.
+// Parentheses within each other, so that nobody's request uses up the stack, and restrictions: each
+// looks at every job, on the core's thread.
 constexpr int kDepthMax = 50;
+constexpr int kRestrictionsMax = 32;
 
 enum class Operator { kEqual, kDiffers, kLess, kAtMost, kMore, kAtLeast, kHas };
 // Longer ones first.
@@ -168,6 +170,9 @@ class Parser {
 
   absl::StatusOr<JobPredicate> Restriction() {
     const size_t begin = at_;
+    if (++restrictions_ > kRestrictionsMax) {
+      return Wrong(absl::StrCat("more than ", kRestrictionsMax, " restrictions"));
+    }
     while (at_ < text_.size() && IsFieldCharacter(text_[at_])) ++at_;
     const absl::string_view path = text_.substr(begin, at_ - begin);
     if (path.empty()) return Wrong("a field's name is wanted, like state or labels.team");
@@ -183,6 +188,9 @@ class Parser {
     const absl::StatusOr<JobField> field = JobField::Find(path);
     if (!field.ok()) return Wrong(begin, field.status().message());
     if (how == Operator::kHas) {
+      if (value.text == "*" && !field->can_be_unset()) {
+        return Wrong(begin, absl::StrCat("'", path, "' always has a value; compare it with one"));
+      }
       if (value.text == "*") return IsSet(*field);
       return Wrong(value_begin, "only * is wanted after :, or a key after labels:");
     }
@@ -230,6 +238,7 @@ class Parser {
   const absl::string_view text_;
   size_t at_ = 0;
   int depth_ = 0;
+  int restrictions_ = 0;
 };
 
 }  // namespace

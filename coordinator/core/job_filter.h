@@ -17,7 +17,7 @@ using JobPredicate = std::function<bool(const v1::TrainingJob& job)>;
 //   factor      = term { "OR" term }             OR binds more tightly than AND
 //   term        = [ "NOT" | "-" ] ( restriction | "(" filter ")" )
 //   restriction = field ("=" | "!=" | "<" | "<=" | ">" | ">=") value
-//               | field ":*"                     the field is set
+//               | field ":*"                     the field is set; of those without a default
 //               | "labels:" key                  the job has such a label
 //
 // Fields are those of job_field.h, values words or "quoted", with \ before a " or \ in quotes. A *

@@ -12,6 +12,7 @@ namespace ringmaster::coordinator {
 namespace {
 
 constexpr int kFieldsMax = 8;
+constexpr size_t kOrderBytesMax = 1024;
 
 // Most significant byte first; the sign turned, so that negative numbers are less.
 void Append(absl::int128 number, std::string* key) {
@@ -54,6 +55,10 @@ void Turn(std::string* bytes) {
 absl::StatusOr<JobOrder> JobOrder::Parse(absl::string_view text) {
   JobOrder order;
   if (absl::StripAsciiWhitespace(text).empty()) return order;
+  if (text.size() > kOrderBytesMax) {
+    return InvalidField("order_by",
+                        absl::StrCat("has ", text.size(), " bytes, more than ", kOrderBytesMax));
+  }
   for (const absl::string_view item : absl::StrSplit(text, ',')) {
     const std::vector<std::string> words =
         absl::StrSplit(item, absl::ByAnyChar(" \t"), absl::SkipEmpty());

@@ -153,6 +153,7 @@ TEST(JobFilterTest, SaysWhereItMakesNoSense) {
            {"steps = 1)", "at character 10: AND, OR or the end is wanted"},
            {"labels.team = \"a", "at character 15: the quote does not end"},
            {"steps:5", "at character 7: only * is wanted after :"},
+           {"steps:*", "at character 1: 'steps' always has a value; compare it with one"},
            {"NOT NOT steps = 1", "one of = != < <= > >= : is wanted"},
        }) {
     const auto status = ParseJobFilter(refused.filter).status();
@@ -162,6 +163,10 @@ TEST(JobFilterTest, SaysWhereItMakesNoSense) {
     EXPECT_EQ(Details(status).fields[0].field, "filter");
   }
   EXPECT_FALSE(ParseJobFilter(std::string(5000, ' ')).ok());
+  std::string many = "steps=1";
+  for (int i = 1; i < 32; ++i) many += " OR steps=1";
+  EXPECT_TRUE(ParseJobFilter(many).ok());
+  EXPECT_FALSE(ParseJobFilter(many + " OR steps=1").ok());
   const std::string deep(60, '('), closed(60, ')');
   EXPECT_FALSE(ParseJobFilter(deep + "steps=1" + closed).ok());
   EXPECT_TRUE(ParseJobFilter(deep.substr(20) + "steps=1" + closed.substr(20)).ok());
@@ -223,6 +228,7 @@ TEST(JobOrderTest, OrdersByFieldsOfEveryKind) {
                             "uid,uid,uid,uid,uid,uid,uid,uid,uid"}) {
     EXPECT_EQ(JobOrder::Parse(order).status().code(), Code::kInvalidArgument) << order;
   }
+  EXPECT_EQ(JobOrder::Parse(std::string(2000, ',')).status().code(), Code::kInvalidArgument);
 }
 
 TEST(ListTest, PagesThroughAllJobsNewestFirst) {
