@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
+#include <c10/util/Exception.h>
 
 #include <cmath>
 #include <limits>
@@ -330,6 +331,8 @@ ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const AttentionPattern& pattern, Rounding rounding,
                                        const at::Tensor& log_gates,
                                        const AttentionDropout& dropout) {
+  TORCH_CHECK_VALUE(rounding != Rounding::kFusedBranches || !dropout.on(),
+                    "this model knows no dropout");
   const at::ScalarType dtype = q.scalar_type();
   return DenseModel(pattern, dropout, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
                     Cancellation::kTextbook, rounding)

@@ -301,6 +301,7 @@ CaseErrors SamePrecisionErrors(const AttentionCase& problem, const ReferenceResu
   };
   if (!fused) return errors(Rounding::kProbabilities);
   CaseErrors larger = errors(Rounding::kFused);
+  if (problem.blocks.has_value()) return larger;
   const CaseErrors others = errors(Rounding::kFusedBranches);
   for (size_t i = 0; i < larger.size(); ++i) larger[i] = std::max(larger[i], others[i]);
   return larger;

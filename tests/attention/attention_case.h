@@ -86,9 +86,9 @@ using CaseErrors = std::array<double, 5>;
 CaseErrors ErrorsOf(const AttentionResult& result, const ReferenceResult& reference);
 CaseErrors ErrorsOf(const ReferenceResult& result, const ReferenceResult& reference);
 
-// What a model of the problem's own precision misses by (SamePrecisionReference); that of fused
-// kernels is two, and the larger error counts: kernels over tiles join some branches in one softmax
-// and run others alone, so that they round as the one or as the other.
+// What a model of the problem's own precision misses by (SamePrecisionReference). Of fused kernels
+// over branches that is two models, and the larger error counts: kernels over tiles join some
+// branches in one softmax and run others alone, so that they round as the one or as the other.
 CaseErrors SamePrecisionErrors(const AttentionCase& problem, const ReferenceResult& reference,
                                bool fused);
 

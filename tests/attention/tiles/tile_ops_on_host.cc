@@ -158,9 +158,7 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
       for (int32_t j = 0; j < tile.count; ++j) {
         const uint32_t slot = places.empty() ? kernels::kWhole : places[tile.first_row + j];
         const int64_t token = queries.First(tile.rows) + j * queries.Step(tile.rows);
-        const auto at = [&](const Tensor& x) {
-          return x.numel() > 0 ? x[batch][token][tile.rows.head] : x;
-        };
+        const Tensor rest_of_row = rest.numel() > 0 ? rest[batch][token][tile.rows.head] : rest;
         if (slot != kernels::kWhole) {
           part_outs[batch][slot].copy_(part.out[j]);
           part_lses[batch][slot].copy_(part.lse[j]);
@@ -172,8 +170,8 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
         const PartOfTile whole =
             Merge(at::cat({part.out[j].unsqueeze(0), part_outs[batch].slice(0, begin, end)}),
                   at::cat({part.lse[j].unsqueeze(0), part_lses[batch].slice(0, begin, end)}));
-        StoreWhole(whole.out, at(out), at(rest));
-        at(lse).copy_(whole.lse);
+        StoreWhole(whole.out, out[batch][token][tile.rows.head], rest_of_row);
+        lse[batch][token][tile.rows.head].copy_(whole.lse);
       }
     }
   }
