@@ -24,6 +24,9 @@ constexpr int kBranchesMax = 32;
 constexpr int64_t kXposSegmentMax = 65536;
 // Of a job's masks, 32 MiB, which a rank takes seconds to make while its peers wait.
 constexpr double kMaskBitsMax = 0x1p28;
+// Of blocks that lie apart and that a rank's queries see: each is a span in the lists that it works
+// by, forward and backward, of about 50 bytes and 2 us to make.
+constexpr double kSpansMax = 0x1p26;
 
 void CheckBranches(const v1::AttentionSpec& attention, Violations* v) {
   if (attention.segment_lengths_size() != attention.dilation_rates_size()) {
@@ -171,9 +174,28 @@ void CheckBlocks(const BlockSparseSpec& blocks, Violations* v) {
   }
 }
 
-void CheckMaskBits(const v1::TrainingJobSpec& spec, Violations* v) {
+// Of the kinds that show single blocks; of others a row has few spans.
+void CheckSpans(const v1::TrainingJobSpec& spec, Violations* v) {
+  const BlockSparseSpec& blocks = spec.attention().block_sparse();
+  if (blocks.kind() != BlockSparseSpec::RANDOM &&
+      blocks.kind() != BlockSparseSpec::DILATED_SPARSE) {
+    return;
+  }
+  const double squares = kSpansMax * std::max(spec.parallel().ring_size(), 1) * 2 /
+                         (blocks.density() * spec.model().heads());
+  const double side = std::ceil(static_cast<double>(spec.data().sequence_length()) /
+                                static_cast<double>(blocks.block_size()));
+  if (!(side * side > squares)) return;
+  v->Shape(
+      "data.sequence_length", spec.data().sequence_length(), 0,
+      {static_cast<int64_t>(std::sqrt(squares)) * blocks.block_size()},
+      "density x heads x (sequence_length / attention.block_sparse.block_size)^2 / 2 <= 2^26 x "
+      "parallel.ring_size");
+}
+
+void CheckMask(const v1::TrainingJobSpec& spec, Violations* v) {
   if (spec.model().heads() < 1 || spec.data().sequence_length() < 1) return;
-  if (MaskBits(spec) <= kMaskBitsMax) return;
+  if (MaskBits(spec) <= kMaskBitsMax) return CheckSpans(spec, v);
   const BlockSparseSpec& blocks = spec.attention().block_sparse();
   const int heads = blocks.per_head() ? spec.model().heads() : 1;
   const auto blocks_max = static_cast<int64_t>(std::sqrt(kMaskBitsMax / heads));
@@ -192,7 +214,7 @@ void ResolveBlocks(v1::TrainingJobSpec* spec, Violations* v) {
   BlockSparseSpec* blocks = spec->mutable_attention()->mutable_block_sparse();
   if (!FillInBlocks(blocks, v)) return;
   CheckBlocks(*blocks, v);
-  if (blocks->block_size() >= 64) CheckMaskBits(*spec, v);
+  if (blocks->block_size() >= 64) CheckMask(*spec, v);
 }
 
 attention::DilatedAttentionOptions BranchesOf(const v1::AttentionSpec& spec) {

@@ -105,6 +105,14 @@ std::vector<Row> BlockSparseRows() {
        },
        "training_job.spec.data.sequence_length",
        {1 << 21}},
+      // 2^27 spans on two ranks.
+      {"spans_of_a_mask",
+       [](R& r) {
+         BlocksOf(r).set_density(1);
+         SpecOf(r).mutable_data()->set_sequence_length((1 << 20) + 1);
+       },
+       "training_job.spec.data.sequence_length",
+       {1 << 20}},
       {"blocks_of_masks",
        [](R& r) {
          BlocksOf(r).set_per_head(true);
