@@ -11,16 +11,19 @@
 namespace ringmaster::attention {
 
 // The blocks of a mask, cut where documents start: the queries of a piece see all keys of another
-// piece or none. Without documents the pieces are the blocks. Borrows the options; immutable.
+// piece or none. Without documents the pieces are the blocks, and take no time to make. Borrows the
+// options; immutable.
 class BlockPieces {
  public:
   explicit BlockPieces(const BlockSparseAttentionOptions& options);
 
-  int64_t size() const { return static_cast<int64_t>(pieces_.size()); }
-  TokenRange Tokens(int64_t piece) const { return pieces_[piece].tokens; }
-  int64_t Block(int64_t piece) const { return pieces_[piece].block; }
+  int64_t size() const {
+    return pieces_.empty() ? options_.mask.shape().blocks() : static_cast<int64_t>(pieces_.size());
+  }
+  TokenRange Tokens(int64_t piece) const { return At(piece).tokens; }
+  int64_t Block(int64_t piece) const { return At(piece).block; }
   // The first block of the piece's document.
-  int64_t FirstBlock(int64_t piece) const { return Block(pieces_[piece].document_begin); }
+  int64_t FirstBlock(int64_t piece) const { return Block(At(piece).document_begin); }
 
   // Whether a piece's queries see its keys, causal ones those up to themselves.
   bool SeesItself(int64_t head, int64_t piece) const {
@@ -34,7 +37,7 @@ class BlockPieces {
   // Calls f(piece) for those that queries of `query` see the whole of, ascending.
   template <typename F>
   void ForEachWhole(int64_t head, int64_t query, const F& f) const {
-    const Piece& own = pieces_[query];
+    const Piece own = At(query);
     const int64_t end = options_.causal ? query : own.document_end;
     const int64_t first = FirstBlock(query);
     ForEachBlock(options_.mask.Row(head, own.block), first, first + end - own.document_begin,
@@ -45,7 +48,7 @@ class BlockPieces {
   template <typename F>
   void ForEachIn(const TokenRange& range, const F& f) const {
     for (int64_t piece = Find(range.begin); piece < size(); ++piece) {
-      const TokenRange tokens = Intersect(pieces_[piece].tokens, range);
+      const TokenRange tokens = Intersect(Tokens(piece), range);
       if (tokens.size() <= 0) return;
       f(piece, tokens);
     }
@@ -59,11 +62,16 @@ class BlockPieces {
     int64_t document_begin, document_end;
   };
 
+  Piece At(int64_t piece) const {
+    if (!pieces_.empty()) return pieces_[piece];
+    const BlockMask& mask = options_.mask;
+    return {{mask.BlockBegin(piece), mask.BlockBegin(piece + 1)}, piece, 0, mask.shape().blocks()};
+  }
   // The piece that holds a token, or, behind the last, their number.
   int64_t Find(int64_t token) const;
 
   const BlockSparseAttentionOptions& options_;
-  std::vector<Piece> pieces_;
+  std::vector<Piece> pieces_;  // none without documents
 };
 
 }  // namespace ringmaster::attention

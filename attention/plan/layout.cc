@@ -26,8 +26,6 @@ constexpr int kChunksOfDealt = 4;
 constexpr double kMaxLooks = 1 << 21;
 // A look at a peer's keys takes as long as to pass by so many pairs of a mask.
 constexpr double kPairsOfLook = 32;
-// So does a block that two ranks are asked about, whether one of them sees it or not.
-constexpr double kPairsOfBlock = 4;
 
 bool IsCausal(const AttentionPattern& pattern) {
   return std::visit([](const auto& options) { return options.causal; }, pattern);
@@ -154,11 +152,8 @@ std::vector<int> SampleRanks(const AttentionPlan& plan, int most, double looks) 
     count = std::min<double>({count, static_cast<double>(most),
                               looks / (2.0 * ranks * Branches(plan.pattern()) * plan.heads())});
     if (const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&plan.pattern())) {
-      // To and from each peer the blocks are passed by, and of those at hand each head's; the rows
-      // of heads that are alike once.
-      const BlockMask& mask = blocks->mask;
-      const double passed = static_cast<double>(mask.shape().blocks()) * (ranks + plan.kv_heads());
-      const double pairs = static_cast<double>(mask.Pairs()) + kPairsOfBlock * passed;
+      // Those of all peers together; the rows of heads that are alike once.
+      const auto pairs = static_cast<double>(blocks->mask.Pairs());
       count = std::min(count, kPairsOfLook * looks / (2 * std::max(pairs, 1.0)));
     }
   }

@@ -174,9 +174,9 @@ TEST(LayoutTest, PassesOnceByTheRowsOfAllHeads) {
   EXPECT_EQ(ranks(each, grouped), 1u);
 }
 
-// A window of a tenth of 8192 blocks: of a large ring what takes the time is to pass by the blocks
-// for each peer, whatever they see. All 64 ranks took five times as long as 2^22 looks may.
-TEST(LayoutTest, CountsTheBlocksThatEachPeerIsAskedAbout) {
+// A window of a tenth of 8192 blocks: 64 ranks would take three times as long as 2^22 looks may. To
+// look at one takes 20 to 25 ms however many peers it has, as nothing is made for each of them.
+TEST(LayoutTest, LooksAtAsManyRanksOfAMaskAsTimeAllows) {
   const BlockMask mask =
       *BlockMask::Create({.tokens = 128 * 8192}, [](int64_t, int64_t query, BlockRow& row) {
         row.ShowRange(std::max<int64_t>(0, query - 420), query + 1);
@@ -188,8 +188,8 @@ TEST(LayoutTest, CountsTheBlocksThatEachPeerIsAskedAbout) {
     return SampleRanks(*PlanOf(call, grouped), 64, 1 << 22).size();
   };
   EXPECT_EQ(sampled(8), 8u);
-  EXPECT_EQ(sampled(64), 11u);
-  EXPECT_EQ(sampled(512), 3u);
+  EXPECT_EQ(sampled(64), 19u);
+  EXPECT_EQ(sampled(512), 19u);
 }
 
 TEST(LayoutTest, ChoosesTheSameForAnyBatchAndHeadDimension) {
