@@ -1,8 +1,10 @@
 #include "coordinator/core/job_filter.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -39,13 +41,6 @@ struct Word {
 
 bool IsFieldCharacter(char c) { return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-'; }
 bool EndsWord(char c) { return absl::ascii_isspace(c) || c == '(' || c == ')' || c == '"'; }
-
-JobPredicate Both(JobPredicate a, JobPredicate b) {
-  return [a = std::move(a), b = std::move(b)](const auto& job) { return a(job) && b(job); };
-}
-JobPredicate Either(JobPredicate a, JobPredicate b) {
-  return [a = std::move(a), b = std::move(b)](const auto& job) { return a(job) || b(job); };
-}
 
 // A word with a * at an end matches what ends or begins as the rest does.
 JobPredicate MatchesPattern(JobField field, absl::string_view pattern, bool equal) {
@@ -133,22 +128,22 @@ class Parser {
     return true;
   }
 
-  absl::StatusOr<JobPredicate> Filter() {
-    ASSIGN_OR_RETURN(JobPredicate filter, Factor());
-    while (Take("AND")) {
-      ASSIGN_OR_RETURN(JobPredicate more, Factor());
-      filter = Both(std::move(filter), std::move(more));
-    }
-    return filter;
-  }
+  absl::StatusOr<JobPredicate> Filter() { return Chain("AND", &Parser::Factor, /*all=*/true); }
+  absl::StatusOr<JobPredicate> Factor() { return Chain("OR", &Parser::Term, /*all=*/false); }
 
-  absl::StatusOr<JobPredicate> Factor() {
-    ASSIGN_OR_RETURN(JobPredicate factor, Term());
-    while (Take("OR")) {
-      ASSIGN_OR_RETURN(JobPredicate more, Term());
-      factor = Either(std::move(factor), std::move(more));
-    }
-    return factor;
+  // Parts with `word` between them, of which all or any must hold.
+  absl::StatusOr<JobPredicate> Chain(absl::string_view word,
+                                     absl::StatusOr<JobPredicate> (Parser::*part)(), bool all) {
+    std::vector<JobPredicate> parts;
+    do {
+      ASSIGN_OR_RETURN(parts.emplace_back(), (this->*part)());
+    } while (Take(word));
+    if (parts.size() == 1) return std::move(parts.front());
+    return JobPredicate([parts = std::move(parts), all](const v1::TrainingJob& job) {
+      const auto holds = [&job](const JobPredicate& one) { return one(job); };
+      return all ? std::all_of(parts.begin(), parts.end(), holds)
+                 : std::any_of(parts.begin(), parts.end(), holds);
+    });
   }
 
   absl::StatusOr<JobPredicate> Term() {
