@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "coordinator/core/presets.h"
 #include "coordinator/core/spec.h"
+#include "proto/attention_spec.h"
 
 // Attention: branches or a mask of blocks, their defaults, and the rules between their fields.
 namespace ringmaster::coordinator {
@@ -119,13 +120,6 @@ void RefuseBranches(const v1::AttentionSpec& attention, Violations* v) {
   }
 }
 
-constexpr std::pair<BlockSparseSpec::Kind, BlockPattern::Kind> kKinds[] = {
-    {BlockSparseSpec::LOCAL_WINDOW, BlockPattern::Kind::kLocalWindow},
-    {BlockSparseSpec::DILATED_SPARSE, BlockPattern::Kind::kDilatedSparse},
-    {BlockSparseSpec::GLOBAL_LOCAL, BlockPattern::Kind::kGlobalLocal},
-    {BlockSparseSpec::HIERARCHICAL, BlockPattern::Kind::kHierarchical},
-    {BlockSparseSpec::RANDOM, BlockPattern::Kind::kRandom}};
-
 // What is unset, from the preset. False when there is no such preset.
 bool FillInBlocks(BlockSparseSpec* blocks, Violations* v) {
   BlockPattern pattern;
@@ -136,12 +130,10 @@ bool FillInBlocks(BlockSparseSpec* blocks, Violations* v) {
       return false;
     }
     pattern = *found;
-    if (blocks->kind() == BlockSparseSpec::KIND_UNSPECIFIED) {
-      for (const auto& [kind, of_pattern] : kKinds) {
-        if (of_pattern == pattern.kind) blocks->set_kind(kind);
-      }
-    }
-    if (blocks->density() == 0) blocks->set_density(pattern.density);
+    BlockSparseSpec preset;
+    SetBlocks(pattern, preset);
+    if (blocks->kind() == BlockSparseSpec::KIND_UNSPECIFIED) blocks->set_kind(preset.kind());
+    if (blocks->density() == 0) blocks->set_density(preset.density());
   }
   if (blocks->block_size() == 0) blocks->set_block_size(static_cast<int32_t>(pattern.block_size));
   return true;
@@ -174,6 +166,11 @@ void CheckBlocks(const BlockSparseSpec& blocks, Violations* v) {
   }
 }
 
+double BlocksASide(const v1::TrainingJobSpec& spec) {
+  return std::ceil(static_cast<double>(spec.data().sequence_length()) /
+                   static_cast<double>(spec.attention().block_sparse().block_size()));
+}
+
 // Of the kinds that show single blocks; of others a row has few spans.
 void CheckSpans(const v1::TrainingJobSpec& spec, Violations* v) {
   const BlockSparseSpec& blocks = spec.attention().block_sparse();
@@ -183,9 +180,7 @@ void CheckSpans(const v1::TrainingJobSpec& spec, Violations* v) {
   }
   const double squares = kSpansMax * std::max(spec.parallel().ring_size(), 1) * 2 /
                          (blocks.density() * spec.model().heads());
-  const double side = std::ceil(static_cast<double>(spec.data().sequence_length()) /
-                                static_cast<double>(blocks.block_size()));
-  if (!(side * side > squares)) return;
+  if (!(BlocksASide(spec) * BlocksASide(spec) > squares)) return;
   v->Shape(
       "data.sequence_length", spec.data().sequence_length(), 0,
       {static_cast<int64_t>(std::sqrt(squares)) * blocks.block_size()},
@@ -217,18 +212,6 @@ void ResolveBlocks(v1::TrainingJobSpec* spec, Violations* v) {
   if (blocks->block_size() >= 64) CheckMask(*spec, v);
 }
 
-attention::DilatedAttentionOptions BranchesOf(const v1::AttentionSpec& spec) {
-  attention::DilatedAttentionOptions options;
-  for (int i = 0; i < spec.segment_lengths_size(); ++i) {
-    options.branches.push_back({spec.segment_lengths(i), spec.dilation_rates(i)});
-  }
-  options.offset_mode = spec.offset_mode() == v1::TORCHSCALE ? attention::OffsetMode::kTorchscale
-                                                             : attention::OffsetMode::kPaper;
-  options.mix_gradient = spec.mix_gradient() == v1::DETACHED ? attention::MixGradient::kDetached
-                                                             : attention::MixGradient::kExact;
-  return options;
-}
-
 }  // namespace
 
 void ResolveAttention(const ModelPreset* preset, v1::TrainingJobSpec* spec, Violations* v) {
@@ -239,22 +222,14 @@ void ResolveAttention(const ModelPreset* preset, v1::TrainingJobSpec* spec, Viol
 
 double MaskBits(const v1::TrainingJobSpec& spec) {
   if (!spec.attention().has_block_sparse()) return 0;
-  const BlockSparseSpec& blocks = spec.attention().block_sparse();
-  const double side = std::ceil(static_cast<double>(spec.data().sequence_length()) /
-                                static_cast<double>(blocks.block_size()));
-  return (blocks.per_head() ? spec.model().heads() : 1) * side * side;
+  const int masks = spec.attention().block_sparse().per_head() ? spec.model().heads() : 1;
+  return masks * BlocksASide(spec) * BlocksASide(spec);
 }
 
 absl::StatusOr<attention::AttentionPattern> PatternOf(const v1::TrainingJobSpec& spec) {
-  if (!spec.attention().has_block_sparse()) return BranchesOf(spec.attention());
-  const BlockSparseSpec& blocks = spec.attention().block_sparse();
-  BlockPattern pattern{.density = blocks.density(),
-                       .heads = blocks.per_head() ? spec.model().heads() : 1,
-                       .block_size = blocks.block_size(),
-                       .seed = blocks.seed()};
-  for (const auto& [kind, of_pattern] : kKinds) {
-    if (kind == blocks.kind()) pattern.kind = of_pattern;
-  }
+  if (!spec.attention().has_block_sparse()) return BranchesFromSpec(spec.attention());
+  ASSIGN_OR_RETURN(const BlockPattern pattern,
+                   BlocksFromSpec(spec.attention().block_sparse(), spec.model().heads()));
   ASSIGN_OR_RETURN(attention::BlockMask mask,
                    MakeBlockMask(pattern, spec.data().sequence_length()));
   return attention::BlockSparseAttentionOptions{.mask = std::move(mask)};

@@ -7,7 +7,7 @@ from source_tree import includes
 # Longest matching prefix decides the rung of a file. Value: the rungs it may include beside its own.
 RUNGS = {
     'base': (),
-    'proto': ('base',),
+    'proto': ('base', 'attention/plan'),
     'attention/kernels': ('base',),
     'attention/plan': ('base',),  # free of torch: the coordinator plans and estimates with it
     'attention': ('base', 'attention/kernels', 'attention/plan'),

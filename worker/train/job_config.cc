@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <iterator>
 #include <limits>
 #include <numbers>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "base/status_macros.h"
+#include "proto/attention_spec.h"
 
 namespace ringmaster::worker {
 namespace {
@@ -88,67 +88,6 @@ absl::Status CheckRestFilledIn(const v1::TrainingJobSpec& spec) {
   });
 }
 
-using BlockKind = attention::BlockPattern::Kind;
-constexpr std::pair<v1::BlockSparseSpec::Kind, BlockKind> kBlockKinds[] = {
-    {v1::BlockSparseSpec::LOCAL_WINDOW, BlockKind::kLocalWindow},
-    {v1::BlockSparseSpec::DILATED_SPARSE, BlockKind::kDilatedSparse},
-    {v1::BlockSparseSpec::GLOBAL_LOCAL, BlockKind::kGlobalLocal},
-    {v1::BlockSparseSpec::HIERARCHICAL, BlockKind::kHierarchical},
-    {v1::BlockSparseSpec::RANDOM, BlockKind::kRandom}};
-
-absl::StatusOr<attention::BlockPattern> BlocksOf(const v1::BlockSparseSpec& spec, int64_t heads) {
-  const auto* const kind =
-      std::find_if(std::begin(kBlockKinds), std::end(kBlockKinds),
-                   [&](const auto& kinds) { return kinds.first == spec.kind(); });
-  if (kind == std::end(kBlockKinds)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("attention.block_sparse.kind has the unknown value ", spec.kind()));
-  }
-  return attention::BlockPattern{.kind = kind->second,
-                                 .density = spec.density(),
-                                 .heads = spec.per_head() ? heads : 1,
-                                 .block_size = spec.block_size(),
-                                 .seed = spec.seed()};
-}
-
-absl::StatusOr<attention::DilatedAttentionOptions> BranchesOf(const v1::AttentionSpec& spec) {
-  if (spec.segment_lengths_size() != spec.dilation_rates_size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("attention has ", spec.segment_lengths_size(), " segment_lengths and ",
-                     spec.dilation_rates_size(), " dilation_rates; they must be as many"));
-  }
-  attention::DilatedAttentionOptions options;
-  for (int i = 0; i < spec.segment_lengths_size(); ++i) {
-    options.branches.push_back({spec.segment_lengths(i), spec.dilation_rates(i)});
-  }
-  options.offset_mode = spec.offset_mode() == v1::TORCHSCALE ? attention::OffsetMode::kTorchscale
-                                                             : attention::OffsetMode::kPaper;
-  options.mix_gradient = spec.mix_gradient() == v1::DETACHED ? attention::MixGradient::kDetached
-                                                             : attention::MixGradient::kExact;
-  return options;
-}
-
-void SetBlocks(const attention::BlockPattern& blocks, v1::BlockSparseSpec& spec) {
-  for (const auto& [kind, of_pattern] : kBlockKinds) {
-    if (of_pattern == blocks.kind) spec.set_kind(kind);
-  }
-  spec.set_density(blocks.density);
-  spec.set_block_size(static_cast<int32_t>(blocks.block_size));
-  spec.set_seed(blocks.seed);
-  spec.set_per_head(blocks.heads > 1);
-}
-
-void SetBranches(const attention::DilatedAttentionOptions& branches, v1::AttentionSpec& spec) {
-  for (const attention::Branch& branch : branches.branches) {
-    spec.add_segment_lengths(branch.segment_length);
-    spec.add_dilation_rates(branch.dilation_rate);
-  }
-  spec.set_offset_mode(branches.offset_mode == attention::OffsetMode::kTorchscale ? v1::TORCHSCALE
-                                                                                  : v1::PAPER);
-  spec.set_mix_gradient(branches.mix_gradient == attention::MixGradient::kDetached ? v1::DETACHED
-                                                                                   : v1::EXACT);
-}
-
 absl::Status CheckSizes(const JobConfig& config) {
   const int64_t multiple = config.micro_sequences * config.replicas;
   if (config.global_sequences % multiple != 0) {
@@ -186,9 +125,9 @@ absl::StatusOr<models::LongNetConfig> ModelConfigFromSpec(const v1::TrainingJobS
   model.tied_embeddings = spec.model().tied_embeddings();
   model.sub_ln = spec.model().sub_ln();
   if (spec.attention().has_block_sparse()) {
-    ASSIGN_OR_RETURN(model.blocks, BlocksOf(spec.attention().block_sparse(), model.heads));
+    ASSIGN_OR_RETURN(model.blocks, BlocksFromSpec(spec.attention().block_sparse(), model.heads));
   } else {
-    ASSIGN_OR_RETURN(model.attention, BranchesOf(spec.attention()));
+    ASSIGN_OR_RETURN(model.attention, BranchesFromSpec(spec.attention()));
   }
   RETURN_IF_ERROR(model.Validate());
   return model;
