@@ -57,6 +57,12 @@ void CheckTensors(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
                     " query heads are not a multiple of the ", k.size(2), " key/value heads");
 }
 
+// Why a call is not for tiles; empty where it is.
+std::string WhyNot(const at::Tensor& q, const AttentionPattern& pattern, double scale,
+                   at::ScalarType accumulate, bool dropout) {
+  return dropout ? "the kernels know no dropout" : WhyNotTiles(q, pattern, scale, accumulate);
+}
+
 void CheckDropout(const at::Tensor& q, const AttentionDropout& dropout) {
   TORCH_CHECK_VALUE(dropout.probability >= 0 && dropout.probability < 1,
                     "probability of dropout is ", dropout.probability,
@@ -117,8 +123,7 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   }
   const at::ScalarType accumulate = AccumulationType(q, map.tokens());
   const double scale = ScaleOf(q, pattern);
-  std::string why_not_tiles =
-      dropout.on() ? "the kernels know no dropout" : WhyNotTiles(q, pattern, scale, accumulate);
+  std::string why_not_tiles = WhyNot(q, pattern, scale, accumulate, dropout.on());
   std::optional<TileShape> tiles;
   if (why_not_tiles.empty()) {
     tiles = TileShapeOf(q, k);
@@ -136,9 +141,10 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
           .why_not_tiles = std::move(why_not_tiles)};
 }
 
-std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& pattern, int64_t tokens) {
+std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& pattern, int64_t tokens,
+                             bool dropout) {
   const std::string why_not =
-      WhyNotTiles(q, pattern, ScaleOf(q, pattern), AccumulationType(q, tokens));
+      WhyNot(q, pattern, ScaleOf(q, pattern), AccumulationType(q, tokens), dropout);
   return why_not.empty() ? "kernels over tiles" : "stock operations: " + why_not;
 }
 

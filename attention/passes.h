@@ -67,9 +67,10 @@ Call MakeCall(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
               const AttentionPattern& pattern, const ShardMap& map, GroupedExchange* exchange,
               const AttentionDropout& dropout = {}, Strategy strategy = Strategy::kGrouped);
 
-// For people: what computes attention of queries like q over a sequence of `tokens`, and why not by
-// tiles.
-std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& pattern, int64_t tokens);
+// For people: what computes attention of queries like q over a sequence of `tokens`, with dropout
+// or without, and why not by tiles.
+std::string DescribeExecutor(const at::Tensor& q, const AttentionPattern& pattern, int64_t tokens,
+                             bool dropout = false);
 
 // The two passes of a call without autograd, for the operators (attend.h) and for programs
 // whose ranks share one process: on CUDA the autograd engine runs all ranks' backward in one

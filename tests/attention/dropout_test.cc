@@ -256,6 +256,8 @@ TEST(DropoutTest, OfNothingChangesNoBitAndNoExecutor) {
             MakeCall(q, k, v, options).why_not_tiles);
   EXPECT_EQ(MakeCall(q, k, v, options, {.probability = 0.1, .seeds = {1}}).why_not_tiles,
             "the kernels know no dropout");
+  EXPECT_EQ(DescribeExecutor(q, options, 300, /*dropout=*/true),
+            "stock operations: the kernels know no dropout");
 }
 
 TEST(DropoutTest, RefusesWhatIsNoProbabilityAndSeedsOfAnotherBatch) {

@@ -26,7 +26,6 @@ namespace {
 
 absl::StatusOr<std::string> DescribeAttention(const JobConfig& config, const models::LongNet& model,
                                               const std::string& device) {
-  if (config.attention_dropout > 0) return "products of matrices, for its dropout";
   const at::ScalarType dtype = config.precision == Precision::kBf16   ? at::kBFloat16
                                : config.precision == Precision::kFp64 ? at::kDouble
                                                                       : at::kFloat;
@@ -35,7 +34,8 @@ absl::StatusOr<std::string> DescribeAttention(const JobConfig& config, const mod
                                     config.model.heads, config.model.head_dim()});
   ASSIGN_OR_RETURN(const attention::AttentionPattern pattern,
                    model.Pattern(config.sequence_length));
-  return attention::DescribeExecutor(q, pattern, config.sequence_length);
+  return attention::DescribeExecutor(q, pattern, config.sequence_length,
+                                     config.attention_dropout > 0);
 }
 
 }  // namespace
