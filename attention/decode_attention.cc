@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -43,9 +42,10 @@ int64_t RowsNeeded(const BlockSparseAttentionOptions& options) {
   int64_t most = 1;
   for (int64_t head = 0; head < mask.shape().heads; ++head) {
     for (int64_t block = 0; block < mask.shape().blocks(); ++block) {
-      int64_t first = block;
-      ForEachBlock(mask.Row(head, block), block,
-                   [&](int64_t key) { first = std::min(first, key); });
+      const absl::Span<const uint64_t> row = mask.Row(head, block);
+      const auto word = std::find_if(row.begin(), row.end(), [](uint64_t x) { return x != 0; });
+      if (word == row.end()) continue;
+      const int64_t first = (word - row.begin()) * 64 + __builtin_ctzll(*word);
       most = std::max(most, mask.BlockBegin(block + 1) - mask.BlockBegin(first));
     }
   }
@@ -155,8 +155,7 @@ void AttendAll(const DilatedAttentionOptions& options, int64_t last, Query* quer
 // Blocks that lie side by side at once.
 void AttendAll(const BlockSparseAttentionOptions& options, int64_t last, Query* query) {
   const BlockMask& mask = options.mask;
-  const auto behind = std::upper_bound(options.documents.begin(), options.documents.end(), last);
-  const int64_t document = behind == options.documents.begin() ? 0 : *std::prev(behind);
+  const int64_t document = DocumentAt(options.documents, last, mask.shape().tokens).begin;
   const int64_t own = last / mask.shape().block_size;
   const bool alike = mask.shape().heads == 1;
   for (int64_t head = 0; head < (alike ? 1 : query->heads()); ++head) {

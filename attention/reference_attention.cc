@@ -249,20 +249,13 @@ class DenseModel {
 
   // The output by a softmax for each branch, before its own rounding.
   at::Tensor OutOfBranches(const at::Tensor& scores, const at::Tensor& values) const {
-    const int64_t heads = scores.size(1), tokens = scores.size(2);
+    const auto& options = std::get<DilatedAttentionOptions>(pattern_);
     std::vector<at::Tensor> outs, lses;
-    const auto add = [&](const at::Tensor& counts) {
-      const Softmax own(scores, counts);
+    for (const Branch& branch : options.branches) {
+      const Softmax own(scores, KeyCounts(options, {&branch, 1}, scores.size(1), scores.size(2)));
       const at::Tensor most = own.p.amax(-1, true).clamp_min(std::numeric_limits<float>::min());
       outs.push_back(InPrecision(own.p / most).matmul(values) * most);
       lses.push_back(own.lse.unsqueeze(-1));
-    };
-    if (const auto* dilated = std::get_if<DilatedAttentionOptions>(&pattern_)) {
-      for (const Branch& branch : dilated->branches) {
-        add(KeyCounts(*dilated, {&branch, 1}, heads, tokens));
-      }
-    } else {
-      add(KeyCounts(pattern_, heads, tokens));
     }
     const at::Tensor weights = at::stack(lses).softmax(0).nan_to_num(0);
     return (weights * at::stack(outs)).sum(0);
@@ -331,8 +324,9 @@ ReferenceResult SamePrecisionReference(const at::Tensor& q, const at::Tensor& k,
                                        const AttentionPattern& pattern, Rounding rounding,
                                        const at::Tensor& log_gates,
                                        const AttentionDropout& dropout) {
-  TORCH_CHECK_VALUE(rounding != Rounding::kFusedBranches || !dropout.on(),
-                    "this model knows no dropout");
+  TORCH_CHECK_VALUE(rounding != Rounding::kFusedBranches ||
+                        (!dropout.on() && std::holds_alternative<DilatedAttentionOptions>(pattern)),
+                    "this model knows branches only, without dropout");
   const at::ScalarType dtype = q.scalar_type();
   return DenseModel(pattern, dropout, dtype == at::kDouble ? at::kDouble : at::kFloat, dtype,
                     Cancellation::kTextbook, rounding)

@@ -36,7 +36,7 @@ enum class Rounding {
   kFused,
   // As they do branch by branch: the probabilities of each branch as parts of its largest, whose
   // outputs merge unrounded, and in the backward pass P and the gradients of the scores once for
-  // each time that a branch shows a key. Without dropout.
+  // each time that a branch shows a key. Not of masks, nor with dropout.
   kFusedBranches,
 };
 

@@ -18,6 +18,19 @@ std::vector<int64_t> AsVector(const at::Tensor& tokens) {
   return {data, data + tokens.numel()};
 }
 
+// After a prompt of the first `prompt` tokens, and then each one up to `most`, the logits are the
+// row of `expected` that belongs to it.
+void ExpectLogits(Generator& generator, const std::vector<int64_t>& fed, int64_t prompt,
+                  int64_t most, const at::Tensor& expected) {
+  at::Tensor logits = generator.Prefill(absl::MakeConstSpan(fed).first(prompt));
+  for (int64_t t = prompt; t < most; ++t) {
+    ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10)
+        << "after token " << t << ", prompt of " << prompt;
+    logits = generator.Next(fed[t]);
+  }
+  EXPECT_EQ(generator.tokens(), most);
+}
+
 // Token by token, after prompts of several lengths, the logits are those of the whole sequence; the
 // sequence is longer than every segment, so that caches wrap.
 TEST(GeneratorTest, AgreesWithTheWholeSequenceAtEveryToken) {
@@ -35,13 +48,7 @@ TEST(GeneratorTest, AgreesWithTheWholeSequenceAtEveryToken) {
           m.model.Logits(m.parameters, WholeSequence(m, count), tokens).select(0, 0);
       for (const int64_t prompt : {1, 90}) {
         Generator generator(m.model, m.parameters, count, count);
-        at::Tensor logits = generator.Prefill(absl::MakeConstSpan(fed).first(prompt));
-        for (int64_t t = prompt; t < count; ++t) {
-          ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10)
-              << "after token " << t << ", prompt of " << prompt;
-          logits = generator.Next(fed[t]);
-        }
-        EXPECT_EQ(generator.tokens(), count);
+        ExpectLogits(generator, fed, prompt, count, expected);
       }
     }
   }
@@ -57,11 +64,7 @@ TEST(GeneratorTest, HandlesUncoveredPositionsAndUnreachedSegments) {
   const at::Tensor expected =
       m.model.Logits(m.parameters, WholeSequence(m, 40), tokens).select(0, 0);
   Generator generator(m.model, m.parameters, 40, 40);
-  at::Tensor logits = generator.Prefill({fed[0]});
-  for (int64_t t = 1; t < 40; ++t) {
-    ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10) << "token " << t;
-    logits = generator.Next(fed[t]);
-  }
+  ExpectLogits(generator, fed, 1, 40, expected);
   EXPECT_THROW(generator.Next(0), c10::Error) << "more than max_tokens";
 }
 
@@ -83,12 +86,7 @@ TEST(GeneratorTest, AgreesWithTheWholeSequenceOfAMask) {
     for (const int64_t prompt : {1, 333}) {
       const int64_t most = prompt + 190;
       Generator generator(m.model, m.parameters, most, count);
-      at::Tensor logits = generator.Prefill(absl::MakeConstSpan(fed).first(prompt));
-      for (int64_t t = prompt; t < most; ++t) {
-        ASSERT_LT(logits.sub(expected[t - 1]).abs().max().item<double>(), 1e-10)
-            << "after token " << t << ", prompt of " << prompt;
-        logits = generator.Next(fed[t]);
-      }
+      ExpectLogits(generator, fed, prompt, most, expected);
     }
     EXPECT_THROW(Generator(m.model, m.parameters, count + 1, count), c10::Error);
   }
