@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -131,25 +130,12 @@ TEST(BlockSparseModelTest, ThreeRanksGiveTheLossAndGradientsOfOne) {
       for (const auto strategy : {attention::Strategy::kGrouped, attention::Strategy::kHeads}) {
         const auto map = recompute ? attention::ShardMap::Zigzag(kTokens, 3, 1)
                                    : attention::ShardMap::Contiguous(kTokens, 3, 64);
-        std::vector<std::unique_ptr<TestModel>> models(3);
-        std::vector<double> losses(3);
-        OnRanks(3, [&](int rank, attention::GroupedExchange& exchange) {
-          models[rank] = std::make_unique<TestModel>(config);
-          TestModel& m = *models[rank];
-          const SequenceShard shard =
-              m.model.Place(map, rank, &exchange, m.flat.options(), strategy);
-          LongNet::PassOptions options;
-          options.recompute = recompute;
-          losses[rank] =
-              m.model
-                  .ForwardBackward(m.parameters, shard, LocalTokens(tokens, map, rank),
-                                   LocalTokens(labels, map, rank), 1, m.gradients, options)
-                  .item<double>();
-        });
-        EXPECT_NEAR(losses[0] + losses[1] + losses[2], loss, 1e-11 * loss);
-        const at::Tensor sum =
-            models[0]->flat_gradients + models[1]->flat_gradients + models[2]->flat_gradients;
-        EXPECT_LT(sum.sub(whole.flat_gradients).abs().max().item<double>(), 1e-11 * largest);
+        LongNet::PassOptions options;
+        options.recompute = recompute;
+        const RanksSum sum = ForwardBackwardOnRanks(config, map, tokens, labels, options, strategy);
+        EXPECT_NEAR(sum.loss, loss, 1e-11 * loss);
+        EXPECT_LT(sum.flat_gradients.sub(whole.flat_gradients).abs().max().item<double>(),
+                  1e-11 * largest);
       }
     }
   }

@@ -155,28 +155,11 @@ TEST(LongNetTest, ShardsGiveTheWholeSequencesLossAndGradients) {
       for (const bool recompute : {false, true}) {
         const auto map = recompute ? attention::ShardMap::Zigzag(tokens_count, ranks, 1)
                                    : attention::ShardMap::Contiguous(tokens_count, ranks, 1);
-        std::vector<std::unique_ptr<TestModel>> models(ranks);
-        std::vector<double> losses(ranks);
-        OnRanks(ranks, [&](int rank, attention::GroupedExchange& exchange) {
-          models[rank] = std::make_unique<TestModel>(config);
-          TestModel& m = *models[rank];
-          const SequenceShard shard = m.model.Place(map, rank, &exchange, m.flat.options());
-          LongNet::PassOptions options = Dropping(dropout);
-          options.recompute = recompute;
-          losses[rank] =
-              m.model
-                  .ForwardBackward(m.parameters, shard, LocalTokens(tokens, map, rank),
-                                   LocalTokens(labels, map, rank), 1, m.gradients, options)
-                  .item<double>();
-        });
-        double sum = 0;
-        at::Tensor gradients = at::zeros_like(whole.flat);
-        for (int rank = 0; rank < ranks; ++rank) {
-          sum += losses[rank];
-          gradients.add_(models[rank]->flat_gradients);
-        }
-        EXPECT_NEAR(sum, loss, 1e-11 * loss) << ranks << " ranks";
-        const std::vector<at::Tensor> sums = whole.layout.Views(gradients);
+        LongNet::PassOptions options = Dropping(dropout);
+        options.recompute = recompute;
+        const RanksSum sum = ForwardBackwardOnRanks(config, map, tokens, labels, options);
+        EXPECT_NEAR(sum.loss, loss, 1e-11 * loss) << ranks << " ranks";
+        const std::vector<at::Tensor> sums = whole.layout.Views(sum.flat_gradients);
         for (size_t i = 0; i < sums.size(); ++i) {
           EXPECT_LT(LargestDifference(sums[i], whole.gradients[i]),
                     1e-10 * (1 + whole.gradients[i].abs().max().item<double>()))

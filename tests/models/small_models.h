@@ -96,4 +96,30 @@ void OnRanks(int ranks, Body body) {
   }
 }
 
+// The sum over the ranks of a map of what a pass of each, a thread with a model of its own, gives.
+struct RanksSum {
+  double loss = 0;
+  at::Tensor flat_gradients;
+};
+inline RanksSum ForwardBackwardOnRanks(
+    const LongNetConfig& config, const attention::ShardMap& map, const at::Tensor& tokens,
+    const at::Tensor& labels, const LongNet::PassOptions& options,
+    attention::Strategy strategy = attention::Strategy::kGrouped) {
+  std::vector<RanksSum> parts(map.ranks());
+  OnRanks(map.ranks(), [&](int rank, attention::GroupedExchange& exchange) {
+    TestModel m(config);
+    const SequenceShard shard = m.model.Place(map, rank, &exchange, m.flat.options(), strategy);
+    const at::Tensor loss =
+        m.model.ForwardBackward(m.parameters, shard, LocalTokens(tokens, map, rank),
+                                LocalTokens(labels, map, rank), 1, m.gradients, options);
+    parts[rank] = {loss.item<double>(), m.flat_gradients};
+  });
+  RanksSum sum{.flat_gradients = at::zeros_like(parts[0].flat_gradients)};
+  for (const RanksSum& part : parts) {
+    sum.loss += part.loss;
+    sum.flat_gradients.add_(part.flat_gradients);
+  }
+  return sum;
+}
+
 }  // namespace ringmaster::models
