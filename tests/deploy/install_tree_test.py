@@ -70,6 +70,10 @@ class InstallTreeTest(unittest.TestCase):
             self.assertNotRegex(run('ldd', os.path.join(self.tree, 'bin', program)),
                                 r'lib(torch|c10|cuda|nccl|ucp|ucs|uct|ucm)')
 
+    def test_programs_with_torch_settle_its_mathematics(self):
+        for program in ('ringmaster-worker', 'attention_runner'):
+            self.assertIn('SettleVectorMath', run('nm', '--demangle', os.path.join(self.tree, 'bin', program)))
+
     def test_programs_start_in_a_bare_root(self):
         root = BareRoot(self.folder, self.tree, TORCH)
         self.addCleanup(root.close)
