@@ -240,6 +240,7 @@ void FakeTrainers::Vote(const Key& key) {
   }
   ++steps_agreed_;
   const int64_t step = ++ring.step;
+  if (ring.finish_requested) ring.last_step = step;
   for (Process* peer : ring.ranks) {
     peer->applying = true;
     scheduler_.After(scheduler_.Ms(0, 30), [this, peer, key, step] {
@@ -264,12 +265,12 @@ void FakeTrainers::Apply(Process& process, const Key& key, int64_t step) {
 
 void FakeTrainers::AfterStep(Process& process, const Key& key, int64_t step) {
   Ring& ring = rings_[key];
-  if (ring.stop_requested) {
+  if (ring.stop_requested && step != ring.last_step) {
     EndWork(process);
     deliver_(process, worker::RingStopped{.ring = process.form.ring(), .held = process.held});
     return;
   }
-  const bool last = step >= process.form.spec().steps();
+  const bool last = step >= process.form.spec().steps() || step == ring.last_step;
   const int64_t interval = process.form.spec().checkpoint().interval_steps();
   if (last || (interval > 0 && step % interval == 0)) {
     scheduler_.After(scheduler_.Ms(5, 200), [this, &process, key, step, last] {
@@ -352,6 +353,8 @@ void FakeTrainers::Abandon(Process& process) {
 }
 
 void FakeTrainers::StopAfterStep(Process& process) { RingOf(process).stop_requested = true; }
+
+void FakeTrainers::FinishAfterStep(Process& process) { RingOf(process).finish_requested = true; }
 
 void FakeTrainers::Drop(Process& process, const std::string& uid) {
   if (process.held_uid == uid) process.held.Clear();

@@ -70,6 +70,7 @@ class FakeTrainers {
   void Run(Process& process);
   void Abandon(Process& process);
   void StopAfterStep(Process& process);
+  void FinishAfterStep(Process& process);
   void Drop(Process& process, const std::string& uid);
   void Delete(Process& process, const v1::DeleteFiles& files);
   // The process has ended: its peers will notice.
@@ -91,6 +92,9 @@ class FakeTrainers {
     std::vector<Process*> ranks;
     int64_t step = 0;
     bool stop_requested = false;
+    bool finish_requested = false;
+    // The step in whose vote all heard of that.
+    int64_t last_step = 0;
     bool voting = false;
     absl::Time blocked_since = absl::InfiniteFuture();
   };

@@ -176,6 +176,7 @@ void Simulation::Act(Process& process, const worker::Action& action) {
     void operator()(const worker::RunSteps&) { s.trainers_.Run(p); }
     void operator()(const worker::AbandonRing&) { s.trainers_.Abandon(p); }
     void operator()(const worker::StopAfterStep&) { s.trainers_.StopAfterStep(p); }
+    void operator()(const worker::FinishAfterStep&) { s.trainers_.FinishAfterStep(p); }
     void operator()(const worker::DropState& a) { s.trainers_.Drop(p, a.training_job_uid); }
     void operator()(const worker::WriteManifest&) {}
     void operator()(const worker::DeletePaths& a) { s.trainers_.Delete(p, a.files); }

@@ -151,9 +151,7 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
   {
     absl::MutexLock lock(&mutex_);
     trainer_ = *std::move(trainer);
-    if (stop_requested_) {
-      trainer_->RequestStop();
-    }
+    trainer_->RequestStop(stop_);
   }
   const absl::Time restored = SteadyNow();
   context_->metrics->OnRestore(restored - connected);
@@ -184,10 +182,7 @@ void RingRun::Run() {
     SPDLOG_ERROR("step records will be missing: {}", log.status().ToString());
   }
   RepeatLastStep();
-  while (!Over() && held_->state().step() < held_->config().steps) {
-    if (!OneStep()) {
-      return;
-    }
+  while (!Over() && held_->state().step() < held_->config().steps && OneStep()) {
   }
   if (!Over()) {
     FinishSteps();
@@ -255,11 +250,11 @@ bool RingRun::OneStep() {
                           .held_step = held_->state().step(),
                           .exchanged_bytes = exchanged,
                           .planned_bytes = planned});
-  if (held_->state().step() >= held_->config().steps) {
-    return true;
+  if (held_->state().step() >= held_->config().steps || result->stop == Stop::kFinish) {
+    return false;
   }
   checkpoints_.AfterStep();
-  if (result->stop_agreed) {
+  if (result->stop == Stop::kLeave) {
     StopInOrder();
     return false;
   }
@@ -316,7 +311,7 @@ void RingRun::FinishSteps() {
   if (absl::Status status = held_->Examine(); !status.ok()) {
     context_->die(absl::StrCat("the device is lost: ", status.message()));
   }
-  SPDLOG_INFO("all {} steps are done", held_->state().step());
+  SPDLOG_INFO("finished after step {} of {}", held_->state().step(), held_->config().steps);
   context_->post(AllStepsDone{.ring = form_.ring(),
                               .held = held_->Report(),
                               .checkpoint_error = std::move(checkpoint_error)});
@@ -349,11 +344,11 @@ void RingRun::Cancel(const std::string& reason) {
   }
 }
 
-void RingRun::RequestStop() {
+void RingRun::RequestStop(Stop stop) {
   absl::MutexLock lock(&mutex_);
-  stop_requested_ = true;
+  stop_ = std::max(stop_, stop);
   if (trainer_ != nullptr) {
-    trainer_->RequestStop();
+    trainer_->RequestStop(stop_);
   }
 }
 

@@ -71,8 +71,9 @@ class RingRun {
   // Makes the trainer's thread return soon, wherever it is. Nothing is posted afterwards but
   // Finish's answer.
   void Cancel(const std::string& reason);
-  // Stop between two steps, together with all other ranks.
-  void RequestStop();
+  // Stop between two steps, together with all other ranks. kFinish replaces kLeave, not the
+  // reverse.
+  void RequestStop(Stop stop);
 
   bool cancelled() const { return cancelled_.load(); }
   const v1::FormRing& form() const { return form_; }
@@ -81,8 +82,7 @@ class RingRun {
 
  private:
   bool Over() const { return stopped_ || cancelled(); }
-  // The step and what follows it; false when the run is over (failed, cancelled, or a stop was
-  // agreed).
+  // The step and what follows it; false when no other step is to follow.
   bool OneStep();
   absl::Status RunValidation(v1::StepRecord& record);
   void RepeatLastStep();
@@ -109,7 +109,7 @@ class RingRun {
   std::atomic<bool> cancelled_{false};
   absl::Mutex mutex_;
   std::string cancel_reason_ ABSL_GUARDED_BY(mutex_);
-  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  Stop stop_ ABSL_GUARDED_BY(mutex_) = Stop::kNone;
   // Set and cleared by the trainer's thread only, which may read it without the lock.
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<Trainer> trainer_;

@@ -86,7 +86,9 @@ void RingRunner::Do(const AbandonRing& action) {
   Train([current] { current->Finish(); });
 }
 
-void RingRunner::Do(const StopAfterStep&) { run()->RequestStop(); }
+void RingRunner::Do(const StopAfterStep&) { run()->RequestStop(Stop::kLeave); }
+
+void RingRunner::Do(const FinishAfterStep&) { run()->RequestStop(Stop::kFinish); }
 
 void RingRunner::Do(const DropState& action) {
   SPDLOG_INFO("forgetting the state of job {}", action.training_job_uid);

@@ -29,6 +29,7 @@ class RingRunner {
   void Do(const RunSteps& action);
   void Do(const AbandonRing& action);
   void Do(const StopAfterStep& action);
+  void Do(const FinishAfterStep& action);
   void Do(const DropState& action);
   void Do(const WriteManifest& action);
   void Do(const DeletePaths& action);

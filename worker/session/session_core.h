@@ -63,6 +63,7 @@ class SessionCore {
   void OnFormRing(const v1::FormRing& form);
   void OnConnectRing(const v1::ConnectRing& connect);
   void OnStartSteps(const v1::StartSteps& start);
+  void OnFinishSteps(const v1::FinishSteps& finish);
   void OnAbortRing(const v1::AbortRing& abort);
   void OnReleaseJob(const v1::ReleaseJob& release);
   void OnCheckpointCommitted(const v1::CheckpointCommitted& committed);
@@ -126,8 +127,7 @@ class SessionCore {
   // Of the current ring; told again after a re-attach until the next FormRing.
   std::optional<v1::Fault> fault_;
   bool fault_told_ = false;
-  // Set when AbortRing named a generation that this worker never heard of: RingAborted answers for
-  // that one.
+  // Set when AbortRing named a generation that was never heard of here: RingAborted answers for it.
   std::optional<v1::RingRef> aborted_as_;
   int64_t abort_ms_ = 0;
   absl::Time abort_started_;

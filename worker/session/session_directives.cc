@@ -33,6 +33,8 @@ void SessionCore::OnDirective(const v1::Directive& directive) {
       return OnConnectRing(directive.connect_ring());
     case v1::Directive::kStartSteps:
       return OnStartSteps(directive.start_steps());
+    case v1::Directive::kFinishSteps:
+      return OnFinishSteps(directive.finish_steps());
     case v1::Directive::kAbortRing:
       return OnAbortRing(directive.abort_ring());
     case v1::Directive::kReleaseJob:
@@ -146,6 +148,13 @@ void SessionCore::OnStartSteps(const v1::StartSteps& start) {
     actions_.push_back(RunSteps{start});
   } else if (phase_ == v1::PHASE_FINISHED || phase_ == v1::PHASE_IDLE) {
     SendPhaseReports();
+  }
+}
+
+// A rank that has not begun or has finished already hears of it from others, or too late.
+void SessionCore::OnFinishSteps(const v1::FinishSteps& finish) {
+  if (IsCurrent(finish.ring()) && phase_ == v1::PHASE_RUNNING) {
+    actions_.push_back(FinishAfterStep{ring()});
   }
 }
 

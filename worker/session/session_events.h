@@ -56,7 +56,8 @@ struct ShardDone {
 struct PathsDeleted {
   v1::FilesDeleted report;
 };
-// The last step is done and this rank's last shard was written, or could not be
+// The last step, or the one that FinishAfterStep made the last, is done, and this rank's shard of
+// it was written, or could not be
 // (`checkpoint_error`).
 struct AllStepsDone {
   v1::RingRef ring;
@@ -108,6 +109,10 @@ struct AbandonRing {
 struct StopAfterStep {
   v1::RingRef ring;
 };
+// The step under way is the last one. Answered as RunSteps.
+struct FinishAfterStep {
+  v1::RingRef ring;
+};
 // Forget model, optimizer and data of this job. Nothing of it runs.
 struct DropState {
   std::string training_job_uid;
@@ -131,8 +136,8 @@ struct ExitProcess {
   std::string reason;
 };
 
-using Action =
-    std::variant<SendReport, OpenTransport, ConnectAndRestore, RunSteps, AbandonRing, StopAfterStep,
-                 DropState, WriteManifest, DeletePaths, SetPublishing, ExitProcess>;
+using Action = std::variant<SendReport, OpenTransport, ConnectAndRestore, RunSteps, AbandonRing,
+                            StopAfterStep, FinishAfterStep, DropState, WriteManifest, DeletePaths,
+                            SetPublishing, ExitProcess>;
 
 }  // namespace ringmaster::worker

@@ -35,7 +35,7 @@ struct Vote {
   double grad_norm = 0;
   uint64_t exchanged_bytes = 0;
   uint64_t planned_bytes = 0;
-  bool stop = false;
+  Stop stop = Stop::kNone;
 };
 
 struct TokenBatch {
@@ -78,7 +78,7 @@ struct Trainer::Implementation {
         fault_point(ring.fault, rank, ring.generation) {}
 
   absl::Status Prepare();
-  absl::Status Step(bool stop, StepResult* result);
+  absl::Status Step(Stop stop, StepResult* result);
   absl::Status Validation(double* loss);
 
   absl::StatusOr<TokenBatch> ReadBatch(absl::Span<const int64_t> offsets) const;
@@ -238,7 +238,7 @@ absl::Status Trainer::Implementation::Judge(absl::Span<const Vote> votes, StepRe
     loss_sum += vote.loss_sum;
     result->exchanged_bytes = std::max(result->exchanged_bytes, vote.exchanged_bytes);
     result->planned_bytes = std::max(result->planned_bytes, vote.planned_bytes);
-    result->stop_agreed |= vote.stop;
+    result->stop = std::max(result->stop, vote.stop);
   }
   result->loss = loss_sum / static_cast<double>(config.tokens_per_step());
   for (size_t r = 0; r < votes.size(); ++r) {
@@ -262,7 +262,7 @@ absl::Status Trainer::Implementation::Judge(absl::Span<const Vote> votes, StepRe
   return absl::OkStatus();
 }
 
-absl::Status Trainer::Implementation::Step(bool stop, StepResult* result) {
+absl::Status Trainer::Implementation::Step(Stop stop, StepResult* result) {
   const at::NoGradGuard no_grad;
   const auto begin = std::chrono::steady_clock::now();
   Vote vote;
@@ -368,9 +368,8 @@ absl::Status Trainer::Finish(absl::Status status) {
 
 absl::StatusOr<StepResult> Trainer::RunStep() {
   StepResult result;
-  RETURN_IF_ERROR(Finish(CatchTorch(absl::StrCat("step ", implementation_->state.step()), [&] {
-    return implementation_->Step(stop_requested_.load(), &result);
-  })));
+  RETURN_IF_ERROR(Finish(CatchTorch(absl::StrCat("step ", implementation_->state.step()),
+                                    [&] { return implementation_->Step(stop_.load(), &result); })));
   return result;
 }
 

@@ -28,6 +28,15 @@ struct StepFault {
   bool deterministic = false;
 };
 
+// What a rank asks of all ranks in a step's vote; the highest of what was asked holds.
+enum class Stop {
+  kNone,
+  // A rank leaves: the others keep their state for a ring without it.
+  kLeave,
+  // This step is the last one: a checkpoint of it is written, and the run has finished.
+  kFinish,
+};
+
 struct StepResult {
   // Index of the step done; the state now holds step + 1 updates.
   int64_t step = 0;
@@ -44,7 +53,7 @@ struct StepResult {
   uint64_t exchanged_bytes = 0;
   uint64_t planned_bytes = 0;
   // A rank's RequestStop was heard by all in this step's vote: all ranks stop here.
-  bool stop_agreed = false;
+  Stop stop = Stop::kNone;
 };
 
 // One generation's run of a job on one rank: forward, backward, reduce, vote, update. Rank =
@@ -84,8 +93,8 @@ class Trainer {
   // Whether a validation is due now, that is after step() updates: the same on all ranks.
   bool ValidationDue() const;
 
-  // Asks all ranks to stop after a step: see StepResult::stop_agreed.
-  void RequestStop() { stop_requested_.store(true); }
+  // Asks all ranks to stop after a step: see StepResult::stop. What was asked before is replaced.
+  void RequestStop(Stop stop) { stop_.store(stop); }
 
   // Of the last error. REQUIRES: RunStep or Validate failed.
   const StepFault& fault() const { return fault_; }
@@ -97,7 +106,7 @@ class Trainer {
   absl::Status Finish(absl::Status status);
 
   std::unique_ptr<Implementation> implementation_;
-  std::atomic<bool> stop_requested_{false};
+  std::atomic<Stop> stop_{Stop::kNone};
   StepFault fault_;
 };
 

@@ -88,6 +88,12 @@ v1::Directive SessionDriver::Committed(int64_t generation, int64_t step) const {
   return directive;
 }
 
+v1::Directive SessionDriver::FinishSteps(int64_t generation, const std::string& uid) const {
+  v1::Directive directive = New();
+  *directive.mutable_finish_steps()->mutable_ring() = Ring(generation, uid);
+  return directive;
+}
+
 v1::Directive SessionDriver::Delete(int64_t generation) const {
   v1::Directive directive = New();
   *directive.mutable_delete_files()->mutable_ring() = Ring(generation);
@@ -162,6 +168,7 @@ std::string SessionDriver::Word(const Action& action) {
     std::string operator()(const RunSteps&) const { return "RunSteps"; }
     std::string operator()(const AbandonRing&) const { return "AbandonRing"; }
     std::string operator()(const StopAfterStep&) const { return "StopAfterStep"; }
+    std::string operator()(const FinishAfterStep&) const { return "FinishAfterStep"; }
     std::string operator()(const DropState&) const { return "DropState"; }
     std::string operator()(const WriteManifest&) const { return "WriteManifest"; }
     std::string operator()(const DeletePaths&) const { return "DeletePaths"; }

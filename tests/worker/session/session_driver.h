@@ -38,6 +38,7 @@ class SessionDriver {
   v1::Directive Abort(int64_t generation, const std::string& uid = kUid) const;
   v1::Directive Release(int64_t generation, const std::string& uid = kUid) const;
   v1::Directive Committed(int64_t generation, int64_t step) const;
+  v1::Directive FinishSteps(int64_t generation, const std::string& uid = "uid-a") const;
   v1::Directive Delete(int64_t generation) const;
 
   Event Opened(int64_t generation) const { return TransportOpened{Ring(generation), "addr", {}}; }

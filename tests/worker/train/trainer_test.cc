@@ -251,7 +251,7 @@ TEST_F(TrainerTest, AllRanksStopAfterTheStepInWhichOneWasAsked) {
   RunOptions options{.steps = 10};
   options.before_step = [](int rank, Trainer& trainer) {
     if (rank == 1) {
-      trainer.RequestStop();
+      trainer.RequestStop(Stop::kLeave);
     }
   };
   const std::vector<RankRun> runs = Run(WithWorld(SmallJob(), 2, 1), options);
@@ -259,6 +259,19 @@ TEST_F(TrainerTest, AllRanksStopAfterTheStepInWhichOneWasAsked) {
     EXPECT_EQ(run.steps.size(), 1u);
     EXPECT_EQ(run.state->step(), 1);
     EXPECT_TRUE(run.state->clean());
+    EXPECT_EQ(run.steps[0].stop, Stop::kLeave);
+  }
+}
+
+// One rank leaves as the job is paused: the checkpoint comes first.
+TEST_F(TrainerTest, OfTwoKindsOfStopTheOneWithACheckpointHolds) {
+  RunOptions options{.steps = 10};
+  options.before_step = [](int rank, Trainer& trainer) {
+    trainer.RequestStop(rank == 0 ? Stop::kFinish : Stop::kLeave);
+  };
+  for (const RankRun& run : Run(WithWorld(SmallJob(), 2, 1), options)) {
+    ASSERT_EQ(run.steps.size(), 1u);
+    EXPECT_EQ(run.steps[0].stop, Stop::kFinish);
   }
 }
 

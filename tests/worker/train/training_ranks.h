@@ -121,7 +121,7 @@ inline void RunRank(const JobConfig& config, const std::string& path, const RunO
       }
       run.validations.push_back(*loss);
     }
-    if (step->stop_agreed) {
+    if (step->stop != Stop::kNone) {
       return;
     }
   }
