@@ -31,8 +31,8 @@ struct CommandContext {
 };
 
 // Each adds its subcommands; the folder's files are the command list.
-void AddJobCommands(CLI::App& app,
-                    CommandContext& context);  // submit get list describe cancel delete estimate
+// submit get list describe pause resume cancel delete estimate
+void AddJobCommands(CLI::App& app, CommandContext& context);
 void AddWatchCommand(CLI::App& app, CommandContext& context);        // watch
 void AddRecordCommands(CLI::App& app, CommandContext& context);      // logs metrics
 void AddClusterCommands(CLI::App& app, CommandContext& context);     // workers

@@ -112,7 +112,7 @@ absl::StatusOr<int> List(Client& client, CommandContext& context, const ListOpti
     if (!TrainingJobStatus::State_Parse(absl::AsciiStrToUpper(state), &value)) {
       return absl::InvalidArgumentError(
           absl::StrCat("--state ", state, " is not one of queued, starting, running, recovering, ",
-                       "cancelling, succeeded, failed, cancelled"));
+                       "cancelling, succeeded, failed, cancelled, pausing, paused"));
     }
     request.add_states(value);
   }
@@ -164,6 +164,9 @@ void PrintDescription(std::ostream& out, const TrainingJob& job) {
   out << "State:       " << StateName(job);
   if (!status.state_reason().empty()) out << " (" << status.state_reason() << ")";
   out << "\n";
+  if (status.pause_requested() && status.state() != TrainingJobStatus::PAUSED) {
+    out << "Pause:       as soon as its ring has written a checkpoint\n";
+  }
   if (status.has_pending_reason()) {
     out << "Waiting:     " << status.pending_reason().code() << ": "
         << status.pending_reason().message() << "\n";
@@ -283,6 +286,23 @@ void AddList(CLI::App& app, CommandContext& context) {
   });
 }
 
+// A command that changes one job by a request of its name and an id, and prints what it is then.
+template <typename Request>
+void AddChange(CLI::App& app, CommandContext& context, const char* name, const char* help,
+               grpc::Status (JobService::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                        TrainingJob*)) {
+  AddOneJob(app, context, name, help,
+            [&context, method](Client& client, const std::string& job) -> absl::StatusOr<int> {
+              Request request;
+              request.set_name(client.JobName(job));
+              request.set_request_id(NewRequestId());
+              TrainingJob changed;
+              RETURN_IF_ERROR(client.Call(method, client.jobs(), request, &changed));
+              PrintJobs(context, {&changed}, true);
+              return kExitOk;
+            });
+}
+
 }  // namespace
 
 void AddJobCommands(CLI::App& app, CommandContext& context) {
@@ -305,17 +325,12 @@ void AddJobCommands(CLI::App& app, CommandContext& context) {
               }
               return kExitOk;
             });
-  AddOneJob(app, context, "cancel", "Stop a job; its checkpoints stay",
-            [&context](Client& client, const std::string& name) -> absl::StatusOr<int> {
-              v1::CancelTrainingJobRequest request;
-              request.set_name(client.JobName(name));
-              request.set_request_id(NewRequestId());
-              TrainingJob job;
-              RETURN_IF_ERROR(
-                  client.Call(&JobService::Stub::CancelTrainingJob, client.jobs(), request, &job));
-              PrintJobs(context, {&job}, true);
-              return kExitOk;
-            });
+  AddChange(app, context, "pause", "Checkpoint a job and free its workers until it is resumed",
+            &JobService::Stub::PauseTrainingJob);
+  AddChange(app, context, "resume", "Queue a paused job again",
+            &JobService::Stub::ResumeTrainingJob);
+  AddChange(app, context, "cancel", "Stop a job; its checkpoints stay",
+            &JobService::Stub::CancelTrainingJob);
   AddOneJob(app, context, "delete", "Forget an ended job; its directory stays",
             [&context](Client& client, const std::string& name) -> absl::StatusOr<int> {
               v1::DeleteTrainingJobRequest request;

@@ -39,6 +39,8 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
     R operator()(const v1::GetTrainingJobRequest& r) { return Response(GetJob(state, r)); }
     R operator()(const v1::ListTrainingJobsRequest& r) { return Response(ListJobs(state, r)); }
     R operator()(const v1::CancelTrainingJobRequest& r) { return Response(CancelJob(state, r)); }
+    R operator()(const v1::PauseTrainingJobRequest& r) { return Response(PauseJob(state, r)); }
+    R operator()(const v1::ResumeTrainingJobRequest& r) { return Response(ResumeJob(state, r)); }
     R operator()(const v1::DeleteTrainingJobRequest& r) { return Response(DeleteJob(state, r)); }
     R operator()(const v1::ListWorkersRequest& r) { return Response(ListWorkers(state, r)); }
     R operator()(const v1::GetWorkerRequest& r) { return Response(GetWorker(state, r)); }
@@ -266,6 +268,10 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   };
   for (const auto& [age, job] : state.jobs_by_age) {
     ++snapshot.jobs[job->status().state()];
+    if (job->status().state() == v1::TrainingJobStatus::QUEUED) {
+      const absl::Duration wait = now - FromProto(job->record.job().update_time());
+      snapshot.longest_queue_wait = std::max(snapshot.longest_queue_wait, wait);
+    }
     // Unset is 1970.
     const absl::Time end = FromProto(job->record.job().end_time());
     if (job->generation() > 0 && now - end < CoreSnapshot::kShownAfterEnd) {
@@ -280,9 +286,6 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   }
   std::sort(snapshot.heartbeat_ages.begin(), snapshot.heartbeat_ages.end());
   snapshot.queue_length = static_cast<int64_t>(state.queue.size());
-  if (!state.queue.empty()) {
-    snapshot.longest_queue_wait = now - absl::FromUnixNanos(state.queue.begin()->first.first);
-  }
   snapshot.unfinished_jobs = static_cast<int64_t>(state.unfinished.size());
   for (const auto& [age, job] : state.unfinished) {
     const bool listed = snapshot.active_jobs.size() < CoreSnapshot::kListedJobs;

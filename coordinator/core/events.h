@@ -44,6 +44,7 @@ struct StoredState {
 using ApiMessage =
     std::variant<v1::CreateTrainingJobRequest, v1::GetTrainingJobRequest,
                  v1::ListTrainingJobsRequest, v1::CancelTrainingJobRequest,
+                 v1::PauseTrainingJobRequest, v1::ResumeTrainingJobRequest,
                  v1::DeleteTrainingJobRequest, v1::ListWorkersRequest, v1::GetWorkerRequest,
                  v1::ListCheckpointsRequest, v1::GetCheckpointRequest, v1::ImportCheckpointRequest>;
 

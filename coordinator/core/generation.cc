@@ -13,6 +13,7 @@
 #include "coordinator/core/faults.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/pause.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/restore_plan.h"
 #include "coordinator/core/times.h"
@@ -53,6 +54,7 @@ void TellStart(State& state, const Job& job, int rank, const Worker& worker) {
     }
   }
   Tell(state, worker, std::move(directive));
+  if (job.status().state() == v1::TrainingJobStatus::PAUSING) TellFinish(state, job, rank, worker);
   if (rank == 0) TellCheckpoints(state, job, worker);
 }
 
@@ -135,10 +137,8 @@ void StartIfReady(State& state, Job& job) {
   for (const RankState& rank : job.ranks) restore_ms = std::max(restore_ms, rank.restore_ms);
   ++state.counters.rings_formed;
   MarkFormed(state, job, job.plan.step(), restore_ms);
+  job.SetStep(job.plan.step());
   v1::Progress* progress = job.mutable_status()->mutable_progress();
-  progress->set_step(job.plan.step());
-  progress->set_tokens_processed(job.plan.step() * job.spec().batch().global_sequences() *
-                                 job.spec().data().sequence_length());
   progress->clear_tokens_per_second();
   progress->clear_remaining();
   job.pace.clear();
@@ -146,7 +146,10 @@ void StartIfReady(State& state, Job& job) {
   SetAsideAfter(state, job, job.plan);
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
-  SetState(state, job, v1::TrainingJobStatus::RUNNING, "");
+  SetState(state, job,
+           job.status().pause_requested() ? v1::TrainingJobStatus::PAUSING
+                                          : v1::TrainingJobStatus::RUNNING,
+           "");
   TellAll(state, job, TellStart);
   TellGarbage(state, job);
 }
@@ -195,6 +198,9 @@ void ResyncStarted(State& state, Job& job, int rank, const v1::Hello& hello, boo
                                            worker.name, rank)});
   } else if (hello.phase() == v1::PHASE_READY) {
     TellStart(state, job, rank, worker);
+  } else if (hello.phase() == v1::PHASE_RUNNING &&
+             job.status().state() == v1::TrainingJobStatus::PAUSING) {
+    TellFinish(state, job, rank, worker);
   }
   if (rank == 0) job.garbage_told = 0;
 }
@@ -264,6 +270,7 @@ void OnRingReady(State& state, Job& job, int rank, const v1::RingReady& ready) {
 void OnRingFinished(State& state, Job& job, int rank, const v1::RingFinished& finished) {
   if (job.record.stage() != store::RING_STAGE_STARTED) return;
   job.ranks[rank].finished = true;
+  job.ranks[rank].held = finished.state();
   job.ranks[rank].checkpoint_error = finished.checkpoint_error();
   CompleteIfFinished(state, job);
 }
@@ -273,6 +280,10 @@ void CompleteIfFinished(State& state, Job& job) {
   if (IsCommitted(state, job, job.spec().steps())) {
     Succeed(state, job);
     return;
+  }
+  if (job.status().state() == v1::TrainingJobStatus::PAUSING &&
+      job.ranks.front().held.step() < job.spec().steps()) {
+    return CompletePause(state, job);
   }
   for (const RankState& rank : job.ranks) {
     if (rank.checkpoint_error.empty()) continue;

@@ -76,6 +76,13 @@ struct Job {
   const v1::TrainingJobStatus& status() const { return record.job().status(); }
   v1::TrainingJobStatus* mutable_status() { return record.mutable_job()->mutable_status(); }
   int64_t generation() const { return status().generation(); }
+  // The newest step that all ranks agreed on, and the tokens until then.
+  void SetStep(int64_t step) {
+    v1::Progress* progress = mutable_status()->mutable_progress();
+    progress->set_step(step);
+    progress->set_tokens_processed(step * spec().batch().global_sequences() *
+                                   spec().data().sequence_length());
+  }
   int world_size() const { return spec().parallel().ring_size() * spec().parallel().replicas(); }
   // Oldest first.
   std::pair<int64_t, std::string> age_key() const;

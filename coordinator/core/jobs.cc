@@ -14,6 +14,7 @@
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/pages.h"
+#include "coordinator/core/pause.h"
 #include "coordinator/core/placer.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/spec.h"
@@ -22,6 +23,8 @@
 
 namespace ringmaster::coordinator {
 namespace {
+
+using S = v1::TrainingJobStatus;
 
 absl::StatusOr<Job*> Find(State& state, const std::string& name) {
   RETURN_IF_ERROR(ParseJobName("name", name).status());
@@ -71,6 +74,39 @@ void RememberRequest(State& state, const std::string& request_id, const char* me
   Put(state, Table::kRequests, request_id, record);
   state.requests[request_id] = std::move(record);
   state.timers.Set(TimerKind::kForgetRequest, request_id, state.now + state.options.request_id_ttl);
+}
+
+// Of a change that also makes rows when the store is full: the loop tries to make room for them.
+absl::Status RefusalOfChange(const State& state) {
+  return state.draining ? Refusal(state) : absl::OkStatus();
+}
+
+absl::Status CheckGoesOn(const Job& job) {
+  const bool ends = job.status().state() == S::CANCELLING;
+  if (!ends && !IsTerminal(job.status().state())) return absl::OkStatus();
+  return FailedPrecondition(
+      "JOB_ENDED", job.name(),
+      absl::StrCat(job.name(), ends ? " is being cancelled" : " has ended already"));
+}
+
+// A request that changes the job it names. `change` says whether it did anything; a request that
+// did is remembered by its id.
+template <typename Request, typename Change>
+absl::StatusOr<v1::TrainingJob> ChangeJob(State& state, const char* method, const Request& request,
+                                          const Change& change) {
+  if (!request.request_id().empty() && !IsUuid(request.request_id())) {
+    return InvalidField("request_id", absl::StrCat("'", request.request_id(), "' is not a UUID"));
+  }
+  ASSIGN_OR_RETURN(Job * job, Find(state, request.name()));
+  ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
+  if (earlier != nullptr) {
+    ASSIGN_OR_RETURN(job, JobOf(state, *earlier));
+    return job->record.job();
+  }
+  RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
+  ASSIGN_OR_RETURN(const bool changed, change(*job));
+  if (changed) RememberRequest(state, request.request_id(), method, request, *job);
+  return job->record.job();
 }
 
 }  // namespace
@@ -127,29 +163,41 @@ absl::StatusOr<v1::TrainingJob> GetJob(State& state, const v1::GetTrainingJobReq
 
 absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
                                           const v1::CancelTrainingJobRequest& request) {
-  if (!request.request_id().empty() && !IsUuid(request.request_id())) {
-    return InvalidField("request_id", absl::StrCat("'", request.request_id(), "' is not a UUID"));
-  }
-  ASSIGN_OR_RETURN(Job * job, Find(state, request.name()));
-  ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
-  if (earlier != nullptr) {
-    ASSIGN_OR_RETURN(job, JobOf(state, *earlier));
-    return job->record.job();
-  }
-  RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
-  const JobState current = job->status().state();
-  if (IsTerminal(current) || current == v1::TrainingJobStatus::CANCELLING) {
-    return job->record.job();
-  }
-  if (state.draining) return Refusal(state);
-  if (current == v1::TrainingJobStatus::QUEUED) {
-    SetState(state, *job, v1::TrainingJobStatus::CANCELLING, "a user asked for it");
-    FinishCancel(state, *job);
-  } else {
-    BeginCancel(state, *job);
-  }
-  RememberRequest(state, request.request_id(), "CancelTrainingJob", request, *job);
-  return job->record.job();
+  return ChangeJob(state, "CancelTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
+    const JobState current = job.status().state();
+    if (IsTerminal(current) || current == S::CANCELLING) return false;
+    RETURN_IF_ERROR(RefusalOfChange(state));
+    if (current == S::QUEUED || current == S::PAUSED) {
+      SetState(state, job, S::CANCELLING, "a user asked for it");
+      FinishCancel(state, job);
+    } else {
+      BeginCancel(state, job);
+    }
+    return true;
+  });
+}
+
+absl::StatusOr<v1::TrainingJob> PauseJob(State& state, const v1::PauseTrainingJobRequest& request) {
+  return ChangeJob(state, "PauseTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
+    RETURN_IF_ERROR(CheckGoesOn(job));
+    if (job.status().pause_requested()) return false;
+    RETURN_IF_ERROR(RefusalOfChange(state));
+    RequestPause(state, job);
+    return true;
+  });
+}
+
+absl::StatusOr<v1::TrainingJob> ResumeJob(State& state,
+                                          const v1::ResumeTrainingJobRequest& request) {
+  return ChangeJob(state, "ResumeTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
+    RETURN_IF_ERROR(CheckGoesOn(job));
+    if (!job.status().pause_requested()) return false;
+    RETURN_IF_ERROR(RefusalOfChange(state));
+    RequestResume(state, job);
+    // So that the reply says what the job waits for, if it waits.
+    RunPlacer(state);
+    return true;
+  });
 }
 
 absl::StatusOr<google::protobuf::Empty> DeleteJob(State& state,

@@ -21,13 +21,21 @@ bool IsTerminal(JobState state) {
 bool IsLegal(JobState from, JobState to) {
   switch (from) {
     case S::QUEUED:
-      return to == S::STARTING || to == S::CANCELLING || to == S::FAILED;
+      return to == S::STARTING || to == S::PAUSED || to == S::CANCELLING || to == S::FAILED;
     case S::STARTING:
-      return to == S::RUNNING || to == S::RECOVERING || to == S::CANCELLING || to == S::FAILED;
+      return to == S::RUNNING || to == S::RECOVERING || to == S::PAUSING || to == S::CANCELLING ||
+             to == S::FAILED;
     case S::RUNNING:
-      return to == S::SUCCEEDED || to == S::RECOVERING || to == S::CANCELLING || to == S::FAILED;
+      return to == S::SUCCEEDED || to == S::RECOVERING || to == S::PAUSING || to == S::CANCELLING ||
+             to == S::FAILED;
     case S::RECOVERING:
-      return to == S::RUNNING || to == S::QUEUED || to == S::CANCELLING || to == S::FAILED;
+      return to == S::RUNNING || to == S::QUEUED || to == S::PAUSING || to == S::PAUSED ||
+             to == S::CANCELLING || to == S::FAILED;
+    case S::PAUSING:
+      return to == S::PAUSED || to == S::QUEUED || to == S::SUCCEEDED || to == S::RECOVERING ||
+             to == S::CANCELLING || to == S::FAILED;
+    case S::PAUSED:
+      return to == S::QUEUED || to == S::CANCELLING;
     case S::CANCELLING:
       return to == S::CANCELLED;
     default:
@@ -97,14 +105,16 @@ void SetState(State& state, Job& job, JobState to, const std::string& reason) {
   status->clear_pending_reason();
   v1::TrainingJob* proto = job.record.mutable_job();
   *proto->mutable_update_time() = ToProto(state.now);
-  if (to == S::RUNNING && !proto->has_start_time())
+  if ((to == S::RUNNING || to == S::PAUSING) && !proto->has_start_time()) {
     *proto->mutable_start_time() = ToProto(state.now);
+  }
   SetEtag(job);
   Index(state, job);
   Store(state, job);
   state.placement_due = true;
   if (IsTerminal(to)) {
     *proto->mutable_end_time() = ToProto(state.now);
+    status->clear_pause_requested();
     job.record.set_stage(store::RING_STAGE_NONE);
     state.timers.Cancel(TimerKind::kStage, job.name());
     state.timers.Cancel(TimerKind::kRejoin, job.name());

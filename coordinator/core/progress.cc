@@ -42,7 +42,7 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
     if (record.step() < progress->step()) continue;
     // Told again, after a re-attach or by the generation that goes on from it.
     const bool again = record.step() == progress->step();
-    progress->set_step(record.step());
+    job.SetStep(record.step());
     progress->set_loss(record.loss());
     progress->set_grad_norm(record.grad_norm());
     progress->set_learning_rate(record.learning_rate());
@@ -58,8 +58,6 @@ void OnStepsDone(State& state, Job& job, const v1::StepsDone& done) {
     job.record.set_furthest_step(progress->step());
     if (started) job.record.clear_recoveries_counted();
   }
-  progress->set_tokens_processed(progress->step() * job.spec().batch().global_sequences() *
-                                 job.spec().data().sequence_length());
   progress->set_exchanged_bytes_per_step(done.exchanged_bytes());
   progress->set_planned_bytes_per_step(done.planned_bytes());
   SetRate(job);

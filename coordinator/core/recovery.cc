@@ -11,6 +11,7 @@
 #include "coordinator/core/faults.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/pause.h"
 #include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
@@ -225,15 +226,9 @@ void OnAbortTimeout(State& state, Job& job) {
 
 void OnRejoinTimeout(State& state, Job& job) {
   if (job.status().state() != v1::TrainingJobStatus::RECOVERING) return;
-  ReleaseMembers(state, job, "the job went back to the queue");
-  job.record.set_stage(store::RING_STAGE_NONE);
-  job.mutable_status()->clear_ranks();
-  job.ranks.clear();
-  job.waiting = false;
-  state.timers.Cancel(TimerKind::kStage, job.name());
-  SetState(state, job, v1::TrainingJobStatus::QUEUED,
-           absl::StrCat("no replacement came within ",
-                        absl::FormatDuration(FromProto(job.spec().recovery().rejoin_timeout()))));
+  LeaveRing(state, job,
+            absl::StrCat("no replacement came within ",
+                         absl::FormatDuration(FromProto(job.spec().recovery().rejoin_timeout()))));
 }
 
 bool WaitsForWorkers(State& state, Job& job) {

@@ -1,5 +1,6 @@
 #include "coordinator/loop/core_metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
@@ -62,11 +63,14 @@ void PublishHeartbeatAges(const std::vector<absl::Duration>& ages, Metrics& metr
 }
 
 // Since when there is no new step; before the first one, since the ring forms, starts or recovers.
+// While it was paused nobody expected one.
 double LastStepTime(const v1::TrainingJob& job) {
   const TrainingJobStatus& status = job.status();
-  if (status.progress().has_step_time()) return Seconds(status.progress().step_time());
   // A recovery lasts until there is a step, however often the state changes meanwhile.
-  return Seconds(status.episodes().empty() ? job.update_time() : status.episodes(0).detect_time());
+  const auto& since = status.progress().has_step_time() ? status.progress().step_time()
+                      : status.episodes().empty()       ? job.update_time()
+                                                        : status.episodes(0).detect_time();
+  return std::max(Seconds(since), Seconds(job.resume_time()));
 }
 
 void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
@@ -86,6 +90,7 @@ void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
     // Queued jobs have nothing to show yet, and there may be many of them.
     if (job.status().generation() == 0) continue;
     add(job);
+    if (job.status().state() == TrainingJobStatus::PAUSED) continue;
     const LabelValues name = {job.name()};
     ring_size.push_back({name, static_cast<double>(job.status().ranks_size())});
     step_time.push_back({name, LastStepTime(job)});

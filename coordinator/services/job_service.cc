@@ -105,6 +105,18 @@ grpc::ServerUnaryReactor* JobService::CancelTrainingJob(grpc::CallbackServerCont
   return AskCore(services_, Of("CancelTrainingJob"), context, *request, response);
 }
 
+grpc::ServerUnaryReactor* JobService::PauseTrainingJob(grpc::CallbackServerContext* context,
+                                                       const v1::PauseTrainingJobRequest* request,
+                                                       v1::TrainingJob* response) {
+  return AskCore(services_, Of("PauseTrainingJob"), context, *request, response);
+}
+
+grpc::ServerUnaryReactor* JobService::ResumeTrainingJob(grpc::CallbackServerContext* context,
+                                                        const v1::ResumeTrainingJobRequest* request,
+                                                        v1::TrainingJob* response) {
+  return AskCore(services_, Of("ResumeTrainingJob"), context, *request, response);
+}
+
 grpc::ServerUnaryReactor* JobService::DeleteTrainingJob(grpc::CallbackServerContext* context,
                                                         const v1::DeleteTrainingJobRequest* request,
                                                         google::protobuf::Empty* response) {

@@ -18,7 +18,7 @@ using coordinator::Table;
 bool Reachable(JobState from, JobState to, int depth = 4) {
   if (from == to || coordinator::IsLegal(from, to)) return true;
   if (depth == 0) return false;
-  for (int next = 1; next <= 8; ++next) {
+  for (int next = 1; next <= v1::TrainingJobStatus::State_MAX; ++next) {
     const auto state = static_cast<JobState>(next);
     if (coordinator::IsLegal(from, state) && Reachable(state, to, depth - 1)) return true;
   }
@@ -29,6 +29,11 @@ bool IsLive(const store::JobRecord& record) {
   return record.stage() == store::RING_STAGE_FORMING || record.stage() == store::RING_STAGE_STARTED;
 }
 
+int WorldOf(const store::JobRecord& record) {
+  const v1::ParallelSpec& parallel = record.job().spec().parallel();
+  return parallel.ring_size() * parallel.replicas();
+}
+
 store::JobRecord ParseJob(const std::string& value) {
   store::JobRecord record;
   record.ParseFromString(value);
@@ -37,7 +42,21 @@ store::JobRecord ParseJob(const std::string& value) {
 
 }  // namespace
 
-void Invariants::CheckJob(const store::JobRecord& record,
+// Every step that its ring had agreed on is in a checkpoint.
+void Invariants::CheckPaused(const store::JobRecord& record, const Rows& rows) {
+  const v1::TrainingJobStatus& status = record.job().status();
+  const auto row = rows.find({static_cast<int>(Table::kCheckpoints), status.last_checkpoint()});
+  store::CheckpointRecord newest;
+  if (row != rows.end()) newest.ParseFromString(row->second);
+  if (newest.checkpoint().generation() != status.generation() ||
+      newest.checkpoint().step() != status.progress().step()) {
+    Violated(absl::StrFormat("%s: paused after step %d of generation %d with checkpoint '%s'",
+                             record.job().name(), status.progress().step(), status.generation(),
+                             status.last_checkpoint()));
+  }
+}
+
+void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows,
                           const std::function<bool(const std::string&)>& file_exists) {
   const v1::TrainingJob& job = record.job();
   const std::set<std::string> garbage(record.garbage().begin(), record.garbage().end());
@@ -58,14 +77,17 @@ void Invariants::CheckJob(const store::JobRecord& record,
       }
     }
   }
+  const bool paused = known != seen_.end() &&
+                      known->second.state == v1::TrainingJobStatus::PAUSING &&
+                      job.status().state() == v1::TrainingJobStatus::PAUSED;
+  if (paused) CheckPaused(record, rows);
   const bool fails = job.status().state() == v1::TrainingJobStatus::FAILED &&
                      (known == seen_.end() || known->second.state != job.status().state());
   if (fails) CheckFailure(record);
   seen_[job.uid()] = {job.status().generation(), job.status().state(), garbage};
-  const int world = job.spec().parallel().ring_size() * job.spec().parallel().replicas();
-  if (IsLive(record) && job.status().ranks_size() != world) {
+  if (IsLive(record) && job.status().ranks_size() != WorldOf(record)) {
     Violated(absl::StrFormat("%s: a ring of %d members, not %d", job.name(),
-                             job.status().ranks_size(), world));
+                             job.status().ranks_size(), WorldOf(record)));
   }
   if (coordinator::IsTerminal(job.status().state()) && record.stage() != store::RING_STAGE_NONE) {
     Violated(absl::StrCat(job.name(), ": ended with a ring"));
@@ -85,14 +107,18 @@ void Invariants::CheckCheckpoint(const store::CheckpointRecord& record, const Ro
   int64_t& committed = committed_[absl::StrCat(record.training_job_uid(), " ", checkpoint.name())];
   const bool fresh = committed != checkpoint.generation();
   committed = checkpoint.generation();
-  if (fresh && checkpoint.generation() != job.job().status().generation()) {
+  // What waited for room in the store may be committed together with what follows from it: the job
+  // is paused, resumed, and has another ring.
+  const auto before = generations_before_.find(record.training_job_uid());
+  if (fresh && checkpoint.generation() != job.job().status().generation() &&
+      (before == generations_before_.end() || checkpoint.generation() != before->second)) {
     Violated(absl::StrFormat("%s: committed for generation %d, the current one is %d",
                              checkpoint.name(), checkpoint.generation(),
                              job.job().status().generation()));
   }
-  if (fresh && checkpoint.shards_size() != job.job().status().ranks_size()) {
+  if (fresh && checkpoint.shards_size() != WorldOf(job)) {
     Violated(absl::StrFormat("%s: %d shards of %d ranks", checkpoint.name(),
-                             checkpoint.shards_size(), job.job().status().ranks_size()));
+                             checkpoint.shards_size(), WorldOf(job)));
   }
   const std::string mark = absl::StrFormat("-g%d-", checkpoint.generation());
   for (const v1::CheckpointShard& shard : checkpoint.shards()) {
@@ -126,10 +152,12 @@ void Invariants::CheckCommit(const coordinator::Core& core, const Rows& rows,
                              const std::vector<coordinator::RowChange>& changes,
                              const std::function<bool(const std::string&)>& file_exists) {
   bool jobs_changed = false;
+  generations_before_.clear();
+  for (const auto& [uid, seen] : seen_) generations_before_[uid] = seen.generation;
   for (const coordinator::RowChange& change : changes) {
     if (change.table == Table::kJobs) jobs_changed = true;
     if (!change.value.has_value()) continue;
-    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value), file_exists);
+    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value), rows, file_exists);
     if (change.table == Table::kCheckpoints) {
       store::CheckpointRecord record;
       record.ParseFromString(*change.value);

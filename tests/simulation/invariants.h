@@ -46,8 +46,9 @@ class Invariants {
     int64_t lost = 0;
   };
 
-  void CheckJob(const store::JobRecord& record,
+  void CheckJob(const store::JobRecord& record, const Rows& rows,
                 const std::function<bool(const std::string&)>& file_exists);
+  void CheckPaused(const store::JobRecord& record, const Rows& rows);
   void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
                        const std::function<bool(const std::string&)>& file_exists);
   void CheckMembers(const Rows& rows);
@@ -59,6 +60,8 @@ class Invariants {
   int FaultsOf(const store::JobRecord& record, v1::Fault::Kind kind) const;
 
   std::map<std::string, Seen> seen_;
+  // By job's uid, before the commit that is looked at.
+  std::map<std::string, int64_t> generations_before_;
   std::map<std::string, Step> steps_;
   // The generation that wrote a checkpoint, by name: what is stored again is only marked.
   std::map<std::string, int64_t> committed_;

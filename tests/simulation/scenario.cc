@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "coordinator/core/lifecycle.h"
 #include "tests/simulation/simulation.h"
 
 // What users and fate do to the deployment.
@@ -40,6 +41,9 @@ void Simulation::PlanUsers() {
     scheduler_.After(scheduler_.Ms(0, 20000), [this, i] { Submit(i); });
     submission.cancel = scheduler_.Chance(0.2);
     if (submission.cancel) scheduler_.After(scheduler_.Ms(20000, 50000), [this, i] { Cancel(i); });
+    for (int pauses = scheduler_.Chance(0.3) ? 2 : 0; pauses > 0; --pauses) {
+      scheduler_.After(scheduler_.Ms(1000, 50000), [this, i] { Pause(i); });
+    }
   }
 }
 
@@ -65,21 +69,44 @@ void Simulation::Submit(size_t index) {
   Handle(coordinator::ApiRequest{call, submissions_[index].request, std::nullopt});
 }
 
-void Simulation::Cancel(size_t index) {
-  const auto retry = [this, index] {
-    scheduler_.After(scheduler_.Ms(200, 1000), [this, index] { Cancel(index); });
+template <typename Request>
+void Simulation::Ask(size_t index, std::function<void()> done) {
+  const auto retry = [this, index, done] {
+    scheduler_.After(scheduler_.Ms(200, 1000), [this, index, done] { Ask<Request>(index, done); });
   };
   if (core_ == nullptr || submissions_[index].name.empty()) return retry();
-  v1::CancelTrainingJobRequest request;
+  Request request;
   request.set_name(submissions_[index].name);
   const uint64_t call = ++last_call_;
-  calls_[call] = [this, retry](const coordinator::Reply* reply) {
+  calls_[call] = [this, index, retry, done](const coordinator::Reply* reply) {
     if (reply == nullptr) return retry();
-    if (!reply->response.ok()) {
-      invariants_.Violated(absl::StrCat("cancel: ", reply->response.status().ToString()));
+    const absl::Status status = reply->response.status();
+    const v1::TrainingJob* job = core_->FindJob(submissions_[index].name);
+    const bool ends = coordinator::IsTerminal(job->status().state()) ||
+                      job->status().state() == v1::TrainingJobStatus::CANCELLING;
+    if (!status.ok() && !(ends && status.code() == absl::StatusCode::kFailedPrecondition)) {
+      invariants_.Violated(absl::StrCat(Request::descriptor()->name(), ": ", status.ToString()));
     }
+    done();
   };
   Handle(coordinator::ApiRequest{call, request, std::nullopt});
+}
+
+void Simulation::Cancel(size_t index) {
+  Ask<v1::CancelTrainingJobRequest>(index, [] {});
+}
+
+void Simulation::Pause(size_t index) {
+  ++injected_["pauses"];
+  Ask<v1::PauseTrainingJobRequest>(index, [this, index] {
+    // Sometimes before the ring has stopped.
+    scheduler_.After(scheduler_.Ms(0, scheduler_.Chance(0.5) ? 300 : 15000),
+                     [this, index] { Resume(index); });
+  });
+}
+
+void Simulation::Resume(size_t index) {
+  Ask<v1::ResumeTrainingJobRequest>(index, [] {});
 }
 
 void Simulation::PlanFaults() {

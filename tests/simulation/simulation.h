@@ -74,6 +74,12 @@ class Simulation {
   void PlanUsers();
   void Submit(size_t index);
   void Cancel(size_t index);
+  // For a while.
+  void Pause(size_t index);
+  void Resume(size_t index);
+  // Asks until there is an answer, which may be that the job ends. Then calls `done`.
+  template <typename Request>
+  void Ask(size_t index, std::function<void()> done);
 
   // ---- faults
   void PlanFaults();

@@ -205,7 +205,12 @@ void CoreDriver::Checkpoint(const std::string& id, int64_t step) {
 }
 
 void CoreDriver::Finish(const std::string& id, int rank, const std::string& error) {
+  FinishAt(id, rank, Job(id).spec().steps(), error);
+}
+
+void CoreDriver::FinishAt(const std::string& id, int rank, int64_t step, const std::string& error) {
   v1::WorkerReport report;
+  *report.mutable_ring_finished()->mutable_state() = Held(step);
   *report.mutable_ring_finished()->mutable_ring() = Ring(id, rank);
   report.mutable_ring_finished()->set_checkpoint_error(error);
   Report(WorkerAt(id, rank), report);

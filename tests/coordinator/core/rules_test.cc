@@ -25,9 +25,13 @@ TEST(LifecycleTest, AllowsExactlyTheDrawnTransitions) {
       {S::RECOVERING, S::QUEUED},   {S::QUEUED, S::CANCELLING},     {S::STARTING, S::CANCELLING},
       {S::RUNNING, S::CANCELLING},  {S::RECOVERING, S::CANCELLING}, {S::CANCELLING, S::CANCELLED},
       {S::QUEUED, S::FAILED},       {S::STARTING, S::FAILED},       {S::RUNNING, S::FAILED},
-      {S::RECOVERING, S::FAILED}};
-  for (int from = 1; from <= 8; ++from) {
-    for (int to = 1; to <= 8; ++to) {
+      {S::RECOVERING, S::FAILED},   {S::STARTING, S::PAUSING},      {S::RUNNING, S::PAUSING},
+      {S::RECOVERING, S::PAUSING},  {S::PAUSING, S::PAUSED},        {S::PAUSED, S::QUEUED},
+      {S::QUEUED, S::PAUSED},       {S::RECOVERING, S::PAUSED},     {S::PAUSING, S::QUEUED},
+      {S::PAUSING, S::SUCCEEDED},   {S::PAUSING, S::RECOVERING},    {S::PAUSING, S::CANCELLING},
+      {S::PAUSING, S::FAILED},      {S::PAUSED, S::CANCELLING}};
+  for (int from = 1; from <= S::State_MAX; ++from) {
+    for (int to = 1; to <= S::State_MAX; ++to) {
       const std::pair edge(static_cast<S::State>(from), static_cast<S::State>(to));
       const bool drawn = std::find(legal.begin(), legal.end(), edge) != legal.end();
       EXPECT_EQ(IsLegal(edge.first, edge.second), drawn) << from << " -> " << to;

@@ -138,6 +138,8 @@ TEST_F(RefusalsTest, BadShapesNameTheNearestValidValues) {
 TEST_F(RefusalsTest, BadRequests) {
   ASSERT_TRUE(Create(CreateRequest("taken")).ok());
   ASSERT_TRUE(Create(CreateRequest("taken-too")).ok());
+  ASSERT_TRUE(Create(CreateRequest("ended")).ok());
+  ASSERT_TRUE(Cancel("ended").ok());
   const std::string token = PageTokenOfAnotherRequest();
   constexpr char kField[] = "INVALID_FIELD";
   using Create = v1::CreateTrainingJobRequest;
@@ -177,6 +179,12 @@ TEST_F(RefusalsTest, BadRequests) {
        [this] { return Cancel("none").status(); }},
       {"cancel with an old etag", Code::kAborted, "ETAG_MISMATCH", "",
        [this] { return Cancel("taken", "\"0\"").status(); }},
+      {"pause nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       [this] { return Change(&v1::JobService::Stub::PauseTrainingJob, "none").status(); }},
+      {"resume nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       [this] { return Change(&v1::JobService::Stub::ResumeTrainingJob, "none").status(); }},
+      {"pause what has ended", Code::kFailedPrecondition, "JOB_ENDED", "",
+       [this] { return Change(&v1::JobService::Stub::PauseTrainingJob, "ended").status(); }},
       {"delete what goes on", Code::kFailedPrecondition, "JOB_NOT_ENDED", "",
        [this] { return Delete("taken"); }},
       {"delete nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "",

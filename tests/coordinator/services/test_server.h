@@ -89,15 +89,22 @@ class ServerTest : public ::testing::Test {
     if (!status.ok()) return status;
     return job;
   }
-  absl::StatusOr<v1::TrainingJob> Cancel(const std::string& id, const std::string& etag = "") {
-    v1::CancelTrainingJobRequest request;
+  // Cancel, pause, resume.
+  template <typename Request>
+  absl::StatusOr<v1::TrainingJob> Change(
+      grpc::Status (v1::JobService::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                   v1::TrainingJob*),
+      const std::string& id, const std::string& etag = "") {
+    Request request;
     request.set_name(Name(id));
     request.set_etag(etag);
     v1::TrainingJob job;
-    const absl::Status status =
-        Call(&v1::JobService::Stub::CancelTrainingJob, jobs_, request, &job);
+    const absl::Status status = Call(method, jobs_, request, &job);
     if (!status.ok()) return status;
     return job;
+  }
+  absl::StatusOr<v1::TrainingJob> Cancel(const std::string& id, const std::string& etag = "") {
+    return Change(&v1::JobService::Stub::CancelTrainingJob, id, etag);
   }
   absl::Status Delete(const std::string& id) {
     v1::DeleteTrainingJobRequest request;

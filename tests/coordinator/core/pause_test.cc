@@ -1,0 +1,302 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "proto/rpc_status.h"
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+using Episode = v1::RecoveryEpisode;
+
+template <typename Request>
+Request Of(CoreDriver& d, const std::string& id = "job-a") {
+  Request request;
+  request.set_name(d.Job(id).name());
+  return request;
+}
+
+absl::StatusOr<v1::TrainingJob> Pause(CoreDriver& d) {
+  return d.Call<v1::TrainingJob>(Of<v1::PauseTrainingJobRequest>(d));
+}
+
+absl::StatusOr<v1::TrainingJob> Resume(CoreDriver& d) {
+  return d.Call<v1::TrainingJob>(Of<v1::ResumeTrainingJobRequest>(d));
+}
+
+// Both ranks do `step`, write it and finish.
+void FinishAt(CoreDriver& d, int64_t step) {
+  d.Step("job-a", step);
+  d.Checkpoint("job-a", step);
+  d.FinishAt("job-a", 0, step);
+  d.FinishAt("job-a", 1, step);
+}
+
+const v1::RestorePlan& PlanHeardBy(CoreDriver& d, const std::string& worker) {
+  d.Heard(worker);
+  return d.Last(worker, v1::Directive::kConnectRing).connect_ring().restore();
+}
+
+TEST(PauseTest, ARunningJobWritesACheckpointAndFreesItsWorkers) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 3);
+  d.Heard("a");
+  d.Heard("b");
+  const auto pausing = Pause(d);
+  ASSERT_TRUE(pausing.ok()) << pausing.status();
+  EXPECT_EQ(pausing->status().state(), v1::TrainingJobStatus::PAUSING);
+  EXPECT_EQ(d.Heard("a"), "FinishSteps");
+  EXPECT_EQ(d.Heard("b"), "FinishSteps");
+  d.Step("job-a", 4);
+  d.Checkpoint("job-a", 4);
+  d.FinishAt("job-a", 0, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+  d.FinishAt("job-a", 1, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  EXPECT_EQ(d.Heard("b"), "ReleaseJob");
+  const v1::TrainingJob& job = d.Job("job-a");
+  EXPECT_EQ(job.status().ranks_size(), 0);
+  EXPECT_EQ(job.status().progress().step(), 4);
+  EXPECT_EQ(job.status().progress().tokens_per_second(), 0);
+  EXPECT_EQ(job.status().episodes_count(), 0);
+  EXPECT_FALSE(job.has_end_time());
+  // Others have the workers now.
+  d.Create("job-b");
+  EXPECT_EQ(d.StateOf("job-b"), "STARTING");
+  EXPECT_EQ(Resume(d)->status().pending_reason().queue_position(), 1);
+  EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
+  d.Hello("c", 'c');
+  d.Hello("d", 'd');
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+  d.Join("job-a", 0);
+  d.Join("job-a", 1);
+  const v1::RestorePlan& plan = PlanHeardBy(d, "c");
+  EXPECT_EQ(plan.source(), Episode::CHECKPOINT);
+  EXPECT_EQ(plan.step(), 4);
+  d.Ready("job-a", 0, CoreDriver::Held(4));
+  d.Ready("job-a", 1, CoreDriver::Held(4));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
+}
+
+TEST(PauseTest, AQueuedJobIsPassedOverUntilItIsResumed) {
+  CoreDriver d;
+  d.Create("job-a");
+  d.Create("job-b");
+  EXPECT_EQ(Pause(d)->status().state(), v1::TrainingJobStatus::PAUSED);
+  EXPECT_FALSE(d.Job("job-a").status().has_pending_reason());
+  EXPECT_EQ(d.Job("job-b").status().pending_reason().queue_position(), 1);
+  const v1::TrainingJob back = *Resume(d);
+  EXPECT_EQ(back.status().state(), v1::TrainingJobStatus::QUEUED);
+  EXPECT_EQ(back.status().pending_reason().queue_position(), 1) << "the older one is first";
+  EXPECT_TRUE(back.has_resume_time());
+  ASSERT_TRUE(Pause(d).ok());
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  EXPECT_EQ(d.StateOf("job-b"), "STARTING");
+}
+
+TEST(PauseTest, TimeThatItWasPausedIsNoWait) {
+  CoreDriver d;
+  d.Create("job-a");
+  ASSERT_TRUE(Pause(d).ok());
+  d.Advance(absl::Hours(1));
+  EXPECT_EQ(d.Core().Snapshot(d.now()).longest_queue_wait, absl::ZeroDuration());
+  ASSERT_TRUE(Resume(d).ok());
+  d.Advance(absl::Minutes(1));
+  EXPECT_EQ(d.Core().Snapshot(d.now()).longest_queue_wait, absl::Minutes(1));
+}
+
+TEST(PauseTest, ARingThatFormsIsLetFinish) {
+  CoreDriver d;
+  d.FormingPair();
+  const auto asked = Pause(d);
+  EXPECT_EQ(asked->status().state(), v1::TrainingJobStatus::STARTING);
+  EXPECT_TRUE(asked->status().pause_requested());
+  d.Heard("a");
+  d.Form("job-a");
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+  EXPECT_TRUE(d.Job("job-a").has_start_time());
+  EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps FinishSteps");
+  FinishAt(d, 1);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+}
+
+// Survivors hold steps that no checkpoint has.
+TEST(PauseTest, ARingThatRecoversDoesSoFirst) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 3);
+  const std::string lost = d.WorkerAt("job-a", 1), left = d.WorkerAt("job-a", 0);
+  d.Exit(lost, 9);
+  EXPECT_EQ(Pause(d)->status().state(), v1::TrainingJobStatus::RECOVERING);
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  d.Hello("c", 'c');
+  d.Join("job-a", 0, CoreDriver::Held(3));
+  d.Join("job-a", 1);
+  EXPECT_EQ(PlanHeardBy(d, left).source(), Episode::PEER);
+  d.Ready("job-a", 0, CoreDriver::Held(3));
+  d.Ready("job-a", 1, CoreDriver::Held(3));
+  EXPECT_EQ(d.Heard(left), "StartSteps FinishSteps");
+  FinishAt(d, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  EXPECT_TRUE(d.Job("job-a").status().episodes(0).finished());
+}
+
+TEST(PauseTest, WithoutReplacementItIsPausedAtTheNewestCheckpoint) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 3);
+  d.Exit(d.WorkerAt("job-a", 1), 9);
+  ASSERT_TRUE(Pause(d).ok());
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  d.Advance(absl::Minutes(11));
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("no replacement came"));
+}
+
+TEST(PauseTest, ARingThatBreaksRecoversAndIsToldAgain) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 3);
+  ASSERT_TRUE(Pause(d).ok());
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  d.Aborted("job-a", 1, CoreDriver::Held(3));
+  d.Heard("a");
+  d.Form("job-a", CoreDriver::Held(3));
+  EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps FinishSteps");
+  FinishAt(d, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+}
+
+TEST(PauseTest, AJobThatCannotWriteItsCheckpointGoesOn) {
+  CoreDriver d;
+  d.RunningPair();
+  ASSERT_TRUE(Pause(d).ok());
+  d.Step("job-a", 4);
+  d.Shard("job-a", 0, 4);
+  d.Shard("job-a", 1, 4, "no space left on device");
+  d.FinishAt("job-a", 0, 4);
+  d.FinishAt("job-a", 1, 4, "no space left on device");
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_FALSE(d.Job("job-a").status().pause_requested());
+  EXPECT_THAT(d.Job("job-a").status().episodes(0).message(),
+              AllOf(HasSubstr("not paused"), HasSubstr("no space left on device")));
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1, CoreDriver::Held(4));
+  d.Form("job-a", CoreDriver::Held(4));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
+}
+
+TEST(PauseTest, ShardsNobodyHeardOfAreWrittenAgain) {
+  CoreDriver d;
+  d.RunningPair();
+  ASSERT_TRUE(Pause(d).ok());
+  d.Step("job-a", 4);
+  d.Shard("job-a", 0, 4);
+  d.FinishAt("job-a", 0, 4);
+  d.FinishAt("job-a", 1, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
+  EXPECT_TRUE(d.Job("job-a").status().pause_requested());
+}
+
+TEST(PauseTest, TheCommitWaitsForRoomInTheStore) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Core().SetStoreFull(d.now(), true);
+  ASSERT_TRUE(Pause(d).ok());
+  FinishAt(d, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+  d.Core().SetStoreFull(d.now(), false);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+}
+
+TEST(PauseTest, ResumedBeforeItsRingHasStoppedItIsQueued) {
+  CoreDriver d;
+  d.RunningPair();
+  ASSERT_TRUE(Pause(d).ok());
+  const auto resumed = Resume(d);
+  EXPECT_EQ(resumed->status().state(), v1::TrainingJobStatus::PAUSING);
+  EXPECT_FALSE(resumed->status().pause_requested());
+  d.Heard("a");
+  FinishAt(d, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+}
+
+TEST(PauseTest, APauseWithdrawnInTimeChangesNothing) {
+  CoreDriver d;
+  d.FormingPair();
+  ASSERT_TRUE(Pause(d).ok());
+  ASSERT_TRUE(Resume(d).ok());
+  d.Heard("a");
+  d.Form("job-a");
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps");
+}
+
+TEST(PauseTest, AJobThatReachesItsLastStepSucceeds) {
+  CoreDriver d;
+  d.RunningPair();
+  ASSERT_TRUE(Pause(d).ok());
+  FinishAt(d, 10);
+  EXPECT_EQ(d.StateOf("job-a"), "SUCCEEDED");
+  EXPECT_FALSE(d.Job("job-a").status().pause_requested());
+}
+
+TEST(PauseTest, ItSurvivesTheCoordinator) {
+  CoreDriver d;
+  d.RunningPair();
+  ASSERT_TRUE(Pause(d).ok());
+  const std::string member = d.WorkerAt("job-a", 0);
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(3));
+  EXPECT_EQ(d.Heard(member), "Welcome FinishSteps") << "perhaps nobody had heard of it";
+  FinishAt(d, 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  d.Start();
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  ASSERT_TRUE(Resume(d).ok());
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+}
+
+TEST(PauseTest, APausedJobIsCancelledAtOnce) {
+  CoreDriver d;
+  d.Create("job-a");
+  ASSERT_TRUE(Pause(d).ok());
+  EXPECT_EQ(d.Call<v1::TrainingJob>(Of<v1::CancelTrainingJobRequest>(d))->status().state(),
+            v1::TrainingJobStatus::CANCELLED);
+  for (const absl::Status& status : {Pause(d).status(), Resume(d).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(Details(status).reason, "JOB_ENDED");
+  }
+}
+
+TEST(PauseTest, RequestsAreHeededOnce) {
+  CoreDriver d;
+  d.Create("job-a");
+  auto pause = Of<v1::PauseTrainingJobRequest>(d);
+  pause.set_request_id("6a7d5f10-3c3c-4b3e-9a53-2f6e0f1f7a01");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
+  ASSERT_TRUE(Pause(d).ok()) << "asked for already";
+  ASSERT_TRUE(Resume(d).ok());
+  ASSERT_TRUE(Resume(d).ok()) << "it goes on already";
+  EXPECT_EQ(d.Call<v1::TrainingJob>(pause)->status().state(), v1::TrainingJobStatus::QUEUED)
+      << "the same request, told again";
+  pause.clear_request_id();
+  pause.set_etag("\"old\"");
+  EXPECT_EQ(d.Call<v1::TrainingJob>(pause).status().code(), absl::StatusCode::kAborted);
+  pause.clear_etag();
+  d.Do(DrainRequested{});
+  EXPECT_EQ(d.Call<v1::TrainingJob>(pause).status().code(), absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
