@@ -1,8 +1,9 @@
-// Part of every program that computes with LibTorch. MKL picks the code of a vector function at its
-// first call; when several threads make that call at once, one of them may be given the code of
-// least accuracy: a logarithm of doubles was then wrong from the ninth digit on, in one of fifty
-// processes (https://github.com/pytorch/pytorch/issues/188792). So each function is called once
+// Part of every program that computes with LibTorch: what MKL decides at its first calls is decided
 // before main(), where there is one thread.
+//
+// It picks the code of a vector function when it is called first; of threads that make that call at
+// once, one may be given the code of least accuracy: a logarithm of doubles was then wrong from the
+// ninth digit on, in one of fifty processes (https://github.com/pytorch/pytorch/issues/188792).
 #include <ATen/ops/acos.h>
 #include <ATen/ops/asin.h>
 #include <ATen/ops/atan.h>
@@ -21,11 +22,17 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/trunc.h>
 
+#include <cstdlib>
+
 namespace ringmaster::attention {
 namespace {
 
-// The functions of ATen/cpu/vml.h.
 bool SettleVectorMath() {
+  // Sums in one order, whatever the alignment of a buffer: part of what makes results repeatable.
+  // AUTO fixes the code path to this kind of CPU, as LibTorch's own kernels do; COMPATIBLE would
+  // make the step 2.4 times as long and still not equal another kind's. MKL reads it once.
+  setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
+  // The functions of ATen/cpu/vml.h.
   for (at::ScalarType type : {at::kFloat, at::kDouble}) {
     const at::Tensor x = at::ones({1}, type);
     for (auto* function :

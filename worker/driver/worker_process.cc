@@ -184,10 +184,6 @@ absl::Status Start(const WorkerOptions& options, const std::string& incarnation,
 int RunWorker(const WorkerOptions& options, const std::string& incarnation) {
   auto* const process = new Process;
   ListenForSignals(&process->queue);
-  // Sums in one order, whatever the alignment of a buffer: part of what makes results repeatable.
-  // AUTO fixes the code path to this kind of CPU, as LibTorch's own kernels do; COMPATIBLE would
-  // make the step 2.4 times as long and still not equal another kind's. Read by MKL once.
-  setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
   if (absl::Status status = Start(options, incarnation, process); !status.ok()) {
     SPDLOG_ERROR("cannot start: {}", status.ToString());
     const bool for_good = absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status);
