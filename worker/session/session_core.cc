@@ -101,7 +101,9 @@ void SessionCore::OnTick() {
   }
   if (now_ >= drain_deadline_) {
     drain_deadline_ = absl::InfiniteFuture();
-    BeginAbort(absl::StrCat(leave_reason_, ": the step did not end within ",
+    BeginAbort(absl::StrCat(leave_reason_,
+                            phase_ == v1::PHASE_FINISHED ? ": the ring was not let go within "
+                                                         : ": the step did not end within ",
                             absl::FormatDuration(limits_.drain_deadline)));
   }
   SetPublishingTo(lease_.Held(now_));
@@ -198,11 +200,7 @@ void SessionCore::OnAllStepsDone(const AllStepsDone& done) {
   held_ = done.held;
   checkpoint_error_ = done.checkpoint_error;
   phase_ = v1::PHASE_FINISHED;
-  drain_deadline_ = absl::InfiniteFuture();
   SendPhaseReports();
-  if (leaving_) {
-    BeginAbort(leave_reason_);
-  }
 }
 
 void SessionCore::OnRingStopped(const RingStopped& stopped) {
@@ -295,7 +293,7 @@ void SessionCore::ForgetJob() {
 
 void SessionCore::OnStop(const std::string& reason) {
   if (leaving_) {
-    if (phase_ == v1::PHASE_RUNNING) {
+    if (phase_ == v1::PHASE_RUNNING || phase_ == v1::PHASE_FINISHED) {
       BeginAbort(absl::StrCat(reason, " again"));
     }
     return;
@@ -307,6 +305,10 @@ void SessionCore::OnStop(const std::string& reason) {
   } else if (phase_ == v1::PHASE_RUNNING) {
     drain_deadline_ = now_ + limits_.drain_deadline;
     actions_.push_back(StopAfterStep{ring()});
+  } else if (phase_ == v1::PHASE_FINISHED) {
+    // The others' shards are on their way: gone too early, it would cost all of them the
+    // checkpoint.
+    drain_deadline_ = now_ + limits_.drain_deadline;
   } else if (phase_ != v1::PHASE_ABORTING) {
     BeginAbort(reason);
   }

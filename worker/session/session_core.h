@@ -27,7 +27,7 @@ namespace ringmaster::worker {
 //   ABORTING -- RingStopped --> IDLE (-> JOINING at once when a FormRing waited)
 //   any of JOINING .. FINISHED -- RingStopped with a fault --> IDLE
 //   ABORTING -- abort deadline | any -- Die --> exit kExitRestart; any -- name taken --> kExitUsage
-//   any -- SIGTERM, Drain --> (ABORTING or the step's end) --> Goodbye, exit kExitOk
+//   any -- SIGTERM, Drain --> (ABORTING, the step's end, or ReleaseJob) --> Goodbye, exit kExitOk
 //
 // Fencing. Directives of a lower epoch, or of a lower generation of the same job, are not obeyed. A
 // lower epoch means that the coordinator's data was lost or is an old copy: this process may never

@@ -57,8 +57,7 @@ struct PathsDeleted {
   v1::FilesDeleted report;
 };
 // The last step, or the one that FinishAfterStep made the last, is done, and this rank's shard of
-// it was written, or could not be
-// (`checkpoint_error`).
+// it was written, or could not be (`checkpoint_error`).
 struct AllStepsDone {
   v1::RingRef ring;
   v1::HeldState held;

@@ -357,6 +357,26 @@ TEST(SessionCoreTest, SecondSigtermAbandonsAtOnce) {
   EXPECT_EQ(s.Do(StopRequested{}), "AbandonRing");
 }
 
+// Its peers' shards of the same step may be on their way to the disk.
+TEST(SessionCoreTest, WhoLeavesAfterTheLastStepWaitsToBeLetGo) {
+  for (const bool before : {true, false}) {
+    SessionDriver s;
+    s.Reach(v1::PHASE_RUNNING, 1);
+    if (before) s.Do(StopRequested{});
+    EXPECT_EQ(s.Do(s.Finished(1)), "RingFinished");
+    if (!before) {
+      EXPECT_EQ(s.Do(StopRequested{}), "");
+    }
+    EXPECT_EQ(s.Direct(s.Release(1)), "AbandonRing");
+    EXPECT_NE(s.Do(s.Stopped(1)).find("Goodbye Exit(0)"), std::string::npos);
+  }
+  SessionDriver s;
+  s.Reach(v1::PHASE_FINISHED, 1);
+  s.Do(StopRequested{});
+  s.Advance(absl::Seconds(20));
+  EXPECT_NE(s.Do(TimerTick{}).find("AbandonRing"), std::string::npos);
+}
+
 TEST(SessionCoreTest, EqualEventsGiveEqualActions) {
   SessionDriver one, two;
   for (SessionDriver* s : {&one, &two}) {

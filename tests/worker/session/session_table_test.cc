@@ -43,6 +43,15 @@ std::map<v1::Phase, std::string> AllPhases(const std::string& cell) {
   return With(ActivePhases(cell), {{v1::PHASE_IDLE, cell}, {v1::PHASE_ABORTING, cell}});
 }
 
+// SIGTERM or Drain; a rank that has finished waits to be let go.
+std::map<v1::Phase, std::string> Leaving() {
+  return {{v1::PHASE_IDLE, "Goodbye Exit(0) -> IDLE"},
+          {v1::PHASE_JOINING, "AbandonRing -> ABORTING"},
+          {v1::PHASE_CONNECTING, "AbandonRing -> ABORTING"},
+          {v1::PHASE_READY, "AbandonRing -> ABORTING"},
+          {v1::PHASE_RUNNING, "StopAfterStep -> RUNNING"}};
+}
+
 std::vector<Row> Rows() {
   using S = const SessionDriver&;
   const std::string unknown = "Fault -> ";
@@ -124,13 +133,8 @@ std::vector<Row> Rows() {
          d.mutable_drain();
          return D(d);
        },
-       With(ActivePhases("AbandonRing -> ABORTING"),
-            {{v1::PHASE_IDLE, "Goodbye Exit(0) -> IDLE"},
-             {v1::PHASE_RUNNING, "StopAfterStep -> RUNNING"}})},
-      {"stop", [](S) { return StopRequested{}; },
-       With(ActivePhases("AbandonRing -> ABORTING"),
-            {{v1::PHASE_IDLE, "Goodbye Exit(0) -> IDLE"},
-             {v1::PHASE_RUNNING, "StopAfterStep -> RUNNING"}})},
+       Leaving()},
+      {"stop", [](S) { return StopRequested{}; }, Leaving()},
       {"die",
        [](S s) {
          auto d = s.New();
