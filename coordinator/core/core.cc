@@ -289,7 +289,8 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   snapshot.unfinished_jobs = static_cast<int64_t>(state.unfinished.size());
   for (const auto& [age, job] : state.unfinished) {
     const bool listed = snapshot.active_jobs.size() < CoreSnapshot::kListedJobs;
-    if (listed || job->generation() > 0) list(*job, snapshot.active_jobs);
+    const bool paused = job->status().state() == v1::TrainingJobStatus::PAUSED;
+    if (listed || (job->generation() > 0 && !paused)) list(*job, snapshot.active_jobs);
   }
   snapshot.counters = state.counters;
   return snapshot;

@@ -47,8 +47,8 @@ struct CoreSnapshot {
   int64_t queue_length = 0;
   absl::Duration longest_queue_wait;
   int64_t unfinished_jobs = 0;
-  // Of them, oldest first: so many, and beyond only those with a ring. A long queue is not copied
-  // again and again.
+  // Of them, oldest first: so many, and beyond only those that have, or wait to have, a ring again.
+  // A long queue is not copied again and again.
   static constexpr size_t kListedJobs = 100;
   std::vector<v1::TrainingJob> active_jobs;
   // Those that ended within this time after having had a ring: their last values are still shown.

@@ -218,7 +218,9 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
   }
   v1::TrainingJobStatus* status = job.mutable_status();
   if (status->generation() == 0) {
-    state.out.queue_waits.push_back(state.now - FromProto(job.record.job().create_time()));
+    const v1::TrainingJob& proto = job.record.job();
+    state.out.queue_waits.push_back(
+        state.now - FromProto(proto.has_resume_time() ? proto.resume_time() : proto.create_time()));
   }
   status->set_generation(status->generation() + 1);
   status->clear_ranks();

@@ -89,8 +89,7 @@ absl::Status CheckGoesOn(const Job& job) {
       absl::StrCat(job.name(), ends ? " is being cancelled" : " has ended already"));
 }
 
-// A request that changes the job it names. `change` says whether it did anything; a request that
-// did is remembered by its id.
+// A request that changes the job it names. `change` says whether it is remembered by its id.
 template <typename Request, typename Change>
 absl::StatusOr<v1::TrainingJob> ChangeJob(State& state, const char* method, const Request& request,
                                           const Change& change) {
@@ -104,8 +103,8 @@ absl::StatusOr<v1::TrainingJob> ChangeJob(State& state, const char* method, cons
     return job->record.job();
   }
   RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
-  ASSIGN_OR_RETURN(const bool changed, change(*job));
-  if (changed) RememberRequest(state, request.request_id(), method, request, *job);
+  ASSIGN_OR_RETURN(const bool remember, change(*job));
+  if (remember) RememberRequest(state, request.request_id(), method, request, *job);
   return job->record.job();
 }
 
@@ -180,9 +179,9 @@ absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
 absl::StatusOr<v1::TrainingJob> PauseJob(State& state, const v1::PauseTrainingJobRequest& request) {
   return ChangeJob(state, "PauseTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
     RETURN_IF_ERROR(CheckGoesOn(job));
-    if (job.status().pause_requested()) return false;
-    RETURN_IF_ERROR(RefusalOfChange(state));
-    RequestPause(state, job);
+    // A ring that has finished would wait until there is room for its checkpoint.
+    RETURN_IF_ERROR(Refusal(state));
+    if (!job.status().pause_requested()) RequestPause(state, job);
     return true;
   });
 }
@@ -191,9 +190,8 @@ absl::StatusOr<v1::TrainingJob> ResumeJob(State& state,
                                           const v1::ResumeTrainingJobRequest& request) {
   return ChangeJob(state, "ResumeTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
     RETURN_IF_ERROR(CheckGoesOn(job));
-    if (!job.status().pause_requested()) return false;
     RETURN_IF_ERROR(RefusalOfChange(state));
-    RequestResume(state, job);
+    if (job.status().pause_requested()) RequestResume(state, job);
     // So that the reply says what the job waits for, if it waits.
     RunPlacer(state);
     return true;

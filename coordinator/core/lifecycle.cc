@@ -59,13 +59,13 @@ void Index(State& state, Job& job) {
   }
 }
 
+}  // namespace
+
 void SetEtag(Job& job) {
   const int64_t version = job.record.version() + 1;
   job.record.set_version(version);
   job.record.mutable_job()->set_etag(absl::StrFormat("\"%s-%d\"", job.uid().substr(0, 8), version));
 }
-
-}  // namespace
 
 Job& AddJob(State& state, store::JobRecord record) {
   auto owned = std::make_unique<Job>();
@@ -108,13 +108,16 @@ void SetState(State& state, Job& job, JobState to, const std::string& reason) {
   if ((to == S::RUNNING || to == S::PAUSING) && !proto->has_start_time()) {
     *proto->mutable_start_time() = ToProto(state.now);
   }
+  if (to == S::QUEUED && (from == S::PAUSED || from == S::PAUSING)) {
+    *proto->mutable_resume_time() = ToProto(state.now);
+  }
+  if (to == S::CANCELLING || IsTerminal(to)) status->clear_pause_requested();
   SetEtag(job);
   Index(state, job);
   Store(state, job);
   state.placement_due = true;
   if (IsTerminal(to)) {
     *proto->mutable_end_time() = ToProto(state.now);
-    status->clear_pause_requested();
     job.record.set_stage(store::RING_STAGE_NONE);
     state.timers.Cancel(TimerKind::kStage, job.name());
     state.timers.Cancel(TimerKind::kRejoin, job.name());

@@ -23,6 +23,9 @@ void RemoveJob(State& state, Job& job);
 // also closes the open episode. REQUIRES: IsLegal; an illegal change is not made.
 void SetState(State& state, Job& job, JobState to, const std::string& reason);
 
+// Another etag: something changed that the job's user decides.
+void SetEtag(Job& job);
+
 // FAILED; the members are released.
 void Fail(State& state, Job& job, v1::FailureClass failure_class, const std::string& reason);
 // SUCCEEDED; the members are released.

@@ -8,7 +8,6 @@
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/recovery.h"
-#include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -27,6 +26,7 @@ void TellFinish(State& state, const Job& job, int rank, const Worker& worker) {
 
 void RequestPause(State& state, Job& job) {
   job.mutable_status()->set_pause_requested(true);
+  SetEtag(job);
   switch (job.status().state()) {
     case S::QUEUED:
       return SetState(state, job, S::PAUSED, kAsked);
@@ -45,8 +45,11 @@ void RequestPause(State& state, Job& job) {
 
 void RequestResume(State& state, Job& job) {
   job.mutable_status()->clear_pause_requested();
-  *job.record.mutable_job()->mutable_resume_time() = ToProto(state.now);
+  SetEtag(job);
   if (job.status().state() == S::PAUSED) {
+    // What made it fail was seen to. An open recovery goes on now; it did not last meanwhile.
+    job.record.clear_recoveries_counted();
+    job.phase_end = state.now;
     SetState(state, job, S::QUEUED, "");
   } else {
     // A ring that was told to finish does so, and the job is queued.
@@ -54,14 +57,20 @@ void RequestResume(State& state, Job& job) {
   }
 }
 
-void CompletePause(State& state, Job& job) {
-  const int64_t step = job.ranks.front().held.step();
-  if (IsCommitted(state, job, step)) {
+bool LeaveIfSaved(State& state, Job& job) {
+  if (job.status().state() != S::PAUSING) return false;
+  for (const RankState& rank : job.ranks) {
+    if (!rank.finished || !IsCommitted(state, job, rank.held.step())) continue;
     // What rank 0 told of it may have been lost with the store's last words.
-    job.SetStep(step);
+    job.SetStep(rank.held.step());
     LeaveRing(state, job, job.status().pause_requested() ? kAsked : "resumed while it paused");
-    return;
+    return true;
   }
+  return false;
+}
+
+void CompletePause(State& state, Job& job) {
+  if (LeaveIfSaved(state, job)) return;
   for (const RankState& rank : job.ranks) {
     if (rank.checkpoint_error.empty()) continue;
     // Trying again would take a step each time, until the disk is mended.

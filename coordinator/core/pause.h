@@ -15,6 +15,9 @@ void TellFinish(State& state, const Job& job, int rank, const Worker& worker);
 
 // All ranks of a ring that was told to finish have finished, before the job's last step.
 void CompletePause(State& state, Job& job);
+// Lets the ring of a job that pauses go, whatever became of it, when the step that it finished with
+// is in a checkpoint; else returns false.
+bool LeaveIfSaved(State& state, Job& job);
 
 // The job has no ring any more: PAUSED when that was asked for, else QUEUED. The members are
 // released.

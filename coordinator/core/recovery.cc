@@ -30,15 +30,15 @@ bool CountsAgainstBudget(v1::RecoveryEpisode::Cause cause) {
 
 // The first attempt follows the fault at once. When it fails too, what broke it may stay for a
 // while, and every attempt costs one of recovery.episodes_max.
-constexpr absl::Duration kFirstPause = absl::Milliseconds(250);
-constexpr absl::Duration kLongestPause = absl::Seconds(30);
+constexpr absl::Duration kFirstDelay = absl::Milliseconds(250);
+constexpr absl::Duration kLongestDelay = absl::Seconds(30);
 
-absl::Duration PauseBeforeRetry(Job& job) {
-  absl::Duration pause;
-  for (int64_t i = FailedAttempts(job); i > 0 && pause < kLongestPause; --i) {
-    pause = std::max(kFirstPause, 2 * pause);
+absl::Duration DelayBeforeRetry(Job& job) {
+  absl::Duration delay;
+  for (int64_t i = FailedAttempts(job); i > 0 && delay < kLongestDelay; --i) {
+    delay = std::max(kFirstDelay, 2 * delay);
   }
-  return std::min(pause, kLongestPause);
+  return std::min(delay, kLongestDelay);
 }
 
 // Every member is told to abort; the ring is ABORTING from now on.
@@ -114,15 +114,18 @@ void GiveUpRing(State& state, Job& job, const RingLoss& loss) {
     Succeed(state, job);
     return;
   }
+  if (LeaveIfSaved(state, job)) return;
   if (CountsAgainstBudget(loss.cause)) {
     const int64_t counted = job.record.recoveries_counted() + 1;
     const int64_t budget = job.spec().recovery().episodes_max();
     if (counted > budget) {
-      Fail(state, job, v1::BUDGET_EXHAUSTED,
-           absl::StrFormat("recovery.episodes_max (%d) recoveries in a row brought the job no "
-                           "further; the last fault: %s",
-                           budget, loss.message));
-      return;
+      const std::string reason = absl::StrFormat(
+          "recovery.episodes_max (%d) recoveries in a row brought the job no further; the last "
+          "fault: %s",
+          budget, loss.message);
+      // Whoever paused it is about to look after it.
+      if (job.status().pause_requested()) return LeaveRing(state, job, reason);
+      return Fail(state, job, v1::BUDGET_EXHAUSTED, reason);
     }
     job.record.set_recoveries_counted(counted);
   }
@@ -202,7 +205,7 @@ void CheckAborted(State& state, Job& job) {
   job.waiting = true;
   MarkAborted(state, job);
   state.timers.Cancel(TimerKind::kStage, job.name());
-  job.retry_at = state.now + PauseBeforeRetry(job);
+  job.retry_at = state.now + DelayBeforeRetry(job);
   if (job.retry_at > state.now) state.timers.Set(TimerKind::kRetry, job.name(), job.retry_at);
   state.timers.Set(TimerKind::kRejoin, job.name(),
                    job.retry_at + FromProto(job.spec().recovery().rejoin_timeout()));

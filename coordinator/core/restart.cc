@@ -46,10 +46,11 @@ absl::Status LoadRow(State& state, const Row& row) {
 }
 
 void Adopt(State& state, Job& job) {
+  // A recovery may be open, with a ring or without.
+  job.phase_end = state.now;
   const bool has_ring = job.record.stage() != store::RING_STAGE_NONE;
   if (!has_ring) return;
   job.adopting = job.record.stage() == store::RING_STAGE_FORMING;
-  job.phase_end = state.now;
   job.last_step = state.now;
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) AddUnseenWorker(state, job, rank);
   if (job.record.stage() == store::RING_STAGE_ABORTING) {

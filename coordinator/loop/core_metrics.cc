@@ -87,10 +87,10 @@ void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
     tokens.push_back({name, static_cast<double>(progress.tokens_processed())});
   };
   for (const v1::TrainingJob& job : snapshot.active_jobs) {
-    // Queued jobs have nothing to show yet, and there may be many of them.
+    // Queued jobs have nothing to show yet, paused ones nothing new; there may be many of them.
     if (job.status().generation() == 0) continue;
-    add(job);
     if (job.status().state() == TrainingJobStatus::PAUSED) continue;
+    add(job);
     const LabelValues name = {job.name()};
     ring_size.push_back({name, static_cast<double>(job.status().ranks_size())});
     step_time.push_back({name, LastStepTime(job)});

@@ -76,6 +76,11 @@ class FakeTrainers {
   // The process has ended: its peers will notice.
   void Lost(Process& process);
 
+  // The newest step that the ranks of a ring agreed on.
+  int64_t AgreedStep(const std::string& uid, int64_t generation) const {
+    const auto ring = rings_.find({uid, generation});
+    return ring == rings_.end() ? 0 : ring->second.step;
+  }
   bool FileExists(const std::string& path) const { return files_.count(path) > 0; }
   // Probability that writing a shard, or aborting in time, fails.
   void SetFaults(double shard, double abort) {

@@ -42,22 +42,23 @@ store::JobRecord ParseJob(const std::string& value) {
 
 }  // namespace
 
-// Every step that its ring had agreed on is in a checkpoint.
-void Invariants::CheckPaused(const store::JobRecord& record, const Rows& rows) {
+// Every step that its ring had agreed on is in a checkpoint, unless its budget was spent.
+void Invariants::CheckPaused(const store::JobRecord& record, const Rows& rows, const Truth& truth) {
   const v1::TrainingJobStatus& status = record.job().status();
+  if (absl::StrContains(status.state_reason(), "episodes_max (3)")) return;
   const auto row = rows.find({static_cast<int>(Table::kCheckpoints), status.last_checkpoint()});
   store::CheckpointRecord newest;
   if (row != rows.end()) newest.ParseFromString(row->second);
+  const int64_t agreed = truth.agreed_step(record.job().uid(), status.generation());
   if (newest.checkpoint().generation() != status.generation() ||
-      newest.checkpoint().step() != status.progress().step()) {
+      newest.checkpoint().step() != agreed || status.progress().step() != agreed) {
     Violated(absl::StrFormat("%s: paused after step %d of generation %d with checkpoint '%s'",
-                             record.job().name(), status.progress().step(), status.generation(),
+                             record.job().name(), agreed, status.generation(),
                              status.last_checkpoint()));
   }
 }
 
-void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows,
-                          const std::function<bool(const std::string&)>& file_exists) {
+void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows, const Truth& truth) {
   const v1::TrainingJob& job = record.job();
   const std::set<std::string> garbage(record.garbage().begin(), record.garbage().end());
   const auto known = seen_.find(job.uid());
@@ -71,7 +72,7 @@ void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows,
                                known->second.state, job.status().state()));
     }
     for (const std::string& path : known->second.garbage) {
-      if (garbage.count(path) == 0 && file_exists(path)) {
+      if (garbage.count(path) == 0 && truth.file_exists(path)) {
         Violated(absl::StrFormat("%s: %s was to be deleted, is forgotten and still there",
                                  job.name(), path));
       }
@@ -80,7 +81,7 @@ void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows,
   const bool paused = known != seen_.end() &&
                       known->second.state == v1::TrainingJobStatus::PAUSING &&
                       job.status().state() == v1::TrainingJobStatus::PAUSED;
-  if (paused) CheckPaused(record, rows);
+  if (paused) CheckPaused(record, rows, truth);
   const bool fails = job.status().state() == v1::TrainingJobStatus::FAILED &&
                      (known == seen_.end() || known->second.state != job.status().state());
   if (fails) CheckFailure(record);
@@ -95,7 +96,7 @@ void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows,
 }
 
 void Invariants::CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
-                                 const std::function<bool(const std::string&)>& file_exists) {
+                                 const Truth& truth) {
   const v1::Checkpoint& checkpoint = record.checkpoint();
   const std::string job_name = checkpoint.name().substr(0, checkpoint.name().find("/checkpoints/"));
   const auto row = rows.find({static_cast<int>(Table::kJobs), job_name});
@@ -122,7 +123,7 @@ void Invariants::CheckCheckpoint(const store::CheckpointRecord& record, const Ro
   }
   const std::string mark = absl::StrFormat("-g%d-", checkpoint.generation());
   for (const v1::CheckpointShard& shard : checkpoint.shards()) {
-    if (!file_exists(shard.path())) {
+    if (!truth.file_exists(shard.path())) {
       Violated(absl::StrCat(checkpoint.name(), ": names the missing file ", shard.path()));
     }
     if (shard.path().find(mark) == std::string::npos) {
@@ -150,18 +151,18 @@ void Invariants::CheckMembers(const Rows& rows) {
 
 void Invariants::CheckCommit(const coordinator::Core& core, const Rows& rows,
                              const std::vector<coordinator::RowChange>& changes,
-                             const std::function<bool(const std::string&)>& file_exists) {
+                             const Truth& truth) {
   bool jobs_changed = false;
   generations_before_.clear();
   for (const auto& [uid, seen] : seen_) generations_before_[uid] = seen.generation;
   for (const coordinator::RowChange& change : changes) {
     if (change.table == Table::kJobs) jobs_changed = true;
     if (!change.value.has_value()) continue;
-    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value), rows, file_exists);
+    if (change.table == Table::kJobs) CheckJob(ParseJob(*change.value), rows, truth);
     if (change.table == Table::kCheckpoints) {
       store::CheckpointRecord record;
       record.ParseFromString(*change.value);
-      CheckCheckpoint(record, rows, file_exists);
+      CheckCheckpoint(record, rows, truth);
     }
   }
   if (jobs_changed) CheckMembers(rows);

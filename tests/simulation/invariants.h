@@ -18,10 +18,17 @@ class Invariants {
  public:
   using Rows = std::map<std::pair<int, std::string>, std::string>;
 
-  // After a commit of `changes`, which made the store `rows`. `file_exists` asks the shared disk.
+  // What the simulation knows and the coordinator can only be told.
+  struct Truth {
+    // On the shared disk.
+    std::function<bool(const std::string& path)> file_exists;
+    // The newest step that the ranks of a generation agreed on.
+    std::function<int64_t(const std::string& uid, int64_t generation)> agreed_step;
+  };
+
+  // After a commit of `changes`, which made the store `rows`.
   void CheckCommit(const coordinator::Core& core, const Rows& rows,
-                   const std::vector<coordinator::RowChange>& changes,
-                   const std::function<bool(const std::string&)>& file_exists);
+                   const std::vector<coordinator::RowChange>& changes, const Truth& truth);
   // Before a directive is sent: what it tells must be stored.
   void CheckTold(const v1::Directive& directive, const Rows& rows);
   // A rank of the job is about to tell of this.
@@ -46,11 +53,9 @@ class Invariants {
     int64_t lost = 0;
   };
 
-  void CheckJob(const store::JobRecord& record, const Rows& rows,
-                const std::function<bool(const std::string&)>& file_exists);
-  void CheckPaused(const store::JobRecord& record, const Rows& rows);
-  void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows,
-                       const std::function<bool(const std::string&)>& file_exists);
+  void CheckJob(const store::JobRecord& record, const Rows& rows, const Truth& truth);
+  void CheckPaused(const store::JobRecord& record, const Rows& rows, const Truth& truth);
+  void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows, const Truth& truth);
   void CheckMembers(const Rows& rows);
   // Why a job fails must be among the reasons that were asked for.
   void CheckFailure(const store::JobRecord& record);

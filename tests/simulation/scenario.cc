@@ -79,7 +79,9 @@ void Simulation::Ask(size_t index, std::function<void()> done) {
   request.set_name(submissions_[index].name);
   const uint64_t call = ++last_call_;
   calls_[call] = [this, index, retry, done](const coordinator::Reply* reply) {
-    if (reply == nullptr) return retry();
+    if (reply == nullptr || reply->response.status().code() == absl::StatusCode::kUnavailable) {
+      return retry();
+    }
     const absl::Status status = reply->response.status();
     const v1::TrainingJob* job = core_->FindJob(submissions_[index].name);
     const bool ends = coordinator::IsTerminal(job->status().state()) ||

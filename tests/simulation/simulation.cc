@@ -92,7 +92,10 @@ bool Simulation::Commit(const coordinator::Output& output) {
     }
   }
   invariants_.CheckCommit(*core_, rows_, output.rows,
-                          [this](const std::string& path) { return trainers_.FileExists(path); });
+                          {[this](const std::string& path) { return trainers_.FileExists(path); },
+                           [this](const std::string& uid, int64_t generation) {
+                             return trainers_.AgreedStep(uid, generation);
+                           }});
   invariants_.CheckMemory(*core_);
   return true;
 }

@@ -174,6 +174,73 @@ TEST(PauseTest, ARingThatBreaksRecoversAndIsToldAgain) {
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
 }
 
+// Whoever pauses a job may be about to stop its workers.
+TEST(PauseTest, AMemberThatLeavesAfterTheCommitCostsNothing) {
+  for (const bool killed : {true, false}) {
+    CoreDriver d;
+    d.RunningPair();
+    ASSERT_TRUE(Pause(d).ok());
+    d.Step("job-a", 4);
+    d.Checkpoint("job-a", 4);
+    d.FinishAt("job-a", 1, 4);
+    const std::string leaves = d.WorkerAt("job-a", killed ? 0 : 1);
+    if (killed) {
+      d.Exit(leaves, 9);
+    } else {
+      v1::WorkerReport goodbye;
+      goodbye.mutable_goodbye();
+      d.Report(leaves, goodbye);
+    }
+    EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+    EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
+    EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
+  }
+}
+
+TEST(PauseTest, APausedJobHasNoBudgetToRunOutOf) {
+  CoreDriver d;
+  d.RunningPair([](v1::TrainingJobSpec& spec) { spec.mutable_recovery()->set_episodes_max(1); });
+  d.Step("job-a", 3);
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  ASSERT_TRUE(Pause(d).ok());
+  const auto aborted = [&d] {
+    d.Aborted("job-a", 0, CoreDriver::Held(3));
+    d.Aborted("job-a", 1, CoreDriver::Held(3));
+  };
+  aborted();
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("recovery.episodes_max (1)"));
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  ASSERT_TRUE(Resume(d).ok());
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  EXPECT_EQ(d.StateOf("job-a"), "RECOVERING") << "the count begins anew";
+}
+
+TEST(PauseTest, ARecoveryDoesNotLastWhileTheJobIsPaused) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 5);
+  d.Checkpoint("job-a", 5);
+  d.Exit(d.WorkerAt("job-a", 1), 9);
+  ASSERT_TRUE(Pause(d).ok());
+  d.Aborted("job-a", 0, CoreDriver::Held(5));
+  d.Advance(absl::Minutes(11));
+  ASSERT_EQ(d.StateOf("job-a"), "PAUSED");
+  d.Start();
+  d.Advance(absl::Hours(24));
+  d.Hello("c", 'c');
+  d.Hello("d", 'd');
+  ASSERT_TRUE(Resume(d).ok());
+  d.Join("job-a", 0);
+  d.Join("job-a", 1);
+  d.Ready("job-a", 0, CoreDriver::Held(5));
+  d.Ready("job-a", 1, CoreDriver::Held(5));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_LT(d.Job("job-a").status().episodes(0).form_ms(), 60'000);
+}
+
 TEST(PauseTest, AJobThatCannotWriteItsCheckpointGoesOn) {
   CoreDriver d;
   d.RunningPair();
@@ -210,7 +277,10 @@ TEST(PauseTest, TheCommitWaitsForRoomInTheStore) {
   CoreDriver d;
   d.RunningPair();
   d.Core().SetStoreFull(d.now(), true);
+  EXPECT_EQ(Pause(d).status().code(), absl::StatusCode::kUnavailable);
+  d.Core().SetStoreFull(d.now(), false);
   ASSERT_TRUE(Pause(d).ok());
+  d.Core().SetStoreFull(d.now(), true);
   FinishAt(d, 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
   d.Core().SetStoreFull(d.now(), false);
@@ -239,6 +309,19 @@ TEST(PauseTest, APauseWithdrawnInTimeChangesNothing) {
   d.Form("job-a");
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps");
+  EXPECT_FALSE(d.Job("job-a").has_resume_time());
+}
+
+TEST(PauseTest, ItsEtagChangesWithWhatWasAskedFor) {
+  CoreDriver d;
+  d.FormingPair();
+  const std::string before = d.Job("job-a").etag();
+  const std::string asked = Pause(d)->etag();
+  EXPECT_NE(asked, before);
+  auto resume = Of<v1::ResumeTrainingJobRequest>(d);
+  resume.set_etag(before);
+  EXPECT_EQ(d.Call<v1::TrainingJob>(resume).status().code(), absl::StatusCode::kAborted);
+  EXPECT_NE(Resume(d)->etag(), asked);
 }
 
 TEST(PauseTest, AJobThatReachesItsLastStepSucceeds) {
@@ -290,6 +373,12 @@ TEST(PauseTest, RequestsAreHeededOnce) {
   ASSERT_TRUE(Resume(d).ok()) << "it goes on already";
   EXPECT_EQ(d.Call<v1::TrainingJob>(pause)->status().state(), v1::TrainingJobStatus::QUEUED)
       << "the same request, told again";
+  // One that found nothing to do is told again just so.
+  auto resume = Of<v1::ResumeTrainingJobRequest>(d);
+  resume.set_request_id("6a7d5f10-3c3c-4b3e-9a53-2f6e0f1f7a02");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(resume).ok());
+  ASSERT_TRUE(Pause(d).ok());
+  EXPECT_EQ(d.Call<v1::TrainingJob>(resume)->status().state(), v1::TrainingJobStatus::PAUSED);
   pause.clear_request_id();
   pause.set_etag("\"old\"");
   EXPECT_EQ(d.Call<v1::TrainingJob>(pause).status().code(), absl::StatusCode::kAborted);

@@ -129,8 +129,7 @@ TEST_F(CoreMetricsTest, APausedJobDoesNotSeemToHang) {
   v1::TrainingJob& job = snapshot.active_jobs.emplace_back(Stepped());
   job.mutable_status()->set_state(v1::TrainingJobStatus::PAUSED);
   const std::string since = absl::StrCat("ringmaster_job_last_step_timestamp_seconds", kJob, " ");
-  EXPECT_THAT(Publish(snapshot), Not(HasSubstr(since)));
-  EXPECT_THAT(metrics_.Text(), HasSubstr(absl::StrCat("ringmaster_job_step", kJob, " 7\n")));
+  EXPECT_THAT(Publish(snapshot), Not(HasSubstr(kJob)));
   job.mutable_status()->set_state(v1::TrainingJobStatus::QUEUED);
   job.mutable_resume_time()->set_seconds(5000);
   EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(since, "5000\n")));
