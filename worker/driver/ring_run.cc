@@ -151,7 +151,6 @@ void RingRun::Connect(const v1::ConnectRing& connect) {
   {
     absl::MutexLock lock(&mutex_);
     trainer_ = *std::move(trainer);
-    trainer_->RequestStop(stop_);
   }
   const absl::Time restored = SteadyNow();
   context_->metrics->OnRestore(restored - connected);
@@ -346,9 +345,8 @@ void RingRun::Cancel(const std::string& reason) {
 
 void RingRun::RequestStop(Stop stop) {
   absl::MutexLock lock(&mutex_);
-  stop_ = std::max(stop_, stop);
   if (trainer_ != nullptr) {
-    trainer_->RequestStop(stop_);
+    trainer_->RequestStop(stop);
   }
 }
 

@@ -71,8 +71,8 @@ class RingRun {
   // Makes the trainer's thread return soon, wherever it is. Nothing is posted afterwards but
   // Finish's answer.
   void Cancel(const std::string& reason);
-  // Stop between two steps, together with all other ranks. kFinish replaces kLeave, not the
-  // reverse.
+  // Stop between two steps, together with all other ranks: Trainer::RequestStop. While it runs;
+  // else without effect.
   void RequestStop(Stop stop);
 
   bool cancelled() const { return cancelled_.load(); }
@@ -109,7 +109,6 @@ class RingRun {
   std::atomic<bool> cancelled_{false};
   absl::Mutex mutex_;
   std::string cancel_reason_ ABSL_GUARDED_BY(mutex_);
-  Stop stop_ ABSL_GUARDED_BY(mutex_) = Stop::kNone;
   // Set and cleared by the trainer's thread only, which may read it without the lock.
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<Trainer> trainer_;

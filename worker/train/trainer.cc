@@ -366,6 +366,12 @@ absl::Status Trainer::Finish(absl::Status status) {
   return status;
 }
 
+void Trainer::RequestStop(Stop stop) {
+  Stop before = stop_.load();
+  while (before < stop && !stop_.compare_exchange_weak(before, stop)) {
+  }
+}
+
 absl::StatusOr<StepResult> Trainer::RunStep() {
   StepResult result;
   RETURN_IF_ERROR(Finish(CatchTorch(absl::StrCat("step ", implementation_->state.step()),

@@ -93,8 +93,9 @@ class Trainer {
   // Whether a validation is due now, that is after step() updates: the same on all ranks.
   bool ValidationDue() const;
 
-  // Asks all ranks to stop after a step: see StepResult::stop. What was asked before is replaced.
-  void RequestStop(Stop stop) { stop_.store(stop); }
+  // Asks all ranks to stop after a step: see StepResult::stop. Of several requests the highest
+  // holds.
+  void RequestStop(Stop stop);
 
   // Of the last error. REQUIRES: RunStep or Validate failed.
   const StepFault& fault() const { return fault_; }

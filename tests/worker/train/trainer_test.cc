@@ -268,6 +268,8 @@ TEST_F(TrainerTest, OfTwoKindsOfStopTheOneWithACheckpointHolds) {
   RunOptions options{.steps = 10};
   options.before_step = [](int rank, Trainer& trainer) {
     trainer.RequestStop(rank == 0 ? Stop::kFinish : Stop::kLeave);
+    // Nor does a later one on the same rank undo it.
+    trainer.RequestStop(Stop::kLeave);
   };
   for (const RankRun& run : Run(WithWorld(SmallJob(), 2, 1), options)) {
     ASSERT_EQ(run.steps.size(), 1u);
