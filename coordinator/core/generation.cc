@@ -218,9 +218,7 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
   }
   v1::TrainingJobStatus* status = job.mutable_status();
   if (status->generation() == 0) {
-    const v1::TrainingJob& proto = job.record.job();
-    state.out.queue_waits.push_back(
-        state.now - FromProto(proto.has_resume_time() ? proto.resume_time() : proto.create_time()));
+    state.out.queue_waits.push_back(state.now - FromProto(job.record.job().update_time()));
   }
   status->set_generation(status->generation() + 1);
   status->clear_ranks();

@@ -26,7 +26,6 @@ void TellFinish(State& state, const Job& job, int rank, const Worker& worker) {
 
 void RequestPause(State& state, Job& job) {
   job.mutable_status()->set_pause_requested(true);
-  SetEtag(job);
   switch (job.status().state()) {
     case S::QUEUED:
       return SetState(state, job, S::PAUSED, kAsked);
@@ -39,13 +38,13 @@ void RequestPause(State& state, Job& job) {
       return;
     default:
       // Members may hold steps that no checkpoint has: first the ring must stand.
+      SetEtag(job);
       Store(state, job);
   }
 }
 
 void RequestResume(State& state, Job& job) {
   job.mutable_status()->clear_pause_requested();
-  SetEtag(job);
   if (job.status().state() == S::PAUSED) {
     // What made it fail was seen to. An open recovery goes on now; it did not last meanwhile.
     job.record.clear_recoveries_counted();
@@ -53,6 +52,7 @@ void RequestResume(State& state, Job& job) {
     SetState(state, job, S::QUEUED, "");
   } else {
     // A ring that was told to finish does so, and the job is queued.
+    SetEtag(job);
     Store(state, job);
   }
 }

@@ -33,6 +33,15 @@ void FinishAt(CoreDriver& d, int64_t step) {
   d.FinishAt("job-a", 1, step);
 }
 
+// A member is gone, a pause is asked for, and nobody comes in its place.
+void PauseWithoutReplacement(CoreDriver& d, int64_t step) {
+  d.Exit(d.WorkerAt("job-a", 1), 9);
+  ASSERT_TRUE(Pause(d).ok());
+  d.Aborted("job-a", 0, CoreDriver::Held(step));
+  d.Advance(absl::Minutes(11));
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+}
+
 const v1::RestorePlan& PlanHeardBy(CoreDriver& d, const std::string& worker) {
   d.Heard(worker);
   return d.Last(worker, v1::Directive::kConnectRing).connect_ring().restore();
@@ -108,6 +117,10 @@ TEST(PauseTest, TimeThatItWasPausedIsNoWait) {
   ASSERT_TRUE(Resume(d).ok());
   d.Advance(absl::Minutes(1));
   EXPECT_EQ(d.Core().Snapshot(d.now()).longest_queue_wait, absl::Minutes(1));
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  ASSERT_EQ(d.last().queue_waits.size(), 1);
+  EXPECT_EQ(d.last().queue_waits[0], absl::Minutes(1));
 }
 
 TEST(PauseTest, ARingThatFormsIsLetFinish) {
@@ -150,11 +163,7 @@ TEST(PauseTest, WithoutReplacementItIsPausedAtTheNewestCheckpoint) {
   CoreDriver d;
   d.RunningPair();
   d.Step("job-a", 3);
-  d.Exit(d.WorkerAt("job-a", 1), 9);
-  ASSERT_TRUE(Pause(d).ok());
-  d.Aborted("job-a", 0, CoreDriver::Held(3));
-  d.Advance(absl::Minutes(11));
-  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  PauseWithoutReplacement(d, 3);
   EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("no replacement came"));
 }
 
@@ -223,11 +232,7 @@ TEST(PauseTest, ARecoveryDoesNotLastWhileTheJobIsPaused) {
   d.RunningPair();
   d.Step("job-a", 5);
   d.Checkpoint("job-a", 5);
-  d.Exit(d.WorkerAt("job-a", 1), 9);
-  ASSERT_TRUE(Pause(d).ok());
-  d.Aborted("job-a", 0, CoreDriver::Held(5));
-  d.Advance(absl::Minutes(11));
-  ASSERT_EQ(d.StateOf("job-a"), "PAUSED");
+  PauseWithoutReplacement(d, 5);
   d.Start();
   d.Advance(absl::Hours(24));
   d.Hello("c", 'c');
