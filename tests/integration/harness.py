@@ -171,6 +171,18 @@ class ClusterTest(unittest.TestCase):
         self.assertEqual(job['status']['state'], state, job['status'])
         return job
 
+    @classmethod
+    def losses_undisturbed(cls, steps, settings=()):
+        """Of a job that nothing happens to."""
+        test = cls('losses')
+        test.submit('undisturbed', steps, settings)
+        test.wait_for_end('undisturbed')
+        return test.losses('undisturbed')
+
+    def worker_of_rank(self, job, rank):
+        (worker,) = [entry['worker'] for entry in job['status']['ranks'] if entry.get('rank', 0) == rank]
+        return worker.removeprefix('workers/')
+
     def losses(self, name):
         """{step: (loss, validation loss)}, as exact texts."""
         return {step: (record['loss'], record.get('validation_loss'))

@@ -16,10 +16,7 @@ class PauseTest(harness.ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        test = cls('test_others_run_meanwhile')
-        test.submit('undisturbed', STEPS)
-        test.wait_for_end('undisturbed')
-        cls.expected = test.losses('undisturbed')
+        cls.expected = cls.losses_undisturbed(STEPS)
 
     def start(self, name):
         # No checkpoint but the ones that a pause and the end write.
@@ -75,9 +72,8 @@ class PauseTest(harness.ClusterTest):
     # Its peer's death may come before or after the step that they finish with.
     def test_a_worker_is_killed_while_it_pauses(self):
         job = self.start('bereaved')
-        (worker,) = [entry['worker'] for entry in job['status']['ranks'] if entry.get('rank', 0) == 1]
         self.cluster.ringctl('pause', 'bereaved')
-        os.kill(self.cluster.worker_pid(worker.removeprefix('workers/')), signal.SIGKILL)
+        os.kill(self.cluster.worker_pid(self.worker_of_rank(job, 1)), signal.SIGKILL)
         job = self.wait_for_state('bereaved', 'PAUSED')
         self.cluster.ringctl('resume', 'bereaved')
         self.check('bereaved', int(job['status']['generation']) + 1, len(job['status'].get('episodes', [])))

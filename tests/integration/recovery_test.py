@@ -20,10 +20,7 @@ class RecoveryTest(harness.ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        test = cls('test_a_killed_worker')
-        test.submit('undisturbed', STEPS, SETTINGS)
-        test.wait_for_end('undisturbed')
-        cls.expected = test.losses('undisturbed')
+        cls.expected = cls.losses_undisturbed(STEPS, SETTINGS)
 
     def tearDown(self):
         super().tearDown()
@@ -35,10 +32,6 @@ class RecoveryTest(harness.ClusterTest):
         episodes = job['status'].get('episodes', [])
         self.assertGreaterEqual(len(episodes), episodes_min)
         return episodes
-
-    def worker_of_rank(self, job, rank):
-        (worker,) = [entry['worker'] for entry in job['status']['ranks'] if entry.get('rank', 0) == rank]
-        return worker.removeprefix('workers/')
 
     def start(self, name, settings=()):
         self.submit(name, STEPS, (*SETTINGS, *settings))
