@@ -3,7 +3,7 @@
 //
 // It picks the code of a vector function when it is called first; of threads that make that call at
 // once, one may be given the code of least accuracy: a logarithm of doubles was then wrong from the
-// ninth digit on, in one of fifty processes (https://github.com/pytorch/pytorch/issues/188792).
+// ninth digit on, in one of forty processes (https://github.com/pytorch/pytorch/issues/188792).
 #include <ATen/ops/acos.h>
 #include <ATen/ops/asin.h>
 #include <ATen/ops/atan.h>
