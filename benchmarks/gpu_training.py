@@ -4,11 +4,13 @@
     gpu_training.py --bin TREE/bin --text FILE --state DIR [--case NAME ...] [--steps N]
 
 Cases: one-rank (128K tokens), ring-2, ring-4 (32K tokens over NCCL, undisturbed), ring-2-kill, ring-4-kill (a rank is
-killed -9 in the middle; losses are compared with those of the undisturbed case, which are kept below --state for a later
-call; all else that a case has left there is removed when it is run again). Several workers share one GPU when there are
+killed -9 in the middle), ring-2-pause (paused and resumed in the middle), ring-2-masks (over a mask of blocks),
+ring-2-dropout (of attention, as slow as its products; fewer tokens). Losses of a disturbed case are compared with those of
+the undisturbed one, which are kept below --state for a later call; all else that a case has left there is removed when it is
+run again. Several workers share one GPU when there are
 fewer GPUs than ranks: NCCL then takes each process for a host of its own and talks over sockets, so that such cases prove
 the whole path but say nothing about speed. Prints one JSON object a case, complete as history.jsonl has it, and exits 1
-when one lacks steps, or was killed and has shown no recovery.
+when one lacks steps, or was killed and has shown no recovery, or was not paused.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'deploy', 'local'))
 
@@ -32,7 +35,7 @@ WARM_UP_STEPS = 10
 PHASES = ('detect', 'abort', 'form', 'restore', 'first_step')
 JOB = '''
 model: {{preset: longnet-12x768}}
-attention: {{segment_lengths: [2048, 4096, 8192, 16384, 32768], dilation_rates: [1, 2, 4, 8, 16]}}
+attention: {{{attention}}}
 data: {{paths: ["{text}"], sequence_length: {tokens}}}
 parallel: {{ring_size: {ring}}}
 precision: BF16
@@ -45,9 +48,23 @@ checkpoint: {{interval_steps: -1}}
 steps: {steps}
 name: {name}
 '''
-# case: (ring size, tokens, recompute activations)
-CASES = {'one-rank': (1, 131072, True), 'ring-2': (2, 32768, False), 'ring-2-kill': (2, 32768, False),
-         'ring-4': (4, 32768, False), 'ring-4-kill': (4, 32768, False)}
+BRANCHES = 'segment_lengths: [2048, 4096, 8192, 16384, 32768], dilation_rates: [1, 2, 4, 8, 16]'
+
+
+class Case(typing.NamedTuple):
+    ring: int
+    tokens: int
+    recompute: bool = False
+    attention: str = BRANCHES
+
+
+CASES = {'one-rank': Case(1, 131072, recompute=True),
+         'ring-2': Case(2, 32768), 'ring-2-kill': Case(2, 32768), 'ring-2-pause': Case(2, 32768),
+         'ring-2-masks': Case(2, 32768, attention='block_sparse: {preset: local_window_10}'),
+         'ring-2-dropout': Case(2, 8192, attention=f'{BRANCHES}, dropout: 0.1'),
+         'ring-4': Case(4, 32768), 'ring-4-kill': Case(4, 32768)}
+# What is done to a case, by how its name ends, is measured against the case without.
+DISTURBED = re.compile('-(kill|pause)$')
 # The same length and recomputation in PyTorch, compiled, beside the case 'one-rank'. The preset has 12 heads of 64; wider
 # heads are faster there, and the bar is the faster one.
 PEER = {'peer': 'PyTorch restatement, 12 heads of 64', 'peer_tokens_per_second': 315100,
@@ -91,9 +108,27 @@ def start_workers(cluster, count, gpus):
     cluster.wait_for_workers(count, seconds=120)
 
 
+def wait_for_step(cluster, name, step):
+    wait_until(lambda: int(cluster.job(name)['status'].get('progress', {}).get('step', 0)) >= step,
+               f'step {step}', seconds=500, pause=0.2)
+
+
+def wait_for_state(cluster, name, *states):
+    wait_until(lambda: cluster.job(name)['status']['state'] in states, f'{name} {" or ".join(states)}', seconds=550, pause=0.2)
+
+
+def pause_and_resume(cluster, name, at_step):
+    """The step after which it was paused."""
+    wait_for_step(cluster, name, at_step)
+    cluster.ringctl('pause', name)
+    wait_for_state(cluster, name, 'PAUSED')
+    step = int(cluster.job(name)['status']['progress']['step'])
+    cluster.ringctl('resume', name)
+    return step
+
+
 def kill_one_rank(cluster, name, at_step):
-    wait_until(lambda: int(cluster.job(name)['status'].get('progress', {}).get('step', 0)) >= at_step,
-               f'step {at_step}', seconds=500, pause=0.2)
+    wait_for_step(cluster, name, at_step)
     rank = cluster.job(name)['status']['ranks'][-1]
     pid = wait_until(lambda: cluster.worker_pid(rank['worker'].removeprefix('workers/')),
                      f'a process of {rank["worker"]} to kill')
@@ -127,10 +162,12 @@ def missed(result, steps):
     said = []
     if result['steps'] != steps:
         said.append(f'{result["steps"]} records of {steps} steps')
-    if result['case'].endswith('-kill'):
+    if result['case'].endswith('-kill') and not any(episode['finished'] for episode in result['episodes']):
+        said.append('no episode that ended')
+    if result['case'].endswith('-pause') and not 0 < result['paused_after_step'] < steps:
+        said.append('no pause before the end')
+    if DISTURBED.search(result['case']):
         difference = result['largest_loss_difference']
-        if not any(episode['finished'] for episode in result['episodes']):
-            said.append('no episode that ended')
         if difference is None:
             said.append('no losses of the undisturbed case by this build and with as many steps below --state')
         elif not difference < LOSS_DIFFERENCE_MAX:
@@ -164,28 +201,30 @@ class Losses:
 
 
 def run_case(cluster, name, args):
-    ring, tokens, checkpointing = CASES[name]
+    case = CASES[name]
     path = os.path.join(cluster.state, f'{name}.yaml')
     with open(path, 'w', encoding='utf-8') as file:
-        file.write(JOB.format(name=name, ring=ring, tokens=tokens, text=os.path.abspath(args.text), steps=args.steps,
-                              checkpointing=str(checkpointing).lower()))
-    started = time.monotonic()
+        file.write(JOB.format(name=name, ring=case.ring, tokens=case.tokens, text=os.path.abspath(args.text),
+                              steps=args.steps, attention=case.attention, checkpointing=str(case.recompute).lower()))
+    started, paused = time.monotonic(), {}
     with PeakMemory() as peak:
         cluster.ringctl('submit', path)
         if name.endswith('-kill'):
             kill_one_rank(cluster, name, args.steps // 2)
-        wait_until(lambda: cluster.job(name)['status']['state'] in ('SUCCEEDED', 'FAILED', 'CANCELLED'), name,
-                   seconds=550, pause=0.5)
+        elif name.endswith('-pause'):
+            paused = {'paused_after_step': pause_and_resume(cluster, name, args.steps // 2)}
+        wait_for_state(cluster, name, 'SUCCEEDED', 'FAILED', 'CANCELLED')
     status, records = cluster.job(name)['status'], cluster.step_records(name)
     if status['state'] != 'SUCCEEDED':
         raise RuntimeError(f'{name} {status["state"]}: {status.get("state_reason", "")}')
     seconds = [float(record['seconds']) for step, record in records.items() if step > WARM_UP_STEPS]
-    result = {'benchmark': 'gpu_training', 'case': name, 'preset': 'longnet-12x768', 'ring': ring, 'tokens': tokens,
+    result = {'benchmark': 'gpu_training', 'case': name, 'preset': 'longnet-12x768', 'ring': case.ring,
+              'tokens': case.tokens,
               'steps': len(records), 'gpu': nvidia_smi('gpu=name')[0], 'gpus': args.gpus,
-              'tokens_per_second': round(tokens / statistics.median(seconds)),
+              'tokens_per_second': round(case.tokens / statistics.median(seconds)),
               'seconds_per_step': round(statistics.median(seconds), 4), 'peak_gib': round(peak.mib / 1024, 1),
               'first_loss': float(records[1]['loss']), 'last_loss': float(records[max(records)]['loss']),
-              'wall_seconds': round(time.monotonic() - started, 1),
+              'wall_seconds': round(time.monotonic() - started, 1), **paused,
               'episodes': [show_episode(episode) for episode in status.get('episodes', [])]}
     return result, {step: float(record['loss']) for step, record in records.items()}
 
@@ -203,7 +242,7 @@ def main():
     os.makedirs(args.state, exist_ok=True)
     losses, failed = Losses(args.state, commit), False
     for name in args.case or CASES:
-        workers = CASES[name][0]
+        workers = CASES[name].ring
         # The warm spare; not where it would be second on a GPU beside ranks with one each, which NCCL refuses.
         if name.endswith('-kill') and args.gpus != workers:
             workers += 1
@@ -213,8 +252,8 @@ def main():
         with Cluster(args.bin, state) as cluster:
             start_workers(cluster, workers, args.gpus)
             result, by_step = run_case(cluster, name, args)
-        if name.endswith('-kill'):
-            result['largest_loss_difference'] = losses.largest_difference(name.removesuffix('-kill'), by_step)
+        if DISTURBED.search(name):
+            result['largest_loss_difference'] = losses.largest_difference(DISTURBED.sub('', name), by_step)
         else:
             losses.keep(name, by_step)
         stamp = {'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'), 'commit': commit}

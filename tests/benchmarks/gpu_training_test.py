@@ -25,10 +25,17 @@ class MissedTest(unittest.TestCase):
         self.assertRegex(self.missed(episodes=[]), 'no episode')
         self.assertRegex(self.missed(episodes=[gpu_training.show_episode({'cause': 'WORKER_EXIT'})]), 'no episode')
 
-    def test_a_kill_needs_losses_like_the_undisturbed_ones(self):
-        self.assertRegex(self.missed(largest_loss_difference=None), 'no losses')
-        for difference in (0.2, float('nan')):
-            self.assertRegex(self.missed(largest_loss_difference=difference), f'a loss {difference}')
+    def test_a_pause_comes_before_the_end(self):
+        self.assertEqual(self.missed('ring-2-pause', paused_after_step=100), '')
+        for step in (0, 200):
+            self.assertRegex(self.missed('ring-2-pause', paused_after_step=step), 'no pause')
+
+    def test_a_disturbance_needs_losses_like_the_undisturbed_ones(self):
+        for case in ('ring-2-kill', 'ring-2-pause'):
+            self.assertRegex(self.missed(case, paused_after_step=9, largest_loss_difference=None), 'no losses')
+            for difference in (0.2, float('nan')):
+                said = self.missed(case, paused_after_step=9, largest_loss_difference=difference)
+                self.assertRegex(said, f'a loss {difference}')
 
     def test_only_losses_of_the_same_build_and_steps_are_compared(self):
         with tempfile.TemporaryDirectory() as folder:
