@@ -4,6 +4,8 @@
 // run to run, dQ is made here too, five products in all: the slopes of all keys of the block meet
 // in shared memory, and each consumer makes its share of the columns (FlashAttention-3,
 // section 3.3).
+#include <type_traits>
+
 #include "attention/kernels/backward_sm90.cuh"
 #include "attention/kernels/shared_sums.cuh"
 
@@ -43,14 +45,17 @@ struct SeeingQueries {
   __device__ int End(const TileKeys& queries) const { return queries.count; }
 };
 using QueryWalk = Walk<kQueries, SeeingQueries>;
+__device__ inline QueryWalk WalkOver(const Arguments& arguments, const KeyTile& tile) {
+  return {arguments.query_list, tile.queries_begin, tile.queries_end, {}};
+}
 
-// Barrier of the consumers, and the first of those of each of them; lower ones are their turns'.
+// Barrier of the consumers; lower ones are their turns'.
 constexpr int kSlopesBarrier = 8;
-constexpr int kSumsBarrier = 9;
 
 template <typename Element, int kHeadDim, bool kWithQueries>
 struct KeyKernel {
   static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
+  static constexpr int kHelpers = kWithQueries ? 2 : 1;
   static constexpr int kConsumerRegisters = kHeadDim == 64 ? 232 : 240;
   static constexpr int kShare = kHeadDim / kConsumers;  // columns of dQ of a consumer
 
@@ -63,26 +68,33 @@ struct KeyKernel {
     SharedRows<Element, kQueries, kHeadDim> douts[kStages];
     SharedRows<Element, kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
     SharedSums<kShare> dq[kWithQueries ? kConsumers : 1];
-    TileRows dq_rows[kConsumers];  // each the leader's of a consumer
     float lse[kStages][kQueries];
     float delta[kStages][kQueries];
     TileSlots<KeyTile> tiles;
-    Blocks blocks;
+    BlocksOf<kStages> blocks;
     Pipeline pipeline;
     PipelineOf<1> values_pipeline;
+    PipelineOf<1> dq_pipelines[kConsumers];
 
     __device__ void Init() {
-      tiles.Init(kConsumers);
+      tiles.Init(kConsumers, kHelpers);
       values_pipeline.Init(1, kConsumers * kWarpsOfConsumer);
-      pipeline.Init(1 + 32, kConsumers * kWarpsOfConsumer);
+      pipeline.Init(1 + 32, kConsumers * kWarpsOfConsumer + (kWithQueries ? 1 : 0));
+      for (PipelineOf<1>& dq_pipeline : dq_pipelines) {
+        dq_pipeline.Init(kWarpsOfConsumer, 1);
+      }
     }
   };
 
   class Producer;
+  class Numbers;
+  class Writer;
   class Consumer;
+  template <int kIndex>
+  using Helper = std::conditional_t<kIndex == 0, Numbers, Writer>;
 };
 
-// The first lane starts the loads of boxes, all bring the numbers of the queries.
+// The first lane starts the loads of boxes.
 template <typename Element, int kHeadDim, bool kWithQueries>
 class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
  public:
@@ -100,16 +112,45 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
     values_.Next();
   }
 
-  __device__ QueryWalk WalkOf(const KeyTile& tile) const {
-    return {arguments_.query_list, tile.queries_begin, tile.queries_end, {}};
+  __device__ QueryWalk WalkOf(const KeyTile& tile) const { return WalkOver(arguments_, tile); }
+
+  __device__ void LoadSeen(QueryWalk walk, const KeyTile&, int batch) {
+    for (; lane_ == 0 && !walk.done(); stage_.Next()) {
+      const int at = stage_.index();
+      const TileKeys left = walk.Left();
+      walk.Next();
+      uint64_t* full = &shared_.pipeline.full[at];
+      shared_.pipeline.AwaitEmpty(stage_);
+      shared_.blocks.left[at] = left;
+      shared_.blocks.last[at] = walk.done();
+      ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]));
+      LoadRows(shared_.queries[at], arguments_.queries, left.rows, 0, batch, full);
+      LoadRows(shared_.douts[at], arguments_.douts, left.rows, 0, batch, full);
+    }
+    __syncwarp();
   }
 
-  __device__ void LoadSeen(QueryWalk walk, const KeyTile& tile, int batch) {
+ private:
+  const Arguments& arguments_;
+  Shared& shared_;
+  const int lane_;
+  Stage stage_;
+  StageOf<1> values_;
+};
+
+// Brings the numbers of the queries, which no box can. A warp of its own: their addresses take as
+// long as a step's products.
+template <typename Element, int kHeadDim, bool kWithQueries>
+class KeyKernel<Element, kHeadDim, kWithQueries>::Numbers {
+ public:
+  __device__ Numbers(const Arguments& arguments, Shared& shared, int lane)
+      : arguments_(arguments), shared_(shared), lane_(lane) {}
+
+  __device__ void Run(const KeyTile& tile, int batch, int slot, bool) {
     if (arguments_.key_gradients == KeyGradients::kFinish) {
       FetchSums(tile, batch);
     }
-    for (; !walk.done(); stage_.Next()) {
-      const int at = stage_.index();
+    for (QueryWalk walk = WalkOver(arguments_, tile); !walk.done(); stage_.Next()) {
       const TileKeys left = walk.Left();
       walk.Next();
       // On their way while the buffer is still in use.
@@ -118,21 +159,18 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
       for (int i = 0; i < kQueries / 32; ++i) {
         numbers[i] = NumbersOf(arguments_, left.rows, lane_ + 32 * i, left.count, batch);
       }
-      uint64_t* full = &shared_.pipeline.full[at];
       shared_.pipeline.AwaitEmpty(stage_);
-      if (lane_ == 0) {
-        shared_.blocks.left[at] = left;
-        shared_.blocks.last[at] = walk.done();
-        ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]));
-        LoadRows(shared_.queries[at], arguments_.queries, left.rows, 0, batch, full);
-        LoadRows(shared_.douts[at], arguments_.douts, left.rows, 0, batch, full);
-      }
+      const int at = stage_.index();
 #pragma unroll
       for (int i = 0; i < kQueries / 32; ++i) {
         shared_.lse[at][lane_ + 32 * i] = numbers[i].lse;
         shared_.delta[at][lane_ + 32 * i] = numbers[i].delta;
       }
-      Arrive(full);
+      Arrive(&shared_.pipeline.full[at]);
+    }
+    __syncwarp();
+    if (lane_ == 0) {
+      Arrive(&shared_.tiles.pipeline.empty[slot]);
     }
   }
 
@@ -160,7 +198,6 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
   Shared& shared_;
   const int lane_;
   Stage stage_;
-  StageOf<1> values_;
 };
 
 template <typename Element, int kHeadDim, bool kWithQueries>
@@ -182,9 +219,6 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
       const int at = stage_.index();
       shared_.pipeline.AwaitFull(stage_);
       more = !shared_.blocks.last[at];
-      if (kWithQueries && leader()) {
-        shared_.dq_rows[group_.index] = shared_.blocks.left[at].rows;
-      }
       group_.AwaitTurn();
       Multiply(scores_, shared_.keys[slot], shared_.queries[at], first_row);
       Multiply(slopes_, shared_.values, shared_.douts[at], first_row);
@@ -211,7 +245,7 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
         AwaitProducts<1>();
         PinRegisters(dv_);
         PinRegisters(dq_);
-        AddQueries(batch);
+        HandOverQueries();
       }
       // Not left to run under the next scores: there are no registers for both.
       AwaitProducts<0>();
@@ -231,15 +265,10 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
                         arguments_.scale, store);
       AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1, store);
     }
-    if (kWithQueries && leader()) {
-      AwaitBoxesRead();  // The last tile's must be before its memory is gone.
-    }
     group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
-  __device__ bool leader() const { return threadIdx.x % kWarpGroup == 0; }
-
   __device__ void Probabilities(int diagonal, int keys, int stage) {
     const float scale_log2 = arguments_.scale * kLog2e;
 #pragma unroll
@@ -277,31 +306,16 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
     }
   }
 
-  // Adds this consumer's columns of dQ; blocks that hold other keys add to the same rows. Rows
-  // beyond the span get zeros, as their probabilities are.
-  __device__ void AddQueries(int batch) {
-    if (leader()) {
-      AwaitBoxesRead();
-    }
+  // This consumer's columns of dQ. Rows beyond the span are zeros, as their probabilities are.
+  __device__ void HandOverQueries() {
+    PipelineOf<1>& pipeline = shared_.dq_pipelines[group_.index];
+    pipeline.AwaitEmpty(dq_stage_);
+    StoreSums<kShare>(dq_, arguments_.scale, group_.lane, shared_.dq[group_.index]);
     __syncwarp();
-    SyncNamed(kSumsBarrier + group_.index, kWarpGroup);
-    SharedSums<kShare>& sums = shared_.dq[group_.index];
-    StoreSums<kShare>(dq_, arguments_.scale, group_.lane, sums);
-    SyncNamed(kSumsBarrier + group_.index, kWarpGroup);
-    if (leader()) {
-      const TileRows rows = shared_.dq_rows[group_.index];
-      const SumMaps& dq = arguments_.dq;
-      const auto [residue, row] =
-          RowInSums(rows, dq.first_row[rows.view], dq.first_residue[rows.view],
-                    arguments_.query_steps[rows.view]);
-      const CUtensorMap& map = MapOf(dq.views, rows.view, residue);
-#pragma unroll
-      for (int i = 0; i < kShare / kSumColumns; ++i) {
-        AddBox(map, sums.columns[i], group_.index * kShare + i * kSumColumns, rows.head, residue,
-               row, batch);
-      }
-      CommitBoxes();
+    if (group_.lane == 0) {
+      Arrive(&pipeline.full[dq_stage_.index()]);
     }
+    dq_stage_.Next();
   }
 
   // Rounds the accumulator, times `factor`, and what the sums of its rows hold.
@@ -339,6 +353,7 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
   const ConsumerGroup<kConsumers> group_;
   Stage stage_;
   StageOf<1> values_;
+  StageOf<1> dq_stage_;
   float dq_[kShare / 2];
   float scores_[kQueries / 2];
   float slopes_[kQueries / 2];
@@ -346,6 +361,61 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
   uint32_t packed_[kQueries / 16][4];
   float dk_[kHeadDim / 2];
   float dv_[kHeadDim / 2];
+};
+
+// Adds the columns of dQ that the consumers hand over; blocks that hold other keys add to the same
+// rows. The first lane of a warp of its own does: a consumer would multiply nothing meanwhile.
+template <typename Element, int kHeadDim, bool kWithQueries>
+class KeyKernel<Element, kHeadDim, kWithQueries>::Writer {
+ public:
+  __device__ Writer(const Arguments& arguments, Shared& shared, int lane)
+      : arguments_(arguments), shared_(shared), lane_(lane) {}
+
+  __device__ void Run(const KeyTile&, int batch, int slot, bool seen) {
+    if (lane_ == 0) {
+      for (bool more = seen; more; stage_.Next()) {
+        const int at = stage_.index();
+        shared_.pipeline.AwaitFull(stage_);
+        more = !shared_.blocks.last[at];
+        const TileRows rows = shared_.blocks.left[at].rows;
+        Arrive(&shared_.pipeline.empty[at]);
+        Add(rows, batch);
+      }
+      Arrive(&shared_.tiles.pipeline.empty[slot]);
+    }
+    __syncwarp();
+  }
+
+ private:
+  __device__ void Add(const TileRows& rows, int batch) {
+    const SumMaps& dq = arguments_.dq;
+    const auto [residue, row] =
+        RowInSums(rows, dq.first_row[rows.view], dq.first_residue[rows.view],
+                  arguments_.query_steps[rows.view]);
+    const CUtensorMap& map = MapOf(dq.views, rows.view, residue);
+#pragma unroll
+    for (int consumer = 0; consumer < kConsumers; ++consumer) {
+      shared_.dq_pipelines[consumer].AwaitFull(dq_stage_);
+#pragma unroll
+      for (int i = 0; i < kShare / kSumColumns; ++i) {
+        AddBox(map, shared_.dq[consumer].columns[i], consumer * kShare + i * kSumColumns, rows.head,
+               residue, row, batch);
+      }
+      CommitBoxes();
+    }
+    AwaitBoxesRead();
+#pragma unroll
+    for (int consumer = 0; consumer < kConsumers; ++consumer) {
+      Arrive(&shared_.dq_pipelines[consumer].empty[dq_stage_.index()]);
+    }
+    dq_stage_.Next();
+  }
+
+  const Arguments& arguments_;
+  Shared& shared_;
+  const int lane_;
+  Stage stage_;
+  StageOf<1> dq_stage_;
 };
 
 template <typename Element, int kHeadDim>

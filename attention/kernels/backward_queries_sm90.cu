@@ -23,9 +23,10 @@ template <typename Element, int kHeadDim>
 struct QueryKernel {
   static constexpr int kKeys = KeysOfStep(kHeadDim);
   static constexpr int kConsumers = kBackwardTileRows / kRowsOfConsumer;
+  static constexpr int kHelpers = 0;
   static constexpr int kConsumerRegisters = 232;
 
-  struct Shared : QueryTileShared<Element, kKeys, kHeadDim, kConsumers> {
+  struct Shared : QueryTileShared<Element, kKeys, kHeadDim, kConsumers, kStages> {
     SharedRows<Element, kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
     SharedRows<Element, kRowsOfConsumer, kHeadDim> douts[kStages][kConsumers];
   };
@@ -35,9 +36,10 @@ struct QueryKernel {
 };
 
 template <typename Element, int kHeadDim>
-class QueryKernel<Element, kHeadDim>::Producer : public KeyLoader<kKeys, Arguments, Shared> {
+class QueryKernel<Element, kHeadDim>::Producer
+    : public KeyLoader<kKeys, kStages, Arguments, Shared> {
  public:
-  using KeyLoader<kKeys, Arguments, Shared>::KeyLoader;
+  using KeyLoader<kKeys, kStages, Arguments, Shared>::KeyLoader;
 
   __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
     Shared& shared = this->shared_;

@@ -72,12 +72,14 @@ struct QueryNumbers {
 };
 __device__ inline QueryNumbers NumbersOf(const BackwardArguments& arguments, const TileRows& rows,
                                          int row, int count, int batch) {
+  // Loads without a branch, so that those of several rows are under way at a time.
+  const int64_t token = TokenOf(rows, arguments.query_steps, min(row, count - 1));
+  const float lse = *At(arguments.lse, batch, token, rows.head);
+  const float delta = *At(arguments.delta, batch, token, rows.head);
   QueryNumbers numbers;
   if (row < count) {
-    const int64_t token = TokenOf(rows, arguments.query_steps, row);
-    const float lse = *At(arguments.lse, batch, token, rows.head);
     numbers.lse = isinf(lse) ? INFINITY : lse * kLog2e;
-    numbers.delta = *At(arguments.delta, batch, token, rows.head);
+    numbers.delta = delta;
   }
   return numbers;
 }

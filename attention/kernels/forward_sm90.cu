@@ -42,9 +42,11 @@ constexpr int kNumbersOfLine = 32;
 template <typename Element, int kHeadDim>
 struct ForwardKernel {
   static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
+  static constexpr int kHelpers = 0;
+  static constexpr int kKeyStages = 3;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
 
-  struct Shared : QueryTileShared<Element, kTileKeys, kHeadDim, kConsumers> {
+  struct Shared : QueryTileShared<Element, kTileKeys, kHeadDim, kConsumers, kKeyStages> {
     SharedRows<Element, kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
   };
 
@@ -53,8 +55,9 @@ struct ForwardKernel {
 };
 
 template <typename Element, int kHeadDim>
-class ForwardKernel<Element, kHeadDim>::Producer : public KeyLoader<kTileKeys, Arguments, Shared> {
-  using Loader = KeyLoader<kTileKeys, Arguments, Shared>;
+class ForwardKernel<Element, kHeadDim>::Producer
+    : public KeyLoader<kTileKeys, kKeyStages, Arguments, Shared> {
+  using Loader = KeyLoader<kTileKeys, kKeyStages, Arguments, Shared>;
 
  public:
   using Loader::Loader;
@@ -117,8 +120,8 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
       float ignored[2];
       Softmax(ignored);
       Pack<Element>(scores_, probabilities_);
-      while (more_) {
-        AwaitKeys();
+      bool more = AwaitMoreKeys();
+      while (more) {
         group_.AwaitTurn();
         Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
         shared_.value_pipeline.AwaitFull(values_);
@@ -131,6 +134,9 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
         Hide();
         float keep[2];
         Softmax(keep);
+        // Also keeps the softmax before the wait: within one block of instructions ptxas would wait
+        // for the products first, and nothing would run under them.
+        more = AwaitMoreKeys();
         AwaitProducts<0>();
         PinRegisters(out_);
         group_.Release(shared_.value_pipeline, values_.index());
@@ -172,6 +178,15 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
     diagonal_ = left.diagonal;
     packed_ = min(left.count, kTileKeys) | left.step << 8;
     more_ = !shared_.blocks.last[keys_.index()];
+  }
+
+  // Whether there are any after those awaited last.
+  __device__ bool AwaitMoreKeys() {
+    const bool more = more_;
+    if (more) {
+      AwaitKeys();
+    }
+    return more;
   }
 
   // Puts -inf where a key is hidden from a query.
@@ -428,7 +443,8 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
   const Arguments& arguments_;
   Shared& shared_;
   const ConsumerGroup<kConsumers> group_;
-  Stage keys_, values_;
+  StageOf<kKeyStages> keys_;
+  Stage values_;
   bool more_ = false;  // whether keys come after those at hand
   // Of the span of the keys at hand: how many there are and, from bit 8 on, its step.
   int packed_, diagonal_;

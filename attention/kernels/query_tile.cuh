@@ -8,13 +8,13 @@
 // the keys that they see and their values come by, each through a pipeline of its own.
 namespace ringmaster::attention::kernels {
 
-template <typename Element, int kKeys, int kHeadDim, int kConsumers>
+template <typename Element, int kKeys, int kHeadDim, int kConsumers, int kKeyStages>
 struct QueryTileShared {
-  SharedRows<Element, kKeys, kHeadDim> keys[kStages];
+  SharedRows<Element, kKeys, kHeadDim> keys[kKeyStages];
   SharedRows<Element, kKeys, kHeadDim> values[kStages];
   TileSlots<Tile> tiles;
-  Blocks blocks;  // read before the keys are given back
-  Pipeline key_pipeline;
+  BlocksOf<kKeyStages> blocks;  // read before the keys are given back
+  PipelineOf<kKeyStages> key_pipeline;
   Pipeline value_pipeline;
 
   __device__ void Init() {
@@ -36,8 +36,10 @@ struct VisibleKeys {
 template <int kKeys>
 using KeyWalk = Walk<kKeys, VisibleKeys>;
 
-// Finds and loads the keys and values that tiles see; the first lane of the warp does all.
-template <int kKeys, typename Arguments, typename Shared>
+// Finds and loads the keys and values that tiles see; the first lane of the warp does all. With
+// more buffers for keys than for values keys are asked for before the values of the block before: a
+// consumer multiplies them so much earlier.
+template <int kKeys, int kKeyStages, typename Arguments, typename Shared>
 class KeyLoader {
  public:
   __device__ KeyLoader(const Arguments& arguments, Shared& shared, int lane)
@@ -48,21 +50,21 @@ class KeyLoader {
   }
 
   __device__ void LoadSeen(KeyWalk<kKeys> walk, const Tile&, int batch) {
-    while (lane_ == 0 && !walk.done()) {
+    constexpr bool kAhead = kKeyStages > kStages;
+    TileRows before;
+    for (bool first = true; lane_ == 0 && !walk.done(); first = false) {
       const TileKeys left = walk.Left();
       walk.Next();
-      const auto load = [&](Pipeline& pipeline, auto& buffer, const ViewMaps& views) {
-        uint64_t* full = &pipeline.full[stage_.index()];
-        sm90::ArriveExpecting(full, sizeof(buffer));
-        LoadRows(buffer, views, left.rows, 0, batch, full);
-      };
-      shared_.key_pipeline.AwaitEmpty(stage_);
-      shared_.blocks.left[stage_.index()] = left;
-      shared_.blocks.last[stage_.index()] = walk.done();
-      load(shared_.key_pipeline, shared_.keys[stage_.index()], arguments_.keys);
-      shared_.value_pipeline.AwaitEmpty(stage_);
-      load(shared_.value_pipeline, shared_.values[stage_.index()], arguments_.values);
-      stage_.Next();
+      LoadKeys(left, walk.done(), batch);
+      if (!kAhead) {
+        LoadValues(left.rows, batch);
+      } else if (!first) {
+        LoadValues(before, batch);
+      }
+      before = left.rows;
+      if (kAhead && walk.done()) {
+        LoadValues(before, batch);
+      }
     }
     __syncwarp();
   }
@@ -73,7 +75,31 @@ class KeyLoader {
   const int lane_;
 
  private:
-  Stage stage_;
+  __device__ void LoadKeys(const TileKeys& left, bool last, int batch) {
+    shared_.key_pipeline.AwaitEmpty(keys_);
+    const int at = keys_.index();
+    shared_.blocks.left[at] = left;
+    shared_.blocks.last[at] = last;
+    Load(&shared_.key_pipeline.full[at], shared_.keys[at], arguments_.keys, left.rows, batch);
+    keys_.Next();
+  }
+
+  __device__ void LoadValues(const TileRows& rows, int batch) {
+    shared_.value_pipeline.AwaitEmpty(values_);
+    const int at = values_.index();
+    Load(&shared_.value_pipeline.full[at], shared_.values[at], arguments_.values, rows, batch);
+    values_.Next();
+  }
+
+  template <typename Buffer>
+  __device__ void Load(uint64_t* full, Buffer& buffer, const ViewMaps& views, const TileRows& rows,
+                       int batch) {
+    sm90::ArriveExpecting(full, sizeof(buffer));
+    LoadRows(buffer, views, rows, 0, batch, full);
+  }
+
+  StageOf<kKeyStages> keys_;
+  Stage values_;
 };
 
 }  // namespace ringmaster::attention::kernels

@@ -23,6 +23,13 @@ __device__ inline uint64_t MatrixDescriptor(const void* shared, int next_columns
   return descriptor;
 }
 
+// Of the operand that begins so many bytes, a multiple of 16, behind. One addition: to describe
+// each from its address takes longer than a product of 64 columns.
+__device__ inline uint64_t Behind(uint64_t descriptor, int bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + (bytes >> 4);
+  return (descriptor >> 32 << 32) | low;
+}
+
 // Registers and shared memory written before are seen by the products issued after.
 __device__ inline void FenceProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void CommitProducts() {

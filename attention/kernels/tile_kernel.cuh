@@ -15,7 +15,10 @@
 //   slot) one lane calls to start the loads of the rows that a tile keeps, arriving at the slot's
 //   full barrier, and LoadSeen(walk, tile, batch) each lane to load what comes by;
 // - Consumer(arguments, shared, group), whose Run(tile, batch, slot, seen) each consumer's threads
-//   call when the tile's own rows are there, `seen` if any come by; it gives the slot back.
+//   call when the tile's own rows are there, `seen` if any come by; it gives the slot back;
+// - kHelpers, how many warps help the producer, and Helper<i>(arguments, shared, lane), whose
+//   Run(tile, batch, slot, seen) each lane of helper i calls as soon as the tile is taken, and
+//   which gives the slot back as well.
 // Consumers read no list: its latency would come before their products.
 namespace ringmaster::attention::kernels {
 
@@ -34,10 +37,10 @@ template <typename K>
 constexpr int kThreadsOf = (K::kConsumers + 1) * sm90::kWarpGroup;
 
 // Dynamic shared memory from its first swizzle pattern on; kSharedSlack bytes more are asked for.
+// An offset from `raw`: a pointer that was an integer is no longer known to be of shared memory.
 constexpr int kSharedSlack = 1024;
 __device__ inline uint8_t* AlignShared(uint8_t* raw) {
-  return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + kSharedSlack - 1) &
-                                    ~uintptr_t{kSharedSlack - 1});
+  return raw + (-sm90::SharedAddress(raw) & (kSharedSlack - 1));
 }
 
 // The tiles that a block has taken and not finished.
@@ -47,9 +50,15 @@ struct TileSlots {
   int batch[kStages];  // negative: there are no more tiles
   bool seen[kStages];  // whether any rows come by
   Pipeline pipeline;
+  uint64_t taken[kStages];  // the tile is known, its rows need not be there
 
-  // Once for each tile: one producer, all warps of the consumers.
-  __device__ void Init(int consumers) { pipeline.Init(1, consumers * kWarpsOfConsumer); }
+  // Once for each tile: one producer; all warps of the consumers, a lane of each helper.
+  __device__ void Init(int consumers, int helpers = 0) {
+    pipeline.Init(1, consumers * kWarpsOfConsumer + helpers);
+    for (uint64_t& barrier : taken) {
+      sm90::InitBarrier(&barrier, 1);
+    }
+  }
 };
 
 template <typename K, typename Arguments>
@@ -57,6 +66,7 @@ __device__ void ProduceTiles(const Arguments& arguments, typename K::Shared& sha
   typename K::Producer producer(arguments, shared, lane);
   auto& slots = shared.tiles;
   for (Stage stage;; stage.Next()) {
+    const int slot = stage.index();
     slots.pipeline.AwaitEmpty(stage);
     unsigned taken = 0;
     if (lane == 0) {
@@ -66,35 +76,48 @@ __device__ void ProduceTiles(const Arguments& arguments, typename K::Shared& sha
     const unsigned batch = taken / arguments.tile_count;
     if (batch >= arguments.batches) {
       if (lane == 0) {
-        slots.batch[stage.index()] = -1;
-        sm90::Arrive(&slots.pipeline.full[stage.index()]);
+        slots.batch[slot] = -1;
+        sm90::Arrive(&slots.taken[slot]);
+        sm90::Arrive(&slots.pipeline.full[slot]);
       }
       return;
     }
     const auto tile = arguments.tiles[taken % arguments.tile_count];
     const auto walk = producer.WalkOf(tile);
     if (lane == 0) {
-      slots.tile[stage.index()] = tile;
-      slots.batch[stage.index()] = static_cast<int>(batch);
-      slots.seen[stage.index()] = !walk.done();
-      producer.LoadOwn(tile, batch, stage.index());
+      slots.tile[slot] = tile;
+      slots.batch[slot] = static_cast<int>(batch);
+      slots.seen[slot] = !walk.done();
+      sm90::Arrive(&slots.taken[slot]);
+      producer.LoadOwn(tile, batch, slot);
     }
     __syncwarp();
     producer.LoadSeen(walk, tile, batch);
   }
 }
 
-template <typename K, typename Arguments>
-__device__ void ConsumeTiles(const Arguments& arguments, typename K::Shared& shared, int group) {
-  typename K::Consumer consumer(arguments, shared, group);
-  auto& slots = shared.tiles;
+// Runs what a consumer, or a helper, does of each tile; `ready` are the barriers that it waits for.
+template <typename Worker, typename AnyTile>
+__device__ void RunTiles(Worker worker, TileSlots<AnyTile>& slots, uint64_t* ready) {
   for (Stage stage;; stage.Next()) {
-    slots.pipeline.AwaitFull(stage);
-    if (slots.batch[stage.index()] < 0) {
+    const int slot = stage.index();
+    sm90::WaitFor(&ready[slot], stage.parity());
+    if (slots.batch[slot] < 0) {
       return;
     }
-    consumer.Run(slots.tile[stage.index()], slots.batch[stage.index()], stage.index(),
-                 slots.seen[stage.index()]);
+    worker.Run(slots.tile[slot], slots.batch[slot], slot, slots.seen[slot]);
+  }
+}
+
+template <typename K, int kFirst, typename Arguments>
+__device__ void Help(const Arguments& arguments, typename K::Shared& shared, int helper, int lane) {
+  if constexpr (kFirst < K::kHelpers) {
+    if (helper == kFirst) {
+      RunTiles(typename K::template Helper<kFirst>(arguments, shared, lane), shared.tiles,
+               shared.tiles.taken);
+    } else {
+      Help<K, kFirst + 1>(arguments, shared, helper, lane);
+    }
   }
 }
 
@@ -114,12 +137,16 @@ __global__ void __launch_bounds__(kThreadsOf<K>, 1)
   constexpr int kGiven = K::kConsumers == 2 ? 3 * 168 : 4 * 128;
   if (group == K::kConsumers) {
     sm90::ShrinkRegisters<kGiven - K::kConsumers * K::kConsumerRegisters>();
-    if (threadIdx.x % sm90::kWarpGroup < 32) {
-      ProduceTiles<K>(arguments, shared, threadIdx.x % 32);
+    const int warp = threadIdx.x % sm90::kWarpGroup / 32, lane = threadIdx.x % 32;
+    if (warp == 0) {
+      ProduceTiles<K>(arguments, shared, lane);
+    } else {
+      Help<K, 0>(arguments, shared, warp - 1, lane);
     }
   } else {
     sm90::GrowRegisters<K::kConsumerRegisters>();
-    ConsumeTiles<K>(arguments, shared, group);
+    RunTiles(typename K::Consumer(arguments, shared, group), shared.tiles,
+             shared.tiles.pipeline.full);
   }
 }
 

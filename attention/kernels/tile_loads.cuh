@@ -37,12 +37,12 @@ __device__ void LoadRows(SharedRows<Element, kRows, kHeadDim>& shared, const Vie
 template <int kBuffers>
 class StageOf {
  public:
-  __device__ int index() const { return count_ % kBuffers; }
-  __device__ int parity() const { return count_ / kBuffers % 2; }
-  __device__ void Next() { count_ = (count_ + 1) % (2 * kBuffers); }
+  __device__ int index() const { return count_ < kBuffers ? count_ : count_ - kBuffers; }
+  __device__ int parity() const { return count_ < kBuffers ? 0 : 1; }
+  __device__ void Next() { count_ = count_ == 2 * kBuffers - 1 ? 0 : count_ + 1; }
 
  private:
-  unsigned count_ = 0;
+  int count_ = 0;  // of twice as many buffers
 };
 
 // The barriers of the buffers.
@@ -72,9 +72,10 @@ using Pipeline = PipelineOf<kStages>;
 
 // The blocks of rows that come by, a buffer each: what is left of their span from the block on, and
 // whether it is the tile's last block. Written by the producer before the buffer is full.
-struct Blocks {
-  TileKeys left[kStages];
-  bool last[kStages];
+template <int kBuffers>
+struct BlocksOf {
+  TileKeys left[kBuffers];
+  bool last[kBuffers];
 };
 
 // The blocks of kRows rows of a tile's spans, one after the other. Of a span the rows from

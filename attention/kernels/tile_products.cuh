@@ -10,6 +10,7 @@ namespace ringmaster::attention::kernels {
 
 constexpr int kRowsOfConsumer = 64;
 constexpr int kWarpsOfConsumer = sm90::kWarpGroup / 32;
+constexpr int kBytesOf16Rows = 16 * kColumns * 2;
 
 // One consumer warpgroup of a block, as each of its threads knows it.
 template <int kConsumers>
@@ -58,12 +59,14 @@ __device__ __forceinline__ void Multiply(float (&d)[kRowsOfB / 2],
                                          int first = 0) {
   sm90::PinRegisters(d);
   sm90::FenceProducts();
+  const uint64_t rows = sm90::MatrixDescriptor(a.columns[0] + first * kColumns, 0);
+  const uint64_t columns = sm90::MatrixDescriptor(b.columns[0], 0);
 #pragma unroll
   for (int depth = 0; depth < kHeadDim; depth += 16) {
-    const int half = depth / kColumns, column = depth % kColumns;
-    sm90::MultiplyRows<Element>(
-        d, sm90::MatrixDescriptor(a.columns[half] + first * kColumns + column, 0),
-        sm90::MatrixDescriptor(b.columns[half] + column, 0), depth > 0);
+    const int half = depth / kColumns, bytes = 2 * (depth % kColumns);
+    sm90::MultiplyRows<Element>(d, sm90::Behind(rows, half * sizeof(a.columns[0]) + bytes),
+                                sm90::Behind(columns, half * sizeof(b.columns[0]) + bytes),
+                                depth > 0);
   }
   sm90::CommitProducts();
 }
@@ -75,11 +78,10 @@ __device__ __forceinline__ void Accumulate(float (&d)[kHeadDim / 2],
                                            const SharedRows<Element, kRows, kHeadDim>& b) {
   sm90::PinRegisters(d);
   sm90::FenceProducts();
+  const uint64_t rows = sm90::MatrixDescriptor(b.columns[0], sizeof(b.columns[0]));
 #pragma unroll
   for (int step = 0; step < kRows / 16; ++step) {
-    sm90::MultiplyAdd<Element>(
-        d, a[step],
-        sm90::MatrixDescriptor(b.columns[0] + 16 * step * kColumns, sizeof(b.columns[0])));
+    sm90::MultiplyAdd<Element>(d, a[step], sm90::Behind(rows, step * kBytesOf16Rows));
   }
   sm90::CommitProducts();
 }
@@ -92,11 +94,13 @@ __device__ __forceinline__ void MultiplyTransposed(float (&d)[kColumnsOfD / 2],
                                                    int first) {
   sm90::PinRegisters(d);
   sm90::FenceProducts();
-  const uint16_t* columns = b.columns[first / kColumns] + first % kColumns;
+  const uint64_t rows = sm90::MatrixDescriptor(a.columns[0], 0);
+  const uint64_t columns =
+      sm90::MatrixDescriptor(b.columns[first / kColumns] + first % kColumns, 0);
 #pragma unroll
-  for (int row = 0; row < kRows; row += 16) {
-    sm90::MultiplyColumns<Element>(d, sm90::MatrixDescriptor(a.columns[0] + row * kColumns, 0),
-                                   sm90::MatrixDescriptor(columns + row * kColumns, 0), row > 0);
+  for (int step = 0; step < kRows / 16; ++step) {
+    sm90::MultiplyColumns<Element>(d, sm90::Behind(rows, step * kBytesOf16Rows),
+                                   sm90::Behind(columns, step * kBytesOf16Rows), step > 0);
   }
   sm90::CommitProducts();
 }
