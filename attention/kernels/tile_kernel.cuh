@@ -37,7 +37,7 @@ template <typename K>
 constexpr int kThreadsOf = (K::kConsumers + 1) * sm90::kWarpGroup;
 
 // Dynamic shared memory from its first swizzle pattern on; kSharedSlack bytes more are asked for.
-// An offset from `raw`: a pointer that was an integer is no longer known to be of shared memory.
+// A pointer that was an integer would no longer be known to be of shared memory.
 constexpr int kSharedSlack = 1024;
 __device__ inline uint8_t* AlignShared(uint8_t* raw) {
   return raw + (-sm90::SharedAddress(raw) & (kSharedSlack - 1));
@@ -68,10 +68,7 @@ __device__ void ProduceTiles(const Arguments& arguments, typename K::Shared& sha
   for (Stage stage;; stage.Next()) {
     const int slot = stage.index();
     slots.pipeline.AwaitEmpty(stage);
-    unsigned taken = 0;
-    if (lane == 0) {
-      taken = atomicAdd(arguments.taken, 1);
-    }
+    unsigned taken = lane == 0 ? atomicAdd(arguments.taken, 1) : 0;
     taken = __shfl_sync(0xFFFFFFFF, taken, 0);
     const unsigned batch = taken / arguments.tile_count;
     if (batch >= arguments.batches) {
@@ -137,11 +134,11 @@ __global__ void __launch_bounds__(kThreadsOf<K>, 1)
   constexpr int kGiven = K::kConsumers == 2 ? 3 * 168 : 4 * 128;
   if (group == K::kConsumers) {
     sm90::ShrinkRegisters<kGiven - K::kConsumers * K::kConsumerRegisters>();
-    const int warp = threadIdx.x % sm90::kWarpGroup / 32, lane = threadIdx.x % 32;
-    if (warp == 0) {
-      ProduceTiles<K>(arguments, shared, lane);
+    const int helper = static_cast<int>(threadIdx.x % sm90::kWarpGroup / 32) - 1;
+    if (helper < 0) {
+      ProduceTiles<K>(arguments, shared, threadIdx.x % 32);
     } else {
-      Help<K, 0>(arguments, shared, warp - 1, lane);
+      Help<K, 0>(arguments, shared, helper, threadIdx.x % 32);
     }
   } else {
     sm90::GrowRegisters<K::kConsumerRegisters>();
