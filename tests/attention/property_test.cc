@@ -101,13 +101,14 @@ TEST(BlockSparseAttentionPropertyTest, EqualsTheDenseOracle) {
              {.max_tokens = 700, .head_dims = {5, 32, 64, 128}});
 }
 
-// However they round: of fp64 they round nothing. Where a gradient is nothing but what cancels,
-// they leave its rounding, which no error relative to zeros can say.
+// Where a gradient is nothing but what cancels models leave its rounding, which no error relative
+// to zeros can say.
 double ErrorOfModel(const at::Tensor& model, const at::Tensor& reference) {
   const bool nothing = reference.numel() > 0 && reference.eq(0).all().item<bool>();
   return nothing ? model.abs().max().item<double>() : RelativeError(model, reference);
 }
 
+// However they round: of fp64 they round nothing.
 TEST(SamePrecisionReferenceTest, OfDoublesIsTheOracle) {
   for (int i = 0; i < 30; ++i) {
     const uint64_t seed = g_flags.seed + i;
