@@ -6,11 +6,11 @@
 Cases: one-rank (128K tokens), ring-2, ring-4 (32K tokens over NCCL, undisturbed), ring-2-kill, ring-4-kill (a rank is
 killed -9 in the middle), ring-2-pause (paused and resumed in the middle), ring-2-masks (over a mask of blocks),
 ring-2-dropout (of attention, as slow as its products; fewer tokens). Losses of a disturbed case are compared with those of
-the undisturbed one, which are kept below --state for a later call; all else that a case has left there is removed when it is
-run again. Several workers share one GPU when there are
-fewer GPUs than ranks: NCCL then takes each process for a host of its own and talks over sockets, so that such cases prove
-the whole path but say nothing about speed. Prints one JSON object a case, complete as history.jsonl has it, and exits 1
-when one lacks steps, or was killed and has shown no recovery, or was not paused.
+the undisturbed one, which are kept below --state for a later call; all else that a case has left there is removed when it
+is run again. Several workers share one GPU when there are fewer GPUs than ranks: NCCL then takes each process for a host of
+its own and talks over sockets, so that such cases prove the whole path but say nothing about speed. Prints one JSON object a
+case, complete as history.jsonl has it, and exits 1 when one lacks steps, or was killed and has shown no recovery, or was not
+paused.
 """
 
 import argparse
@@ -108,13 +108,24 @@ def start_workers(cluster, count, gpus):
     cluster.wait_for_workers(count, seconds=120)
 
 
+def wait_for(cluster, name, what, condition):
+    """Until condition(status); RuntimeError when the job has ended without."""
+    def reached():
+        status = cluster.job(name)['status']
+        if condition(status):
+            return True
+        if status['state'] in ('SUCCEEDED', 'FAILED', 'CANCELLED'):
+            raise RuntimeError(f'{name} {status["state"]}: {status.get("state_reason", "")}')
+        return False
+    wait_until(reached, f'{name}: {what}', seconds=550, pause=0.2)
+
+
 def wait_for_step(cluster, name, step):
-    wait_until(lambda: int(cluster.job(name)['status'].get('progress', {}).get('step', 0)) >= step,
-               f'step {step}', seconds=500, pause=0.2)
+    wait_for(cluster, name, f'step {step}', lambda status: int(status.get('progress', {}).get('step', 0)) >= step)
 
 
-def wait_for_state(cluster, name, *states):
-    wait_until(lambda: cluster.job(name)['status']['state'] in states, f'{name} {" or ".join(states)}', seconds=550, pause=0.2)
+def wait_for_state(cluster, name, state):
+    wait_for(cluster, name, state, lambda status: status['state'] == state)
 
 
 def pause_and_resume(cluster, name, at_step):
@@ -213,14 +224,11 @@ def run_case(cluster, name, args):
             kill_one_rank(cluster, name, args.steps // 2)
         elif name.endswith('-pause'):
             paused = {'paused_after_step': pause_and_resume(cluster, name, args.steps // 2)}
-        wait_for_state(cluster, name, 'SUCCEEDED', 'FAILED', 'CANCELLED')
+        wait_for_state(cluster, name, 'SUCCEEDED')
     status, records = cluster.job(name)['status'], cluster.step_records(name)
-    if status['state'] != 'SUCCEEDED':
-        raise RuntimeError(f'{name} {status["state"]}: {status.get("state_reason", "")}')
     seconds = [float(record['seconds']) for step, record in records.items() if step > WARM_UP_STEPS]
     result = {'benchmark': 'gpu_training', 'case': name, 'preset': 'longnet-12x768', 'ring': case.ring,
-              'tokens': case.tokens,
-              'steps': len(records), 'gpu': nvidia_smi('gpu=name')[0], 'gpus': args.gpus,
+              'tokens': case.tokens, 'steps': len(records), 'gpu': nvidia_smi('gpu=name')[0], 'gpus': args.gpus,
               'tokens_per_second': round(case.tokens / statistics.median(seconds)),
               'seconds_per_step': round(statistics.median(seconds), 4), 'peak_gib': round(peak.mib / 1024, 1),
               'first_loss': float(records[1]['loss']), 'last_loss': float(records[max(records)]['loss']),
@@ -237,6 +245,8 @@ def main():
     parser.add_argument('--case', action='append', choices=CASES)
     parser.add_argument('--steps', type=int, default=200)
     args = parser.parse_args()
+    if not os.path.isfile(args.text):
+        parser.error(f'--text {args.text}: no such file')
     args.gpus = len(nvidia_smi('gpu=index'))
     commit = commit_of(args.bin)
     os.makedirs(args.state, exist_ok=True)
