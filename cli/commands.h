@@ -33,6 +33,7 @@ struct CommandContext {
 // Each adds its subcommands; the folder's files are the command list.
 // submit get list describe pause resume cancel delete estimate
 void AddJobCommands(CLI::App& app, CommandContext& context);
+void AddLabelCommand(CLI::App& app, CommandContext& context);        // label
 void AddWatchCommand(CLI::App& app, CommandContext& context);        // watch
 void AddRecordCommands(CLI::App& app, CommandContext& context);      // logs metrics
 void AddClusterCommands(CLI::App& app, CommandContext& context);     // workers

@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/job_file.h"
+#include "cli/job_table.h"
 #include "cli/output.h"
 
 namespace ringmaster::cli {
@@ -18,45 +19,6 @@ namespace {
 using v1::JobService;
 using v1::TrainingJob;
 using v1::TrainingJobStatus;
-
-std::vector<std::string> Row(const TrainingJob& job, absl::Time now) {
-  const auto& progress = job.status().progress();
-  const auto& parallel = job.spec().parallel();
-  return {ShortName(job.name()),
-          StateName(job),
-          absl::StrCat(progress.step(), "/", job.spec().steps()),
-          progress.step() > 0 ? absl::StrFormat("%.4f", progress.loss()) : "-",
-          progress.step() > 0 ? HumanCount(progress.tokens_per_second()) : "-",
-          parallel.replicas() > 1 ? absl::StrCat(parallel.ring_size(), "x", parallel.replicas())
-                                  : absl::StrCat(parallel.ring_size()),
-          absl::StrCat(job.status().generation()),
-          Age(job.create_time(), now)};
-}
-
-void PrintJobs(CommandContext& context, const std::vector<const TrainingJob*>& jobs, bool one) {
-  switch (context.options.output) {
-    case OutputFormat::kName:
-      for (const auto* job : jobs) {
-        *context.out << job->name() << "\n";
-      }
-      return;
-    case OutputFormat::kTable: {
-      std::vector<std::vector<std::string>> rows;
-      for (const auto* job : jobs) {
-        rows.push_back(Row(*job, absl::Now()));
-      }
-      PrintTable(*context.out,
-                 {"NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "RING", "GENERATION", "AGE"}, rows);
-      return;
-    }
-    default:
-      if (one) {
-        PrintMessage(*context.out, *jobs.front(), context.options.output);
-      } else {
-        PrintMessages(*context.out, {jobs.begin(), jobs.end()}, context.options.output);
-      }
-  }
-}
 
 struct SubmitOptions {
   std::string file;

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "coordinator/core/labels.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/spec.h"
@@ -32,30 +32,8 @@ constexpr absl::string_view kKept[] = {
 // Nor, of a mask that is drawn: another seed, or blocks of another size, draw another one.
 constexpr absl::string_view kKeptOfDrawn[] = {"attention.block_sparse.seed:",
                                               "attention.block_sparse.block_size:"};
-constexpr int kLabelsMax = 64;
-constexpr size_t kLabelMax = 63;
 // Of the uid, in the default directory.
 constexpr size_t kUidDigits = 8;
-
-bool IsLabel(const std::string& text) {
-  return text.size() <= kLabelMax && std::all_of(text.begin(), text.end(), [](char c) {
-           return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '_' || c == '-';
-         });
-}
-
-void CheckLabels(const v1::TrainingJob& job, Violations* v) {
-  if (job.labels_size() > kLabelsMax) {
-    v->Field("labels", absl::StrFormat("has %d entries; at most %d are allowed", job.labels_size(),
-                                       kLabelsMax));
-  }
-  for (const auto& [key, value] : job.labels()) {
-    if (key.empty() || !IsLabel(key) || !IsLabel(value)) {
-      v->Field("labels",
-               absl::StrFormat("'%s: %s' must be at most 63 characters of [a-z0-9_-] each",
-                               key.substr(0, kLabelMax), value.substr(0, kLabelMax)));
-    }
-  }
-}
 
 // A field's value as text; of a message, in one line.
 std::string ValueText(const Message& message, const FieldDescriptor& field) {
@@ -186,7 +164,7 @@ absl::StatusOr<store::JobRecord> Admit(
   *job->mutable_spec() = request.training_job().spec();
   job->mutable_status()->set_state(v1::TrainingJobStatus::QUEUED);
   violations.UsePrefix("training_job");
-  CheckLabels(*job, &violations);
+  CheckLabels(job->labels(), &violations);
   if (!request.has_training_job() || !request.training_job().has_spec()) {
     violations.Field("spec", "is required");
     return violations.ToStatus();

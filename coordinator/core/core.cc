@@ -39,6 +39,7 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
     R operator()(const v1::GetTrainingJobRequest& r) { return Response(GetJob(state, r)); }
     R operator()(const v1::ListTrainingJobsRequest& r) { return Response(ListJobs(state, r)); }
     R operator()(const v1::CancelTrainingJobRequest& r) { return Response(CancelJob(state, r)); }
+    R operator()(const v1::UpdateTrainingJobRequest& r) { return Response(UpdateJob(state, r)); }
     R operator()(const v1::PauseTrainingJobRequest& r) { return Response(PauseJob(state, r)); }
     R operator()(const v1::ResumeTrainingJobRequest& r) { return Response(ResumeJob(state, r)); }
     R operator()(const v1::DeleteTrainingJobRequest& r) { return Response(DeleteJob(state, r)); }

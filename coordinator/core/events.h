@@ -44,9 +44,10 @@ struct StoredState {
 using ApiMessage =
     std::variant<v1::CreateTrainingJobRequest, v1::GetTrainingJobRequest,
                  v1::ListTrainingJobsRequest, v1::CancelTrainingJobRequest,
-                 v1::PauseTrainingJobRequest, v1::ResumeTrainingJobRequest,
-                 v1::DeleteTrainingJobRequest, v1::ListWorkersRequest, v1::GetWorkerRequest,
-                 v1::ListCheckpointsRequest, v1::GetCheckpointRequest, v1::ImportCheckpointRequest>;
+                 v1::UpdateTrainingJobRequest, v1::PauseTrainingJobRequest,
+                 v1::ResumeTrainingJobRequest, v1::DeleteTrainingJobRequest, v1::ListWorkersRequest,
+                 v1::GetWorkerRequest, v1::ListCheckpointsRequest, v1::GetCheckpointRequest,
+                 v1::ImportCheckpointRequest>;
 
 // A manifest.json that the shell has read because a request names it: ImportCheckpoint.directory,
 // TrainingJobSpec.init_from or resume_from (a directory or the file itself). File sizes were

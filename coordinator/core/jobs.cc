@@ -11,6 +11,7 @@
 #include "coordinator/core/admission.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/journal.h"
+#include "coordinator/core/labels.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/pages.h"
@@ -26,8 +27,9 @@ namespace {
 
 using S = v1::TrainingJobStatus;
 
-absl::StatusOr<Job*> Find(State& state, const std::string& name) {
-  RETURN_IF_ERROR(ParseJobName("name", name).status());
+// `field` is where the request names it.
+absl::StatusOr<Job*> Find(State& state, const std::string& name, const char* field = "name") {
+  RETURN_IF_ERROR(ParseJobName(field, name).status());
   Job* job = state.FindJob(name);
   if (job == nullptr) return NotFound("training job", name);
   return job;
@@ -89,20 +91,27 @@ absl::Status CheckGoesOn(const Job& job) {
       absl::StrCat(job.name(), ends ? " is being cancelled" : " has ended already"));
 }
 
-// A request that changes the job it names. `change` says whether it is remembered by its id.
+// The job that a request is about.
+struct Target {
+  const std::string& name;
+  const std::string& etag;
+  const char* field = "name";
+};
+
+// A request that changes a job. `change` says whether it is remembered by its id.
 template <typename Request, typename Change>
 absl::StatusOr<v1::TrainingJob> ChangeJob(State& state, const char* method, const Request& request,
-                                          const Change& change) {
+                                          const Target& target, const Change& change) {
   if (!request.request_id().empty() && !IsUuid(request.request_id())) {
     return InvalidField("request_id", absl::StrCat("'", request.request_id(), "' is not a UUID"));
   }
-  ASSIGN_OR_RETURN(Job * job, Find(state, request.name()));
+  ASSIGN_OR_RETURN(Job * job, Find(state, target.name, target.field));
   ASSIGN_OR_RETURN(const auto* earlier, EarlierRequest(state, request.request_id(), request));
   if (earlier != nullptr) {
     ASSIGN_OR_RETURN(job, JobOf(state, *earlier));
     return job->record.job();
   }
-  RETURN_IF_ERROR(CheckEtag(*job, request.etag()));
+  RETURN_IF_ERROR(CheckEtag(*job, target.etag));
   ASSIGN_OR_RETURN(const bool remember, change(*job));
   if (remember) RememberRequest(state, request.request_id(), method, request, *job);
   return job->record.job();
@@ -162,40 +171,57 @@ absl::StatusOr<v1::TrainingJob> GetJob(State& state, const v1::GetTrainingJobReq
 
 absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
                                           const v1::CancelTrainingJobRequest& request) {
-  return ChangeJob(state, "CancelTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
-    const JobState current = job.status().state();
-    if (IsTerminal(current) || current == S::CANCELLING) return false;
-    RETURN_IF_ERROR(RefusalOfChange(state));
-    if (current == S::QUEUED || current == S::PAUSED) {
-      SetState(state, job, S::CANCELLING, "a user asked for it");
-      FinishCancel(state, job);
-    } else {
-      BeginCancel(state, job);
-    }
+  return ChangeJob(state, "CancelTrainingJob", request, {request.name(), request.etag()},
+                   [&](Job& job) -> absl::StatusOr<bool> {
+                     const JobState current = job.status().state();
+                     if (IsTerminal(current) || current == S::CANCELLING) return false;
+                     RETURN_IF_ERROR(RefusalOfChange(state));
+                     if (current == S::QUEUED || current == S::PAUSED) {
+                       SetState(state, job, S::CANCELLING, "a user asked for it");
+                       FinishCancel(state, job);
+                     } else {
+                       BeginCancel(state, job);
+                     }
+                     return true;
+                   });
+}
+
+absl::StatusOr<v1::TrainingJob> UpdateJob(State& state,
+                                          const v1::UpdateTrainingJobRequest& request) {
+  const v1::TrainingJob& update = request.training_job();
+  const auto change = [&](Job& job) -> absl::StatusOr<bool> {
+    RETURN_IF_ERROR(Refusal(state));
+    RETURN_IF_ERROR(UpdateLabels(update, request.update_mask(), job.record.mutable_job()));
+    SetEtag(job);
+    Store(state, job);
     return true;
-  });
+  };
+  return ChangeJob(state, "UpdateTrainingJob", request,
+                   {update.name(), update.etag(), "training_job.name"}, change);
 }
 
 absl::StatusOr<v1::TrainingJob> PauseJob(State& state, const v1::PauseTrainingJobRequest& request) {
-  return ChangeJob(state, "PauseTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
-    RETURN_IF_ERROR(CheckGoesOn(job));
-    // A ring that has finished would wait until there is room for its checkpoint.
-    RETURN_IF_ERROR(Refusal(state));
-    if (!job.status().pause_requested()) RequestPause(state, job);
-    return true;
-  });
+  return ChangeJob(state, "PauseTrainingJob", request, {request.name(), request.etag()},
+                   [&](Job& job) -> absl::StatusOr<bool> {
+                     RETURN_IF_ERROR(CheckGoesOn(job));
+                     // A ring that has finished would wait until there is room for its checkpoint.
+                     RETURN_IF_ERROR(Refusal(state));
+                     if (!job.status().pause_requested()) RequestPause(state, job);
+                     return true;
+                   });
 }
 
 absl::StatusOr<v1::TrainingJob> ResumeJob(State& state,
                                           const v1::ResumeTrainingJobRequest& request) {
-  return ChangeJob(state, "ResumeTrainingJob", request, [&](Job& job) -> absl::StatusOr<bool> {
-    RETURN_IF_ERROR(CheckGoesOn(job));
-    RETURN_IF_ERROR(RefusalOfChange(state));
-    if (job.status().pause_requested()) RequestResume(state, job);
-    // So that the reply says what the job waits for, if it waits.
-    RunPlacer(state);
-    return true;
-  });
+  return ChangeJob(state, "ResumeTrainingJob", request, {request.name(), request.etag()},
+                   [&](Job& job) -> absl::StatusOr<bool> {
+                     RETURN_IF_ERROR(CheckGoesOn(job));
+                     RETURN_IF_ERROR(RefusalOfChange(state));
+                     if (job.status().pause_requested()) RequestResume(state, job);
+                     // So that the reply says what the job waits for, if it waits.
+                     RunPlacer(state);
+                     return true;
+                   });
 }
 
 absl::StatusOr<google::protobuf::Empty> DeleteJob(State& state,

@@ -14,6 +14,8 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
 absl::StatusOr<v1::TrainingJob> GetJob(State& state, const v1::GetTrainingJobRequest& request);
 absl::StatusOr<v1::TrainingJob> CancelJob(State& state,
                                           const v1::CancelTrainingJobRequest& request);
+absl::StatusOr<v1::TrainingJob> UpdateJob(State& state,
+                                          const v1::UpdateTrainingJobRequest& request);
 absl::StatusOr<v1::TrainingJob> PauseJob(State& state, const v1::PauseTrainingJobRequest& request);
 absl::StatusOr<v1::TrainingJob> ResumeJob(State& state,
                                           const v1::ResumeTrainingJobRequest& request);

@@ -105,6 +105,12 @@ grpc::ServerUnaryReactor* JobService::CancelTrainingJob(grpc::CallbackServerCont
   return AskCore(services_, Of("CancelTrainingJob"), context, *request, response);
 }
 
+grpc::ServerUnaryReactor* JobService::UpdateTrainingJob(grpc::CallbackServerContext* context,
+                                                        const v1::UpdateTrainingJobRequest* request,
+                                                        v1::TrainingJob* response) {
+  return AskCore(services_, Of("UpdateTrainingJob"), context, *request, response);
+}
+
 grpc::ServerUnaryReactor* JobService::PauseTrainingJob(grpc::CallbackServerContext* context,
                                                        const v1::PauseTrainingJobRequest* request,
                                                        v1::TrainingJob* response) {

@@ -25,6 +25,9 @@ class JobService : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* CancelTrainingJob(grpc::CallbackServerContext* context,
                                               const v1::CancelTrainingJobRequest* request,
                                               v1::TrainingJob* response) override;
+  grpc::ServerUnaryReactor* UpdateTrainingJob(grpc::CallbackServerContext* context,
+                                              const v1::UpdateTrainingJobRequest* request,
+                                              v1::TrainingJob* response) override;
   grpc::ServerUnaryReactor* PauseTrainingJob(grpc::CallbackServerContext* context,
                                              const v1::PauseTrainingJobRequest* request,
                                              v1::TrainingJob* response) override;

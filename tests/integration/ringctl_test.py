@@ -72,6 +72,16 @@ class RingctlTest(harness.ClusterTest):
         self.expect(2, "filter: at character 1: a job has no field 'stat'", 'list', '--filter', 'stat = QUEUED')
         self.expect(2, "order_by: 'name up' is not", 'list', '--order-by', 'name up')
 
+    def test_labels_are_set_and_removed(self):
+        self.cluster.ringctl('submit', self.job_file(), '--set', 'name=labelled', '--set', 'labels.team=vision')
+        self.cluster.ringctl('label', 'labelled', 'tier=gold', 'team-')
+        self.assertEqual(self.cluster.job('labelled')['labels'], {'tier': 'gold'})
+        found = self.cluster.ringctl('list', '-o', 'name', '--filter', 'labels.tier = gold').split()
+        self.assertEqual(len(found), 1, found)
+        self.expect(2, 'neither', 'label', 'labelled', 'tier')
+        self.expect(2, 'training_job.labels', 'label', 'labelled', 'Tier=1')
+        self.cluster.ringctl('cancel', 'labelled')
+
     def test_describe_has_the_formats_of_get(self):
         self.cluster.ringctl('submit', self.job_file(), '--set', 'name=described')
         self.assertIn('Waiting:', self.cluster.ringctl('describe', 'described'))

@@ -49,6 +49,15 @@ class RefusalsTest : public ServerTest {
       return Call(&v1::JobService::Stub::ListTrainingJobs, jobs_, request, &reply);
     };
   }
+  std::function<absl::Status()> Update(const std::string& id, const std::string& path) {
+    return [this, id, path] {
+      v1::UpdateTrainingJobRequest request;
+      request.mutable_training_job()->set_name(Name(id));
+      request.mutable_update_mask()->add_paths(path);
+      v1::TrainingJob reply;
+      return Call(&v1::JobService::Stub::UpdateTrainingJob, jobs_, request, &reply);
+    };
+  }
   std::string PageTokenOfAnotherRequest() {
     v1::ListTrainingJobsRequest request;
     request.set_page_size(1);
@@ -179,6 +188,11 @@ TEST_F(RefusalsTest, BadRequests) {
        [this] { return Cancel("none").status(); }},
       {"cancel with an old etag", Code::kAborted, "ETAG_MISMATCH", "",
        [this] { return Cancel("taken", "\"0\"").status(); }},
+      {"update nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "", Update("none", "labels")},
+      {"update a bad name", Code::kInvalidArgument, kField, "training_job.name",
+       Update("a/b", "labels")},
+      {"update a spec", Code::kInvalidArgument, kField, "update_mask",
+       Update("taken", "spec.steps")},
       {"pause nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
        [this] { return Change(&v1::JobService::Stub::PauseTrainingJob, "none").status(); }},
       {"resume nothing", Code::kNotFound, "RESOURCE_NOT_FOUND", "",

@@ -1,0 +1,120 @@
+#include "coordinator/core/labels.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "proto/rpc_status.h"
+#include "tests/coordinator/core/core_driver.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+using Texts = std::map<std::string, std::string>;
+
+struct Row {
+  const char* name;
+  std::vector<std::string> mask;
+  Texts update;
+  // The labels afterwards; before, they are a=1 and b=2.
+  Texts after;
+  // Where and why it is refused.
+  const char* field = "";
+  const char* why = "";
+};
+
+TEST(LabelsTest, WhatTheMaskNamesIsChanged) {
+  const Texts before = {{"a", "1"}, {"b", "2"}};
+  const std::string longest(63, 'x');
+  const std::vector<Row> rows = {
+      {"nothing", {}, {}, before},
+      {"without a mask all", {}, {{"c", "3"}}, {{"c", "3"}}},
+      {"all", {"labels"}, {{"c", "3"}}, {{"c", "3"}}},
+      {"star", {"*"}, {{"c", "3"}}, {{"c", "3"}}},
+      {"all gone", {"labels"}, {}, {}},
+      {"one new", {"labels.c"}, {{"c", "3"}}, {{"a", "1"}, {"b", "2"}, {"c", "3"}}},
+      {"one other", {"labels.a"}, {{"a", "9"}, {"b", "9"}}, {{"a", "9"}, {"b", "2"}}},
+      {"one gone", {"labels.a"}, {{"b", "9"}}, {{"b", "2"}}},
+      {"two", {"labels.a", "labels.b"}, {{"b", ""}}, {{"b", ""}}},
+      {"as long as may be", {"labels"}, {{longest, longest}}, {{longest, longest}}},
+      {"no word", {"labels.A"}, {{"A", "1"}}, before, "training_job.labels", "[a-z0-9_-]"},
+      {"no key", {"labels."}, {{"", "1"}}, before, "training_job.labels", "[a-z0-9_-]"},
+      {"too long", {"labels"}, {{longest + "x", ""}}, before, "training_job.labels", "63"},
+      {"not to be changed", {"spec.steps"}, {}, before, "update_mask", "cannot be changed"},
+      {"nor this", {"name"}, {}, before, "update_mask", "cannot be changed"},
+      {"not there", {"label"}, {}, before, "update_mask", "names nothing"},
+      {"one bad path of two", {"labels.c", "x"}, {{"c", "3"}}, before, "update_mask", "'x'"},
+  };
+  for (const Row& row : rows) {
+    v1::TrainingJob job, update;
+    job.mutable_labels()->insert(before.begin(), before.end());
+    update.mutable_labels()->insert(row.update.begin(), row.update.end());
+    google::protobuf::FieldMask mask;
+    for (const std::string& path : row.mask) mask.add_paths(path);
+    const absl::Status status = UpdateLabels(update, mask, &job);
+    EXPECT_EQ(Texts(job.labels().begin(), job.labels().end()), row.after) << row.name;
+    EXPECT_EQ(status.ok(), std::string(row.field).empty()) << row.name << ": " << status;
+    if (status.ok()) continue;
+    ASSERT_EQ(Details(status).fields.size(), 1) << row.name;
+    EXPECT_EQ(Details(status).fields[0].field, row.field) << row.name;
+    EXPECT_THAT(Details(status).fields[0].description, HasSubstr(row.why)) << row.name;
+  }
+}
+
+TEST(LabelsTest, NoMoreThanSixtyFour) {
+  v1::TrainingJob job, update;
+  google::protobuf::FieldMask mask;
+  mask.add_paths("labels.one-more");
+  for (int i = 0; i < 64; ++i) (*job.mutable_labels())[absl::StrCat("l", i)] = "";
+  (*update.mutable_labels())["one-more"] = "";
+  EXPECT_FALSE(UpdateLabels(update, mask, &job).ok());
+  job.mutable_labels()->erase("l0");
+  EXPECT_TRUE(UpdateLabels(update, mask, &job).ok());
+}
+
+TEST(UpdateTest, AJobSentBackWholeIsTaken) {
+  CoreDriver d;
+  d.Create("job-a");
+  v1::UpdateTrainingJobRequest request;
+  *request.mutable_training_job() = d.Job("job-a");
+  const std::string before = d.Job("job-a").etag();
+  (*request.mutable_training_job()->mutable_labels())["team"] = "vision";
+  const auto updated = d.Call<v1::TrainingJob>(request);
+  ASSERT_TRUE(updated.ok()) << updated.status();
+  EXPECT_EQ(updated->labels().at("team"), "vision");
+  EXPECT_NE(updated->etag(), before);
+  EXPECT_EQ(d.Call<v1::TrainingJob>(request).status().code(), absl::StatusCode::kAborted)
+      << "its etag is another by now";
+  request.mutable_training_job()->clear_etag();
+  request.mutable_training_job()->mutable_spec()->set_steps(11);
+  const absl::Status status = d.Call<v1::TrainingJob>(request).status();
+  ASSERT_EQ(Details(status).fields.size(), 1) << status;
+  EXPECT_EQ(Details(status).fields[0].field, "training_job.spec");
+  // It survives.
+  d.Start();
+  EXPECT_EQ(d.Job("job-a").labels().at("team"), "vision");
+}
+
+TEST(UpdateTest, ChangesNothingOfARunningRing) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Heard("a");
+  v1::UpdateTrainingJobRequest request;
+  request.mutable_training_job()->set_name(d.Job("job-a").name());
+  (*request.mutable_training_job()->mutable_labels())["team"] = "vision";
+  request.set_request_id("6a7d5f10-3c3c-4b3e-9a53-2f6e0f1f7a03");
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  EXPECT_EQ(d.Heard("a"), "");
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  const std::string etag = d.Job("job-a").etag();
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  EXPECT_EQ(d.Job("job-a").etag(), etag) << "the same request, told again";
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
