@@ -143,6 +143,13 @@ void PrintDescription(std::ostream& out, const TrainingJob& job) {
     out << "Exchange:    " << HumanBytes(progress.exchanged_bytes_per_step())
         << " a step (planned: " << HumanBytes(progress.planned_bytes_per_step()) << ")\n";
   }
+  if (status.has_run_duration()) {
+    out << "Ran for:     " << HumanDuration(FromProto(status.run_duration()));
+    if (job.spec().has_max_runtime()) {
+      out << " of at most " << absl::FormatDuration(FromProto(job.spec().max_runtime()));
+    }
+    out << "\n";
+  }
   out << "Generation:  " << status.generation() << "\n";
   if (!status.last_checkpoint().empty()) out << "Checkpoint:  " << status.last_checkpoint() << "\n";
   for (const std::string& change : status.resume_overrides()) {

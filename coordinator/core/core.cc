@@ -11,6 +11,7 @@
 #include "coordinator/core/jobs.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/pause.h"
 #include "coordinator/core/placer.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/reports.h"
@@ -74,6 +75,8 @@ void ForgiveLateness(State& state, absl::Time now) {
     worker.last_contact += late;
     worker.detached += late;
   }
+  // Nor does a job answer for it.
+  for (const auto& [age, job] : state.unfinished) job->run_counted += late;
   absl::Time earliest = absl::InfinitePast();
   if (now >= state.waited + 2 * state.options.lease_ttl) {
     state.waited = now;
@@ -114,6 +117,9 @@ void OnTimer(State& state, const Timers::Key& timer) {
       return;
     case TimerKind::kForgive:
       if (job != nullptr) OnForgiveTimer(state, *job);
+      return;
+    case TimerKind::kRunClock:
+      if (job != nullptr) OnRunClock(state, *job);
       return;
     case TimerKind::kForgetRequest:
       if (state.store_full) {

@@ -146,10 +146,9 @@ void StartIfReady(State& state, Job& job) {
   SetAsideAfter(state, job, job.plan);
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
+  const std::string stops = ReasonToStop(job);
   SetState(state, job,
-           job.status().pause_requested() ? v1::TrainingJobStatus::PAUSING
-                                          : v1::TrainingJobStatus::RUNNING,
-           "");
+           stops.empty() ? v1::TrainingJobStatus::RUNNING : v1::TrainingJobStatus::PAUSING, stops);
   TellAll(state, job, TellStart);
   TellGarbage(state, job);
 }

@@ -68,6 +68,8 @@ struct Job {
   int64_t unreadable_in = 0;
   // By worker: whom the placer passes over for this job, and until when. See blame.h.
   std::map<std::string, Unfit> unfit;
+  // Until when status.run_duration is counted, of a job that is RUNNING.
+  absl::Time run_counted;
   absl::Time progress_stored = absl::InfinitePast();
 
   const std::string& name() const { return record.job().name(); }

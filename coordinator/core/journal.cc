@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
@@ -59,12 +60,15 @@ Output TakeOutput(State& state) {
       Erase(state, Table::kJobs, name);
     } else {
       job->progress_stored = state.now;
+      CountRunTime(state, *job);
       Put(state, Table::kJobs, name, job->record);
     }
   }
   for (const std::string& name : std::exchange(state.jobs_to_show, {})) {
+    Job* job = state.FindJob(name);
+    if (job != nullptr) CountRunTime(state, *job);
     state.out.changes.push_back({.name = name,
-                                 .deleted = state.FindJob(name) == nullptr,
+                                 .deleted = job == nullptr,
                                  .resource_version = (state.epoch << 32) + ++state.changes});
   }
   return std::exchange(state.out, {});

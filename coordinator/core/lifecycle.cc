@@ -7,6 +7,7 @@
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/journal.h"
+#include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 #include "proto/rpc_status.h"
 
@@ -99,6 +100,7 @@ void SetState(State& state, Job& job, JobState to, const std::string& reason) {
   }
   assert(IsLegal(from, to));
   if (!IsLegal(from, to)) return;
+  if (from == S::RUNNING) StopRunClock(state, job);
   v1::TrainingJobStatus* status = job.mutable_status();
   status->set_state(to);
   status->set_state_reason(reason);
@@ -112,6 +114,7 @@ void SetState(State& state, Job& job, JobState to, const std::string& reason) {
     *proto->mutable_resume_time() = ToProto(state.now);
   }
   if (to == S::CANCELLING || IsTerminal(to)) status->clear_pause_requested();
+  if (to == S::RUNNING) StartRunClock(state, job);
   SetEtag(job);
   Index(state, job);
   Store(state, job);

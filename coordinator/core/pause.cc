@@ -4,10 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/recovery.h"
+#include "coordinator/core/run_clock.h"
+#include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -16,7 +19,47 @@ using S = v1::TrainingJobStatus;
 
 constexpr char kAsked[] = "a user asked for it";
 
+std::string OverTime(const Job& job) {
+  return absl::StrFormat("its max_runtime of %s is over",
+                         absl::FormatDuration(FromProto(job.spec().max_runtime())));
+}
+
+void FinishRing(State& state, Job& job) {
+  SetState(state, job, S::PAUSING, ReasonToStop(job));
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    const Worker* worker = state.Member(job, rank);
+    if (worker != nullptr) TellFinish(state, job, rank, *worker);
+  }
+}
+
+// `mishap` is why not all steps are in a checkpoint; empty when they are.
+void EndOverTime(State& state, Job& job, const std::string& mishap) {
+  const std::string& last = job.status().last_checkpoint();
+  Fail(state, job, v1::MAX_RUNTIME_REACHED,
+       absl::StrFormat("%s after step %d of %d; the newest checkpoint is %s%s%s", OverTime(job),
+                       job.status().progress().step(), job.spec().steps(),
+                       last.empty() ? "none" : last, mishap.empty() ? "" : "; ", mishap));
+}
+
 }  // namespace
+
+std::string ReasonToStop(const Job& job) {
+  if (IsOverTime(job)) return OverTime(job);
+  return job.status().pause_requested() ? kAsked : "";
+}
+
+void OnRunClock(State& state, Job& job) {
+  if (state.store_full) {
+    // A ring that has finished would wait until there is room for its checkpoint.
+    state.timers.Set(TimerKind::kRunClock, job.name(),
+                     state.now + state.options.progress_store_interval);
+    return;
+  }
+  CountRunTime(state, job);
+  if (IsOverTime(job)) return FinishRing(state, job);
+  StoreProgress(state, job);
+  WindRunClock(state, job);
+}
 
 void TellFinish(State& state, const Job& job, int rank, const Worker& worker) {
   v1::Directive directive;
@@ -30,12 +73,7 @@ void RequestPause(State& state, Job& job) {
     case S::QUEUED:
       return SetState(state, job, S::PAUSED, kAsked);
     case S::RUNNING:
-      SetState(state, job, S::PAUSING, kAsked);
-      for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
-        const Worker* worker = state.Member(job, rank);
-        if (worker != nullptr) TellFinish(state, job, rank, *worker);
-      }
-      return;
+      return FinishRing(state, job);
     default:
       // Members may hold steps that no checkpoint has: first the ring must stand.
       SetEtag(job);
@@ -63,7 +101,11 @@ bool LeaveIfSaved(State& state, Job& job) {
     if (!rank.finished || !IsCommitted(state, job, rank.held.step())) continue;
     // What rank 0 told of it may have been lost with the store's last words.
     job.SetStep(rank.held.step());
-    LeaveRing(state, job, job.status().pause_requested() ? kAsked : "resumed while it paused");
+    if (IsOverTime(job)) {
+      EndOverTime(state, job, "");
+    } else {
+      LeaveRing(state, job, job.status().pause_requested() ? kAsked : "resumed while it paused");
+    }
     return true;
   }
   return false;
@@ -73,6 +115,10 @@ void CompletePause(State& state, Job& job) {
   if (LeaveIfSaved(state, job)) return;
   for (const RankState& rank : job.ranks) {
     if (rank.checkpoint_error.empty()) continue;
+    if (IsOverTime(job)) {
+      return EndOverTime(state, job,
+                         absl::StrCat("another one could not be written: ", rank.checkpoint_error));
+    }
     // Trying again would take a step each time, until the disk is mended.
     job.mutable_status()->clear_pause_requested();
     GiveUpRing(state, job,
@@ -90,6 +136,7 @@ void CompletePause(State& state, Job& job) {
 }
 
 void LeaveRing(State& state, Job& job, const std::string& reason) {
+  if (IsOverTime(job)) return EndOverTime(state, job, reason);
   const bool pauses = job.status().pause_requested();
   ReleaseMembers(state, job, pauses ? "the job is paused" : "the job went back to the queue");
   job.record.set_stage(store::RING_STAGE_NONE);

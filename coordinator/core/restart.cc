@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 #include "coordinator/core/workers.h"
 
@@ -52,6 +53,7 @@ void Adopt(State& state, Job& job) {
   if (!has_ring) return;
   job.adopting = job.record.stage() == store::RING_STAGE_FORMING;
   job.last_step = state.now;
+  if (job.status().state() == v1::TrainingJobStatus::RUNNING) StartRunClock(state, job);
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) AddUnseenWorker(state, job, rank);
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
     state.timers.Set(TimerKind::kStage, job.name(),

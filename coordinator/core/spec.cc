@@ -220,6 +220,7 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
   } else {
     Within("steps", spec->steps(), 1, kStepsMax, v);
   }
+  if (spec->has_max_runtime()) PositiveDuration("max_runtime", spec->max_runtime(), v);
   Real("dropout", spec->dropout(), 0, 1, false, v);
   Real("attention.dropout", spec->attention().dropout(), 0, 1, false, v);
   ResolveOptimizer(spec->mutable_optimizer(), v);

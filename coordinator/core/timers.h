@@ -22,6 +22,7 @@ enum class TimerKind {
   kRejoin,
   kRetry,
   kForgive,
+  kRunClock,
   // Subject: a request id.
   kForgetRequest,
 };

@@ -2,6 +2,7 @@
 """Jobs that are paused and go on, with real processes: no step is lost, and every loss is the undisturbed run's, bit for
 bit."""
 
+import glob
 import os
 import signal
 
@@ -77,6 +78,20 @@ class PauseTest(harness.ClusterTest):
         job = self.wait_for_state('bereaved', 'PAUSED')
         self.cluster.ringctl('resume', 'bereaved')
         self.check('bereaved', int(job['status']['generation']) + 1, len(job['status'].get('episodes', [])))
+
+    def test_its_time_is_over(self):
+        self.submit('limited', STEPS, ('checkpoint.interval_steps=-1', 'max_runtime=300ms'))
+        job = self.wait_for_end('limited', 'FAILED')
+        status = job['status']
+        self.assertEqual(status['failure_class'], 'MAX_RUNTIME_REACHED')
+        step = int(status['progress']['step'])
+        self.assertTrue(status['last_checkpoint'].endswith(f'/step-{step}'), status)
+        self.assertIn(status['last_checkpoint'], status['state_reason'])
+        self.assertIn('of at most 300ms', self.cluster.ringctl('describe', 'limited'))
+        (directory,) = glob.glob(os.path.join(job['spec']['directory'], 'checkpoints', 'step-*'))
+        self.submit('unlimited', STEPS, (f'resume_from={directory}',))
+        self.wait_for_end('unlimited')
+        self.assertEqual({**self.losses('limited'), **self.losses('unlimited')}, self.expected)
 
     def test_a_pause_that_is_withdrawn(self):
         self.start('undecided')

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/times.h"
 
 namespace ringmaster::simulation {
 namespace {
@@ -40,19 +41,31 @@ store::JobRecord ParseJob(const std::string& value) {
   return record;
 }
 
+// A ring is not stopped while its checkpoint has no room; and a little.
+constexpr absl::Duration kLongestFullDisk = absl::Seconds(6);
+
+absl::Duration TimeLeft(const v1::TrainingJob& job) {
+  if (!job.spec().has_max_runtime()) return absl::InfiniteDuration();
+  return coordinator::FromProto(job.spec().max_runtime()) -
+         coordinator::FromProto(job.status().run_duration());
+}
+
 }  // namespace
 
 // Every step that its ring had agreed on is in a checkpoint, unless its budget was spent.
 void Invariants::CheckPaused(const store::JobRecord& record, const Rows& rows, const Truth& truth) {
   const v1::TrainingJobStatus& status = record.job().status();
-  if (absl::StrContains(status.state_reason(), "episodes_max (3)")) return;
+  if (absl::StrContains(status.state_reason(), "episodes_max (3)") ||
+      absl::StrContains(status.state_reason(), "could not be written")) {
+    return;
+  }
   const auto row = rows.find({static_cast<int>(Table::kCheckpoints), status.last_checkpoint()});
   store::CheckpointRecord newest;
   if (row != rows.end()) newest.ParseFromString(row->second);
   const int64_t agreed = truth.agreed_step(record.job().uid(), status.generation());
   if (newest.checkpoint().generation() != status.generation() ||
       newest.checkpoint().step() != agreed || status.progress().step() != agreed) {
-    Violated(absl::StrFormat("%s: paused after step %d of generation %d with checkpoint '%s'",
+    Violated(absl::StrFormat("%s: stopped after step %d of generation %d with checkpoint '%s'",
                              record.job().name(), agreed, status.generation(),
                              status.last_checkpoint()));
   }
@@ -80,7 +93,8 @@ void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows, cons
   }
   const bool paused = known != seen_.end() &&
                       known->second.state == v1::TrainingJobStatus::PAUSING &&
-                      job.status().state() == v1::TrainingJobStatus::PAUSED;
+                      (job.status().state() == v1::TrainingJobStatus::PAUSED ||
+                       job.status().failure_class() == v1::MAX_RUNTIME_REACHED);
   if (paused) CheckPaused(record, rows, truth);
   const bool fails = job.status().state() == v1::TrainingJobStatus::FAILED &&
                      (known == seen_.end() || known->second.state != job.status().state());
@@ -227,6 +241,8 @@ bool Invariants::IsAskedFor(const store::JobRecord& record) const {
              FaultsOf(record, v1::Fault::CHECKPOINT_ERROR) >= std::clamp(budget - 1, 1, 8);
     case v1::BUDGET_EXHAUSTED:
       return budget < 100;
+    case v1::MAX_RUNTIME_REACHED:
+      return TimeLeft(record.job()) <= absl::ZeroDuration();
     default:
       return false;
   }
@@ -250,6 +266,9 @@ void Invariants::CheckMemory(const coordinator::Core& core) {
         Violated(absl::StrFormat("%s: two jobs at position %d", job->name(),
                                  status.pending_reason().queue_position()));
       }
+    }
+    if (status.state() == v1::TrainingJobStatus::RUNNING && TimeLeft(*job) < -kLongestFullDisk) {
+      Violated(absl::StrCat(job->name(), ": runs on when its time is over"));
     }
     int64_t lost = 0;
     for (const v1::RecoveryEpisode& episode : status.episodes()) lost += episode.lost_steps();

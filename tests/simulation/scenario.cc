@@ -38,6 +38,7 @@ void Simulation::PlanUsers() {
     spec->mutable_recovery()->mutable_rejoin_timeout()->set_seconds(scheduler_.Int(2, 20));
     spec->mutable_recovery()->mutable_abort_deadline()->set_seconds(1);
     if (scheduler_.Chance(0.1)) spec->mutable_recovery()->set_episodes_max(3);
+    if (scheduler_.Chance(0.2)) spec->mutable_max_runtime()->set_seconds(scheduler_.Int(1, 30));
     scheduler_.After(scheduler_.Ms(0, 20000), [this, i] { Submit(i); });
     submission.cancel = scheduler_.Chance(0.2);
     if (submission.cancel) scheduler_.After(scheduler_.Ms(20000, 50000), [this, i] { Cancel(i); });

@@ -117,6 +117,10 @@ TEST_F(RefusalsTest, BadSpecs) {
        WithSpec([](Spec& s) { s.set_init_from("/nowhere"); })},
       {"relative checkpoint", Code::kInvalidArgument, kField, "training_job.spec.resume_from",
        WithSpec([](Spec& s) { s.set_resume_from("here"); })},
+      {"no time to run", Code::kInvalidArgument, kField, "training_job.spec.max_runtime",
+       WithSpec([](Spec& s) { s.mutable_max_runtime(); })},
+      {"less than no time", Code::kInvalidArgument, kField, "training_job.spec.max_runtime",
+       WithSpec([](Spec& s) { s.mutable_max_runtime()->set_seconds(-1); })},
       {"unknown enum value", Code::kInvalidArgument, kField, "training_job.spec.precision",
        WithSpec([](Spec& s) { s.set_precision(static_cast<v1::Precision>(77)); })},
   });
