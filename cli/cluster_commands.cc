@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/human_bytes.h"
 #include "base/status_macros.h"
@@ -10,6 +11,20 @@
 
 namespace ringmaster::cli {
 namespace {
+
+// The worker's name; `worker` is an id or a full name.
+std::string WorkerName(const std::string& worker) {
+  return absl::StrContains(worker, '/') ? worker : absl::StrCat("workers/", worker);
+}
+
+std::string CordonOf(const v1::Worker& worker) {
+  if (!worker.has_cordon()) return "-";
+  const char* how = worker.drained()          ? "drained"
+                    : worker.cordon().drain() ? "draining"
+                                              : "cordoned";
+  const std::string& reason = worker.cordon().reason();
+  return absl::StrCat(how, reason.empty() ? "" : ": ", reason);
+}
 
 std::vector<std::string> Row(const v1::Worker& worker) {
   const auto& hardware = worker.hardware();
@@ -22,7 +37,26 @@ std::vector<std::string> Row(const v1::Worker& worker) {
           worker.training_job().empty()
               ? "-"
               : absl::StrCat(ShortName(worker.training_job()), " rank ", worker.rank()),
-          HumanDuration(FromProto(worker.heartbeat_age()))};
+          HumanDuration(FromProto(worker.heartbeat_age())),
+          CordonOf(worker)};
+}
+
+void Print(const CommandContext& context, const std::vector<const v1::Worker*>& workers) {
+  if (context.options.output == OutputFormat::kName) {
+    for (const auto* worker : workers) {
+      *context.out << worker->name() << "\n";
+    }
+  } else if (context.options.output == OutputFormat::kTable) {
+    std::vector<std::vector<std::string>> rows;
+    for (const auto* worker : workers) {
+      rows.push_back(Row(*worker));
+    }
+    PrintTable(*context.out,
+               {"NAME", "STATE", "DEVICE", "MODEL", "MEMORY", "HOST", "JOB", "HEARTBEAT", "CORDON"},
+               rows);
+  } else {
+    PrintMessages(*context.out, {workers.begin(), workers.end()}, context.options.output);
+  }
 }
 
 absl::StatusOr<int> Workers(Client& client, CommandContext& context) {
@@ -40,21 +74,42 @@ absl::StatusOr<int> Workers(Client& client, CommandContext& context) {
     request.set_page_token(pages.back()->next_page_token());
   } while (!request.page_token().empty());
 
-  if (context.options.output == OutputFormat::kName) {
-    for (const auto* worker : workers) {
-      *context.out << worker->name() << "\n";
-    }
-  } else if (context.options.output == OutputFormat::kTable) {
-    std::vector<std::vector<std::string>> rows;
-    for (const auto* worker : workers) {
-      rows.push_back(Row(*worker));
-    }
-    PrintTable(*context.out,
-               {"NAME", "STATE", "DEVICE", "MODEL", "MEMORY", "HOST", "JOB", "HEARTBEAT"}, rows);
-  } else {
-    PrintMessages(*context.out, {workers.begin(), workers.end()}, context.options.output);
-  }
+  Print(context, workers);
   return kExitOk;
+}
+
+// A command that changes one worker and shows it.
+template <typename Request>
+CLI::App* AddChange(CLI::App& app, CommandContext& context, const std::string& verb,
+                    const std::string& description, const std::shared_ptr<Request>& request,
+                    grpc::Status (v1::ClusterService::Stub::*method)(grpc::ClientContext*,
+                                                                     const Request&, v1::Worker*)) {
+  auto name = std::make_shared<std::string>();
+  CLI::App* command = app.add_subcommand(verb, description);
+  command->add_option("WORKER", *name, "Worker id or full name")->required();
+  command->callback([&context, name, request, method] {
+    context.Run([&](Client& client) -> absl::StatusOr<int> {
+      request->set_name(WorkerName(*name));
+      v1::Worker worker;
+      RETURN_IF_ERROR(client.Call(method, client.cluster(), *request, &worker));
+      Print(context, {&worker});
+      return kExitOk;
+    });
+  });
+  return command;
+}
+
+// The same for one that takes work away.
+template <typename Request>
+void AddCordon(CLI::App& app, CommandContext& context, const std::string& verb,
+               const std::string& description,
+               grpc::Status (v1::ClusterService::Stub::*method)(grpc::ClientContext*,
+                                                                const Request&, v1::Worker*)) {
+  auto request = std::make_shared<Request>();
+  CLI::App* command = AddChange(app, context, verb, description, request, method);
+  command->add_option_function<std::string>(
+      "--reason", [request](const std::string& reason) { request->set_reason(reason); },
+      "Why, for people");
 }
 
 }  // namespace
@@ -63,6 +118,14 @@ void AddClusterCommands(CLI::App& app, CommandContext& context) {
   app.add_subcommand("workers", "List workers and what they do")->callback([&context] {
     context.Run([&](Client& client) { return Workers(client, context); });
   });
+  using Stub = v1::ClusterService::Stub;
+  AddCordon<v1::CordonWorkerRequest>(app, context, "cordon", "Keep a worker from getting new work",
+                                     &Stub::CordonWorker);
+  AddCordon<v1::DrainWorkerRequest>(app, context, "drain",
+                                    "Cordon a worker and let its job leave it at a checkpoint",
+                                    &Stub::DrainWorker);
+  AddChange(app, context, "uncordon", "Let a worker get work again",
+            std::make_shared<v1::UncordonWorkerRequest>(), &Stub::UncordonWorker);
 }
 
 }  // namespace ringmaster::cli

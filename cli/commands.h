@@ -33,10 +33,10 @@ struct CommandContext {
 // Each adds its subcommands; the folder's files are the command list.
 // submit get list describe pause resume cancel delete estimate
 void AddJobCommands(CLI::App& app, CommandContext& context);
-void AddLabelCommand(CLI::App& app, CommandContext& context);        // label
-void AddWatchCommand(CLI::App& app, CommandContext& context);        // watch
-void AddRecordCommands(CLI::App& app, CommandContext& context);      // logs metrics
-void AddClusterCommands(CLI::App& app, CommandContext& context);     // workers
+void AddLabelCommand(CLI::App& app, CommandContext& context);     // label
+void AddWatchCommand(CLI::App& app, CommandContext& context);     // watch
+void AddRecordCommands(CLI::App& app, CommandContext& context);   // logs metrics
+void AddClusterCommands(CLI::App& app, CommandContext& context);  // workers cordon drain uncordon
 void AddCheckpointCommands(CLI::App& app, CommandContext& context);  // checkpoints generate
 void AddExplainCommand(CLI::App& app, CommandContext& context);      // explain
 void AddCompletionCommand(CLI::App& app, CommandContext& context);   // completion

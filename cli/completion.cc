@@ -45,9 +45,9 @@ Names TargetFlags(const CLI::App& app) {
   return names;
 }
 
-bool TakesJob(const CLI::App& command) {
+bool Takes(const CLI::App& command, const std::string& what) {
   const auto positionals = command.get_options([](const auto* o) { return o->get_positional(); });
-  return !positionals.empty() && positionals.front()->get_name(/*positional=*/true) == "JOB";
+  return !positionals.empty() && positionals.front()->get_name(/*positional=*/true) == what;
 }
 
 // Of all commands, by their path ("checkpoints list").
@@ -56,6 +56,7 @@ struct Cases {
   std::string flags;
   std::string verbs;
   Names take_job;
+  Names take_worker;
 };
 
 void AddCases(const CLI::App& app, const std::string& path, Cases& cases) {
@@ -67,7 +68,8 @@ void AddCases(const CLI::App& app, const std::string& path, Cases& cases) {
       absl::StrAppend(&cases.verbs, "    '", own, "') words='", absl::StrJoin(verbs, " "),
                       "' ;;\n");
     }
-    if (TakesJob(*command)) cases.take_job.push_back("'" + own + "'");
+    if (Takes(*command, "JOB")) cases.take_job.push_back("'" + own + "'");
+    if (Takes(*command, "WORKER")) cases.take_worker.push_back("'" + own + "'");
     Names flags = FlagNames(*command);
     flags.erase(std::remove(flags.begin(), flags.end(), "--help"), flags.end());
     if (flags.empty()) continue;
@@ -115,6 +117,8 @@ _ringctl() {
     '') words='@VERBS@' ;;
 @NESTED_VERBS@    @TAKE_JOB@)
       words=$(ringctl "${target[@]}" list -o name 2>/dev/null | sed 's|.*/||') ;;
+    @TAKE_WORKER@)
+      words=$(ringctl "${target[@]}" workers -o name 2>/dev/null | sed 's|.*/||') ;;
     'checkpoints get')
       if [[ $current == */checkpoints/* ]]; then
         words=$(ringctl "${target[@]}" checkpoints list "${current%%/checkpoints/*}" -o name 2>/dev/null)
@@ -145,7 +149,8 @@ std::string BashScript(const CLI::App& app) {
                               {"@GLOBAL_FLAGS@", absl::StrJoin(FlagNames(app), " ")},
                               {"@VERBS@", absl::StrJoin(SubcommandNames(app), " ")},
                               {"@NESTED_VERBS@", cases.verbs},
-                              {"@TAKE_JOB@", absl::StrJoin(cases.take_job, "|")}});
+                              {"@TAKE_JOB@", absl::StrJoin(cases.take_job, "|")},
+                              {"@TAKE_WORKER@", absl::StrJoin(cases.take_worker, "|")}});
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/blame.h"
 #include "coordinator/core/checkpoints.h"
+#include "coordinator/core/cordon.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/job_list.h"
 #include "coordinator/core/jobs.h"
@@ -46,6 +47,9 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
     R operator()(const v1::DeleteTrainingJobRequest& r) { return Response(DeleteJob(state, r)); }
     R operator()(const v1::ListWorkersRequest& r) { return Response(ListWorkers(state, r)); }
     R operator()(const v1::GetWorkerRequest& r) { return Response(GetWorker(state, r)); }
+    R operator()(const v1::CordonWorkerRequest& r) { return Response(CordonWorker(state, r)); }
+    R operator()(const v1::DrainWorkerRequest& r) { return Response(DrainWorker(state, r)); }
+    R operator()(const v1::UncordonWorkerRequest& r) { return Response(UncordonWorker(state, r)); }
     R operator()(const v1::ListCheckpointsRequest& r) {
       return Response(ListCheckpoints(state, r));
     }
@@ -98,7 +102,9 @@ void OnTimer(State& state, const Timers::Key& timer) {
       if (worker != nullptr) OnSuspectTimer(state, *worker);
       return;
     case TimerKind::kForgetWorker:
-      if (worker != nullptr && worker->lost) state.workers.erase(timer.subject);
+      if (worker != nullptr && worker->lost && !state.IsCordoned(*worker)) {
+        state.workers.erase(timer.subject);
+      }
       return;
     case TimerKind::kStage:
       if (job == nullptr) return;
@@ -291,6 +297,7 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
       snapshot.heartbeat_ages.push_back(now - worker.last_contact);
     }
   }
+  snapshot.cordoned_workers = static_cast<int64_t>(state.cordons.size());
   std::sort(snapshot.heartbeat_ages.begin(), snapshot.heartbeat_ages.end());
   snapshot.queue_length = static_cast<int64_t>(state.queue.size());
   snapshot.unfinished_jobs = static_cast<int64_t>(state.unfinished.size());

@@ -42,6 +42,7 @@ struct CoreSnapshot {
   bool store_full = false;
   std::map<v1::TrainingJobStatus::State, int64_t> jobs;
   std::map<v1::Worker::State, int64_t> workers;
+  int64_t cordoned_workers = 0;
   // Of workers with a lease, in rising order.
   std::vector<absl::Duration> heartbeat_ages;
   int64_t queue_length = 0;

@@ -20,7 +20,7 @@ namespace ringmaster::coordinator {
 
 // ---- stored rows
 
-enum class Table { kJobs, kRequests, kCheckpoints };
+enum class Table { kJobs, kRequests, kCheckpoints, kCordons };
 
 // `value` is a serialized message of proto/ringmaster/store/records.proto; nullopt deletes the row.
 struct RowChange {
@@ -46,7 +46,8 @@ using ApiMessage =
                  v1::ListTrainingJobsRequest, v1::CancelTrainingJobRequest,
                  v1::UpdateTrainingJobRequest, v1::PauseTrainingJobRequest,
                  v1::ResumeTrainingJobRequest, v1::DeleteTrainingJobRequest, v1::ListWorkersRequest,
-                 v1::GetWorkerRequest, v1::ListCheckpointsRequest, v1::GetCheckpointRequest,
+                 v1::GetWorkerRequest, v1::CordonWorkerRequest, v1::DrainWorkerRequest,
+                 v1::UncordonWorkerRequest, v1::ListCheckpointsRequest, v1::GetCheckpointRequest,
                  v1::ImportCheckpointRequest>;
 
 // A manifest.json that the shell has read because a request names it: ImportCheckpoint.directory,

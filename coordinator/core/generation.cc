@@ -146,7 +146,7 @@ void StartIfReady(State& state, Job& job) {
   SetAsideAfter(state, job, job.plan);
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
-  const std::string stops = ReasonToStop(job);
+  const std::string stops = ReasonToStop(state, job);
   SetState(state, job,
            stops.empty() ? v1::TrainingJobStatus::RUNNING : v1::TrainingJobStatus::PAUSING, stops);
   TellAll(state, job, TellStart);
@@ -212,7 +212,11 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
     Worker* worker = state.Member(job, rank);
     if (worker == nullptr) continue;
     before.insert(worker->name);
-    // Members that are not in the next generation hear so when they re-attach.
+    // A member that is not in the next generation and not there hears so when it re-attaches.
+    if (std::find(members.begin(), members.end(), worker) == members.end()) {
+      TellRelease(state, *worker, job.name(), job.uid(), job.generation(),
+                  "the job goes on without this worker");
+    }
     worker->job.clear();
   }
   v1::TrainingJobStatus* status = job.mutable_status();

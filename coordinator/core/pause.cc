@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/core/checkpoints.h"
+#include "coordinator/core/cordon.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/recovery.h"
@@ -25,7 +26,7 @@ std::string OverTime(const Job& job) {
 }
 
 void FinishRing(State& state, Job& job) {
-  SetState(state, job, S::PAUSING, ReasonToStop(job));
+  SetState(state, job, S::PAUSING, ReasonToStop(state, job));
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     const Worker* worker = state.Member(job, rank);
     if (worker != nullptr) TellFinish(state, job, rank, *worker);
@@ -43,9 +44,15 @@ void EndOverTime(State& state, Job& job, const std::string& mishap) {
 
 }  // namespace
 
-std::string ReasonToStop(const Job& job) {
+std::string ReasonToStop(const State& state, const Job& job) {
   if (IsOverTime(job)) return OverTime(job);
-  return job.status().pause_requested() ? kAsked : "";
+  return job.status().pause_requested() ? kAsked : DrainOf(state, job);
+}
+
+void StopIfAsked(State& state, Job& job) {
+  if (job.status().state() == S::RUNNING && !ReasonToStop(state, job).empty()) {
+    FinishRing(state, job);
+  }
 }
 
 void OnRunClock(State& state, Job& job) {
@@ -104,7 +111,8 @@ bool LeaveIfSaved(State& state, Job& job) {
     if (IsOverTime(job)) {
       EndOverTime(state, job, "");
     } else {
-      LeaveRing(state, job, job.status().pause_requested() ? kAsked : "resumed while it paused");
+      const std::string reason = ReasonToStop(state, job);
+      LeaveRing(state, job, reason.empty() ? "resumed while it paused" : reason);
     }
     return true;
   }
@@ -120,12 +128,13 @@ void CompletePause(State& state, Job& job) {
                          absl::StrCat("another one could not be written: ", rank.checkpoint_error));
     }
     // Trying again would take a step each time, until the disk is mended.
+    const std::string what = job.status().pause_requested() ? "the job was not paused and goes on"
+                                                            : "the job goes on without a pause";
     job.mutable_status()->clear_pause_requested();
     GiveUpRing(state, job,
                {.cause = v1::RecoveryEpisode::OPERATOR,
-                .message = absl::StrCat("the job was not paused and goes on, as its checkpoint "
-                                        "could not be written: ",
-                                        rank.checkpoint_error)});
+                .message = absl::StrCat(
+                    what, ", as its checkpoint could not be written: ", rank.checkpoint_error)});
     return;
   }
   // The commit waits for room in the store.

@@ -6,7 +6,7 @@
 
 // Taking a job's workers away without losing a step, and giving it some again. What a user asked
 // for stays in status.pause_requested until the ring can be let go. A job whose max_runtime is over
-// loses them in the same way, and ends.
+// loses them in the same way, and ends; one with a worker that is drained does, and is queued.
 namespace ringmaster::coordinator {
 
 // REQUIRES: the job has not ended and is not being cancelled.
@@ -17,7 +17,9 @@ void RequestResume(State& state, Job& job);
 void OnRunClock(State& state, Job& job);
 
 // Why a ring that runs is to finish with the step under way; empty when it is not.
-std::string ReasonToStop(const Job& job);
+std::string ReasonToStop(const State& state, const Job& job);
+// A ring that runs is told so when there is a reason.
+void StopIfAsked(State& state, Job& job);
 
 // To a member of a ring whose steps have begun.
 void TellFinish(State& state, const Job& job, int rank, const Worker& worker);

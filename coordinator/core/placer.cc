@@ -45,11 +45,6 @@ Requirement WishesOf(const State& state, const Job& job) {
   return requirement;
 }
 
-std::string MisfitOf(const Requirement& requirement, const Worker& worker) {
-  return requirement.unfit.count(worker.name) > 0 ? "a failed attempt at this job"
-                                                  : Misfit(requirement, worker.hardware);
-}
-
 // ", its name", or nothing.
 std::string GpuOf(const Worker& worker) {
   return worker.hardware.device() == v1::CUDA ? absl::StrCat(", ", worker.hardware.device_name())
@@ -78,7 +73,8 @@ class Placing {
   explicit Placing(State& state) : state_(state) {
     for (auto& [name, worker] : state.workers) {
       if (worker.attached()) ++attached_;
-      if (worker.attached() && worker.job.empty() && !worker.unresponsive) idle_.push_back(&worker);
+      const bool idle = worker.attached() && worker.job.empty() && !worker.unresponsive;
+      if (idle && !state.IsCordoned(worker)) idle_.push_back(&worker);
     }
   }
   void KeepOnly(const std::vector<std::string>& names) {
@@ -98,6 +94,10 @@ class Placing {
   }
 
  private:
+  // Why a worker will not do; empty when it will.
+  std::string MisfitOf(const Requirement& requirement, const Worker& worker) const;
+  // Those that are there and would do.
+  int CordonedFor(const Requirement& requirement) const;
   Choice Choose(const Requirement& requirement) const;
   v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int idle) const;
   std::vector<Worker*> WorkersAt(const std::vector<Place>& places);
@@ -111,6 +111,21 @@ class Placing {
   // What was found for a requirement since the idle workers last changed.
   std::map<Requirement, Choice> known_;
 };
+
+std::string Placing::MisfitOf(const Requirement& requirement, const Worker& worker) const {
+  if (requirement.unfit.count(worker.name) > 0) return "a failed attempt at this job";
+  const std::string misfit = Misfit(requirement, worker.hardware);
+  return misfit.empty() && state_.IsCordoned(worker) ? "a cordon" : misfit;
+}
+
+int Placing::CordonedFor(const Requirement& requirement) const {
+  return static_cast<int>(
+      std::count_if(state_.workers.begin(), state_.workers.end(), [&](const auto& entry) {
+        const Worker& worker = entry.second;
+        return worker.attached() && state_.IsCordoned(worker) &&
+               Misfit(requirement, worker.hardware).empty();
+      }));
+}
 
 void Placing::Take(const std::vector<Worker*>& workers) {
   if (workers.empty()) return;
@@ -150,7 +165,7 @@ void Placing::Recover(Job& job) {
   std::string kind;
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     const Worker* worker = state_.Member(job, rank);
-    if (worker == nullptr || !worker->attached()) continue;
+    if (worker == nullptr || !worker->attached() || state_.IsCordoned(*worker)) continue;
     members.push_back(PlaceOf(*worker, rank));
     kind = KindOf(worker->hardware, worker->version);
   }
@@ -180,6 +195,9 @@ void Placing::Recover(Job& job) {
     for (const auto& [other, workers] : fitting) {
       absl::StrAppendFormat(&message, "; %d of another GPU model, transport or build (%s%s)",
                             workers.size(), workers.front()->version, GpuOf(*workers.front()));
+    }
+    if (const int cordoned = CordonedFor(requirement); cordoned > 0) {
+      absl::StrAppend(&message, "; ", cordoned, " with a cordon");
     }
     for (const std::string& name : requirement.unfit) {
       absl::StrAppend(&message, "; passed over: ", job.unfit.at(name).reason);

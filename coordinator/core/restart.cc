@@ -42,6 +42,8 @@ absl::Status LoadRow(State& state, const Row& row) {
       state.checkpoints[row.key] = std::move(record);
       return status;
     }
+    case Table::kCordons:
+      return Parse(row, &state.cordons[row.key]);
   }
   return absl::DataLossError(absl::StrCat("the stored row '", row.key, "' is of no known table"));
 }
@@ -71,6 +73,7 @@ absl::Status LoadStored(State& state, const StoredState& stored) {
     if (!status.ok()) return status;
   }
   for (const auto& [age, job] : state.unfinished) Adopt(state, *job);
+  for (const auto& [name, cordon] : state.cordons) AddAbsentWorker(state, name);
   state.placement_due = true;
   return absl::OkStatus();
 }

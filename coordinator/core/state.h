@@ -73,6 +73,8 @@ struct State {
   std::map<std::string, store::RequestRecord, std::less<>> requests;
   std::map<std::string, store::CheckpointRecord, std::less<>> checkpoints;
   std::map<std::string, Worker, std::less<>> workers;
+  // By worker's name, whatever process has it. Of each there is a worker, be it a lost one.
+  std::map<std::string, store::CordonRecord, std::less<>> cordons;
   std::unordered_map<uint64_t, std::string> streams;
   Timers timers;
 
@@ -102,6 +104,7 @@ struct State {
     const auto found = workers.find(name);
     return found == workers.end() ? nullptr : &found->second;
   }
+  bool IsCordoned(const Worker& worker) const { return cordons.count(worker.name) > 0; }
   // The live process that has this rank of the job's current generation, or null.
   Worker* Member(const Job& job, int rank) {
     const v1::RankAssignment& assigned = job.status().ranks(rank);

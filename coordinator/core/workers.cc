@@ -294,6 +294,15 @@ void AddUnseenWorker(State& state, const Job& job, int rank) {
   state.timers.Set(TimerKind::kLease, worker.name, state.now + state.options.adoption_window);
 }
 
+void AddAbsentWorker(State& state, const std::string& name) {
+  const auto [entry, fresh] = state.workers.try_emplace(name);
+  if (!fresh) return;
+  Worker& worker = entry->second;
+  worker.name = name;
+  worker.lost = true;
+  worker.register_time = worker.last_contact = worker.detached = state.now;
+}
+
 v1::Worker::State StateOf(const State& state, const Worker& worker) {
   if (worker.lost) return v1::Worker::LOST;
   if (worker.stream == 0) return v1::Worker::SUSPECT;
@@ -303,8 +312,6 @@ v1::Worker::State StateOf(const State& state, const Worker& worker) {
       found != state.jobs.end() && found->second->record.stage() == store::RING_STAGE_STARTED;
   return started ? v1::Worker::ACTIVE : v1::Worker::RESERVED;
 }
-
-namespace {
 
 v1::Worker ToProtoWorker(const State& state, const Worker& worker) {
   v1::Worker proto;
@@ -322,17 +329,25 @@ v1::Worker ToProtoWorker(const State& state, const Worker& worker) {
   *proto.mutable_register_time() = ToProto(worker.register_time);
   proto.set_version(worker.version);
   proto.set_metrics_address(worker.metrics_address);
+  const auto cordon = state.cordons.find(worker.name);
+  if (cordon != state.cordons.end()) {
+    *proto.mutable_cordon() = cordon->second.cordon();
+    proto.set_drained(worker.job.empty() && !worker.unresponsive);
+  }
   return proto;
 }
 
-}  // namespace
+absl::StatusOr<Worker*> NamedWorker(State& state, const std::string& name) {
+  if (!IsWorkerName(name)) {
+    return InvalidField("name", absl::StrCat("'", name, "' is not workers/{id}"));
+  }
+  Worker* worker = state.FindWorker(name);
+  if (worker == nullptr) return NotFound("worker", name);
+  return worker;
+}
 
 absl::StatusOr<v1::Worker> GetWorker(State& state, const v1::GetWorkerRequest& request) {
-  if (!IsWorkerName(request.name())) {
-    return InvalidField("name", absl::StrCat("'", request.name(), "' is not workers/{id}"));
-  }
-  const Worker* worker = state.FindWorker(request.name());
-  if (worker == nullptr) return NotFound("worker", request.name());
+  ASSIGN_OR_RETURN(const Worker* worker, NamedWorker(state, request.name()));
   return ToProtoWorker(state, *worker);
 }
 

@@ -33,7 +33,13 @@ void OnSuspectTimer(State& state, Worker& worker);
 // A member of a stored ring, not heard of in this life of the coordinator.
 void AddUnseenWorker(State& state, const Job& job, int rank);
 
+// A cordoned worker that is not heard of; nothing when it is a member of a stored ring.
+void AddAbsentWorker(State& state, const std::string& name);
+
 v1::Worker::State StateOf(const State& state, const Worker& worker);
+v1::Worker ToProtoWorker(const State& state, const Worker& worker);
+// The worker of a request's field `name`. Errors: InvalidArgument, NotFound.
+absl::StatusOr<Worker*> NamedWorker(State& state, const std::string& name);
 absl::StatusOr<v1::Worker> GetWorker(State& state, const v1::GetWorkerRequest& request);
 absl::StatusOr<v1::ListWorkersResponse> ListWorkers(State& state,
                                                     const v1::ListWorkersRequest& request);

@@ -126,6 +126,7 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
   metrics.Replace(Metric::kWorkers, PerState(snapshot.workers, [](v1::Worker::State state) {
                     return absl::AsciiStrToLower(v1::Worker::State_Name(state));
                   }));
+  metrics.Set(Metric::kWorkersCordoned, static_cast<double>(snapshot.cordoned_workers));
   PublishJobs(snapshot, metrics);
 
   const CoreCounters& now = snapshot.counters;

@@ -57,6 +57,8 @@ constexpr MetricDescription kTable[] = {
     {Metric::kPlacementAttempts, "ringmaster_placement_attempts_total", kCounter, "attempts",
      "Looks for a job's workers: placed, or why the job waits on.", "result"},
     {Metric::kWorkers, "ringmaster_workers", kGauge, "workers", "Workers in each state.", "state"},
+    {Metric::kWorkersCordoned, "ringmaster_workers_cordoned", kGauge, "workers",
+     "Workers that an operator keeps from getting work, away or not.", ""},
     {Metric::kHeartbeatAgeSeconds, "ringmaster_worker_heartbeat_age_seconds", kGauge, "seconds",
      "Age of the last heartbeat of the workers that have a lease: p50, p99, max.", "stat"},
     {Metric::kLeaseExpirations, "ringmaster_worker_lease_expirations_total", kCounter, "leases",

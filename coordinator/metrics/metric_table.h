@@ -35,6 +35,7 @@ enum class Metric {
   kQueueWaitSeconds,
   kPlacementAttempts,
   kWorkers,
+  kWorkersCordoned,
   kHeartbeatAgeSeconds,
   kLeaseExpirations,
   kStaleReports,

@@ -24,6 +24,24 @@ grpc::ServerUnaryReactor* ClusterService::GetWorker(grpc::CallbackServerContext*
   return AskCore(services_, {kCluster, "GetWorker"}, context, *request, response);
 }
 
+grpc::ServerUnaryReactor* ClusterService::CordonWorker(grpc::CallbackServerContext* context,
+                                                       const v1::CordonWorkerRequest* request,
+                                                       v1::Worker* response) {
+  return AskCore(services_, {kCluster, "CordonWorker"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* ClusterService::DrainWorker(grpc::CallbackServerContext* context,
+                                                      const v1::DrainWorkerRequest* request,
+                                                      v1::Worker* response) {
+  return AskCore(services_, {kCluster, "DrainWorker"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* ClusterService::UncordonWorker(grpc::CallbackServerContext* context,
+                                                         const v1::UncordonWorkerRequest* request,
+                                                         v1::Worker* response) {
+  return AskCore(services_, {kCluster, "UncordonWorker"}, context, *request, response);
+}
+
 grpc::ServerUnaryReactor* CheckpointService::ListCheckpoints(
     grpc::CallbackServerContext* context, const v1::ListCheckpointsRequest* request,
     v1::ListCheckpointsResponse* response) {

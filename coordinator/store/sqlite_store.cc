@@ -16,8 +16,10 @@ namespace {
 constexpr char kFileName[] = "coordinator.db";
 
 // What the tables are called on disk: names may be added, never changed.
-constexpr std::pair<Table, absl::string_view> kKinds[] = {
-    {Table::kJobs, "jobs"}, {Table::kRequests, "requests"}, {Table::kCheckpoints, "checkpoints"}};
+constexpr std::pair<Table, absl::string_view> kKinds[] = {{Table::kJobs, "jobs"},
+                                                          {Table::kRequests, "requests"},
+                                                          {Table::kCheckpoints, "checkpoints"},
+                                                          {Table::kCordons, "cordons"}};
 
 absl::string_view KindOf(Table table) {
   for (const auto& [known, kind] : kKinds) {

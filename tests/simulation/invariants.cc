@@ -53,7 +53,8 @@ absl::Duration TimeLeft(const v1::TrainingJob& job) {
 }  // namespace
 
 // Every step that its ring had agreed on is in a checkpoint, unless its budget was spent.
-void Invariants::CheckPaused(const store::JobRecord& record, const Rows& rows, const Truth& truth) {
+void Invariants::CheckLeft(const store::JobRecord& record, int64_t generation, const Rows& rows,
+                           const Truth& truth) {
   const v1::TrainingJobStatus& status = record.job().status();
   if (absl::StrContains(status.state_reason(), "episodes_max (3)") ||
       absl::StrContains(status.state_reason(), "could not be written")) {
@@ -62,12 +63,20 @@ void Invariants::CheckPaused(const store::JobRecord& record, const Rows& rows, c
   const auto row = rows.find({static_cast<int>(Table::kCheckpoints), status.last_checkpoint()});
   store::CheckpointRecord newest;
   if (row != rows.end()) newest.ParseFromString(row->second);
-  const int64_t agreed = truth.agreed_step(record.job().uid(), status.generation());
-  if (newest.checkpoint().generation() != status.generation() ||
-      newest.checkpoint().step() != agreed || status.progress().step() != agreed) {
+  const int64_t agreed = truth.agreed_step(record.job().uid(), generation);
+  if (newest.checkpoint().generation() != generation || newest.checkpoint().step() != agreed ||
+      status.progress().step() != agreed) {
     Violated(absl::StrFormat("%s: stopped after step %d of generation %d with checkpoint '%s'",
-                             record.job().name(), agreed, status.generation(),
-                             status.last_checkpoint()));
+                             record.job().name(), agreed, generation, status.last_checkpoint()));
+  }
+}
+
+void Invariants::CheckGranted(const v1::TrainingJob& job, const Rows& rows) {
+  for (const v1::RankAssignment& rank : job.status().ranks()) {
+    if (rows.count({static_cast<int>(Table::kCordons), rank.worker()}) > 0) {
+      Violated(absl::StrFormat("%s: generation %d is granted on %s, which is cordoned", job.name(),
+                               job.status().generation(), rank.worker()));
+    }
   }
 }
 
@@ -91,11 +100,14 @@ void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows, cons
       }
     }
   }
-  const bool paused = known != seen_.end() &&
-                      known->second.state == v1::TrainingJobStatus::PAUSING &&
-                      (job.status().state() == v1::TrainingJobStatus::PAUSED ||
-                       job.status().failure_class() == v1::MAX_RUNTIME_REACHED);
-  if (paused) CheckPaused(record, rows, truth);
+  const bool left = known != seen_.end() && known->second.state == v1::TrainingJobStatus::PAUSING &&
+                    (job.status().state() == v1::TrainingJobStatus::PAUSED ||
+                     job.status().state() == v1::TrainingJobStatus::QUEUED ||
+                     job.status().state() == v1::TrainingJobStatus::STARTING ||
+                     job.status().failure_class() == v1::MAX_RUNTIME_REACHED);
+  if (left) CheckLeft(record, known->second.generation, rows, truth);
+  const int64_t before = known == seen_.end() ? 0 : known->second.generation;
+  if (job.status().generation() > before) CheckGranted(job, rows);
   const bool fails = job.status().state() == v1::TrainingJobStatus::FAILED &&
                      (known == seen_.end() || known->second.state != job.status().state());
   if (fails) CheckFailure(record);

@@ -54,7 +54,12 @@ class Invariants {
   };
 
   void CheckJob(const store::JobRecord& record, const Rows& rows, const Truth& truth);
-  void CheckPaused(const store::JobRecord& record, const Rows& rows, const Truth& truth);
+  // The job has left the ring of `generation` because it was to pause, was drained, or had its
+  // time.
+  void CheckLeft(const store::JobRecord& record, int64_t generation, const Rows& rows,
+                 const Truth& truth);
+  // Another generation than before has no worker that is cordoned.
+  void CheckGranted(const v1::TrainingJob& job, const Rows& rows);
   void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows, const Truth& truth);
   void CheckMembers(const Rows& rows);
   // Why a job fails must be among the reasons that were asked for.

@@ -46,6 +46,9 @@ void Simulation::PlanUsers() {
       scheduler_.After(scheduler_.Ms(1000, 50000), [this, i] { Pause(i); });
     }
   }
+  for (int i = 0; i < workers; ++i) {
+    if (scheduler_.Chance(0.2)) Operate(absl::StrCat("workers/w", i), 2);
+  }
 }
 
 // Again and again, with the same request id, until there is an answer.
@@ -110,6 +113,69 @@ void Simulation::Pause(size_t index) {
 
 void Simulation::Resume(size_t index) {
   Ask<v1::ResumeTrainingJobRequest>(index, [] {});
+}
+
+template <typename Request>
+void Simulation::AskOf(const std::string& worker,
+                       std::function<void(const absl::StatusOr<v1::Worker>&)> done) {
+  const auto retry = [this, worker, done] {
+    scheduler_.After(scheduler_.Ms(200, 1000),
+                     [this, worker, done] { AskOf<Request>(worker, done); });
+  };
+  if (core_ == nullptr) return retry();
+  Request request;
+  request.set_name(worker);
+  const uint64_t call = ++last_call_;
+  calls_[call] = [this, retry, done](const coordinator::Reply* reply) {
+    if (reply == nullptr || reply->response.status().code() == absl::StatusCode::kUnavailable) {
+      return retry();
+    }
+    const absl::Status status = reply->response.status();
+    if (!status.ok()) return done(status);
+    done(std::get<v1::Worker>(*reply->response));
+  };
+  Handle(coordinator::ApiRequest{call, request, std::nullopt});
+}
+
+void Simulation::Operate(const std::string& worker, int rounds) {
+  if (rounds == 0) return;
+  scheduler_.After(scheduler_.Ms(1000, 25000), [this, worker, rounds] {
+    if (!faults_) return;
+    const bool drain = scheduler_.Chance(0.6);
+    const bool waits = drain && scheduler_.Chance(0.5);
+    ++operated_;
+    const auto done = [=, this](const absl::StatusOr<v1::Worker>& answer) {
+      if (answer.status().code() == absl::StatusCode::kNotFound) {
+        --operated_;
+        return Operate(worker, rounds - 1);
+      }
+      ++injected_[drain ? "drained workers" : "cordons"];
+      if (waits) return AwaitDrained(worker, rounds);
+      scheduler_.After(scheduler_.Ms(0, 15000), [=, this] { Uncordon(worker, rounds); });
+    };
+    drain ? AskOf<v1::DrainWorkerRequest>(worker, done)
+          : AskOf<v1::CordonWorkerRequest>(worker, done);
+  });
+}
+
+void Simulation::AwaitDrained(const std::string& worker, int rounds) {
+  AskOf<v1::GetWorkerRequest>(worker, [=, this](const absl::StatusOr<v1::Worker>& answer) {
+    if (!answer.ok() || !answer->has_cordon()) {
+      return invariants_.Violated(absl::StrCat(worker, ": its cordon is forgotten"));
+    }
+    if (answer->drained()) return Uncordon(worker, rounds);
+    scheduler_.After(scheduler_.Ms(100, 1000), [=, this] { AwaitDrained(worker, rounds); });
+  });
+}
+
+void Simulation::Uncordon(const std::string& worker, int rounds) {
+  AskOf<v1::UncordonWorkerRequest>(worker, [=, this](const absl::StatusOr<v1::Worker>&) {
+    // Asked again because the answer was lost, it may be that nobody knows the worker any more.
+    const bool cordoned = rows_.count({static_cast<int>(coordinator::Table::kCordons), worker}) > 0;
+    if (cordoned) invariants_.Violated(absl::StrCat(worker, ": its cordon stays"));
+    --operated_;
+    Operate(worker, rounds - 1);
+  });
 }
 
 void Simulation::PlanFaults() {

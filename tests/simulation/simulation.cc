@@ -307,7 +307,7 @@ void Simulation::SendToWorker(uint64_t id, const v1::Directive& directive) {
 // ---- the run
 
 bool Simulation::AllEnded() const {
-  if (core_ == nullptr) return false;
+  if (core_ == nullptr || operated_ > 0) return false;
   for (const Submission& submission : submissions_) {
     const v1::TrainingJob* job = core_->FindJob(submission.name);
     if (job == nullptr) return false;
@@ -334,6 +334,7 @@ std::vector<std::string> Simulation::Run() {
       invariants_.Violated(absl::StrCat("a job did not end: '", submission.name, "' ",
                                         job == nullptr ? "" : job->status().ShortDebugString()));
     }
+    if (operated_ > 0) invariants_.Violated("a worker that is drained did not become free");
   }
   std::map<std::string, int> jobs_of;
   if (core_ == nullptr) return invariants_.violations();

@@ -77,9 +77,17 @@ class Simulation {
   // For a while.
   void Pause(size_t index);
   void Resume(size_t index);
+  // Cordons or drains the worker and takes that back, so many times.
+  void Operate(const std::string& worker, int rounds);
+  void AwaitDrained(const std::string& worker, int rounds);
+  void Uncordon(const std::string& worker, int rounds);
   // Asks until there is an answer, which may be that the job ends. Then calls `done`.
   template <typename Request>
   void Ask(size_t index, std::function<void()> done);
+  // The same about a worker, of which the answer may be that there is none.
+  template <typename Request>
+  void AskOf(const std::string& worker,
+             std::function<void(const absl::StatusOr<v1::Worker>&)> done);
 
   // ---- faults
   void PlanFaults();
@@ -114,6 +122,8 @@ class Simulation {
 
   std::vector<Submission> submissions_;
   std::map<uint64_t, std::function<void(const coordinator::Reply*)>> calls_;
+  // Workers that an operator has not given back yet.
+  int operated_ = 0;
   std::map<std::string, int> injected_;
 };
 

@@ -233,7 +233,32 @@ TEST_F(RefusalsTest, OtherServices) {
       return FromGrpc(reader->Finish());
     };
   };
+  const auto operate = [this](auto method, const auto& request) {
+    return [this, method, request] {
+      v1::Worker reply;
+      return Call(method, cluster_, request, &reply);
+    };
+  };
+  using Cluster = v1::ClusterService::Stub;
+  v1::CordonWorkerRequest cordon;
+  cordon.set_name("workers/none");
+  v1::DrainWorkerRequest drain;
+  drain.set_name("workers/none");
+  v1::UncordonWorkerRequest uncordon;
+  uncordon.set_name("workers/none");
   Check({
+      {"cordon nobody", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       operate(&Cluster::CordonWorker, cordon)},
+      {"drain nobody", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       operate(&Cluster::DrainWorker, drain)},
+      {"uncordon nobody", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       operate(&Cluster::UncordonWorker, uncordon)},
+      {"cordon a nameless worker", Code::kInvalidArgument, kField, "name",
+       operate(&Cluster::CordonWorker, v1::CordonWorkerRequest())},
+      {"drain a nameless worker", Code::kInvalidArgument, kField, "name",
+       operate(&Cluster::DrainWorker, v1::DrainWorkerRequest())},
+      {"uncordon a nameless worker", Code::kInvalidArgument, kField, "name",
+       operate(&Cluster::UncordonWorker, v1::UncordonWorkerRequest())},
       {"no worker", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
        [this] {
          v1::GetWorkerRequest request;

@@ -82,13 +82,15 @@ TEST_F(SqliteStoreTest, KeepsTablesApart) {
   ASSERT_TRUE(store
                   ->Commit({Put("same", "job"),
                             {.table = Table::kRequests, .key = "same", .value = "request"},
+                            {.table = Table::kCordons, .key = "same", .value = "cordon"},
                             {.table = Table::kCheckpoints, .key = "same", .value = ""}})
                   .ok());
   const StoredState state = *store->Load();
-  ASSERT_EQ(state.rows.size(), 3);
+  ASSERT_EQ(state.rows.size(), 4);
   for (const Row& row : state.rows) {
     const std::string want = row.table == Table::kJobs       ? "job"
                              : row.table == Table::kRequests ? "request"
+                             : row.table == Table::kCordons  ? "cordon"
                                                              : "";
     EXPECT_EQ(row.value, want);
   }
