@@ -275,6 +275,8 @@ class EndedJobTest(harness.ClusterTest):
         for command in 'describe', 'logs -f', 'checkpoints list', '-o yaml get', 'logs --tail 3':
             self.assertEqual(self.completed(f'ringctl {command} mai'), ['main'])
             self.assertIn('weights', self.completed(f'ringctl {command} '))
+        for command in 'cordon', 'drain --reason fan', 'uncordon':
+            self.assertIn('worker-0', self.completed(f'ringctl {command} worker-'))
         # One argument each, and none for what takes no job.
         for line in 'ringctl describe main ', 'ringctl list ', 'ringctl submit --set ':
             self.assertNotIn('main', self.completed(line))

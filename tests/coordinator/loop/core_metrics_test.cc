@@ -91,6 +91,15 @@ TEST_F(CoreMetricsTest, HeartbeatAgesAreAMedianATailAndTheOldest) {
   EXPECT_THAT(Publish(snapshot), HasSubstr(absl::StrCat(kAge, "\"p50\"} 1\n")));
 }
 
+TEST_F(CoreMetricsTest, CordonedWorkersAreCountedBesideTheirStates) {
+  CoreSnapshot snapshot;
+  EXPECT_THAT(Publish(snapshot), HasSubstr("ringmaster_workers_cordoned 0\n"));
+  snapshot.workers[v1::Worker::ACTIVE] = 3;
+  snapshot.cordoned_workers = 2;
+  EXPECT_THAT(Publish(snapshot), HasSubstr("ringmaster_workers_cordoned 2\n"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_workers{state=\"active\"} 3\n"));
+}
+
 TEST_F(CoreMetricsTest, SumsByReason) {
   CoreSnapshot snapshot;
   constexpr char kFailures[] = "ringmaster_checkpoint_failures_total{reason=";
