@@ -4,7 +4,7 @@
 // run to run, dQ is made here too, five products in all: the slopes of all keys of the block meet
 // in shared memory, and each consumer makes its share of the columns (FlashAttention-3,
 // section 3.3).
-#include <type_traits>
+#include <tuple>
 
 #include "attention/kernels/backward_sm90.cuh"
 #include "attention/kernels/shared_sums.cuh"
@@ -15,6 +15,7 @@ namespace {
 using namespace sm90;  // NOLINT: this file is about its instructions
 
 struct Arguments : BackwardArguments, TileArguments<KeyTile> {
+  ViewMaps starts;
   int64_t key_steps[kMaxViews];
   Gradient dk[kMaxViews];
   Gradient dv[kMaxViews];
@@ -36,6 +37,12 @@ struct Arguments : BackwardArguments, TileArguments<KeyTile> {
 // Queries of a step.
 constexpr int kQueries = 64;
 
+// What the sums of scores and slopes begin with, for each row of a pair of heads.
+template <int kRows>
+struct alignas(128) SharedStarts {
+  float2 of_row[kRows][2];
+};
+
 // The queries that see some key of a tile, from the start of a step on.
 struct SeeingQueries {
   static constexpr int kDiagonalPerRow = 1;
@@ -45,9 +52,6 @@ struct SeeingQueries {
   __device__ int End(const TileKeys& queries) const { return queries.count; }
 };
 using QueryWalk = Walk<kQueries, SeeingQueries>;
-__device__ inline QueryWalk WalkOver(const Arguments& arguments, const KeyTile& tile) {
-  return {arguments.query_list, tile.queries_begin, tile.queries_end, {}};
-}
 
 // Barrier of the consumers; lower ones are their turns'.
 constexpr int kSlopesBarrier = 8;
@@ -68,39 +72,48 @@ struct KeyKernel {
     SharedRows<Element, kQueries, kHeadDim> douts[kStages];
     SharedRows<Element, kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
     SharedSums<kShare> dq[kWithQueries ? kConsumers : 1];
-    float lse[kStages][kQueries];
-    float delta[kStages][kQueries];
-    TileSlots<KeyTile> tiles;
+    SharedStarts<kQueries> starts[kStages];
+    TileSlots<KeyTile, QueryWalk> tiles;
     BlocksOf<kStages> blocks;
     Pipeline pipeline;
     PipelineOf<1> values_pipeline;
     PipelineOf<1> dq_pipelines[kConsumers];
 
     __device__ void Init() {
-      tiles.Init(kConsumers, kHelpers);
+      tiles.Init(kWarpsOf<KeyKernel>);
       values_pipeline.Init(1, kConsumers * kWarpsOfConsumer);
-      pipeline.Init(1 + 32, kConsumers * kWarpsOfConsumer + (kWithQueries ? 1 : 0));
+      pipeline.Init(1, kConsumers * kWarpsOfConsumer + (kWithQueries ? 1 : 0));
       for (PipelineOf<1>& dq_pipeline : dq_pipelines) {
         dq_pipeline.Init(kWarpsOfConsumer, 1);
       }
     }
   };
 
-  class Producer;
-  class Numbers;
+  __device__ static QueryWalk WalkOf(const Arguments& arguments, const KeyTile& tile) {
+    return {arguments.query_list, tile.queries_begin, tile.queries_end, {}};
+  }
+
+  class Loader;
+  class Fetcher;
   class Writer;
   class Consumer;
   template <int kIndex>
-  using Helper = std::conditional_t<kIndex == 0, Numbers, Writer>;
+  using Helper = std::tuple_element_t<kIndex, std::tuple<Fetcher, Writer>>;
 };
 
-// The first lane starts the loads of boxes.
 template <typename Element, int kHeadDim, bool kWithQueries>
-class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
+class KeyKernel<Element, kHeadDim, kWithQueries>::Loader {
  public:
-  __device__ Producer(const Arguments& arguments, Shared& shared, int lane)
-      : arguments_(arguments), shared_(shared), lane_(lane) {}
+  __device__ Loader(const Arguments& arguments, Shared& shared)
+      : arguments_(arguments), shared_(shared) {}
 
+  __device__ void Run(const KeyTile& tile, int batch, const Stage& stage) {
+    const int slot = stage.index();
+    LoadOwn(tile, batch, slot);
+    LoadSeen(shared_.tiles.walk[slot], batch);
+  }
+
+ private:
   __device__ void LoadOwn(const KeyTile& tile, int batch, int slot) {
     uint64_t* full = &shared_.tiles.pipeline.full[slot];
     ArriveExpecting(full, sizeof(shared_.keys[slot]));
@@ -112,71 +125,43 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Producer {
     values_.Next();
   }
 
-  __device__ QueryWalk WalkOf(const KeyTile& tile) const { return WalkOver(arguments_, tile); }
-
-  __device__ void LoadSeen(QueryWalk walk, const KeyTile&, int batch) {
-    for (; lane_ == 0 && !walk.done(); stage_.Next()) {
+  __device__ void LoadSeen(QueryWalk walk, int batch) {
+    for (; !walk.done(); stage_.Next()) {
       const int at = stage_.index();
       const TileKeys left = walk.Left();
+      const TileRows& rows = left.rows;
       walk.Next();
+      const CUtensorMap& starts = MapOf(arguments_.starts, rows.view, rows.residue);
       uint64_t* full = &shared_.pipeline.full[at];
       shared_.pipeline.AwaitEmpty(stage_);
       shared_.blocks.left[at] = left;
       shared_.blocks.last[at] = walk.done();
-      ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]));
-      LoadRows(shared_.queries[at], arguments_.queries, left.rows, 0, batch, full);
-      LoadRows(shared_.douts[at], arguments_.douts, left.rows, 0, batch, full);
+      ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]) +
+                                sizeof(shared_.starts[at]));
+      LoadBox(shared_.starts[at].of_row, starts, full, 0, rows.head / 2, rows.residue, rows.first,
+              batch);
+      LoadRows(shared_.queries[at], arguments_.queries, rows, 0, batch, full);
+      LoadRows(shared_.douts[at], arguments_.douts, rows, 0, batch, full);
     }
-    __syncwarp();
   }
 
- private:
   const Arguments& arguments_;
   Shared& shared_;
-  const int lane_;
   Stage stage_;
   StageOf<1> values_;
 };
 
-// Brings the numbers of the queries, which no box can. A warp of its own: their addresses take as
-// long as a step's products.
+// Fetches the sums that the consumers will add to when they are through.
 template <typename Element, int kHeadDim, bool kWithQueries>
-class KeyKernel<Element, kHeadDim, kWithQueries>::Numbers {
+class KeyKernel<Element, kHeadDim, kWithQueries>::Fetcher {
  public:
-  __device__ Numbers(const Arguments& arguments, Shared& shared, int lane)
-      : arguments_(arguments), shared_(shared), lane_(lane) {}
+  __device__ Fetcher(const Arguments& arguments, Shared&, int lane)
+      : arguments_(arguments), lane_(lane) {}
 
-  __device__ void Run(const KeyTile& tile, int batch, int slot, bool) {
-    if (arguments_.key_gradients == KeyGradients::kFinish) {
-      FetchSums(tile, batch);
+  __device__ void Run(const KeyTile& tile, int batch, const Stage&) {
+    if (arguments_.key_gradients != KeyGradients::kFinish) {
+      return;
     }
-    for (QueryWalk walk = WalkOver(arguments_, tile); !walk.done(); stage_.Next()) {
-      const TileKeys left = walk.Left();
-      walk.Next();
-      // On their way while the buffer is still in use.
-      QueryNumbers numbers[kQueries / 32];
-#pragma unroll
-      for (int i = 0; i < kQueries / 32; ++i) {
-        numbers[i] = NumbersOf(arguments_, left.rows, lane_ + 32 * i, left.count, batch);
-      }
-      shared_.pipeline.AwaitEmpty(stage_);
-      const int at = stage_.index();
-#pragma unroll
-      for (int i = 0; i < kQueries / 32; ++i) {
-        shared_.lse[at][lane_ + 32 * i] = numbers[i].lse;
-        shared_.delta[at][lane_ + 32 * i] = numbers[i].delta;
-      }
-      Arrive(&shared_.pipeline.full[at]);
-    }
-    __syncwarp();
-    if (lane_ == 0) {
-      Arrive(&shared_.tiles.pipeline.empty[slot]);
-    }
-  }
-
- private:
-  // Asks for the sums that the consumers will want when they are through.
-  __device__ void FetchSums(const KeyTile& tile, int batch) const {
     constexpr int kNumbersOfLine = 32;
     const int view = tile.rows.view;
 #pragma unroll 1
@@ -194,10 +179,9 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Numbers {
     }
   }
 
+ private:
   const Arguments& arguments_;
-  Shared& shared_;
   const int lane_;
-  Stage stage_;
 };
 
 template <typename Element, int kHeadDim, bool kWithQueries>
@@ -208,33 +192,40 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
     group_.StartTurns();
   }
 
-  __device__ void Run(const KeyTile& tile, int batch, int slot, bool seen) {
+  __device__ void Run(const KeyTile& tile, int batch, const Stage& tile_stage) {
+    const int slot = tile_stage.index();
+    const bool seen = !shared_.tiles.walk[slot].done();
 #pragma unroll
     for (int i = 0; i < kHeadDim / 2; ++i) {
       dk_[i] = dv_[i] = 0;
     }
     const int first_row = group_.index * kRowsOfConsumer;
+    shared_.tiles.pipeline.AwaitFull(tile_stage);
     shared_.values_pipeline.AwaitFull(values_);
     for (bool more = seen; more; stage_.Next()) {
       const int at = stage_.index();
       shared_.pipeline.AwaitFull(stage_);
       more = !shared_.blocks.last[at];
+      const TileKeys& left = shared_.blocks.left[at];
+      const int diagonal = left.diagonal, queries = min(left.count, kQueries);
+      Begin(at);
       group_.AwaitTurn();
-      Multiply(scores_, shared_.keys[slot], shared_.queries[at], first_row);
-      Multiply(slopes_, shared_.values, shared_.douts[at], first_row);
+      Multiply<true>(scores_, shared_.keys[slot], shared_.queries[at], first_row);
+      Multiply<true>(slopes_, shared_.values, shared_.douts[at], first_row);
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
-      Probabilities(shared_.blocks.left[at].diagonal, tile.count, at);
+      Probabilities(diagonal, queries, tile.count);
       Accumulate(dv_, probabilities_, shared_.douts[at]);
       AwaitProducts<1>();
       PinRegisters(slopes_);
       if (!more) {
         group_.Release(shared_.values_pipeline, values_.index());
       }
-      Slopes(at);
+      Slopes();
       if constexpr (kWithQueries) {
         StoreRows(packed_, first_row, group_.lane, shared_.slopes[at]);
+        FenceShared();
         // Who is here has read the slopes before last, whose place the next ones take.
         SyncNamed(kSlopesBarrier, kConsumers * kWarpGroup);
         MultiplyTransposed<kTileKeys, kShare>(dq_, shared_.slopes[at], shared_.keys[slot],
@@ -265,28 +256,43 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
                         arguments_.scale, store);
       AddRows<kHeadDim>(arguments_.dv, arguments_.key_steps, tile, batch, group_, dv_, 1, store);
     }
-    group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
-  __device__ void Probabilities(int diagonal, int keys, int stage) {
-    const float scale_log2 = arguments_.scale * kLog2e;
+  __device__ void Begin(int stage) {
+    const int pair = shared_.blocks.left[stage].rows.head % 2;
 #pragma unroll
     for (int i = 0; i < kQueries / 2; i += 4) {
-      const float2 lse = *reinterpret_cast<const float2*>(&shared_.lse[stage][group_.Column(i)]);
-      scores_[i] = Exp2(fmaf(scores_[i], scale_log2, -lse.x));
-      scores_[i + 1] = Exp2(fmaf(scores_[i + 1], scale_log2, -lse.y));
-      scores_[i + 2] = Exp2(fmaf(scores_[i + 2], scale_log2, -lse.x));
-      scores_[i + 3] = Exp2(fmaf(scores_[i + 3], scale_log2, -lse.y));
-    }
-    // Queries beyond the span have an infinite denominator; keys beyond the tile are no part of dQ.
-    const int last_row = (group_.index + 1) * kRowsOfConsumer - 1;
-    if (last_row > diagonal || last_row >= keys) {
 #pragma unroll
-      for (int i = 0; i < kQueries / 2; ++i) {
-        const int row = group_.row + 8 * (i / 2 & 1);
-        if (row > group_.Column(i) + diagonal || row >= keys) {
-          scores_[i] = 0;
+      for (int j = 0; j < 2; ++j) {
+        const float2 start = shared_.starts[stage].of_row[group_.Column(i + j)][pair];
+        scores_[i + j] = scores_[i + j + 2] = start.x;
+        slopes_[i + j] = slopes_[i + j + 2] = start.y;
+      }
+    }
+    PinRegisters(scores_);
+    PinRegisters(slopes_);
+  }
+
+  __device__ void Probabilities(int diagonal, int queries, int keys) {
+    const float scale_log2 = arguments_.scale * kLog2e;
+#pragma unroll
+    for (int i = 0; i < kQueries / 2; ++i) {
+      scores_[i] = Exp2(scores_[i] * scale_log2);
+    }
+    // Keys beyond the tile are no part of dQ.
+    const int last_row = (group_.index + 1) * kRowsOfConsumer - 1;
+    if (last_row > diagonal || last_row >= keys || queries < kQueries) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = group_.row + 8 * h;
+        const int first = row - diagonal, end = row < keys ? queries : 0;
+#pragma unroll
+        for (int i = 0; i < kQueries / 2; ++i) {
+          const int column = group_.Column(i);
+          if ((i / 2 & 1) == h && (column < first || column >= end)) {
+            scores_[i] = 0;
+          }
         }
       }
     }
@@ -294,15 +300,11 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
   }
 
   // dS = P * (dP - delta), rounded.
-  __device__ void Slopes(int stage) {
+  __device__ void Slopes() {
 #pragma unroll
-    for (int i = 0; i < kQueries / 2; i += 4) {
-      const float2 delta =
-          *reinterpret_cast<const float2*>(&shared_.delta[stage][group_.Column(i)]);
-      packed_[i / 8][i / 2 % 4] = Element::Pack(scores_[i] * (slopes_[i] - delta.x),
-                                                scores_[i + 1] * (slopes_[i + 1] - delta.y));
-      packed_[i / 8][i / 2 % 4 + 1] = Element::Pack(scores_[i + 2] * (slopes_[i + 2] - delta.x),
-                                                    scores_[i + 3] * (slopes_[i + 3] - delta.y));
+    for (int i = 0; i < kQueries / 2; i += 2) {
+      packed_[i / 8][i / 2 % 4] =
+          Element::Pack(scores_[i] * slopes_[i], scores_[i + 1] * slopes_[i + 1]);
     }
   }
 
@@ -368,12 +370,12 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
 template <typename Element, int kHeadDim, bool kWithQueries>
 class KeyKernel<Element, kHeadDim, kWithQueries>::Writer {
  public:
-  __device__ Writer(const Arguments& arguments, Shared& shared, int lane)
-      : arguments_(arguments), shared_(shared), lane_(lane) {}
+  __device__ Writer(const Arguments& arguments, Shared& shared, int)
+      : arguments_(arguments), shared_(shared) {}
 
-  __device__ void Run(const KeyTile&, int batch, int slot, bool seen) {
-    if (lane_ == 0) {
-      for (bool more = seen; more; stage_.Next()) {
+  __device__ void Run(const KeyTile&, int batch, const Stage& stage) {
+    if (IsElected()) {
+      for (bool more = !shared_.tiles.walk[stage.index()].done(); more; stage_.Next()) {
         const int at = stage_.index();
         shared_.pipeline.AwaitFull(stage_);
         more = !shared_.blocks.last[at];
@@ -381,9 +383,7 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Writer {
         Arrive(&shared_.pipeline.empty[at]);
         Add(rows, batch);
       }
-      Arrive(&shared_.tiles.pipeline.empty[slot]);
     }
-    __syncwarp();
   }
 
  private:
@@ -413,7 +413,6 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Writer {
 
   const Arguments& arguments_;
   Shared& shared_;
-  const int lane_;
   Stage stage_;
   StageOf<1> dq_stage_;
 };
@@ -447,6 +446,9 @@ std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cuda
     arguments.dv[i] = problem.dv[i];
   }
   std::string error = Prepare(problem, kQueries, kTileKeys, &arguments);
+  if (error.empty()) {
+    error = MakeStartMaps(problem.starts, problem.query_views, kQueries, &arguments.starts);
+  }
   if (with_queries && error.empty()) {
     error = MakeSumMaps(problem.dq, problem.query_views, problem.head_dim, kQueries, &arguments.dq);
   }

@@ -1,6 +1,8 @@
 // dQ of attention over tiles on Hopper: a block holds 128 queries and walks over the keys that they
 // see, as the forward pass does. Scores and dP are made anew in every step, so that dK and dV have
 // a kernel of their own and no sum is shared between blocks: nothing depends on who comes first.
+#include <math.h>
+
 #include <algorithm>
 
 #include "attention/kernels/backward_sm90.cuh"
@@ -14,6 +16,9 @@ using namespace sm90;  // NOLINT: this file is about its instructions
 struct Arguments : BackwardArguments, TileArguments<Tile> {
   Gradient gradients[kMaxViews];
   const TileKeys* key_list;
+  const float2* starts;
+  int64_t tokens;
+  int64_t starts_of_token;
 };
 
 // Keys of a step: as many as the registers of scores, dP and sums allow.
@@ -23,24 +28,39 @@ template <typename Element, int kHeadDim>
 struct QueryKernel {
   static constexpr int kKeys = KeysOfStep(kHeadDim);
   static constexpr int kConsumers = kBackwardTileRows / kRowsOfConsumer;
-  static constexpr int kHelpers = 0;
+  static constexpr int kHelpers = 1;
   static constexpr int kConsumerRegisters = 232;
 
   struct Shared : QueryTileShared<Element, kKeys, kHeadDim, kConsumers, kStages> {
     SharedRows<Element, kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
     SharedRows<Element, kRowsOfConsumer, kHeadDim> douts[kStages][kConsumers];
+
+    using Base = QueryTileShared<Element, kKeys, kHeadDim, kConsumers, kStages>;
+    __device__ void Init() { Base::Init(kWarpsOf<QueryKernel>); }
   };
 
-  class Producer;
+  __device__ static KeyWalk<kKeys> WalkOf(const Arguments& arguments, const Tile& tile) {
+    return KeyWalkOf<kKeys>(arguments, tile);
+  }
+
+  class Loader;
   class Consumer;
+  template <int>
+  using Helper = ValueLoader<kKeys, Arguments, Shared>;
 };
 
 template <typename Element, int kHeadDim>
-class QueryKernel<Element, kHeadDim>::Producer
-    : public KeyLoader<kKeys, kStages, Arguments, Shared> {
+class QueryKernel<Element, kHeadDim>::Loader : public KeyLoader<kKeys, kStages, Arguments, Shared> {
  public:
   using KeyLoader<kKeys, kStages, Arguments, Shared>::KeyLoader;
 
+  __device__ void Run(const Tile& tile, int batch, const Stage& stage) {
+    const int slot = stage.index();
+    LoadOwn(tile, batch, slot);
+    this->LoadKeys(this->shared_.tiles.walk[slot], batch);
+  }
+
+ private:
   __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
     Shared& shared = this->shared_;
     uint64_t* full = &shared.tiles.pipeline.full[slot];
@@ -62,10 +82,13 @@ class QueryKernel<Element, kHeadDim>::Consumer {
     group_.StartTurns();
   }
 
-  __device__ void Run(const Tile& tile, int batch, int slot, bool seen) {
+  __device__ void Run(const Tile& tile, int batch, const Stage& tile_stage) {
+    const int slot = tile_stage.index();
+    const bool seen = !shared_.tiles.walk[slot].done();
+    shared_.tiles.pipeline.AwaitFull(tile_stage);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      numbers_[h] = NumbersOf(arguments_, tile.rows, group_.row + 8 * h, tile.count, batch);
+      starts_[h] = StartOf(tile, group_.row + 8 * h, batch);
     }
 #pragma unroll
     for (int i = 0; i < kHeadDim / 2; ++i) {
@@ -75,10 +98,11 @@ class QueryKernel<Element, kHeadDim>::Consumer {
     for (bool more = seen; more; stage_.Next()) {
       shared_.key_pipeline.AwaitFull(stage_);
       more = !shared_.blocks.last[stage_.index()];
+      Begin();
       group_.AwaitTurn();
-      Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[stage_.index()]);
+      Multiply<true>(scores_, shared_.queries[slot][group_.index], shared_.keys[stage_.index()]);
       shared_.value_pipeline.AwaitFull(stage_);
-      Multiply(slopes_, shared_.douts[slot][group_.index], shared_.values[stage_.index()]);
+      Multiply<true>(slopes_, shared_.douts[slot][group_.index], shared_.values[stage_.index()]);
       group_.GiveTurn();
       AwaitProducts<1>();
       PinRegisters(scores_);
@@ -101,16 +125,34 @@ class QueryKernel<Element, kHeadDim>::Consumer {
       AddRows<kHeadDim>(arguments_.gradients, arguments_.query_steps, tile, batch, group_,
                         gradient_, arguments_.scale);
     }
-    group_.Release(shared_.tiles.pipeline, slot);
   }
 
  private:
+  // A row beyond the tile takes no part.
+  __device__ float2 StartOf(const Tile& tile, int row, int batch) {
+    const int64_t token = TokenOf(tile.rows, arguments_.query_steps, min(row, tile.count - 1));
+    const int64_t place =
+        (batch * arguments_.tokens + token) * arguments_.starts_of_token + tile.rows.head;
+    const float2 start = arguments_.starts[place];
+    return row < tile.count ? start : make_float2(-INFINITY, 0);
+  }
+
+  __device__ void Begin() {
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) {
+      scores_[i] = starts_[i / 2 & 1].x;
+      slopes_[i] = starts_[i / 2 & 1].y;
+    }
+    PinRegisters(scores_);
+    PinRegisters(slopes_);
+  }
+
   // Scores to probabilities of the softmax of all keys; 0 where a key is hidden.
   __device__ void Probabilities(const TileKeys& keys) {
     const float scale_log2 = arguments_.scale * kLog2e;
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
-      scores_[i] = Exp2(fmaf(scores_[i], scale_log2, -numbers_[i / 2 & 1].lse));
+      scores_[i] = Exp2(scores_[i] * scale_log2);
     }
     if (kKeys <= min(keys.count, group_.index * kRowsOfConsumer + keys.diagonal + 1)) {
       return;
@@ -128,9 +170,8 @@ class QueryKernel<Element, kHeadDim>::Consumer {
   __device__ void Slopes() {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 2) {
-      const float delta = numbers_[i / 2 & 1].delta;
-      packed_[i / 8][i / 2 % 4] = Element::Pack(scores_[i] * (slopes_[i] - delta),
-                                                scores_[i + 1] * (slopes_[i + 1] - delta));
+      packed_[i / 8][i / 2 % 4] =
+          Element::Pack(scores_[i] * slopes_[i], scores_[i + 1] * slopes_[i + 1]);
     }
   }
 
@@ -138,7 +179,7 @@ class QueryKernel<Element, kHeadDim>::Consumer {
   Shared& shared_;
   const ConsumerGroup<kConsumers> group_;
   Stage stage_;
-  QueryNumbers numbers_[2];
+  float2 starts_[2];
   float scores_[kKeys / 2];
   float slopes_[kKeys / 2];
   uint32_t packed_[kKeys / 16][4];
@@ -157,6 +198,10 @@ std::string BackwardQueries(const BackwardProblem& problem, cudaStream_t stream)
   arguments.batches = static_cast<unsigned>(problem.query_views.front().operand.batch);
   arguments.taken = problem.taken;
   arguments.key_list = problem.keys;
+  const Operand& queries = problem.query_views.front().operand;
+  arguments.starts = reinterpret_cast<const float2*>(problem.starts);
+  arguments.tokens = queries.tokens;
+  arguments.starts_of_token = 2 * PairsOfHeads(queries.heads);
   std::copy(problem.dq.begin(), problem.dq.end(), arguments.gradients);
   const std::string error =
       Prepare(problem, kRowsOfConsumer, KeysOfStep(problem.head_dim), &arguments);

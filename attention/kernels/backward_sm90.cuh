@@ -1,7 +1,5 @@
 #pragma once
 
-#include <math.h>
-
 #include <string>
 
 #include "attention/kernels/tile_launch.cuh"
@@ -19,8 +17,6 @@ struct BackwardArguments {
   ViewMaps keys;
   ViewMaps values;
   int64_t query_steps[kMaxViews];
-  PerQuery lse;
-  PerQuery delta;
   float scale;
 };
 
@@ -31,8 +27,6 @@ inline std::string Prepare(const BackwardProblem& problem, int query_rows, int k
   for (size_t i = 0; i < problem.query_views.size(); ++i) {
     arguments->query_steps[i] = problem.query_views[i].step;
   }
-  arguments->lse = problem.lse;
-  arguments->delta = problem.delta;
   arguments->scale = problem.scale;
   std::string error =
       MakeViewMaps(problem.query_views, problem.head_dim, query_rows, &arguments->queries);
@@ -52,36 +46,10 @@ __device__ inline int64_t TokenOf(const TileRows& rows, const int64_t* steps, in
   return rows.residue + static_cast<int64_t>(rows.first + row) * steps[rows.view];
 }
 
-// Where numbers of queries have a token of a head.
-template <typename Values>
-__device__ auto* At(const Values& values, int batch, int64_t token, int head) {
-  return values.data + batch * values.batch_stride + token * values.token_stride +
-         head * values.head_stride;
-}
-
 // Where sums have a token of a head.
 __device__ inline float* SumsAt(const Gradient& sums, int batch, int64_t token, int head) {
-  return At(sums, batch, token - sums.first_token, head);
-}
-
-// The shift of a query's exponents to base two, and its delta. A query without a denominator, or
-// beyond the end, has probabilities 0.
-struct QueryNumbers {
-  float lse = INFINITY;
-  float delta = 0;
-};
-__device__ inline QueryNumbers NumbersOf(const BackwardArguments& arguments, const TileRows& rows,
-                                         int row, int count, int batch) {
-  // Loads without a branch, so that those of several rows are under way at a time.
-  const int64_t token = TokenOf(rows, arguments.query_steps, min(row, count - 1));
-  const float lse = *At(arguments.lse, batch, token, rows.head);
-  const float delta = *At(arguments.delta, batch, token, rows.head);
-  QueryNumbers numbers;
-  if (row < count) {
-    numbers.lse = isinf(lse) ? INFINITY : lse * kLog2e;
-    numbers.delta = delta;
-  }
-  return numbers;
+  return sums.data + batch * sums.batch_stride + (token - sums.first_token) * sums.token_stride +
+         head * sums.head_stride;
 }
 
 // Calls f(i, first column, four numbers) for the columns of half `h` of an accumulator that this

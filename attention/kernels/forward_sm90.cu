@@ -2,6 +2,7 @@
 // their rows in registers. The scores of the next keys are multiplied while the softmax of the
 // present ones is computed (FlashAttention-3, sections 3.1 and 3.2, arXiv 2407.08608).
 #include <limits>
+#include <tuple>
 
 #include "attention/kernels/query_tile.cuh"
 #include "attention/kernels/rest.h"
@@ -42,48 +43,67 @@ constexpr int kNumbersOfLine = 32;
 template <typename Element, int kHeadDim>
 struct ForwardKernel {
   static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
-  static constexpr int kHelpers = 0;
+  static constexpr int kHelpers = 2;
   static constexpr int kKeyStages = 3;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
 
   struct Shared : QueryTileShared<Element, kTileKeys, kHeadDim, kConsumers, kKeyStages> {
+    using Base = QueryTileShared<Element, kTileKeys, kHeadDim, kConsumers, kKeyStages>;
     SharedRows<Element, kRowsOfConsumer, kHeadDim> queries[kStages][kConsumers];
+
+    __device__ void Init() { Base::Init(kWarpsOf<ForwardKernel>); }
   };
 
-  class Producer;
+  __device__ static KeyWalk<kTileKeys> WalkOf(const Arguments& arguments, const Tile& tile) {
+    return KeyWalkOf<kTileKeys>(arguments, tile);
+  }
+
+  class Loader;
+  class Fetcher;
   class Consumer;
+  template <int kIndex>
+  using Helper =
+      std::tuple_element_t<kIndex, std::tuple<ValueLoader<kTileKeys, Arguments, Shared>, Fetcher>>;
 };
 
 template <typename Element, int kHeadDim>
-class ForwardKernel<Element, kHeadDim>::Producer
+class ForwardKernel<Element, kHeadDim>::Loader
     : public KeyLoader<kTileKeys, kKeyStages, Arguments, Shared> {
-  using Loader = KeyLoader<kTileKeys, kKeyStages, Arguments, Shared>;
-
  public:
-  using Loader::Loader;
+  using KeyLoader<kTileKeys, kKeyStages, Arguments, Shared>::KeyLoader;
 
+  __device__ void Run(const Tile& tile, int batch, const Stage& stage) {
+    const int slot = stage.index();
+    LoadOwn(tile, batch, slot);
+    this->LoadKeys(this->shared_.tiles.walk[slot], batch);
+  }
+
+ private:
   __device__ void LoadOwn(const Tile& tile, int batch, int slot) {
     uint64_t* full = &this->shared_.tiles.pipeline.full[slot];
+    FenceShared();  // consumers have written to it
     ArriveExpecting(full, sizeof(this->shared_.queries[slot]));
     for (int consumer = 0; consumer < kConsumers; ++consumer) {
       LoadRows(this->shared_.queries[slot][consumer], this->arguments_.queries, tile.rows,
                consumer * kRowsOfConsumer, batch, full);
     }
   }
+};
 
-  __device__ void LoadSeen(const KeyWalk<kTileKeys>& walk, const Tile& tile, int batch) {
-    if (this->arguments_.results.merge_begin != nullptr) {
-      FetchParts(tile, batch);
+// Fetches what the consumers will merge. A warp of its own: the keys do not wait for its addresses.
+template <typename Element, int kHeadDim>
+class ForwardKernel<Element, kHeadDim>::Fetcher {
+ public:
+  __device__ Fetcher(const Arguments& arguments, Shared&, int lane)
+      : arguments_(arguments), lane_(lane) {}
+
+  __device__ void Run(const Tile& tile, int batch, const Stage&) {
+    const Results& results = arguments_.results;
+    if (results.merge_begin == nullptr) {
+      return;
     }
-    Loader::LoadSeen(walk, tile, batch);
-  }
-
- private:
-  // Asks for the parts that the consumers will merge when they are through.
-  __device__ void FetchParts(const Tile& tile, int batch) const {
-    const Results& results = this->arguments_.results;
-    for (int row = this->lane_; row < tile.count; row += 32) {
-      const uint32_t* begin = results.merge_begin + PlaceOf(this->arguments_, tile.rows, row);
+    for (int row = lane_; row < tile.count; row += 32) {
+      const uint32_t* begin = results.merge_begin + PlaceOf(arguments_, tile.rows, row);
       const int64_t all = batch * results.parts;
       for (int64_t part = all + begin[0]; part < all + begin[1]; ++part) {
         Prefetch(results.part_lses + part);
@@ -93,6 +113,10 @@ class ForwardKernel<Element, kHeadDim>::Producer
       }
     }
   }
+
+ private:
+  const Arguments& arguments_;
+  const int lane_;
 };
 
 // The state of a consumer warpgroup: 64 queries, of which each thread holds two half rows.
@@ -104,19 +128,19 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
     group_.StartTurns();
   }
 
-  __device__ void Run(const Tile& tile, int batch, int slot, bool seen) {
+  __device__ void Run(const Tile& tile, int batch, const Stage& stage) {
+    const int slot = stage.index();
     Start();
     AskWhereTo(tile);
-    if (seen) {
+    shared_.tiles.pipeline.AwaitFull(stage);
+    if (!shared_.tiles.walk[slot].done()) {
       AwaitKeys();
       group_.AwaitTurn();
       Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
       group_.GiveTurn();
       AwaitProducts<0>();
       PinRegisters(scores_);
-      group_.Release(shared_.key_pipeline, keys_.index());
-      keys_.Next();
-      Hide();
+      TakeScores();
       float ignored[2];
       Softmax(ignored);
       Pack<Element>(scores_, probabilities_);
@@ -129,9 +153,7 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
         group_.GiveTurn();
         AwaitProducts<1>();
         PinRegisters(scores_);
-        group_.Release(shared_.key_pipeline, keys_.index());
-        keys_.Next();
-        Hide();
+        TakeScores();
         float keep[2];
         Softmax(keep);
         // Also keeps the softmax before the wait: within one block of instructions ptxas would wait
@@ -154,11 +176,17 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
       group_.Release(shared_.value_pipeline, values_.index());
       values_.Next();
     }
-    Store(tile, batch);
-    group_.Release(shared_.tiles.pipeline, slot);
+    Store(tile, batch, slot);
   }
 
  private:
+  // The scores of the keys awaited last are there.
+  __device__ void TakeScores() {
+    group_.Release(shared_.key_pipeline, keys_.index());
+    keys_.Next();
+    Hide();
+  }
+
   __device__ void Start() {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -254,7 +282,7 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
     }
   }
 
-  __device__ void Store(const Tile& tile, int batch) {
+  __device__ void Store(const Tile& tile, int batch, int slot) {
     const Results& results = arguments_.results;
     float lse[2], factor[2];
 #pragma unroll
@@ -264,13 +292,14 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
       sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
       // No key was seen; a sum that is NaN goes on.
       const bool nothing = sum == 0;
-      factor[h] = nothing ? 0 : 1 / sum;
-      lse[h] = nothing ? kMinusInfinity : fmaf(most_[h] * arguments_.scale_log2, kLn2, logf(sum));
+      factor[h] = nothing ? 0 : __fdividef(1, sum);
+      lse[h] = nothing ? kMinusInfinity : fmaf(most_[h], arguments_.scale_log2, Log2(sum)) * kLn2;
     }
     const bool merge = results.merge_begin != nullptr;
     if (merge) {
       Merge(batch, lse, factor);
     }
+    unsigned whole_rows = 0;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = group_.row + 8 * h;
@@ -281,15 +310,13 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
       if (real && group_.lane % 4 == 0) {
         (whole ? results.lse[place] : results.part_lses[part]) = lse[h];
       }
-      if (__any_sync(0xFFFFFFFF, real && whole)) {
-#pragma unroll
-        for (int column = 0; column < kHeadDim; column += 32) {
-          StoreColumns(place * kHeadDim, column, h, factor[h], real && whole);
-        }
-      }
+      whole_rows |= (__ballot_sync(0xFFFFFFFF, real && whole) & 0x11111111) << h;
       if (real && !whole) {
         StorePart(results.part_outs + part * kHeadDim, h, factor[h]);
       }
+    }
+    if (whole_rows != 0) {
+      StoreWhole(tile, batch, slot, factor, whole_rows);
     }
   }
 
@@ -297,13 +324,13 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
   // multiplied with its factor yet. What both rows wait for is asked for at once.
   __device__ void Merge(int batch, float (&lse)[2], float (&factor)[2]) {
     const float* lses[2];
-    float weights[2][kAhead], shift[2], inverse[2];
+    float ahead[2][kAhead], shift[2], inverse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       lses[h] = arguments_.results.part_lses + batch * arguments_.results.parts + first_[h];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        weights[h][i] = i < Parts(h) ? lses[h][i] : kMinusInfinity;
+        ahead[h][i] = i < Parts(h) ? lses[h][i] : kMinusInfinity;
       }
     }
 #pragma unroll
@@ -312,36 +339,35 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
       const auto for_each = [&](const auto& f) {
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) {
-          f(weights[h][i]);
+          f(ahead[h][i]);
         }
+#pragma unroll 1
         for (int i = kAhead; i < Parts(h); ++i) {
           f(lses[h][i]);
         }
       };
       for_each([&](float part) { most = fmaxf(most, part); });
       shift[h] = most == kMinusInfinity ? 0 : most;
-      const float own = expf(lse[h] - shift[h]);
+      const float own = Exp2((lse[h] - shift[h]) * kLog2e);
       float sum = own;
-      for_each([&](float part) { sum += expf(part - shift[h]); });
+      for_each([&](float part) { sum += Exp2((part - shift[h]) * kLog2e); });
       const bool nothing = sum == 0;
-      inverse[h] = nothing ? 0 : 1 / sum;
+      inverse[h] = nothing ? 0 : __fdividef(1, sum);
       Scale(h, factor[h] * own * inverse[h]);
       factor[h] = 1;
-      lse[h] = nothing ? kMinusInfinity : shift[h] + logf(sum);
+      lse[h] = nothing ? kMinusInfinity : fmaf(Log2(sum), kLn2, shift[h]);
     }
+    // Not unrolled: instructions that are met once a tile wait to be fetched.
     const int most_parts = max(Parts(0), Parts(1));
+#pragma unroll 1
+    for (int i = 0; __any_sync(0xFFFFFFFF, i < most_parts); ++i) {
+      float weights[2];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (__any_sync(0xFFFFFFFF, i < most_parts)) {
-        AddParts(i, batch, expf(weights[0][i] - shift[0]) * inverse[0],
-                 expf(weights[1][i] - shift[1]) * inverse[1]);
+      for (int h = 0; h < 2; ++h) {
+        const float part = i < Parts(h) ? lses[h][i] : kMinusInfinity;
+        weights[h] = Exp2((part - shift[h]) * kLog2e) * inverse[h];
       }
-    }
-    for (int i = kAhead; __any_sync(0xFFFFFFFF, i < most_parts); ++i) {
-      const auto weight = [&](int h) {
-        return i < Parts(h) ? expf(lses[h][i] - shift[h]) * inverse[h] : 0;
-      };
-      AddParts(i, batch, weight(0), weight(1));
+      AddParts(i, batch, weights);
     }
   }
 
@@ -357,7 +383,7 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
   }
 
   // Adds part i of both rows, where they have so many.
-  __device__ void AddParts(int i, int batch, float weight0, float weight1) {
+  __device__ void AddParts(int i, int batch, const float (&weights)[2]) {
     const Results& results = arguments_.results;
     float2 pairs[2][kHeadDim / 8];
 #pragma unroll
@@ -376,9 +402,9 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
     for (int block = 0; block < kHeadDim / 8; ++block) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float weight = h == 0 ? weight0 : weight1;
-        out_[4 * block + 2 * h] = fmaf(weight, pairs[h][block].x, out_[4 * block + 2 * h]);
-        out_[4 * block + 2 * h + 1] = fmaf(weight, pairs[h][block].y, out_[4 * block + 2 * h + 1]);
+        const int i = 4 * block + 2 * h;
+        out_[i] = fmaf(weights[h], pairs[h][block].x, out_[i]);
+        out_[i + 1] = fmaf(weights[h], pairs[h][block].y, out_[i + 1]);
       }
     }
   }
@@ -392,50 +418,75 @@ class ForwardKernel<Element, kHeadDim>::Consumer {
     }
   }
 
-  // Stores 32 columns of a row, and what their rounding leaves over, at `at` of the results.
-  __device__ void StoreColumns(int64_t at, int column, int h, float factor, bool real) {
+  // Stores whole rows and what their rounding leaves over, by way of the tile's queries' memory,
+  // which nobody needs any more: each warp the 16 rows that it holds. Bit 4 * (i % 8) + i / 8 of
+  // `whole_rows`: whether row i of them is whole.
+  __device__ void StoreWhole(const Tile& tile, int batch, int slot, const float (&factor)[2],
+                             unsigned whole_rows) {
     const Results& results = arguments_.results;
-    uint32_t block[4], rest[4];
+    auto& shared = shared_.queries[slot][group_.index];
+    uint32_t packed[kHeadDim / 16][4], rest[kHeadDim / 32][4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int i = 4 * (column / 8 + j) + 2 * h;
-      const float low = out_[i] * factor, high = out_[i + 1] * factor;
-      block[j] = Element::Pack(low, high);
-      const auto low_rest =
-          static_cast<uint8_t>(RestOf<Element>(low, static_cast<uint16_t>(block[j])));
-      const auto high_rest =
-          static_cast<uint8_t>(RestOf<Element>(high, static_cast<uint16_t>(block[j] >> 16)));
-      rest[j] = low_rest | uint32_t{high_rest} << 8;
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      out_[i] *= factor[i / 2 & 1];
     }
-    Gather(block);
-    at += column + 8 * (group_.lane % 4);
-    if (real) {
-      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(results.out) + at) =
-          make_uint4(block[0], block[1], block[2], block[3]);
-    }
+    Pack<Element>(out_, packed);
     if (results.rest != nullptr) {
-      Gather(rest);
-      if (real) {
-        *reinterpret_cast<uint2*>(results.rest + at) =
-            make_uint2(rest[0] | rest[1] << 16, rest[2] | rest[3] << 16);
+      PackRest(packed, rest);
+    }
+    StoreRows(packed, 0, group_.lane, shared);
+    __syncwarp();
+    StorePieces<8>(tile, batch, shared, whole_rows, [&](int64_t at, const uint4& piece) {
+      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(results.out) + at) = piece;
+    });
+    if (results.rest != nullptr) {
+      __syncwarp();
+      StoreRows(rest, 0, group_.lane, shared);
+      __syncwarp();
+      StorePieces<16>(tile, batch, shared, whole_rows, [&](int64_t at, const uint4& piece) {
+        *reinterpret_cast<uint4*>(results.rest + at) = make_uint4(
+            __byte_perm(piece.x, piece.y, 0x5410), __byte_perm(piece.z, piece.w, 0x5410),
+            __byte_perm(piece.x, piece.y, 0x7632), __byte_perm(piece.z, piece.w, 0x7632));
+      });
+    }
+  }
+
+  // What rounding leaves over, a byte each: where `packed` has the columns of two blocks of eight,
+  // a half of rest has them.
+  __device__ void PackRest(const uint32_t (&packed)[kHeadDim / 16][4],
+                           uint32_t (&rest)[kHeadDim / 32][4]) {
+#pragma unroll
+    for (int block = 0; block < kHeadDim / 16; ++block) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int i = 8 * block + 2 * h;
+        rest[block / 2][2 * (block % 2) + h] =
+            RestsOf<Element>({out_[i], out_[i + 1], out_[i + 4], out_[i + 5]}, packed[block][h],
+                             packed[block][2 + h]);
       }
     }
   }
 
-  // 32 columns of a row lie with four lanes, two of every eight each; after two exchanges each lane
-  // has eight that are neighbours.
-  __device__ void Gather(uint32_t (&block)[4]) {
-#pragma unroll
-    for (int distance = 1; distance <= 2; distance *= 2) {
-      const bool upper = group_.lane & distance;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if ((j & distance) == 0) {
-          uint32_t& low = block[j];
-          uint32_t& high = block[j + distance];
-          const uint32_t got = __shfl_xor_sync(0xFFFFFFFF, upper ? low : high, distance);
-          (upper ? low : high) = got;
-        }
+  // Calls f(where, piece) for the 16 bytes of each kColumnsOfPiece columns of the warp's whole
+  // rows.
+  template <int kColumnsOfPiece, typename Rows, typename F>
+  __device__ void StorePieces(const Tile& tile, int batch, Rows& shared, unsigned whole_rows,
+                              const F& f) {
+    constexpr int kPieces = kHeadDim / kColumnsOfPiece;
+    constexpr int kRowsAtOnce = 32 / kPieces;
+    const int row_of_warp = threadIdx.x % kWarpGroup / 32 * 16;
+    const int piece = group_.lane % kPieces;
+    const int first = group_.lane / kPieces;
+    const int64_t place =
+        batch * arguments_.tokens * arguments_.heads +
+        PlaceOf(arguments_, tile.rows, group_.index * kRowsOfConsumer + row_of_warp + first);
+    const int64_t step =
+        kRowsAtOnce * kHeadDim * arguments_.heads * arguments_.query_steps[tile.rows.view];
+    int64_t at = place * kHeadDim + kColumnsOfPiece * piece;
+#pragma unroll 2
+    for (int i = first; i < 16; i += kRowsAtOnce, at += step) {
+      if ((whole_rows >> (4 * (i % 8) + i / 8) & 1) != 0) {
+        f(at, *reinterpret_cast<const uint4*>(PieceOf(shared, row_of_warp + i, 8 * piece)));
       }
     }
   }

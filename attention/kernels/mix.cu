@@ -122,23 +122,26 @@ __device__ float Dot(const uint4& a, const uint4& b, const uint2& rests) {
 }
 
 template <typename Element, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    DotRows(int64_t rows, const void* a, const void* b, const int8_t* rest, float* dots) {
+__global__ void __launch_bounds__(kThreads) StartRows(const StartsProblem problem) {
   const int64_t row = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
-  float sum = 0;
-  if (row < rows) {
+  const bool real = row < problem.tokens * problem.heads;
+  float delta = 0;
+  if (real) {
     const int64_t at = row * kLanes + lane;
-    sum = Dot<Element>(__ldcs(static_cast<const uint4*>(a) + at),
-                       __ldcs(static_cast<const uint4*>(b) + at),
-                       __ldcs(reinterpret_cast<const uint2*>(rest) + at));
+    delta = Dot<Element>(__ldcs(static_cast<const uint4*>(problem.dout) + at),
+                         __ldcs(static_cast<const uint4*>(problem.out) + at),
+                         __ldcs(reinterpret_cast<const uint2*>(problem.rest) + at));
   }
 #pragma unroll
   for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
-    sum += __shfl_down_sync(0xFFFFFFFF, sum, lanes, kLanes);
+    delta += __shfl_down_sync(0xFFFFFFFF, delta, lanes, kLanes);
   }
-  if (lane == 0 && row < rows) {
-    dots[row] = sum;
+  if (lane == 0 && real) {
+    const float lse = problem.lse[row];
+    const int64_t token = row / problem.heads, head = row % problem.heads;
+    reinterpret_cast<float2*>(problem.starts)[token * 2 * PairsOfHeads(problem.heads) + head] =
+        make_float2(isinf(lse) ? -INFINITY : -lse / problem.scale, -delta);
   }
 }
 
@@ -168,16 +171,16 @@ std::string Mix(const MixProblem& problem, cudaStream_t stream) {
   return Said();
 }
 
-std::string RowDots(ElementType type, int head_dim, int64_t rows, const void* a, const void* b,
-                    const int8_t* rest, float* dots, cudaStream_t stream) {
+std::string MakeStarts(const StartsProblem& problem, cudaStream_t stream) {
+  const int64_t rows = problem.tokens * problem.heads;
   if (rows == 0) {
     return "";
   }
-  const int lanes = head_dim / 8;
-  WithElement(type, [&](auto element) {
+  const int lanes = problem.head_dim / 8;
+  WithElement(problem.type, [&](auto element) {
     const auto kernel =
-        lanes == 16 ? DotRows<decltype(element), 16> : DotRows<decltype(element), 8>;
-    kernel<<<BlocksOf(rows, lanes), kThreads, 0, stream>>>(rows, a, b, rest, dots);
+        lanes == 16 ? StartRows<decltype(element), 16> : StartRows<decltype(element), 8>;
+    kernel<<<BlocksOf(rows, lanes), kThreads, 0, stream>>>(problem);
   });
   return Said();
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "attention/kernels/element.h"
+#include "attention/kernels/tile_list.h"
 
 // What comes before and after the tiles of queries: sums in fp32. Asynchronous; errors are the
 // texts of CUDA. Thread-safe. No torch.
@@ -35,9 +36,22 @@ struct MixProblem {
 // Empty, or what CUDA said. Pointers to numbers are multiples of 16 bytes.
 std::string Mix(const MixProblem& problem, cudaStream_t stream);
 
-// dots[i] = sum over d of a[i][d] * b[i][d], of `rows` rows of head_dim (64 or 128) elements, b
-// with its rest: the delta of BackwardProblem out of dout and out. Empty, or what CUDA said.
-std::string RowDots(ElementType type, int head_dim, int64_t rows, const void* a, const void* b,
-                    const int8_t* rest, float* dots, cudaStream_t stream);
+// Makes BackwardProblem::starts. Of `tokens` tokens in all, of `heads` heads: dout and out,
+// contiguous, out with its rest, and lse [tokens, heads]; +-inf takes a query out.
+struct StartsProblem {
+  ElementType type = ElementType::kBf16;
+  int head_dim = 0;  // 64 or 128
+  int64_t tokens = 0;
+  int64_t heads = 0;
+  float scale = 1;
+  const void* dout = nullptr;
+  const void* out = nullptr;
+  const int8_t* rest = nullptr;
+  const float* lse = nullptr;
+  float* starts = nullptr;
+};
+
+// Empty, or what CUDA said.
+std::string MakeStarts(const StartsProblem& problem, cudaStream_t stream);
 
 }  // namespace ringmaster::attention::kernels

@@ -37,18 +37,20 @@ __device__ inline void ArriveExpecting(uint64_t* barrier, int bytes) {
       : "memory");
 }
 
-// Returns once the phase of this parity is complete.
+// Returns once the phase of this parity is complete. The hint, in nanoseconds, is as long as any
+// wait: a warp that looks again and again takes turns that others would multiply in.
 __device__ inline void WaitFor(uint64_t* barrier, int parity) {
+  constexpr int kSuspended = 10'000'000;
   uint32_t done = 0;
   while (done == 0) {
     asm volatile(
         "{\n"
         ".reg .pred complete;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 complete, [%1], %2;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 complete, [%1], %2, %3;\n"
         "selp.u32 %0, 1, 0, complete;\n"
         "}\n"
         : "=r"(done)
-        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "r"(SharedAddress(barrier)), "r"(parity), "n"(kSuspended)
         : "memory");
   }
 }
@@ -113,6 +115,20 @@ __device__ inline void ShrinkRegisters() {
 template <int kRegisters>
 __device__ inline void GrowRegisters() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Whether this thread is the one of its warp that is to act, each time the same: the compiler then
+// knows that there is but one. All of the warp call it.
+__device__ inline bool IsElected() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred elected;\n"
+      "elect.sync _|elected, 0xFFFFFFFF;\n"
+      "selp.u32 %0, 1, 0, elected;\n"
+      "}\n"
+      : "=r"(elected));
+  return elected != 0;
 }
 
 // Named barriers 1..15 among some of a block's threads.

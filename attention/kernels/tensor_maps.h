@@ -10,9 +10,10 @@
 
 namespace ringmaster::attention::kernels {
 
-// Columns of a box, 128 bytes, swizzled: of operands and of sums.
+// Columns of a box: of operands and of sums, 128 bytes, swizzled; of a pair of heads' starts.
 constexpr int kColumns = 64;
 constexpr int kSumColumns = 32;
+constexpr int kStartColumns = 4;
 
 // Two tensor maps for each view, [batch, first + i, residue, head, columns]: one for residues below
 // tokens mod step, whose rows are one more than those of the others. Coordinates beyond read as
@@ -27,6 +28,10 @@ struct ViewMaps {
 // Maps whose boxes are `box_rows` rows of kColumns elements. Empty, or what the driver said.
 std::string MakeViewMaps(const std::vector<View>& views, int head_dim, int box_rows,
                          ViewMaps* maps);
+
+// Maps of BackwardProblem::starts that belong to views of queries: head / 2 in place of the head.
+std::string MakeStartMaps(const float* starts, const std::vector<View>& views, int box_rows,
+                          ViewMaps* maps);
 
 // Maps of sums that belong to views of queries, of kSumColumns elements, and where the first token
 // of the sums lies in each: row `first_row` of residue `first_residue`.

@@ -38,7 +38,7 @@ struct Results {
 struct ForwardProblem {
   ElementType type = ElementType::kBf16;  // of operands and out
   int head_dim = 0;                       // 64 or 128
-  float scale = 1;                        // > 0
+  float scale = 1;                        // >= kLeastScale
   std::vector<View> query_views;
   // Pairs: rows of keys under view i have their values under the same view of `value_views`.
   std::vector<View> key_views;
@@ -50,14 +50,6 @@ struct ForwardProblem {
   // Room for one number, which no other call uses until this one has run.
   unsigned* taken = nullptr;
   Results results;
-};
-
-// One number for each query head and token: [batch, tokens, heads], strides in elements.
-struct PerQuery {
-  const float* data = nullptr;
-  int64_t batch_stride = 0;
-  int64_t token_stride = 0;
-  int64_t head_stride = 0;
 };
 
 // fp32 sums that rows are added to, of `tokens` tokens from `first_token` on, laid out as an
@@ -72,7 +64,7 @@ struct Gradient {
   int64_t head_stride = 0;
 };
 
-// The gradient of one softmax of which these keys may be only some: `lse` is of all keys, and
+// The gradient of one softmax of which these keys may be only some: lse is of all keys, and
 // delta = sum over the head's dimension of dout * out with the output of all keys. The products are
 // those of FlashAttention-2, section 3.1.2 (arXiv 2307.08691). The gradients of scores are rounded
 // to the type before they meet queries and keys: in fp16 they end at 65504 and 6e-8, as in every
@@ -86,8 +78,10 @@ struct BackwardProblem {
   std::vector<View> dout_views;
   std::vector<View> key_views;
   std::vector<View> value_views;
-  PerQuery lse;  // natural logarithm; +-inf takes a query out
-  PerQuery delta;
+  // [batch, tokens, PairsOfHeads(heads), 2, 2]: for each query what the sums of its scores and of
+  // their gradients begin with, -lse / scale and -delta. -inf in place of the first takes a query
+  // out. A multiple of 16 bytes.
+  const float* starts = nullptr;
   // Whether the same lists give the same bits: two kernels and seven products instead of one and
   // five, and no sum is shared between blocks. Else dq depends in its last bits on who comes first.
   bool deterministic = true;

@@ -6,19 +6,18 @@
 #include "attention/kernels/tile_products.cuh"
 
 // The frame of the kernels over tiles. One block a multiprocessor takes tiles from the list, one
-// after the other: a producer warp loads, K::kConsumers consumer warpgroups multiply, and while
-// they finish a tile the rows of the next are on their way. A kernel K has
-// - kConsumerRegisters, of a consumer's thread; what is left must do for the producer's;
+// after the other: a warp loads, up to three more help it, K::kConsumers consumer warpgroups
+// multiply, and while they finish a tile the rows of the next are on their way. A kernel K has
+// - kConsumerRegisters, of a consumer's thread; what is left must do for the others';
+// - WalkOf(arguments, tile), which finds what comes by;
 // - Shared, its shared memory, with a TileSlots `tiles` and an Init() of the barriers that one
 //   thread calls;
-// - Producer(arguments, shared, lane), whose WalkOf(tile) finds what comes by, LoadOwn(tile, batch,
-//   slot) one lane calls to start the loads of the rows that a tile keeps, arriving at the slot's
-//   full barrier, and LoadSeen(walk, tile, batch) each lane to load what comes by;
-// - Consumer(arguments, shared, group), whose Run(tile, batch, slot, seen) each consumer's threads
-//   call when the tile's own rows are there, `seen` if any come by; it gives the slot back;
-// - kHelpers, how many warps help the producer, and Helper<i>(arguments, shared, lane), whose
-//   Run(tile, batch, slot, seen) each lane of helper i calls as soon as the tile is taken, and
-//   which gives the slot back as well.
+// - Loader(arguments, shared), whose Run(tile, batch, stage) one thread calls: it loads the tile's
+//   own rows, arriving at the slot's full barrier, and what comes by;
+// - Consumer(arguments, shared, group), whose Run(tile, batch, stage) each consumer's threads call
+//   as soon as the tile is taken; it waits for its rows itself;
+// - kHelpers, at most three, and Helper<i>(arguments, shared, lane), whose Run(tile, batch, stage)
+//   each lane of helper i calls as soon as the tile is taken.
 // Consumers read no list: its latency would come before their products.
 namespace ringmaster::attention::kernels {
 
@@ -35,74 +34,69 @@ constexpr float kLog2e = 1.44269504088896340736f;
 
 template <typename K>
 constexpr int kThreadsOf = (K::kConsumers + 1) * sm90::kWarpGroup;
-
-// Dynamic shared memory from its first swizzle pattern on; kSharedSlack bytes more are asked for.
-// A pointer that was an integer would no longer be known to be of shared memory.
-constexpr int kSharedSlack = 1024;
-__device__ inline uint8_t* AlignShared(uint8_t* raw) {
-  return raw + (-sm90::SharedAddress(raw) & (kSharedSlack - 1));
-}
+// That run tiles.
+template <typename K>
+constexpr int kWarpsOf = K::kConsumers* kWarpsOfConsumer + K::kHelpers;
 
 // The tiles that a block has taken and not finished.
-template <typename AnyTile>
+template <typename AnyTile, typename AnyWalk>
 struct TileSlots {
   AnyTile tile[kStages];
-  int batch[kStages];  // negative: there are no more tiles
-  bool seen[kStages];  // whether any rows come by
-  Pipeline pipeline;
-  uint64_t taken[kStages];  // the tile is known, its rows need not be there
+  AnyWalk walk[kStages];
+  int batch[kStages];       // negative: there are no more tiles
+  uint64_t taken[kStages];  // all above is known
+  Pipeline pipeline;        // full: the tile's own rows are there
 
-  // Once for each tile: one producer; all warps of the consumers, a lane of each helper.
-  __device__ void Init(int consumers, int helpers = 0) {
-    pipeline.Init(1, consumers * kWarpsOfConsumer + helpers);
+  __device__ void Init(int warps) {
+    pipeline.Init(1, warps);
     for (uint64_t& barrier : taken) {
       sm90::InitBarrier(&barrier, 1);
     }
   }
 };
 
+// Takes a tile when the loads of the one before have been started. Not as soon as there is a slot,
+// though a tile's numbers take microseconds to come by: tiles that are taken long before their time
+// are no longer near in memory to those that other blocks are at (4 % slower forward, 15 %
+// backward, as measured).
 template <typename K, typename Arguments>
-__device__ void ProduceTiles(const Arguments& arguments, typename K::Shared& shared, int lane) {
-  typename K::Producer producer(arguments, shared, lane);
+__device__ void TakeTiles(const Arguments& arguments, typename K::Shared& shared) {
   auto& slots = shared.tiles;
+  typename K::Loader loader(arguments, shared);
   for (Stage stage;; stage.Next()) {
     const int slot = stage.index();
     slots.pipeline.AwaitEmpty(stage);
-    unsigned taken = lane == 0 ? atomicAdd(arguments.taken, 1) : 0;
-    taken = __shfl_sync(0xFFFFFFFF, taken, 0);
+    const unsigned taken = atomicAdd(arguments.taken, 1);
     const unsigned batch = taken / arguments.tile_count;
-    if (batch >= arguments.batches) {
-      if (lane == 0) {
-        slots.batch[slot] = -1;
-        sm90::Arrive(&slots.taken[slot]);
-        sm90::Arrive(&slots.pipeline.full[slot]);
-      }
+    const bool more = batch < arguments.batches;
+    slots.batch[slot] = more ? static_cast<int>(batch) : -1;
+    if (more) {
+      const auto tile = arguments.tiles[taken % arguments.tile_count];
+      slots.tile[slot] = tile;
+      slots.walk[slot] = K::WalkOf(arguments, tile);
+    }
+    sm90::Arrive(&slots.taken[slot]);
+    if (!more) {
       return;
     }
-    const auto tile = arguments.tiles[taken % arguments.tile_count];
-    const auto walk = producer.WalkOf(tile);
-    if (lane == 0) {
-      slots.tile[slot] = tile;
-      slots.batch[slot] = static_cast<int>(batch);
-      slots.seen[slot] = !walk.done();
-      sm90::Arrive(&slots.taken[slot]);
-      producer.LoadOwn(tile, batch, slot);
-    }
-    __syncwarp();
-    producer.LoadSeen(walk, tile, batch);
+    loader.Run(slots.tile[slot], slots.batch[slot], stage);
   }
 }
 
-// Runs what a consumer, or a helper, does of each tile; `ready` are the barriers that it waits for.
-template <typename Worker, typename AnyTile>
-__device__ void RunTiles(Worker worker, TileSlots<AnyTile>& slots, uint64_t* ready) {
+// Runs what a warp does of each tile.
+template <typename Worker, typename Slots>
+__device__ void RunTiles(Worker worker, Slots& slots) {
   for (Stage stage;; stage.Next()) {
     const int slot = stage.index();
-    sm90::WaitFor(&ready[slot], stage.parity());
+    sm90::WaitFor(&slots.taken[slot], stage.parity());
     if (slots.batch[slot] < 0) {
       return;
     }
-    worker.Run(slots.tile[slot], slots.batch[slot], slot, slots.seen[slot]);
+    worker.Run(slots.tile[slot], slots.batch[slot], stage);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      sm90::Arrive(&slots.pipeline.empty[slot]);
+    }
   }
 }
 
@@ -110,8 +104,7 @@ template <typename K, int kFirst, typename Arguments>
 __device__ void Help(const Arguments& arguments, typename K::Shared& shared, int helper, int lane) {
   if constexpr (kFirst < K::kHelpers) {
     if (helper == kFirst) {
-      RunTiles(typename K::template Helper<kFirst>(arguments, shared, lane), shared.tiles,
-               shared.tiles.taken);
+      RunTiles(typename K::template Helper<kFirst>(arguments, shared, lane), shared.tiles);
     } else {
       Help<K, kFirst + 1>(arguments, shared, helper, lane);
     }
@@ -121,9 +114,13 @@ __device__ void Help(const Arguments& arguments, typename K::Shared& shared, int
 template <typename K, typename Arguments>
 __global__ void __launch_bounds__(kThreadsOf<K>, 1)
     TileKernel(const __grid_constant__ Arguments arguments) {
-  extern __shared__ uint8_t raw[];
-  auto& shared = *reinterpret_cast<typename K::Shared*>(AlignShared(raw));
+  // A swizzle pattern begins where the address is a multiple of 1024.
+  extern __shared__ __align__(1024) uint8_t raw[];
+  auto& shared = *reinterpret_cast<typename K::Shared*>(raw);
   if (threadIdx.x == 0) {
+    if (sm90::SharedAddress(raw) % 1024 != 0) {
+      __trap();
+    }
     shared.Init();
     sm90::FenceBarrierInit();
   }
@@ -135,15 +132,14 @@ __global__ void __launch_bounds__(kThreadsOf<K>, 1)
   if (group == K::kConsumers) {
     sm90::ShrinkRegisters<kGiven - K::kConsumers * K::kConsumerRegisters>();
     const int helper = static_cast<int>(threadIdx.x % sm90::kWarpGroup / 32) - 1;
-    if (helper < 0) {
-      ProduceTiles<K>(arguments, shared, threadIdx.x % 32);
-    } else {
+    if (helper >= 0) {
       Help<K, 0>(arguments, shared, helper, threadIdx.x % 32);
+    } else if (sm90::IsElected()) {
+      TakeTiles<K>(arguments, shared);
     }
   } else {
     sm90::GrowRegisters<K::kConsumerRegisters>();
-    RunTiles(typename K::Consumer(arguments, shared, group), shared.tiles,
-             shared.tiles.pipeline.full);
+    RunTiles(typename K::Consumer(arguments, shared, group), shared.tiles);
   }
 }
 

@@ -21,7 +21,7 @@ inline cudaError_t Multiprocessors(int* count) {
 
 template <typename K, typename Arguments>
 cudaError_t LaunchKernel(const Arguments& arguments, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(typename K::Shared) + kSharedSlack;
+  constexpr int kBytes = sizeof(typename K::Shared);
   static_assert(kBytes <= 227 * 1024, "more than a block can have");
   const auto kernel = TileKernel<K, Arguments>;
   int blocks = 0;

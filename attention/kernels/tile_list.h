@@ -77,6 +77,12 @@ constexpr int TileRowsOf(int head_dim) { return head_dim == 64 ? 192 : 128; }
 constexpr int kBackwardTileRows = 128;
 constexpr int kTileKeys = 128;
 
+// Logarithms of denominators are divided by the scale.
+constexpr float kLeastScale = 0x1p-100f;
+
+// Heads lie in pairs where each has two fp32 numbers: bulk copies are of 16 bytes.
+RINGMASTER_HOST_DEVICE constexpr int64_t PairsOfHeads(int64_t heads) { return (heads + 1) / 2; }
+
 // A way to read an operand: tokens that are `step` apart are neighbours.
 struct View {
   Operand operand;

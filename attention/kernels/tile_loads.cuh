@@ -121,8 +121,8 @@ class Walk {
 
   const TileKeys* list_;
   int at_;
-  const int end_;
-  const Range range_;
+  int end_;
+  Range range_;
   TileKeys left_;
   int rows_ = 0;  // of them, those that meet the tile
 };

@@ -51,8 +51,8 @@ struct ConsumerGroup {
   const int row;
 };
 
-// Starts d = a * b^T of 64 rows of a, from `first` on.
-template <typename Element, int kRowsOfA, int kRowsOfB, int kHeadDim>
+// Starts d = a * b^T of 64 rows of a, from `first` on, or d += a * b^T.
+template <bool kAdd = false, typename Element, int kRowsOfA, int kRowsOfB, int kHeadDim>
 __device__ __forceinline__ void Multiply(float (&d)[kRowsOfB / 2],
                                          const SharedRows<Element, kRowsOfA, kHeadDim>& a,
                                          const SharedRows<Element, kRowsOfB, kHeadDim>& b,
@@ -66,7 +66,7 @@ __device__ __forceinline__ void Multiply(float (&d)[kRowsOfB / 2],
     const int half = depth / kColumns, bytes = 2 * (depth % kColumns);
     sm90::MultiplyRows<Element>(d, sm90::Behind(rows, half * sizeof(a.columns[0]) + bytes),
                                 sm90::Behind(columns, half * sizeof(b.columns[0]) + bytes),
-                                depth > 0);
+                                kAdd || depth > 0);
   }
   sm90::CommitProducts();
 }
@@ -105,18 +105,23 @@ __device__ __forceinline__ void MultiplyTransposed(float (&d)[kColumnsOfD / 2],
   sm90::CommitProducts();
 }
 
-// Puts a consumer's 64 x 64 packed accumulator into rows `first`, first + 1, ... of shared memory.
-template <typename Element, int kRows>
-__device__ __forceinline__ void StoreRows(const uint32_t (&packed)[4][4], int first, int lane,
-                                          SharedRows<Element, kRows, 64>& shared) {
+// Where two-byte column `column`, a multiple of 8, of a row lies: 16-byte pieces are swizzled
+// within the 128 bytes of a row.
+template <typename Element, int kRows, int kHeadDim>
+__device__ __forceinline__ uint16_t* PieceOf(SharedRows<Element, kRows, kHeadDim>& shared, int row,
+                                             int column) {
+  return shared.columns[column / kColumns] + row * kColumns + (column % kColumns ^ 8 * (row % 8));
+}
+
+// Puts a consumer's packed accumulator into rows `first`, first + 1, ... of shared memory.
+template <int kCount, typename Element, int kRows, int kHeadDim>
+__device__ __forceinline__ void StoreRows(const uint32_t (&packed)[kCount][4], int first, int lane,
+                                          SharedRows<Element, kRows, kHeadDim>& shared) {
   const int row = first + threadIdx.x % sm90::kWarpGroup / 32 * 16 + lane % 16;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    // The swizzle of 16-byte pieces within rows of 128 bytes.
-    const int piece = (2 * i + lane / 16) ^ (row % 8);
-    sm90::StoreBlocks(shared.columns[0] + row * kColumns + 8 * piece, packed[i]);
+  for (int i = 0; i < kCount; ++i) {
+    sm90::StoreBlocks(PieceOf(shared, row, 16 * i + lane / 16 * 8), packed[i]);
   }
-  sm90::FenceShared();
 }
 
 // An accumulator is laid out as the first operand of the next product is.
@@ -127,6 +132,13 @@ __device__ __forceinline__ void Pack(const float (&values)[kCount],
   for (int i = 0; i < kCount; i += 2) {
     packed[i / 8][i / 2 % 4] = Element::Pack(values[i], values[i + 1]);
   }
+}
+
+// To within 2^-22: of the result, or, where x is close to 1, of 1.
+__device__ inline float Log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ inline float Exp2(float x) {

@@ -38,8 +38,8 @@ std::string WhyNot(int head_dim, float scale,
   if (head_dim != 64 && head_dim != 128) {
     return "a head dimension of " + std::to_string(head_dim) + ", not 64 or 128";
   }
-  if (!(scale > 0)) {
-    return "a scale of " + std::to_string(scale) + ", not above 0";
+  if (!(scale >= kLeastScale)) {
+    return "a scale of " + std::to_string(scale) + ", not 2^-100 or more";
   }
   for (const auto& [views, what] : operands) {
     if (std::string why = WhyNotViews(*views, what); !why.empty()) {

@@ -20,10 +20,12 @@ TORCH_LIBRARY(ringmaster, library) {
   library.def(
       "tile_mix(Tensor part_outs, Tensor part_lses, Tensor merge_begin, Tensor(a!) out, "
       "Tensor(b!) lse, Tensor(c!) rest) -> ()");
-  library.def("tile_row_dots(Tensor a, Tensor b, Tensor rest, Tensor(a!) dots) -> ()");
+  library.def(
+      "tile_starts(Tensor dout, Tensor out, Tensor rest, Tensor lse, float scale, "
+      "Tensor(a!) starts) -> ()");
   library.def(
       "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
-      "float scale, Tensor dout, Tensor lse, Tensor delta, Tensor tiles, Tensor keys, "
+      "float scale, Tensor dout, Tensor starts, Tensor tiles, Tensor keys, "
       "Tensor key_tiles, Tensor queries, bool deterministic, int key_gradients, Tensor summed, "
       "int begin, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) pool_dk, "
       "Tensor(e!) pool_dv, Tensor(f!) finished_dk, Tensor(g!) finished_dv) -> ()");
@@ -87,28 +89,31 @@ void TileMix(const Tensor& merge_begin, const TileOutputs& outputs) {
   }
 }
 
-Tensor RowDots(const Tensor& a, const Tensor& b, const Tensor& rest) {
-  static const auto dots =
-      Find("ringmaster::tile_row_dots")
-          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  const Tensor result = at::empty({a.size(0), a.size(1), a.size(2)}, a.options().dtype(at::kFloat));
-  dots.call(a, b, rest, result);
+Tensor TileStarts(const Tensor& dout, const Tensor& out, const Tensor& rest, const Tensor& lse,
+                  double scale) {
+  static const auto starts = Find("ringmaster::tile_starts")
+                                 .typed<void(const Tensor&, const Tensor&, const Tensor&,
+                                             const Tensor&, double, const Tensor&)>();
+  const Tensor result =
+      at::empty({dout.size(0), dout.size(1), kernels::PairsOfHeads(dout.size(2)), 2, 2},
+                dout.options().dtype(at::kFloat));
+  starts.call(dout, out, rest, lse, scale, result);
   return result;
 }
 
-void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& lse,
-                  const Tensor& delta, const PlacedTiles::Backward& lists, const Tensor& summed,
-                  bool deterministic, const TileSums& sums, const FinishedKeys& finished) {
+void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& starts,
+                  const PlacedTiles::Backward& lists, const Tensor& summed, bool deterministic,
+                  const TileSums& sums, const FinishedKeys& finished) {
   static const auto backward =
       Find("ringmaster::tile_backward")
           .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       at::IntArrayRef, double, const Tensor&, const Tensor&, const Tensor&,
-                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool, int64_t,
-                      const Tensor&, int64_t, const Tensor&, const Tensor&, const Tensor&,
-                      const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+                      const Tensor&, const Tensor&, const Tensor&, bool, int64_t, const Tensor&,
+                      int64_t, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&, const Tensor&, const Tensor&)>();
   if (lists.queries.tiles.numel() > 0 || lists.keys.tiles.numel() > 0) {
     backward.call(inputs.q, inputs.k, inputs.v, inputs.pool_k, inputs.pool_v, inputs.steps,
-                  inputs.scale, dout, lse, delta, lists.queries.tiles, lists.queries.keys,
+                  inputs.scale, dout, starts, lists.queries.tiles, lists.queries.keys,
                   lists.keys.tiles, lists.keys.queries, deterministic,
                   static_cast<int64_t>(lists.key_gradients), summed, sums.begin, sums.dq, sums.dk,
                   sums.dv, sums.pool_dk, sums.pool_dv, finished.dk, finished.dv);

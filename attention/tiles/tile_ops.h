@@ -48,8 +48,11 @@ void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists
 // Merges the parts of each place that has some into out and lse.
 void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
 
-// The sum over D of a * b, contiguous [B, T, H, D], b with its rest: [B, T, H] fp32.
-at::Tensor RowDots(const at::Tensor& a, const at::Tensor& b, const at::Tensor& rest);
+// What TileBackward's sums of scores and of their gradients begin with (kernels::BackwardProblem),
+// out of the output's gradient and the output, contiguous [B, T, H, D], the output with its rest,
+// and `lse` [B, T, H], of all keys; +-inf takes a query out.
+at::Tensor TileStarts(const at::Tensor& dout, const at::Tensor& out, const at::Tensor& rest,
+                      const at::Tensor& lse, double scale);
 
 // fp32, head_dim contiguous.
 struct TileSums {
@@ -66,12 +69,10 @@ struct FinishedKeys {
 };
 
 // Adds one pass's gradients to the sums; what becomes of those of keys, the lists say, and `summed`
-// is PlacedTiles'. `lse` [B, T, H], contiguous, is of all keys, +-inf takes a query out; `delta` is
-// RowDots of dout and the output. `dout` is an operand of q's shape. Deterministic: the same bits
-// every time, by slower kernels, which want lists for it.
-void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& lse,
-                  const at::Tensor& delta, const PlacedTiles::Backward& lists,
-                  const at::Tensor& summed, bool deterministic, const TileSums& sums,
-                  const FinishedKeys& finished);
+// is PlacedTiles', `starts` are TileStarts of `dout`, an operand of q's shape. Deterministic: the
+// same bits every time, by slower kernels, which want lists for it.
+void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& starts,
+                  const PlacedTiles::Backward& lists, const at::Tensor& summed, bool deterministic,
+                  const TileSums& sums, const FinishedKeys& finished);
 
 }  // namespace ringmaster::attention

@@ -134,20 +134,25 @@ void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
                          StreamOf(out)));
 }
 
-void RowDotsCuda(const Tensor& a, const Tensor& b, const Tensor& rest, const Tensor& dots) {
-  const c10::cuda::CUDAGuard guard(a.device());
-  CheckDone(kernels::RowDots(TypeOf(a), static_cast<int>(a.size(3)), dots.numel(),
-                             a.const_data_ptr(), b.const_data_ptr(), Data<int8_t>(rest), Sums(dots),
-                             StreamOf(a)));
-}
-
-kernels::PerQuery PerQueryOf(const Tensor& x) {
-  return {Data<float>(x), x.stride(0), x.stride(1), x.stride(2)};
+void StartsCuda(const Tensor& dout, const Tensor& out, const Tensor& rest, const Tensor& lse,
+                double scale, const Tensor& starts) {
+  const c10::cuda::CUDAGuard guard(dout.device());
+  CheckDone(kernels::MakeStarts({.type = TypeOf(dout),
+                                 .head_dim = static_cast<int>(dout.size(3)),
+                                 .tokens = dout.size(0) * dout.size(1),
+                                 .heads = dout.size(2),
+                                 .scale = static_cast<float>(scale),
+                                 .dout = dout.const_data_ptr(),
+                                 .out = out.const_data_ptr(),
+                                 .rest = Data<int8_t>(rest),
+                                 .lse = Data<float>(lse),
+                                 .starts = Sums(starts)},
+                                StreamOf(dout)));
 }
 
 void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
-                  const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
+                  const Tensor& starts, const Tensor& tiles, const Tensor& keys,
                   const Tensor& key_tiles, const Tensor& queries, bool deterministic,
                   int64_t key_gradients, const Tensor& summed, int64_t begin, const Tensor& dq,
                   const Tensor& dk, const Tensor& dv, const Tensor& pool_dk, const Tensor& pool_dv,
@@ -162,8 +167,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
       .dout_views = Views(dout, steps),
       .key_views = Views(k, steps, pool_k),
       .value_views = Views(v, steps, pool_v),
-      .lse = PerQueryOf(lse),
-      .delta = PerQueryOf(delta),
+      .starts = Data<float>(starts),
       .deterministic = deterministic,
       .key_gradients = static_cast<kernels::KeyGradients>(key_gradients),
       .tiles = Data<kernels::Tile>(tiles),
@@ -187,7 +191,7 @@ TORCH_LIBRARY_IMPL(ringmaster, CUDA, library) {
   library.impl("tile_why_not", WhyNotCuda);
   library.impl("tile_forward", ForwardCuda);
   library.impl("tile_mix", MixCuda);
-  library.impl("tile_row_dots", RowDotsCuda);
+  library.impl("tile_starts", StartsCuda);
   library.impl("tile_backward", BackwardCuda);
 }
 

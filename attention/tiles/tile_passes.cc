@@ -109,8 +109,8 @@ std::string WhyNotTiles(const at::Tensor& q, const AttentionPattern& pattern, do
   if (q.size(3) > kMaxHeadDim) {
     return c10::str("the head dimension is ", q.size(3), ", above ", kMaxHeadDim);
   }
-  if (!(static_cast<float>(scale) > 0)) {
-    return c10::str("the scale is ", scale, ", not above 0");
+  if (!(static_cast<float>(scale) >= kernels::kLeastScale)) {
+    return c10::str("the scale is ", scale, ", not 2^-100 or more");
   }
   if (std::string why_not =
           std::visit([](const auto& options) { return WhyNot(options); }, pattern);
@@ -189,10 +189,10 @@ class BackwardPass {
       : call_(call),
         tiles_(*call.parts->tiles()),
         inputs_(Inputs(call, saved.q, saved.k, saved.v, saved.pool)),
-        lse_(saved.lse),
         head_dim_(dout.size(3)),
         douts_(AsOperand(dout, tiles_.no_query)),
-        delta_(RowDots(douts_.contiguous(), saved.outs[0], saved.outs[1])),
+        starts_(TileStarts(douts_.contiguous(), saved.outs[0], saved.outs[1], saved.lse,
+                           inputs_.scale)),
         owed_(
             at::zeros({saved.pool.size(0), saved.pool.size(1), saved.pool.size(2), saved.k.size(3)},
                       saved.pool.options().dtype(at::kFloat))),
@@ -237,7 +237,7 @@ class BackwardPass {
       sums.dv.zero_();
     }
     const auto run = [&](const PlacedTiles::Backward& pass) {
-      TileBackward(inputs_, douts_, lse_, delta_, pass, tiles_.summed, tiles_.deterministic, sums,
+      TileBackward(inputs_, douts_, starts_, pass, tiles_.summed, tiles_.deterministic, sums,
                    {gradients_.dk, gradients_.dv});
     };
     // A rank that exchanges rows has one window, else none are owed.
@@ -262,9 +262,8 @@ class BackwardPass {
   const Call& call_;
   const PlacedTiles& tiles_;
   const TileInputs inputs_;
-  const at::Tensor lse_;
   const int64_t head_dim_;  // of the call; all else has the kernels'
-  const at::Tensor douts_, delta_;
+  const at::Tensor douts_, starts_;
   const at::Tensor owed_;           // gradients of the pool
   const DenseGradients gradients_;  // what becomes of them
   DenseGradients room_;             // for the sums of one window

@@ -79,7 +79,7 @@ double Backward(const Case& c, const Tensors& tensors, bool deterministic) {
   const DeviceArray<Tile> tiles(lists.tiles);
   const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
   const DeviceArray<KeyTile> key_tiles(lists.key_tiles);
-  const DeviceArray<float> numbers(kTokens * c.heads());
+  const DeviceArray<float> starts(kTokens * PairsOfHeads(c.heads()) * 4);
   const DeviceArray<float> dq(tensors.count), dk(tensors.count), dv(tensors.count);
   BackwardProblem problem;
   problem.head_dim = c.dim;
@@ -88,7 +88,7 @@ double Backward(const Case& c, const Tensors& tensors, bool deterministic) {
   problem.dout_views = {tensors.Of(tensors.v)};
   problem.key_views = {tensors.Of(tensors.k)};
   problem.value_views = {tensors.Of(tensors.v)};
-  problem.lse = problem.delta = {numbers.data(), 0, c.heads(), 1};
+  problem.starts = starts.data();
   problem.tiles = tiles.data();
   problem.tile_count = static_cast<int>(lists.tiles.size());
   problem.keys = keys.data();

@@ -114,29 +114,50 @@ TEST_P(MixTest, MergesParts) {
 }
 
 // Of several blocks, the last of them not full.
-TEST_P(MixTest, RowDots) {
+TEST_P(MixTest, Starts) {
   const ElementType type = GetParam().type;
   const int dim = GetParam().head_dim;
-  constexpr int kRows = 1000;
+  constexpr int kHeads = 5, kTokens = 200, kRows = kHeads * kTokens;
+  constexpr double kScale = 0.3;
   std::mt19937_64 random(6);
   const std::vector<uint16_t> a = RandomElements(type, int64_t{kRows} * dim, &random);
   const std::vector<uint16_t> b = RandomElements(type, int64_t{kRows} * dim, &random);
   const DeviceArray<uint16_t> on_device_a(a), on_device_b(b);
-  const DeviceArray<float> dots(size_t{kRows});
+  std::vector<float> lses(kRows);
+  for (int i = 0; i < kRows; ++i) {
+    lses[i] = i % 17 == 3 ? INFINITY : i % 19 == 5 ? -INFINITY : 0.01f * i - 3;
+  }
+  const DeviceArray<float> lse(lses);
+  const DeviceArray<float> starts(size_t{kTokens} * PairsOfHeads(kHeads) * 4);
   std::vector<int8_t> rests(b.size());
   for (size_t i = 0; i < rests.size(); ++i) rests[i] = static_cast<int8_t>(i * 37 % 256 - 128);
   const DeviceArray<int8_t> rest(rests);
-  ASSERT_EQ(kernels::RowDots(type, dim, kRows, on_device_a.data(), on_device_b.data(), rest.data(),
-                             dots.data(), nullptr),
+  ASSERT_EQ(kernels::MakeStarts({.type = type,
+                                 .head_dim = dim,
+                                 .tokens = kTokens,
+                                 .heads = kHeads,
+                                 .scale = static_cast<float>(kScale),
+                                 .dout = on_device_a.data(),
+                                 .out = on_device_b.data(),
+                                 .rest = rest.data(),
+                                 .lse = lse.data(),
+                                 .starts = starts.data()},
+                                nullptr),
             "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-  const std::vector<float> host = dots.Host();
+  const std::vector<float> host = starts.Host();
   for (int row = 0; row < kRows; ++row) {
     double expected = 0;
     for (int d = row * dim; d < (row + 1) * dim; ++d) {
       expected += double{FromElement(type, a[d])} * Whole(type, b[d], rests[d]);
     }
-    ASSERT_NEAR(host[row], expected, 1e-4) << row;
+    const float* start = &host[4 * (row / kHeads * PairsOfHeads(kHeads)) + 2 * (row % kHeads)];
+    ASSERT_NEAR(start[1], -expected, 1e-4) << row;
+    if (std::isinf(lses[row])) {
+      ASSERT_EQ(start[0], -INFINITY) << row;
+    } else {
+      ASSERT_NEAR(start[0], -lses[row] / kScale, 1e-5) << row;
+    }
   }
 }
 

@@ -413,6 +413,18 @@ void ExpectClose(const std::vector<float>& got, float before, const std::vector<
   errors.ExpectWithinTwiceTheModel(what);
 }
 
+// BackwardProblem::starts. Those of no head are NaN.
+std::vector<float> StartsOf(const std::vector<float>& lse, const std::vector<float>& delta,
+                            int heads, double scale) {
+  std::vector<float> starts(lse.size() / heads * PairsOfHeads(heads) * 4, NAN);
+  for (size_t i = 0; i < lse.size(); ++i) {
+    float* start = &starts[4 * (i / heads * PairsOfHeads(heads)) + 2 * (i % heads)];
+    start[0] = std::isinf(lse[i]) ? -INFINITY : static_cast<float>(-lse[i] / scale);
+    start[1] = -delta[i];
+  }
+  return starts;
+}
+
 // Rows of no tile stay NaN, and their sums are zero.
 std::vector<float> Written(std::vector<float> values) {
   for (float& value : values) value = std::isnan(value) ? 0 : value;
@@ -451,7 +463,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     // Tiles that meet nothing add nothing.
     lists.tiles.push_back({.count = 1});
     lists.key_tiles.push_back({.count = 1});
-    const DeviceArray<float> device_lse(lse), device_delta(delta);
+    const DeviceArray<float> starts(StartsOf(lse, delta, heads, scale));
     const DeviceArray<Tile> tiles(lists.tiles);
     const DeviceArray<TileKeys> keys(lists.keys), queries(lists.queries);
     const DeviceArray<KeyTile> key_tiles(lists.key_tiles);
@@ -469,8 +481,7 @@ TEST_P(TileAttentionTest, GradientsEqualSumsOnTheHost) {
     problem.dout_views = {{dout.operand, rate}};
     problem.key_views = {{k.operand, rate}};
     problem.value_views = {{v.operand, rate}};
-    problem.lse = {device_lse.data(), tokens * heads, heads, 1};
-    problem.delta = {device_delta.data(), tokens * heads, heads, 1};
+    problem.starts = starts.data();
     problem.tiles = tiles.data();
     problem.tile_count = static_cast<int>(lists.tiles.size());
     problem.keys = keys.data();
@@ -567,7 +578,9 @@ TEST(WhyNotTest, NamesWhatDoesNotFit) {
   EXPECT_EQ(WhyNot(problem), "a head dimension of 96, not 64 or 128");
   problem.head_dim = 64;
   problem.scale = 0;
-  EXPECT_EQ(WhyNot(problem), "a scale of 0.000000, not above 0");
+  EXPECT_EQ(WhyNot(problem), "a scale of 0.000000, not 2^-100 or more");
+  problem.scale = 0x1p-101f;
+  EXPECT_EQ(WhyNot(problem), "a scale of 0.000000, not 2^-100 or more");
   problem.scale = 1;
   EXPECT_EQ(WhyNot(problem), "queries: 0 views, not 1 to 16");
   problem.query_views.push_back({{.data = reinterpret_cast<void*>(8)}, 1});

@@ -195,16 +195,19 @@ void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
   }
 }
 
-void RowDotsHost(const Tensor& a, const Tensor& b, const Tensor& rest, const Tensor& dots) {
-  const Tensor whole = at::zeros(b.sizes(), at::kFloat);
-  const auto* rounded = static_cast<const uint16_t*>(b.const_data_ptr());
-  WithElementOf(b, [&](auto element) {
-    for (int64_t i = 0; i < b.numel(); ++i) {
+void StartsHost(const Tensor& dout, const Tensor& out, const Tensor& rest, const Tensor& lse,
+                double scale, const Tensor& starts) {
+  const Tensor whole = at::zeros(out.sizes(), at::kFloat);
+  const auto* rounded = static_cast<const uint16_t*>(out.const_data_ptr());
+  WithElementOf(out, [&](auto element) {
+    for (int64_t i = 0; i < out.numel(); ++i) {
       whole.mutable_data_ptr<float>()[i] =
           kernels::WithRest<decltype(element)>(rounded[i], rest.const_data_ptr<int8_t>()[i]);
     }
   });
-  dots.copy_((a.to(at::kDouble) * whole.to(at::kDouble)).sum(-1));
+  const Tensor of_heads = starts.flatten(2, 3).narrow(2, 0, dout.size(2));
+  of_heads.select(3, 0).copy_((-lse / scale).masked_fill(lse.isinf(), -INFINITY));
+  of_heads.select(3, 1).copy_(-(dout.to(at::kDouble) * whole.to(at::kDouble)).sum(-1));
 }
 
 // P and dS of some queries and keys, FlashAttention-2, section 3.1.2.
@@ -218,22 +221,22 @@ struct Pairs {
     const auto numbers = [&](const Tensor& x) {
       return queries.OfEach(x, batch, query_rows, query_count).to(at::kDouble).unsqueeze(1);
     };
-    const Tensor lse = numbers(lses);
-    const Tensor p = (products(queries, keys) * scale - lse)
+    const Tensor start = numbers(starts.select(3, 0));
+    const Tensor p = ((products(queries, keys) + start) * scale)
                          .exp()
-                         .masked_fill(hidden.logical_or(lse.isinf()), 0);
-    const Tensor ds = p * (products(douts, values) - numbers(deltas));
+                         .masked_fill(hidden.logical_or(start.isinf()), 0);
+    const Tensor ds = p * (products(douts, values) + numbers(starts.select(3, 1)));
     return {Rounded(p, like), Rounded(ds.masked_fill(p == 0, 0), like) * scale};
   }
 
   Rows queries, keys, values, douts;
-  Tensor lses, deltas, like;
+  Tensor starts, like;  // starts: [B, T, H, 2]
   double scale;
 };
 
 void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
-                  const Tensor& lse, const Tensor& delta, const Tensor& tiles, const Tensor& keys,
+                  const Tensor& starts, const Tensor& tiles, const Tensor& keys,
                   const Tensor& key_tiles, const Tensor& queries, bool deterministic,
                   int64_t key_gradients, const Tensor& summed, int64_t begin, const Tensor& dq,
                   const Tensor& dk, const Tensor& dv, const Tensor& pool_dk, const Tensor& pool_dv,
@@ -244,8 +247,7 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                     Rows(k, steps, pool_k),
                     Rows(v, steps, pool_v),
                     Rows(dout, steps),
-                    lse,
-                    delta,
+                    starts.flatten(2, 3),
                     q,
                     scale};
   const bool finish = key_gradients == static_cast<int64_t>(kernels::KeyGradients::kFinish);
@@ -295,7 +297,7 @@ TORCH_LIBRARY_IMPL(ringmaster, CPU, library) {
   library.impl("tile_why_not", WhyNotHost);
   library.impl("tile_forward", ForwardHost);
   library.impl("tile_mix", MixHost);
-  library.impl("tile_row_dots", RowDotsHost);
+  library.impl("tile_starts", StartsHost);
   library.impl("tile_backward", BackwardHost);
 }
 
