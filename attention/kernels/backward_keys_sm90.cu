@@ -4,185 +4,18 @@
 // run to run, dQ is made here too, five products in all: the slopes of all keys of the block meet
 // in shared memory, and each consumer makes its share of the columns (FlashAttention-3,
 // section 3.3).
-#include <tuple>
-
-#include "attention/kernels/backward_sm90.cuh"
-#include "attention/kernels/shared_sums.cuh"
+#include "attention/kernels/key_tile_helpers.cuh"
 
 namespace ringmaster::attention::kernels {
 namespace {
 
 using namespace sm90;  // NOLINT: this file is about its instructions
-
-struct Arguments : BackwardArguments, TileArguments<KeyTile> {
-  ViewMaps starts;
-  int64_t key_steps[kMaxViews];
-  Gradient dk[kMaxViews];
-  Gradient dv[kMaxViews];
-  SumMaps dq;
-  KeyGradients key_gradients;
-  const TileKeys* query_list;
-  // To finish:
-  const uint8_t* summed;
-  void* finished_dk;
-  void* finished_dv;
-  int64_t tokens;
-  int64_t kv_heads;
-
-  __device__ bool Summed(int64_t token, int head) const {
-    return summed != nullptr && summed[token * kv_heads + head] != 0;
-  }
-};
-
-// Queries of a step.
-constexpr int kQueries = 64;
-
-// What the sums of scores and slopes begin with, for each row of a pair of heads.
-template <int kRows>
-struct alignas(128) SharedStarts {
-  float2 of_row[kRows][2];
-};
-
-// The queries that see some key of a tile, from the start of a step on.
-struct SeeingQueries {
-  static constexpr int kDiagonalPerRow = 1;
-  __device__ int First(const TileKeys& queries) const {
-    return max(0, -queries.diagonal) / kQueries * kQueries;
-  }
-  __device__ int End(const TileKeys& queries) const { return queries.count; }
-};
-using QueryWalk = Walk<kQueries, SeeingQueries>;
+using Arguments = KeyArguments;
 
 // Barrier of the consumers; lower ones are their turns'.
 constexpr int kSlopesBarrier = 8;
 
-template <typename Element, int kHeadDim, bool kWithQueries>
-struct KeyKernel {
-  static constexpr int kConsumers = kTileKeys / kRowsOfConsumer;
-  static constexpr int kHelpers = kWithQueries ? 2 : 1;
-  static constexpr int kConsumerRegisters = kHeadDim == 64 ? 232 : 240;
-  static constexpr int kShare = kHeadDim / kConsumers;  // columns of dQ of a consumer
-
-  // Of the next tile the keys are loaded while those before are in use; its values when the last
-  // product that reads those before is through, well before the tile is.
-  struct Shared {
-    SharedRows<Element, kTileKeys, kHeadDim> keys[kStages];
-    SharedRows<Element, kTileKeys, kHeadDim> values;
-    SharedRows<Element, kQueries, kHeadDim> queries[kStages];
-    SharedRows<Element, kQueries, kHeadDim> douts[kStages];
-    SharedRows<Element, kTileKeys, kQueries> slopes[kWithQueries ? kStages : 1];
-    SharedSums<kShare> dq[kWithQueries ? kConsumers : 1];
-    SharedStarts<kQueries> starts[kStages];
-    TileSlots<KeyTile, QueryWalk> tiles;
-    BlocksOf<kStages> blocks;
-    Pipeline pipeline;
-    PipelineOf<1> values_pipeline;
-    PipelineOf<1> dq_pipelines[kConsumers];
-
-    __device__ void Init() {
-      tiles.Init(kWarpsOf<KeyKernel>);
-      values_pipeline.Init(1, kConsumers * kWarpsOfConsumer);
-      pipeline.Init(1, kConsumers * kWarpsOfConsumer + (kWithQueries ? 1 : 0));
-      for (PipelineOf<1>& dq_pipeline : dq_pipelines) {
-        dq_pipeline.Init(kWarpsOfConsumer, 1);
-      }
-    }
-  };
-
-  __device__ static QueryWalk WalkOf(const Arguments& arguments, const KeyTile& tile) {
-    return {arguments.query_list, tile.queries_begin, tile.queries_end, {}};
-  }
-
-  class Loader;
-  class Fetcher;
-  class Writer;
-  class Consumer;
-  template <int kIndex>
-  using Helper = std::tuple_element_t<kIndex, std::tuple<Fetcher, Writer>>;
-};
-
-template <typename Element, int kHeadDim, bool kWithQueries>
-class KeyKernel<Element, kHeadDim, kWithQueries>::Loader {
- public:
-  __device__ Loader(const Arguments& arguments, Shared& shared)
-      : arguments_(arguments), shared_(shared) {}
-
-  __device__ void Run(const KeyTile& tile, int batch, const Stage& stage) {
-    const int slot = stage.index();
-    LoadOwn(tile, batch, slot);
-    LoadSeen(shared_.tiles.walk[slot], batch);
-  }
-
- private:
-  __device__ void LoadOwn(const KeyTile& tile, int batch, int slot) {
-    uint64_t* full = &shared_.tiles.pipeline.full[slot];
-    ArriveExpecting(full, sizeof(shared_.keys[slot]));
-    LoadRows(shared_.keys[slot], arguments_.keys, tile.rows, 0, batch, full);
-    shared_.values_pipeline.AwaitEmpty(values_);
-    uint64_t* values_full = &shared_.values_pipeline.full[values_.index()];
-    ArriveExpecting(values_full, sizeof(shared_.values));
-    LoadRows(shared_.values, arguments_.values, tile.rows, 0, batch, values_full);
-    values_.Next();
-  }
-
-  __device__ void LoadSeen(QueryWalk walk, int batch) {
-    for (; !walk.done(); stage_.Next()) {
-      const int at = stage_.index();
-      const TileKeys left = walk.Left();
-      const TileRows& rows = left.rows;
-      walk.Next();
-      const CUtensorMap& starts = MapOf(arguments_.starts, rows.view, rows.residue);
-      uint64_t* full = &shared_.pipeline.full[at];
-      shared_.pipeline.AwaitEmpty(stage_);
-      shared_.blocks.left[at] = left;
-      shared_.blocks.last[at] = walk.done();
-      ArriveExpecting(full, sizeof(shared_.queries[at]) + sizeof(shared_.douts[at]) +
-                                sizeof(shared_.starts[at]));
-      LoadBox(shared_.starts[at].of_row, starts, full, 0, rows.head / 2, rows.residue, rows.first,
-              batch);
-      LoadRows(shared_.queries[at], arguments_.queries, rows, 0, batch, full);
-      LoadRows(shared_.douts[at], arguments_.douts, rows, 0, batch, full);
-    }
-  }
-
-  const Arguments& arguments_;
-  Shared& shared_;
-  Stage stage_;
-  StageOf<1> values_;
-};
-
-// Fetches the sums that the consumers will add to when they are through.
-template <typename Element, int kHeadDim, bool kWithQueries>
-class KeyKernel<Element, kHeadDim, kWithQueries>::Fetcher {
- public:
-  __device__ Fetcher(const Arguments& arguments, Shared&, int lane)
-      : arguments_(arguments), lane_(lane) {}
-
-  __device__ void Run(const KeyTile& tile, int batch, const Stage&) {
-    if (arguments_.key_gradients != KeyGradients::kFinish) {
-      return;
-    }
-    constexpr int kNumbersOfLine = 32;
-    const int view = tile.rows.view;
-#pragma unroll 1
-    for (int row = lane_; row < tile.count; row += 32) {
-      const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
-      if (arguments_.Summed(token, tile.rows.head)) {
-        const float* dk = SumsAt(arguments_.dk[view], batch, token, tile.rows.head);
-        const float* dv = SumsAt(arguments_.dv[view], batch, token, tile.rows.head);
-#pragma unroll
-        for (int column = 0; column < kHeadDim; column += kNumbersOfLine) {
-          Prefetch(dk + column);
-          Prefetch(dv + column);
-        }
-      }
-    }
-  }
-
- private:
-  const Arguments& arguments_;
-  const int lane_;
-};
+}  // namespace
 
 template <typename Element, int kHeadDim, bool kWithQueries>
 class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
@@ -365,57 +198,7 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
   float dv_[kHeadDim / 2];
 };
 
-// Adds the columns of dQ that the consumers hand over; blocks that hold other keys add to the same
-// rows. The first lane of a warp of its own does: a consumer would multiply nothing meanwhile.
-template <typename Element, int kHeadDim, bool kWithQueries>
-class KeyKernel<Element, kHeadDim, kWithQueries>::Writer {
- public:
-  __device__ Writer(const Arguments& arguments, Shared& shared, int)
-      : arguments_(arguments), shared_(shared) {}
-
-  __device__ void Run(const KeyTile&, int batch, const Stage& stage) {
-    if (IsElected()) {
-      for (bool more = !shared_.tiles.walk[stage.index()].done(); more; stage_.Next()) {
-        const int at = stage_.index();
-        shared_.pipeline.AwaitFull(stage_);
-        more = !shared_.blocks.last[at];
-        const TileRows rows = shared_.blocks.left[at].rows;
-        Arrive(&shared_.pipeline.empty[at]);
-        Add(rows, batch);
-      }
-    }
-  }
-
- private:
-  __device__ void Add(const TileRows& rows, int batch) {
-    const SumMaps& dq = arguments_.dq;
-    const auto [residue, row] =
-        RowInSums(rows, dq.first_row[rows.view], dq.first_residue[rows.view],
-                  arguments_.query_steps[rows.view]);
-    const CUtensorMap& map = MapOf(dq.views, rows.view, residue);
-#pragma unroll
-    for (int consumer = 0; consumer < kConsumers; ++consumer) {
-      shared_.dq_pipelines[consumer].AwaitFull(dq_stage_);
-#pragma unroll
-      for (int i = 0; i < kShare / kSumColumns; ++i) {
-        AddBox(map, shared_.dq[consumer].columns[i], consumer * kShare + i * kSumColumns, rows.head,
-               residue, row, batch);
-      }
-      CommitBoxes();
-    }
-    AwaitBoxesRead();
-#pragma unroll
-    for (int consumer = 0; consumer < kConsumers; ++consumer) {
-      Arrive(&shared_.dq_pipelines[consumer].empty[dq_stage_.index()]);
-    }
-    dq_stage_.Next();
-  }
-
-  const Arguments& arguments_;
-  Shared& shared_;
-  Stage stage_;
-  StageOf<1> dq_stage_;
-};
+namespace {
 
 template <typename Element, int kHeadDim>
 using WithQueries = KeyKernel<Element, kHeadDim, true>;

@@ -31,6 +31,7 @@ struct TileArguments {
 };
 
 constexpr float kLog2e = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
 
 template <typename K>
 constexpr int kThreadsOf = (K::kConsumers + 1) * sm90::kWarpGroup;
