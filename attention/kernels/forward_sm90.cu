@@ -16,6 +16,9 @@ using Arguments = ForwardArguments;
 // fp32 numbers of a line of the cache.
 constexpr int kNumbersOfLine = 32;
 
+// Barriers of one consumer's warps; lower ones are the consumers' turns.
+constexpr int kRowsBarrier = 4;
+
 template <typename Element, int kHeadDim>
 struct ForwardKernel {
   static constexpr int kConsumers = TileRowsOf(kHeadDim) / kRowsOfConsumer;
@@ -158,6 +161,8 @@ class ForwardKernel<Element, kHeadDim>::Consumer : ForwardRows<Element, kHeadDim
       group_.Release(shared_.value_pipeline, values_.index());
       values_.Next();
     }
+    // The other warps' products read the queries no longer either.
+    SyncNamed(kRowsBarrier + group_.index, kWarpGroup);
     Rows::Store(tile, batch, shared_.queries[slot][group_.index]);
   }
 
