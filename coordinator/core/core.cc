@@ -79,12 +79,12 @@ void ForgiveLateness(State& state, absl::Time now) {
     worker.last_contact += late;
     worker.detached += late;
   }
-  // Nor does a job answer for it.
-  for (const auto& [age, job] : state.unfinished) job->run_counted += late;
   absl::Time earliest = absl::InfinitePast();
   if (now >= state.waited + 2 * state.options.lease_ttl) {
     state.waited = now;
     earliest = now + state.options.suspect_grace;
+    // Nor does a job answer for it; but one of a coordinator that is always late runs all the same.
+    for (const auto& [age, job] : state.unfinished) job->run_counted += late;
   }
   // The others wait for nobody's word.
   state.timers.Postpone({TimerKind::kSuspect, TimerKind::kStage, TimerKind::kRejoin}, late,

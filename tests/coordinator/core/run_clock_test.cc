@@ -127,6 +127,20 @@ TEST(RunClockTest, OnlyRunningIsCounted) {
   }
 }
 
+// The ring trains while it is.
+TEST(RunClockTest, ACoordinatorThatIsAlwaysLateCountsMostOfTheTime) {
+  CoreDriver d;
+  d.Advance(absl::Minutes(30));
+  RunningPairOfAnHour(d);
+  for (int i = 0; i < 60; ++i) {
+    d.Sleep(absl::Seconds(3));
+    d.Tick();
+    d.Advance(absl::Milliseconds(250));
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  EXPECT_GT(RunTime(d), absl::Minutes(2));
+}
+
 TEST(RunClockTest, HowItEndsWhateverComes) {
   struct Row {
     const char* name;
