@@ -1,4 +1,5 @@
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace {
 // Words of kubectl's kind: "team=vision" sets a label, "team-" removes one.
 absl::StatusOr<v1::UpdateTrainingJobRequest> LabelRequest(const std::vector<std::string>& words) {
   v1::UpdateTrainingJobRequest request;
+  std::set<std::string> keys;
   for (const std::string& word : words) {
     const std::vector<std::string> parts = absl::StrSplit(word, absl::MaxSplits('=', 1));
     std::string key = parts[0];
@@ -25,6 +27,9 @@ absl::StatusOr<v1::UpdateTrainingJobRequest> LabelRequest(const std::vector<std:
     } else {
       return absl::InvalidArgumentError(absl::StrCat(
           "'", word, "' is neither KEY=VALUE, which sets a label, nor KEY-, which removes one"));
+    }
+    if (!keys.insert(key).second) {
+      return absl::InvalidArgumentError(absl::StrCat("'", key, "' is named twice"));
     }
     request.mutable_update_mask()->add_paths(absl::StrCat("labels.", key));
   }

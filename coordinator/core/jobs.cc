@@ -191,7 +191,10 @@ absl::StatusOr<v1::TrainingJob> UpdateJob(State& state,
   const v1::TrainingJob& update = request.training_job();
   const auto change = [&](Job& job) -> absl::StatusOr<bool> {
     RETURN_IF_ERROR(Refusal(state));
-    RETURN_IF_ERROR(UpdateLabels(update, request.update_mask(), job.record.mutable_job()));
+    ASSIGN_OR_RETURN(const bool changed,
+                     UpdateLabels(update, request.update_mask(), job.record.mutable_job()));
+    // What is asked for again is nothing that others would have to read anew.
+    if (!changed) return false;
     SetEtag(job);
     Store(state, job);
     return true;

@@ -24,6 +24,8 @@ bool IsLabel(const std::string& text) {
          });
 }
 
+bool IsKey(const std::string& text) { return !text.empty() && IsLabel(text); }
+
 // One label, set or removed.
 void Take(const Labels& from, const std::string& key, Labels* to) {
   const auto found = from.find(key);
@@ -32,6 +34,13 @@ void Take(const Labels& from, const std::string& key, Labels* to) {
   } else {
     (*to)[key] = found->second;
   }
+}
+
+bool Same(const Labels& a, const Labels& b) {
+  return a.size() == b.size() && std::all_of(a.begin(), a.end(), [&b](const auto& label) {
+           const auto found = b.find(label.first);
+           return found != b.end() && found->second == label.second;
+         });
 }
 
 std::string WhyNot(const std::string& path) {
@@ -48,7 +57,7 @@ void CheckLabels(const Labels& labels, Violations* v) {
              absl::StrFormat("has %d entries; at most %d are allowed", labels.size(), kLabelsMax));
   }
   for (const auto& [key, value] : labels) {
-    if (key.empty() || !IsLabel(key) || !IsLabel(value)) {
+    if (!IsKey(key) || !IsLabel(value)) {
       v->Field("labels",
                absl::StrFormat("'%s: %s' must be at most 63 characters of [a-z0-9_-] each",
                                key.substr(0, kLabelMax), value.substr(0, kLabelMax)));
@@ -56,8 +65,8 @@ void CheckLabels(const Labels& labels, Violations* v) {
   }
 }
 
-absl::Status UpdateLabels(const v1::TrainingJob& update, const google::protobuf::FieldMask& mask,
-                          v1::TrainingJob* job) {
+absl::StatusOr<bool> UpdateLabels(const v1::TrainingJob& update,
+                                  const google::protobuf::FieldMask& mask, v1::TrainingJob* job) {
   Violations violations("");
   Labels labels = job->labels();
   if (mask.paths().empty()) {
@@ -72,15 +81,22 @@ absl::Status UpdateLabels(const v1::TrainingJob& update, const google::protobuf:
     if (path == "*" || path == "labels") {
       labels = update.labels();
     } else if (absl::StartsWith(path, kOne)) {
-      Take(update.labels(), std::string(absl::StripPrefix(path, kOne)), &labels);
+      const std::string key(absl::StripPrefix(path, kOne));
+      // To set one, its own rules say more.
+      if (!IsKey(key) && update.labels().count(key) == 0) {
+        violations.Field("update_mask", absl::StrFormat("'%s' names nothing", path));
+      }
+      Take(update.labels(), key, &labels);
     } else {
       violations.Field("update_mask", WhyNot(path));
     }
   }
   violations.UsePrefix("training_job");
   CheckLabels(labels, &violations);
-  if (violations.empty()) *job->mutable_labels() = std::move(labels);
-  return violations.ToStatus();
+  if (!violations.empty()) return violations.ToStatus();
+  const bool changed = !Same(labels, job->labels());
+  *job->mutable_labels() = std::move(labels);
+  return changed;
 }
 
 }  // namespace ringmaster::coordinator

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "coordinator/core/violations.h"
 #include "google/protobuf/field_mask.pb.h"
 #include "google/protobuf/map.h"
@@ -17,8 +17,8 @@ using Labels = google::protobuf::Map<std::string, std::string>;
 void CheckLabels(const Labels& labels, Violations* violations);
 
 // UpdateTrainingJobRequest's rules: applies what `mask` names of `update` to `job`, or changes
-// nothing and says everything that is wrong.
-absl::Status UpdateLabels(const v1::TrainingJob& update, const google::protobuf::FieldMask& mask,
-                          v1::TrainingJob* job);
+// nothing and says everything that is wrong. Whether `job` is another one now.
+absl::StatusOr<bool> UpdateLabels(const v1::TrainingJob& update,
+                                  const google::protobuf::FieldMask& mask, v1::TrainingJob* job);
 
 }  // namespace ringmaster::coordinator

@@ -80,6 +80,8 @@ class RingctlTest(harness.ClusterTest):
         self.assertEqual(len(found), 1, found)
         self.expect(2, 'neither', 'label', 'labelled', 'tier')
         self.expect(2, 'training_job.labels', 'label', 'labelled', 'Tier=1')
+        self.expect(2, 'names nothing', 'label', 'labelled', 'Tier-')
+        self.expect(2, 'is named twice', 'label', 'labelled', 'tier=1', 'tier-')
         self.cluster.ringctl('cancel', 'labelled')
 
     def test_describe_has_the_formats_of_get(self):

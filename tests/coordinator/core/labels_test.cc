@@ -48,6 +48,8 @@ TEST(LabelsTest, WhatTheMaskNamesIsChanged) {
       {"not to be changed", {"spec.steps"}, {}, before, "update_mask", "cannot be changed"},
       {"nor this", {"name"}, {}, before, "update_mask", "cannot be changed"},
       {"not there", {"label"}, {}, before, "update_mask", "names nothing"},
+      {"none to remove", {"labels.A"}, {}, before, "update_mask", "names nothing"},
+      {"nor without a key", {"labels."}, {}, before, "update_mask", "names nothing"},
       {"one bad path of two", {"labels.c", "x"}, {{"c", "3"}}, before, "update_mask", "'x'"},
   };
   for (const Row& row : rows) {
@@ -56,7 +58,7 @@ TEST(LabelsTest, WhatTheMaskNamesIsChanged) {
     update.mutable_labels()->insert(row.update.begin(), row.update.end());
     google::protobuf::FieldMask mask;
     for (const std::string& path : row.mask) mask.add_paths(path);
-    const absl::Status status = UpdateLabels(update, mask, &job);
+    const absl::Status status = UpdateLabels(update, mask, &job).status();
     EXPECT_EQ(Texts(job.labels().begin(), job.labels().end()), row.after) << row.name;
     EXPECT_EQ(status.ok(), std::string(row.field).empty()) << row.name << ": " << status;
     if (status.ok()) continue;
@@ -114,6 +116,9 @@ TEST(UpdateTest, ChangesNothingOfARunningRing) {
   const std::string etag = d.Job("job-a").etag();
   ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
   EXPECT_EQ(d.Job("job-a").etag(), etag) << "the same request, told again";
+  request.clear_request_id();
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  EXPECT_EQ(d.Job("job-a").etag(), etag) << "it changes nothing";
 }
 
 }  // namespace
