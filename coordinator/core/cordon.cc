@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "coordinator/core/checkpoints.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/pause.h"
@@ -68,6 +69,20 @@ absl::StatusOr<v1::Worker> UncordonWorker(State& state, const v1::UncordonWorker
     }
   }
   return ToProtoWorker(state, *worker);
+}
+
+bool LeavesRing(State& state, const Job& job, int rank) {
+  if (!state.IsCordoned(*state.Member(job, rank))) return false;
+  // By whether they have a cordon.
+  int64_t newest[2] = {-1, -1};
+  for (int other = 0; other < job.status().ranks_size(); ++other) {
+    const Worker* worker = state.Member(job, other);
+    const v1::HeldState& held = job.ranks[other].held;
+    if (worker == nullptr || !worker->attached() || !held.present() || !held.clean()) continue;
+    int64_t& step = newest[state.IsCordoned(*worker) ? 1 : 0];
+    step = std::max(step, held.step());
+  }
+  return newest[1] <= newest[0] || IsCommitted(state, job, newest[1]);
 }
 
 std::string DrainOf(const State& state, const Job& job) {

@@ -112,7 +112,7 @@ bool LeaveIfSaved(State& state, Job& job) {
       EndOverTime(state, job, "");
     } else {
       const std::string reason = ReasonToStop(state, job);
-      LeaveRing(state, job, reason.empty() ? "resumed while it paused" : reason);
+      LeaveRing(state, job, reason.empty() ? "what it stopped for was taken back" : reason);
     }
     return true;
   }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/core/blame.h"
+#include "coordinator/core/cordon.h"
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
@@ -96,7 +97,7 @@ class Placing {
  private:
   // Why a worker will not do; empty when it will.
   std::string MisfitOf(const Requirement& requirement, const Worker& worker) const;
-  // Those that are there and would do.
+  // Those that wait for work and would do.
   int CordonedFor(const Requirement& requirement) const;
   Choice Choose(const Requirement& requirement) const;
   v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int idle) const;
@@ -122,7 +123,7 @@ int Placing::CordonedFor(const Requirement& requirement) const {
   return static_cast<int>(
       std::count_if(state_.workers.begin(), state_.workers.end(), [&](const auto& entry) {
         const Worker& worker = entry.second;
-        return worker.attached() && state_.IsCordoned(worker) &&
+        return worker.attached() && worker.job.empty() && state_.IsCordoned(worker) &&
                Misfit(requirement, worker.hardware).empty();
       }));
 }
@@ -165,7 +166,7 @@ void Placing::Recover(Job& job) {
   std::string kind;
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     const Worker* worker = state_.Member(job, rank);
-    if (worker == nullptr || !worker->attached() || state_.IsCordoned(*worker)) continue;
+    if (worker == nullptr || !worker->attached() || LeavesRing(state_, job, rank)) continue;
     members.push_back(PlaceOf(*worker, rank));
     kind = KindOf(worker->hardware, worker->version);
   }

@@ -71,9 +71,17 @@ void Invariants::CheckLeft(const store::JobRecord& record, int64_t generation, c
   }
 }
 
-void Invariants::CheckGranted(const v1::TrainingJob& job, const Rows& rows) {
+std::set<std::string> Invariants::WorkersOf(const v1::TrainingJob& job) {
+  std::set<std::string> workers;
+  for (const v1::RankAssignment& rank : job.status().ranks()) workers.insert(rank.worker());
+  return workers;
+}
+
+void Invariants::CheckGranted(const v1::TrainingJob& job, const std::set<std::string>& before,
+                              const Rows& rows) {
   for (const v1::RankAssignment& rank : job.status().ranks()) {
-    if (rows.count({static_cast<int>(Table::kCordons), rank.worker()}) > 0) {
+    if (rows.count({static_cast<int>(Table::kCordons), rank.worker()}) > 0 &&
+        before.count(rank.worker()) == 0) {
       Violated(absl::StrFormat("%s: generation %d is granted on %s, which is cordoned", job.name(),
                                job.status().generation(), rank.worker()));
     }
@@ -106,12 +114,12 @@ void Invariants::CheckJob(const store::JobRecord& record, const Rows& rows, cons
                      job.status().state() == v1::TrainingJobStatus::STARTING ||
                      job.status().failure_class() == v1::MAX_RUNTIME_REACHED);
   if (left) CheckLeft(record, known->second.generation, rows, truth);
-  const int64_t before = known == seen_.end() ? 0 : known->second.generation;
-  if (job.status().generation() > before) CheckGranted(job, rows);
+  const Seen before = known == seen_.end() ? Seen{} : known->second;
+  if (job.status().generation() > before.generation) CheckGranted(job, before.workers, rows);
   const bool fails = job.status().state() == v1::TrainingJobStatus::FAILED &&
                      (known == seen_.end() || known->second.state != job.status().state());
   if (fails) CheckFailure(record);
-  seen_[job.uid()] = {job.status().generation(), job.status().state(), garbage};
+  seen_[job.uid()] = {job.status().generation(), job.status().state(), garbage, WorkersOf(job)};
   if (IsLive(record) && job.status().ranks_size() != WorldOf(record)) {
     Violated(absl::StrFormat("%s: a ring of %d members, not %d", job.name(),
                              job.status().ranks_size(), WorldOf(record)));

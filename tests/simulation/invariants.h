@@ -47,6 +47,7 @@ class Invariants {
     v1::TrainingJobStatus::State state = v1::TrainingJobStatus::QUEUED;
     // Files to delete.
     std::set<std::string> garbage;
+    std::set<std::string> workers;
   };
   struct Step {
     int64_t step = 0;
@@ -58,8 +59,10 @@ class Invariants {
   // time.
   void CheckLeft(const store::JobRecord& record, int64_t generation, const Rows& rows,
                  const Truth& truth);
-  // Another generation than before has no worker that is cordoned.
-  void CheckGranted(const v1::TrainingJob& job, const Rows& rows);
+  // Another generation than before has no worker with a cordon but those that were in that one.
+  void CheckGranted(const v1::TrainingJob& job, const std::set<std::string>& before,
+                    const Rows& rows);
+  static std::set<std::string> WorkersOf(const v1::TrainingJob& job);
   void CheckCheckpoint(const store::CheckpointRecord& record, const Rows& rows, const Truth& truth);
   void CheckMembers(const Rows& rows);
   // Why a job fails must be among the reasons that were asked for.

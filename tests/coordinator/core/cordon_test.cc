@@ -136,6 +136,7 @@ TEST(CordonTest, ARingGoesOnUntilItFormsAgain) {
   CoreDriver d;
   d.RunningPair();
   d.Step("job-a", 3);
+  d.Checkpoint("job-a", 3);
   const std::string lost = d.WorkerAt("job-a", 1), cordoned = d.WorkerAt("job-a", 0);
   d.Heard(cordoned);
   EXPECT_FALSE(Cordon(d, cordoned)->drained());
@@ -145,7 +146,7 @@ TEST(CordonTest, ARingGoesOnUntilItFormsAgain) {
   d.Aborted("job-a", 0, CoreDriver::Held(3));
   EXPECT_EQ(PendingOf(d).code(), "WAITING_FOR_REPLACEMENT");
   EXPECT_THAT(PendingOf(d).message(), HasSubstr("needs 2 more of 2 workers; 0 suitable ones are "
-                                                "idle; 1 with a cordon"));
+                                                "idle"));
   d.Hello("c", 'c');
   d.Heard(cordoned);
   d.Hello("d", 'd');
@@ -158,6 +159,7 @@ TEST(CordonTest, OfARingThatFormsAgainAnUncordonedMemberStays) {
   CoreDriver d;
   d.RunningPair();
   d.Step("job-a", 3);
+  d.Checkpoint("job-a", 3);
   const std::string lost = d.WorkerAt("job-a", 1), left = d.WorkerAt("job-a", 0);
   ASSERT_TRUE(Cordon(d, left).ok());
   d.Exit(lost, 9);
@@ -168,6 +170,23 @@ TEST(CordonTest, OfARingThatFormsAgainAnUncordonedMemberStays) {
   EXPECT_EQ(d.Job("job-a").status().generation(), 2);
   d.Heard(left);
   d.Form("job-a", CoreDriver::Held(3));
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 3);
+}
+
+TEST(CordonTest, AMemberThatAloneHoldsTheNewestStepsStays) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Step("job-a", 3);
+  const std::string lost = d.WorkerAt("job-a", 1), cordoned = d.WorkerAt("job-a", 0);
+  ASSERT_TRUE(Cordon(d, cordoned).ok());
+  d.Exit(lost, 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(3));
+  EXPECT_THAT(PendingOf(d).message(), HasSubstr("needs 1 more of 2 workers"));
+  d.Hello("c", 'c');
+  EXPECT_EQ(d.Job("job-a").status().generation(), 2);
+  EXPECT_FALSE(Get(d, cordoned)->drained());
+  d.Form("job-a", CoreDriver::Held(3));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Job("job-a").status().progress().step(), 3);
 }
 
@@ -306,6 +325,31 @@ TEST(DrainTest, ACheckpointThatCannotBeWrittenDoesNotHoldItUp) {
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
   EXPECT_TRUE(Get(d, drained)->drained());
+}
+
+// They stop again as soon as their ring stands.
+TEST(DrainTest, OfAllMembersACheckpointThatCannotBeWrittenLosesNoStep) {
+  CoreDriver d;
+  d.RunningPair();
+  d.Hello("c", 'c');
+  d.Hello("d", 'd');
+  const std::string first = d.WorkerAt("job-a", 0), second = d.WorkerAt("job-a", 1);
+  ASSERT_TRUE(Drain(d, first).ok());
+  ASSERT_TRUE(Drain(d, second).ok());
+  d.Step("job-a", 4);
+  d.Shard("job-a", 0, 4, "no space left on device");
+  d.Shard("job-a", 1, 4, "no space left on device");
+  d.FinishAt("job-a", 0, 4, "no space left on device");
+  d.FinishAt("job-a", 1, 4, "no space left on device");
+  d.Aborted("job-a", 0, CoreDriver::Held(4));
+  d.Aborted("job-a", 1, CoreDriver::Held(4));
+  d.Form("job-a", CoreDriver::Held(4));
+  EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+  FinishAt(d, 5);
+  EXPECT_TRUE(Get(d, first)->drained());
+  EXPECT_TRUE(Get(d, second)->drained());
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
 }
 
 TEST(DrainTest, SurvivesARestart) {
