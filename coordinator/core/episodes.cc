@@ -95,17 +95,25 @@ void MarkAborted(State& state, Job& job) {
 }
 
 void MarkFormed(State& state, Job& job, int64_t step, int64_t restore_ms) {
+  const int64_t lost = std::max<int64_t>(0, job.status().progress().step() - step);
+  state.counters.lost_steps += lost;
   v1::RecoveryEpisode* episode = OpenEpisodeOf(job);
-  if (episode == nullptr) return;
+  if (episode == nullptr) {
+    // Of a ring that was given up for good, and its job went to the queue or was paused.
+    auto* episodes = job.mutable_status()->mutable_episodes();
+    if (lost > 0 && !episodes->empty()) {
+      v1::RecoveryEpisode& last = *episodes->rbegin();
+      last.set_lost_steps(last.lost_steps() + lost);
+    }
+    return;
+  }
   const int64_t ms = EndPhase(state, job);
   const int64_t restored = std::min(restore_ms, ms);
   episode->set_form_ms(episode->form_ms() + ms - restored);
   episode->set_restore_ms(episode->restore_ms() + restored);
   episode->set_to_generation(job.generation());
   episode->set_restore(job.plan.source());
-  const int64_t lost = std::max<int64_t>(0, job.status().progress().step() - step);
   episode->set_lost_steps(episode->lost_steps() + lost);
-  state.counters.lost_steps += lost;
 }
 
 void MarkFirstStep(State& state, Job& job) {

@@ -227,6 +227,31 @@ TEST(PauseTest, APausedJobHasNoBudgetToRunOutOf) {
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING") << "the count begins anew";
 }
 
+TEST(PauseTest, StepsThatItLeavesBehindAreWrittenDown) {
+  CoreDriver d;
+  d.RunningPair([](v1::TrainingJobSpec& spec) { spec.mutable_recovery()->set_episodes_max(1); });
+  d.Step("job-a", 3);
+  const auto fails = [&d] {
+    d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+    d.Aborted("job-a", 0, {});
+    d.Aborted("job-a", 1, {});
+  };
+  fails();
+  d.Form("job-a", CoreDriver::Held(0));
+  d.Step("job-a", 1);
+  ASSERT_TRUE(Pause(d).ok());
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
+  d.Hello("a", 'a');
+  d.Hello("b", 'b');
+  ASSERT_TRUE(Resume(d).ok());
+  d.Form("job-a", CoreDriver::Held(0));
+  const v1::TrainingJobStatus& status = d.Job("job-a").status();
+  EXPECT_EQ(status.progress().step(), 0);
+  ASSERT_EQ(status.episodes_size(), 1);
+  EXPECT_EQ(status.episodes(0).lost_steps(), 3 + 1);
+}
+
 TEST(PauseTest, ARecoveryDoesNotLastWhileTheJobIsPaused) {
   CoreDriver d;
   d.RunningPair();
