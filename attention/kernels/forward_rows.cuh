@@ -73,9 +73,8 @@ class ForwardRows : public ForwardSums<kHeadDim, kConsumers> {
     }
   }
 
-  // Stores whole rows and what their rounding leaves over, each warp the 16 rows that it
-  // holds. Bit 4 * (i % 8) + i / 8 of
-  // `whole_rows`: whether row i of them is whole.
+  // Stores whole rows and what their rounding leaves over, each warp the 16 rows that it holds. Bit
+  // 4 * (i % 8) + i / 8 of `whole_rows`: whether row i of them is whole.
   __device__ void StoreWhole(const Tile& tile, int batch, Queries& queries,
                              const float (&factor)[2], unsigned whole_rows) {
     const Results& results = arguments_.results;
@@ -121,8 +120,7 @@ class ForwardRows : public ForwardSums<kHeadDim, kConsumers> {
     }
   }
 
-  // Calls f(where, piece) for the 16 bytes of each kColumnsOfPiece columns of the warp's whole
-  // rows.
+  // Calls f(where, piece) for the 16 bytes of each kColumnsOfPiece columns of whole rows.
   template <int kColumnsOfPiece, typename F>
   __device__ void StorePieces(const Tile& tile, int batch, Queries& queries, unsigned whole_rows,
                               const F& f) {
