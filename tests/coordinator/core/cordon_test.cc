@@ -44,14 +44,6 @@ Answer Get(CoreDriver& d, const std::string& worker) {
 
 v1::PendingReason PendingOf(CoreDriver& d) { return d.Job("job-a").status().pending_reason(); }
 
-// Both ranks do `step`, write it and finish.
-void FinishAt(CoreDriver& d, int64_t step) {
-  d.Step("job-a", step);
-  d.Checkpoint("job-a", step);
-  d.FinishAt("job-a", 0, step);
-  d.FinishAt("job-a", 1, step);
-}
-
 // Nothing of it is held against the job.
 void ExpectNoEpisode(CoreDriver& d) {
   EXPECT_EQ(d.Job("job-a").status().episodes_count(), 0);
@@ -206,7 +198,7 @@ TEST(DrainTest, TheJobWritesACheckpointAndGoesOnElsewhere) {
   EXPECT_EQ(d.Heard("b"), "FinishSteps");
   ASSERT_TRUE(Drain(d, "a").ok());
   EXPECT_EQ(d.Heard("a"), "") << "it was told";
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
   EXPECT_THAT(d.Heard("a"), HasSubstr("ReleaseJob"));
   EXPECT_TRUE(Get(d, "a")->drained());
@@ -229,7 +221,7 @@ TEST(DrainTest, WithoutOthersTheJobIsQueuedUntilThereIsRoom) {
     CoreDriver d;
     d.RunningPair();
     ASSERT_TRUE(Drain(d, "a").ok());
-    FinishAt(d, 4);
+    d.FinishRing("job-a", 4);
     EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
     EXPECT_THAT(PendingOf(d).message(), HasSubstr("1 with a cordon"));
     EXPECT_EQ(PendingOf(d).queue_position(), 1);
@@ -251,7 +243,7 @@ TEST(DrainTest, ARingThatFormsIsLetFinish) {
   d.Heard("a");
   d.Form("job-a");
   EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps FinishSteps");
-  FinishAt(d, 1);
+  d.FinishRing("job-a", 1);
   EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
 }
 
@@ -261,7 +253,7 @@ TEST(DrainTest, TakenBackBeforeTheRingHasStoppedTheJobIsQueued) {
   ASSERT_TRUE(Drain(d, "a").ok());
   ASSERT_TRUE(Uncordon(d, "a").ok());
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
   EXPECT_EQ(d.Job("job-a").status().generation(), 2);
   ExpectNoEpisode(d);
@@ -284,7 +276,7 @@ TEST(DrainTest, APauseMeanwhileIsKept) {
   v1::PauseTrainingJobRequest pause;
   pause.set_name(d.Job("job-a").name());
   ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
   EXPECT_TRUE(Get(d, "a")->drained());
 }
@@ -310,11 +302,7 @@ TEST(DrainTest, ACheckpointThatCannotBeWrittenDoesNotHoldItUp) {
   d.Hello("c", 'c');
   const std::string drained = d.WorkerAt("job-a", 1);
   ASSERT_TRUE(Drain(d, drained).ok());
-  d.Step("job-a", 4);
-  d.Shard("job-a", 0, 4);
-  d.Shard("job-a", 1, 4, "no space left on device");
-  d.FinishAt("job-a", 0, 4);
-  d.FinishAt("job-a", 1, 4, "no space left on device");
+  d.FinishRing("job-a", 4, "no space left on device");
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
   EXPECT_THAT(d.Job("job-a").status().episodes(0).message(), HasSubstr("no space left on device"));
   d.Aborted("job-a", 0, CoreDriver::Held(4));
@@ -336,17 +324,13 @@ TEST(DrainTest, OfAllMembersACheckpointThatCannotBeWrittenLosesNoStep) {
   const std::string first = d.WorkerAt("job-a", 0), second = d.WorkerAt("job-a", 1);
   ASSERT_TRUE(Drain(d, first).ok());
   ASSERT_TRUE(Drain(d, second).ok());
-  d.Step("job-a", 4);
-  d.Shard("job-a", 0, 4, "no space left on device");
-  d.Shard("job-a", 1, 4, "no space left on device");
-  d.FinishAt("job-a", 0, 4, "no space left on device");
-  d.FinishAt("job-a", 1, 4, "no space left on device");
+  d.FinishRing("job-a", 4, "no space left on device");
   d.Aborted("job-a", 0, CoreDriver::Held(4));
   d.Aborted("job-a", 1, CoreDriver::Held(4));
   d.Form("job-a", CoreDriver::Held(4));
   EXPECT_EQ(d.Job("job-a").status().progress().step(), 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
-  FinishAt(d, 5);
+  d.FinishRing("job-a", 5);
   EXPECT_TRUE(Get(d, first)->drained());
   EXPECT_TRUE(Get(d, second)->drained());
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
@@ -360,7 +344,7 @@ TEST(DrainTest, SurvivesARestart) {
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
   EXPECT_EQ(d.Heard("a"), "Welcome FinishSteps");
   EXPECT_EQ(Get(d, "a")->cordon().reason(), "a new disk");
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
   EXPECT_TRUE(Get(d, "a")->drained());
 }

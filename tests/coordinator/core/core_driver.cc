@@ -216,6 +216,14 @@ void CoreDriver::FinishAt(const std::string& id, int rank, int64_t step, const s
   Report(WorkerAt(id, rank), report);
 }
 
+void CoreDriver::FinishRing(const std::string& id, int64_t step, const std::string& error) {
+  const int ranks = Job(id).status().ranks_size();
+  const auto error_of = [&](int rank) { return rank == ranks - 1 ? error : ""; };
+  Step(id, step);
+  for (int rank = 0; rank < ranks; ++rank) Shard(id, rank, step, error_of(rank));
+  for (int rank = 0; rank < ranks; ++rank) FinishAt(id, rank, step, error_of(rank));
+}
+
 void CoreDriver::Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic,
                       const std::vector<int>& accused) {
   v1::WorkerReport report;

@@ -97,6 +97,8 @@ class CoreDriver {
   // After the job's last step; after an earlier one of a job that pauses.
   void Finish(const std::string& id, int rank, const std::string& error = "");
   void FinishAt(const std::string& id, int rank, int64_t step, const std::string& error = "");
+  // Every rank does the step, writes it and finishes; an error is the last one's.
+  void FinishRing(const std::string& id, int64_t step, const std::string& error = "");
   void Fail(const std::string& id, int rank, v1::Fault::Kind kind, bool deterministic = false,
             const std::vector<int>& accused = {});
 

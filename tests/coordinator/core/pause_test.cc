@@ -25,14 +25,6 @@ absl::StatusOr<v1::TrainingJob> Resume(CoreDriver& d) {
   return d.Call<v1::TrainingJob>(Of<v1::ResumeTrainingJobRequest>(d));
 }
 
-// Both ranks do `step`, write it and finish.
-void FinishAt(CoreDriver& d, int64_t step) {
-  d.Step("job-a", step);
-  d.Checkpoint("job-a", step);
-  d.FinishAt("job-a", 0, step);
-  d.FinishAt("job-a", 1, step);
-}
-
 // A member is gone, a pause is asked for, and nobody comes in its place.
 void PauseWithoutReplacement(CoreDriver& d, int64_t step) {
   d.Exit(d.WorkerAt("job-a", 1), 9);
@@ -134,7 +126,7 @@ TEST(PauseTest, ARingThatFormsIsLetFinish) {
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
   EXPECT_TRUE(d.Job("job-a").has_start_time());
   EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps FinishSteps");
-  FinishAt(d, 1);
+  d.FinishRing("job-a", 1);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
 }
 
@@ -154,7 +146,7 @@ TEST(PauseTest, ARingThatRecoversDoesSoFirst) {
   d.Ready("job-a", 0, CoreDriver::Held(3));
   d.Ready("job-a", 1, CoreDriver::Held(3));
   EXPECT_EQ(d.Heard(left), "StartSteps FinishSteps");
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
   EXPECT_TRUE(d.Job("job-a").status().episodes(0).finished());
 }
@@ -179,7 +171,7 @@ TEST(PauseTest, ARingThatBreaksRecoversAndIsToldAgain) {
   d.Heard("a");
   d.Form("job-a", CoreDriver::Held(3));
   EXPECT_EQ(d.Heard("a"), "ConnectRing StartSteps FinishSteps");
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
 }
 
@@ -275,11 +267,7 @@ TEST(PauseTest, AJobThatCannotWriteItsCheckpointGoesOn) {
   CoreDriver d;
   d.RunningPair();
   ASSERT_TRUE(Pause(d).ok());
-  d.Step("job-a", 4);
-  d.Shard("job-a", 0, 4);
-  d.Shard("job-a", 1, 4, "no space left on device");
-  d.FinishAt("job-a", 0, 4);
-  d.FinishAt("job-a", 1, 4, "no space left on device");
+  d.FinishRing("job-a", 4, "no space left on device");
   EXPECT_EQ(d.StateOf("job-a"), "RECOVERING");
   EXPECT_FALSE(d.Job("job-a").status().pause_requested());
   EXPECT_THAT(d.Job("job-a").status().episodes(0).message(),
@@ -311,7 +299,7 @@ TEST(PauseTest, TheCommitWaitsForRoomInTheStore) {
   d.Core().SetStoreFull(d.now(), false);
   ASSERT_TRUE(Pause(d).ok());
   d.Core().SetStoreFull(d.now(), true);
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
   d.Core().SetStoreFull(d.now(), false);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
@@ -325,7 +313,7 @@ TEST(PauseTest, ResumedBeforeItsRingHasStoppedItIsQueued) {
   EXPECT_EQ(resumed->status().state(), v1::TrainingJobStatus::PAUSING);
   EXPECT_FALSE(resumed->status().pause_requested());
   d.Heard("a");
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
   EXPECT_EQ(d.Job("job-a").status().generation(), 2);
 }
@@ -358,7 +346,7 @@ TEST(PauseTest, AJobThatReachesItsLastStepSucceeds) {
   CoreDriver d;
   d.RunningPair();
   ASSERT_TRUE(Pause(d).ok());
-  FinishAt(d, 10);
+  d.FinishRing("job-a", 10);
   EXPECT_EQ(d.StateOf("job-a"), "SUCCEEDED");
   EXPECT_FALSE(d.Job("job-a").status().pause_requested());
 }
@@ -370,7 +358,7 @@ TEST(PauseTest, ItSurvivesTheCoordinator) {
   const std::string member = d.WorkerAt("job-a", 0);
   d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(3));
   EXPECT_EQ(d.Heard(member), "Welcome FinishSteps") << "perhaps nobody had heard of it";
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
   d.Start();
   d.Hello("a", 'a');

@@ -31,14 +31,6 @@ void RunningPairOfAnHour(CoreDriver& d) {
 
 absl::Duration RunTime(CoreDriver& d) { return FromProto(d.Job("job-a").status().run_duration()); }
 
-// The step under way is done and written.
-void FinishAt(CoreDriver& d, int64_t step) {
-  d.Step("job-a", step);
-  d.Checkpoint("job-a", step);
-  d.FinishAt("job-a", 0, step);
-  d.FinishAt("job-a", 1, step);
-}
-
 void RecoverAt(CoreDriver& d, int64_t step) {
   d.Aborted("job-a", 0, CoreDriver::Held(step));
   d.Aborted("job-a", 1, CoreDriver::Held(step));
@@ -56,7 +48,7 @@ TEST(RunClockTest, AJobWhoseTimeIsOverWritesACheckpointAndFails) {
   EXPECT_EQ(d.Job("job-a").status().state_reason(), "its max_runtime of 1h is over");
   EXPECT_EQ(d.Heard("a"), "FinishSteps");
   d.Advance(absl::Minutes(1));
-  FinishAt(d, 4);
+  d.FinishRing("job-a", 4);
   const v1::TrainingJobStatus& status = d.Job("job-a").status();
   EXPECT_EQ(d.StateOf("job-a"), "FAILED");
   EXPECT_EQ(status.failure_class(), v1::MAX_RUNTIME_REACHED);
@@ -96,7 +88,7 @@ TEST(RunClockTest, OnlyRunningIsCounted) {
        [](CoreDriver& d) {
          Ask<v1::PauseTrainingJobRequest>(d);
          d.Advance(absl::Minutes(1));
-         FinishAt(d, 4);
+         d.FinishRing("job-a", 4);
          d.Advance(absl::Hours(2));
          Ask<v1::ResumeTrainingJobRequest>(d);
          d.Advance(absl::Seconds(20));
@@ -150,7 +142,8 @@ TEST(RunClockTest, HowItEndsWhateverComes) {
     testing::Matcher<std::string> reason;
   };
   const std::vector<Row> rows = {
-      {"it was the last step", [](CoreDriver& d) { FinishAt(d, 10); }, "SUCCEEDED", StrEq("")},
+      {"it was the last step", [](CoreDriver& d) { d.FinishRing("job-a", 10); }, "SUCCEEDED",
+       StrEq("")},
       {"no checkpoint can be written",
        [](CoreDriver& d) {
          d.Shard("job-a", 0, 4);
@@ -164,7 +157,7 @@ TEST(RunClockTest, HowItEndsWhateverComes) {
          d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
          RecoverAt(d, 3);
          EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
-         FinishAt(d, 4);
+         d.FinishRing("job-a", 4);
        },
        "FAILED", HasSubstr("after step 4 of 10")},
       {"nobody comes for a lost worker",
@@ -177,13 +170,13 @@ TEST(RunClockTest, HowItEndsWhateverComes) {
       {"it is to be resumed",
        [](CoreDriver& d) {
          Ask<v1::ResumeTrainingJobRequest>(d);
-         FinishAt(d, 4);
+         d.FinishRing("job-a", 4);
        },
        "FAILED", StartsWith("its max_runtime")},
       {"it is to be paused",
        [](CoreDriver& d) {
          Ask<v1::PauseTrainingJobRequest>(d);
-         FinishAt(d, 4);
+         d.FinishRing("job-a", 4);
          EXPECT_FALSE(d.Job("job-a").status().pause_requested());
        },
        "FAILED", StartsWith("its max_runtime")},
@@ -199,7 +192,7 @@ TEST(RunClockTest, HowItEndsWhateverComes) {
          const std::string member = d.WorkerAt("job-a", 0);
          d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(3));
          EXPECT_EQ(d.Heard(member), "Welcome FinishSteps");
-         FinishAt(d, 4);
+         d.FinishRing("job-a", 4);
        },
        "FAILED", StartsWith("its max_runtime")},
   };
