@@ -20,7 +20,6 @@ std::vector<std::string> Row(const v1::TrainingJob& job, absl::Time now) {
           parallel.replicas() > 1 ? absl::StrCat(parallel.ring_size(), "x", parallel.replicas())
                                   : absl::StrCat(parallel.ring_size()),
           absl::StrCat(job.status().generation()),
-          absl::StrCat(job.spec().priority()),
           Age(job.create_time(), now)};
 }
 
@@ -39,10 +38,8 @@ void PrintJobs(const CommandContext& context, const std::vector<const v1::Traini
       for (const auto* job : jobs) {
         rows.push_back(Row(*job, absl::Now()));
       }
-      PrintTable(
-          *context.out,
-          {"NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "RING", "GENERATION", "PRIORITY", "AGE"},
-          rows);
+      PrintTable(*context.out,
+                 {"NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "RING", "GENERATION", "AGE"}, rows);
       return;
     }
     default:

@@ -31,4 +31,16 @@ RINGMASTER_HOST_DEVICE PhiloxWords Philox(PhiloxWords counter, uint64_t key) {
   return counter;
 }
 
+// The words of a query and of the four keys with this one's quotient by four.
+RINGMASTER_HOST_DEVICE PhiloxWords WordsOf(uint64_t philox_key, uint64_t query, uint64_t key) {
+  const uint64_t four = key / 4;
+  return Philox({{static_cast<uint32_t>(query), static_cast<uint32_t>(query >> 32),
+                  static_cast<uint32_t>(four), static_cast<uint32_t>(four >> 32)}},
+                philox_key);
+}
+// The word of a query and a key.
+RINGMASTER_HOST_DEVICE uint32_t WordOf(uint64_t philox_key, uint64_t query, uint64_t key) {
+  return WordsOf(philox_key, query, key).words[key % 4];
+}
+
 }  // namespace ringmaster::attention::kernels

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "attention/kernels/philox.h"
+#include "attention/tiles/tile_ops.h"
 
 namespace ringmaster::attention {
 namespace {
@@ -63,7 +64,7 @@ void Fill(uint64_t philox_key, uint64_t query, const int64_t* keys, int64_t coun
   for (int64_t i = 0; i < count; ++i) {
     if (keys[i] / 4 != four) {
       four = keys[i] / 4;
-      random = Philox({{Low(query), High(query), Low(four), High(four)}}, philox_key);
+      random = kernels::WordsOf(philox_key, query, keys[i]);
     }
     factors[i] = random.words[keys[i] % 4] < below ? 0 : kept;
   }
@@ -113,6 +114,13 @@ at::Tensor DropoutMask::Factors(int64_t first, int64_t groups, int64_t query, in
   const at::Tensor philox_keys = philox_keys_.narrow(0, first, groups);
   const at::Tensor query_tokens = queries_.narrow(1, query, queries).index_select(0, number);
   const at::Tensor key_tokens = keys_.narrow(1, 0, keys).index_select(0, number);
+  if (!queries_.is_cpu() && WhyNoTileKernels(queries_).empty()) {
+    const at::Tensor factors =
+        at::empty({groups, queries, keys}, philox_keys.options().dtype(dtype));
+    DropoutFactors(philox_keys, query_tokens, key_tokens, DroppedBelow(probability_),
+                   1 / (1 - probability_), factors);
+    return factors;
+  }
   if (!queries_.is_cpu()) {
     return DropoutFactorsOnDevice(probability_, philox_keys, query_tokens, key_tokens, dtype);
   }

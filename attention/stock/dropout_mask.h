@@ -45,8 +45,9 @@ class DropoutMasks {
   std::vector<int64_t> own_, pool_;  // the tokens of rows
 };
 
-// Factors as above out of integer operations of LibTorch, for devices other than the CPU: Philox
-// keys [G], tokens of queries [G, M] and of keys [G, K].
+// Factors as above out of integer operations of LibTorch, for devices other than the CPU without
+// our kernels, a thousand times slower than those: Philox keys [G], tokens of queries [G, M] and of
+// keys [G, K].
 at::Tensor DropoutFactorsOnDevice(double probability, const at::Tensor& philox_keys,
                                   const at::Tensor& queries, const at::Tensor& keys,
                                   at::ScalarType dtype);

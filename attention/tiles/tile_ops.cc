@@ -24,6 +24,9 @@ TORCH_LIBRARY(ringmaster, library) {
       "tile_starts(Tensor dout, Tensor out, Tensor rest, Tensor lse, float scale, "
       "Tensor(a!) starts) -> ()");
   library.def(
+      "dropout_factors(Tensor philox_keys, Tensor queries, Tensor keys, int dropped_below, "
+      "float kept, Tensor(a!) factors) -> ()");
+  library.def(
       "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
       "float scale, Tensor dout, Tensor starts, Tensor tiles, Tensor keys, "
       "Tensor key_tiles, Tensor queries, bool deterministic, int key_gradients, Tensor summed, "
@@ -99,6 +102,14 @@ Tensor TileStarts(const Tensor& dout, const Tensor& out, const Tensor& rest, con
                 dout.options().dtype(at::kFloat));
   starts.call(dout, out, rest, lse, scale, result);
   return result;
+}
+
+void DropoutFactors(const Tensor& philox_keys, const Tensor& queries, const Tensor& keys,
+                    uint64_t dropped_below, double kept, const Tensor& factors) {
+  static const auto make = Find("ringmaster::dropout_factors")
+                               .typed<void(const Tensor&, const Tensor&, const Tensor&, int64_t,
+                                           double, const Tensor&)>();
+  make.call(philox_keys, queries, keys, static_cast<int64_t>(dropped_below), kept, factors);
 }
 
 void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& starts,

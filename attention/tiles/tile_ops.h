@@ -7,7 +7,7 @@
 
 #include "attention/tiles/placed_tiles.h"
 
-// The kernels over lists of tiles as operators of LibTorch, `ringmaster::tile_*`: their schemas are
+// The kernels over lists of tiles, and of dropout, as operators of LibTorch: their schemas are
 // declared here, their kernels are registered by whatever brings them. libringmaster_cuda.so
 // registers those of attention/kernels when it is loaded; without it there are none. Asynchronous
 // on the current stream. Thread-safe once the kernels are registered. Throw c10::Error.
@@ -53,6 +53,12 @@ void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
 // and `lse` [B, T, H], of all keys; +-inf takes a query out.
 at::Tensor TileStarts(const at::Tensor& dout, const at::Tensor& out, const at::Tensor& rest,
                       const at::Tensor& lse, double scale);
+
+// Factors of probabilities (kernels/dropout.h), [G, M, K] contiguous, fp32 or fp64, out of Philox
+// keys [G] and of tokens of queries [G, M] and of keys [G, K], all int64.
+void DropoutFactors(const at::Tensor& philox_keys, const at::Tensor& queries,
+                    const at::Tensor& keys, uint64_t dropped_below, double kept,
+                    const at::Tensor& factors);
 
 // fp32, head_dim contiguous.
 struct TileSums {

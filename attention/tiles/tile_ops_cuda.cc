@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/kernels/dropout.h"
 #include "attention/kernels/mix.h"
 #include "attention/kernels/tile_attention.h"
 
@@ -150,6 +151,25 @@ void StartsCuda(const Tensor& dout, const Tensor& out, const Tensor& rest, const
                                 StreamOf(dout)));
 }
 
+void DropoutFactorsCuda(const Tensor& philox_keys, const Tensor& queries, const Tensor& keys,
+                        int64_t dropped_below, double kept, const Tensor& factors) {
+  const c10::cuda::CUDAGuard guard(factors.device());
+  const Tensor each[] = {philox_keys.contiguous(), queries.contiguous(), keys.contiguous()};
+  const bool fp64 = factors.scalar_type() == at::kDouble;
+  void* to = factors.mutable_data_ptr();
+  CheckDone(kernels::DropoutFactors({.groups = factors.size(0),
+                                     .queries = factors.size(1),
+                                     .keys = factors.size(2),
+                                     .dropped_below = static_cast<uint64_t>(dropped_below),
+                                     .kept = kept,
+                                     .philox_keys = Data<int64_t>(each[0]),
+                                     .query_tokens = Data<int64_t>(each[1]),
+                                     .key_tokens = Data<int64_t>(each[2]),
+                                     .factors = fp64 ? nullptr : static_cast<float*>(to),
+                                     .double_factors = fp64 ? static_cast<double*>(to) : nullptr},
+                                    StreamOf(factors)));
+}
+
 void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& starts, const Tensor& tiles, const Tensor& keys,
@@ -192,6 +212,7 @@ TORCH_LIBRARY_IMPL(ringmaster, CUDA, library) {
   library.impl("tile_forward", ForwardCuda);
   library.impl("tile_mix", MixCuda);
   library.impl("tile_starts", StartsCuda);
+  library.impl("dropout_factors", DropoutFactorsCuda);
   library.impl("tile_backward", BackwardCuda);
 }
 

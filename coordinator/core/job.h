@@ -39,11 +39,6 @@ struct Unfit {
   std::string reason;
 };
 
-// Oldest first.
-using JobAge = std::pair<int64_t, std::string>;
-// The highest priority first, then oldest first.
-using QueueKey = std::pair<int32_t, JobAge>;
-
 struct Job {
   store::JobRecord record;
 
@@ -91,8 +86,8 @@ struct Job {
                                    spec().data().sequence_length());
   }
   int world_size() const { return spec().parallel().ring_size() * spec().parallel().replicas(); }
-  JobAge age_key() const;
-  QueueKey queue_key() const { return {-spec().priority(), age_key()}; }
+  // Oldest first.
+  std::pair<int64_t, std::string> age_key() const;
 };
 
 }  // namespace ringmaster::coordinator

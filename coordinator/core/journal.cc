@@ -7,7 +7,7 @@
 
 namespace ringmaster::coordinator {
 
-JobAge Job::age_key() const {
+std::pair<int64_t, std::string> Job::age_key() const {
   return {absl::ToUnixNanos(FromProto(record.job().create_time())), uid()};
 }
 

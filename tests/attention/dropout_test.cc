@@ -245,6 +245,29 @@ TEST(DropoutTest, IntegerOperationsOfLibTorchDropTheSame) {
   }
 }
 
+// Rows of more keys than a block has threads, of tokens beyond 32 bits.
+TEST(DropoutTest, ADeviceDropsTheSame) {
+  if (g_flags.device.is_cpu()) {
+    GTEST_SKIP() << "--device=cuda was not asked for";
+  }
+  Random random(4);
+  std::vector<int64_t> own, keys;
+  for (int64_t i = 0; i < 40; ++i) own.push_back(random.Between(0, int64_t{1} << 50));
+  for (int64_t i = 0; i < 600; ++i) keys.push_back(random.Between(0, int64_t{1} << 50));
+  Part part{.branch = 2};
+  part.queries = {
+      .runs = {{0, 2, 20, 1}, {1, 2, 20, 3}}, .group_begin = {0, 1, 2}, .rows_per_group = 20};
+  part.keys = {
+      .runs = {{0, 2, 300, 0}, {1, 2, 300, 0}}, .group_begin = {0, 1, 2}, .rows_per_group = 300};
+  const AttentionDropout dropout = {.probability = 0.4, .seeds = {~uint64_t{0}, 5}, .call = 9};
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    const auto factors = [&](at::Device at) {
+      return DropoutMask(dropout, part, own, keys, at).Factors(1, 3, 2, 17, 290, dtype).cpu();
+    };
+    EXPECT_TRUE(factors(g_flags.device).equal(factors(at::kCPU)));
+  }
+}
+
 TEST(DropoutTest, OfNothingChangesNoBitAndNoExecutor) {
   at::manual_seed(6);
   const auto randn = [](int64_t heads) { return at::randn({1, 300, heads, 64}).to(at::kBFloat16); };
