@@ -1,6 +1,8 @@
 // Forward attention over tiles on Hopper: consumers hold 64 queries each and the running softmax of
 // their rows in registers. The scores of the next keys are multiplied while the softmax of the
-// present ones is computed (FlashAttention-3, sections 3.1 and 3.2, arXiv 2407.08608).
+// present ones is computed (FlashAttention-3, section 3.2, arXiv 2407.08608); that of others' is
+// left to whoever is ready: taking turns (section 3.1) was no faster. A consumer passes over keys
+// that none of its queries sees.
 #include <tuple>
 
 #include "attention/kernels/forward_rows.cuh"
@@ -16,8 +18,8 @@ using Arguments = ForwardArguments;
 // fp32 numbers of a line of the cache.
 constexpr int kNumbersOfLine = 32;
 
-// Barriers of one consumer's warps; lower ones are the consumers' turns.
-constexpr int kRowsBarrier = 4;
+// Barriers of one consumer's warps.
+constexpr int kRowsBarrier = 1;
 
 template <typename Element, int kHeadDim>
 struct ForwardKernel {
@@ -110,56 +112,53 @@ class ForwardKernel<Element, kHeadDim>::Consumer : ForwardRows<Element, kHeadDim
 
  public:
   __device__ Consumer(const Arguments& arguments, Shared& shared, int group)
-      : Rows(arguments, group), shared_(shared) {
-    group_.StartTurns();
-  }
+      : Rows(arguments, group), shared_(shared) {}
 
   __device__ void Run(const Tile& tile, int batch, const Stage& stage) {
     const int slot = stage.index();
+    const auto& queries = shared_.queries[slot][group_.index];
     Rows::Start(tile);
+    last_row_ = min(tile.count, (group_.index + 1) * kRowsOfConsumer) - 1;
+    more_ = !shared_.tiles.walk[slot].done();
     shared_.tiles.pipeline.AwaitFull(stage);
-    if (!shared_.tiles.walk[slot].done()) {
-      AwaitKeys();
-      group_.AwaitTurn();
-      Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
-      group_.GiveTurn();
+    Look();
+    while (next_ != Next::kNone) {
+      if (next_ == Next::kHidden) {
+        Skip();
+        Look();
+        continue;
+      }
+      Multiply(scores_, queries, shared_.keys[keys_.index()]);
       AwaitProducts<0>();
       PinRegisters(scores_);
       TakeScores();
-      float ignored[2];
-      Softmax(ignored);
+      float keep[2];
+      Softmax(keep);
+      Keep(keep);
       Pack<Element>(scores_, probabilities_);
-      bool more = AwaitMoreKeys();
-      while (more) {
-        group_.AwaitTurn();
-        Multiply(scores_, shared_.queries[slot][group_.index], shared_.keys[keys_.index()]);
+      Look();
+      while (next_ == Next::kSeen) {
+        Multiply(scores_, queries, shared_.keys[keys_.index()]);
         shared_.value_pipeline.AwaitFull(values_);
         Accumulate(out_, probabilities_, shared_.values[values_.index()]);
-        group_.GiveTurn();
         AwaitProducts<1>();
         PinRegisters(scores_);
         TakeScores();
-        float keep[2];
         Softmax(keep);
         // Also keeps the softmax before the wait: within one block of instructions ptxas would wait
         // for the products first, and nothing would run under them.
-        more = AwaitMoreKeys();
+        Look();
         AwaitProducts<0>();
         PinRegisters(out_);
-        group_.Release(shared_.value_pipeline, values_.index());
-        values_.Next();
-#pragma unroll
-        for (int i = 0; i < kHeadDim / 2; ++i) {
-          out_[i] *= keep[i / 2 & 1];
-        }
+        ReleaseValues();
+        Keep(keep);
         Pack<Element>(scores_, probabilities_);
       }
       shared_.value_pipeline.AwaitFull(values_);
       Accumulate(out_, probabilities_, shared_.values[values_.index()]);
       AwaitProducts<0>();
       PinRegisters(out_);
-      group_.Release(shared_.value_pipeline, values_.index());
-      values_.Next();
+      ReleaseValues();
     }
     // The other warps' products read the queries no longer either.
     SyncNamed(kRowsBarrier + group_.index, kWarpGroup);
@@ -167,29 +166,53 @@ class ForwardKernel<Element, kHeadDim>::Consumer : ForwardRows<Element, kHeadDim
   }
 
  private:
-  // The scores of the keys awaited last are there.
-  __device__ void TakeScores() {
-    group_.Release(shared_.key_pipeline, keys_.index());
-    keys_.Next();
-    Hide();
-  }
+  // Of the keys that come next: that there are none, or whether any of the rows sees any of them.
+  enum class Next { kNone, kHidden, kSeen };
 
-  // Waits for the next keys.
-  __device__ void AwaitKeys() {
+  // Waits for the next keys, if there are any.
+  __device__ void Look() {
+    if (!more_) {
+      next_ = Next::kNone;
+      return;
+    }
     shared_.key_pipeline.AwaitFull(keys_);
     const TileKeys& left = shared_.blocks.left[keys_.index()];
     diagonal_ = left.diagonal;
     packed_ = min(left.count, kTileKeys) | left.step << 8;
     more_ = !shared_.blocks.last[keys_.index()];
+    const bool seen =
+        last_row_ >= group_.index * kRowsOfConsumer && last_row_ * left.step + diagonal_ >= 0;
+    next_ = seen ? Next::kSeen : Next::kHidden;
   }
 
-  // Whether there are any after those awaited last.
-  __device__ bool AwaitMoreKeys() {
-    const bool more = more_;
-    if (more) {
-      AwaitKeys();
+  // Gives back keys that are hidden, and their values: others may see them.
+  __device__ void Skip() {
+    ReleaseKeys();
+    shared_.value_pipeline.AwaitFull(values_);
+    ReleaseValues();
+  }
+
+  __device__ void ReleaseKeys() {
+    group_.Release(shared_.key_pipeline, keys_.index());
+    keys_.Next();
+  }
+  __device__ void ReleaseValues() {
+    group_.Release(shared_.value_pipeline, values_.index());
+    values_.Next();
+  }
+
+  // The scores of the keys looked at last are there.
+  __device__ void TakeScores() {
+    ReleaseKeys();
+    Hide();
+  }
+
+  // What becomes of the sums so far.
+  __device__ void Keep(const float (&keep)[2]) {
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      out_[i] *= keep[i / 2 & 1];
     }
-    return more;
   }
 
   // Puts -inf where a key is hidden from a query.
@@ -211,40 +234,43 @@ class ForwardKernel<Element, kHeadDim>::Consumer : ForwardRows<Element, kHeadDim
     }
   }
 
-  // Scores to unnormalised probabilities; `keep` is what the sums so far are multiplied with.
+  // Scores to unnormalised probabilities; `keep` is what the sums so far are multiplied with. Even
+  // and odd columns apart: in one chain each instruction would wait for the one before.
   __device__ void Softmax(float (&keep)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float most = most_[h];
+      float mosts[2] = {most_[h], most_[h]}, sums[2] = {};
 #pragma unroll
       for (int i = 0; i < kTileKeys / 2; ++i) {
         if ((i / 2 & 1) == h) {
-          most = fmaxf(most, scores_[i]);
+          mosts[i & 1] = fmaxf(mosts[i & 1], scores_[i]);
         }
       }
+      float most = fmaxf(mosts[0], mosts[1]);
       most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 1));
       most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFF, most, 2));
       // A row that has seen no key yet keeps nothing.
       const float shift = most == kMinusInfinity ? 0 : most * arguments_.scale_log2;
       keep[h] = Exp2(most_[h] * arguments_.scale_log2 - shift);
       most_[h] = most;
-      float sum = 0;
 #pragma unroll
       for (int i = 0; i < kTileKeys / 2; ++i) {
         if ((i / 2 & 1) == h) {
           scores_[i] = Exp2(fmaf(scores_[i], arguments_.scale_log2, -shift));
-          sum += scores_[i];
+          sums[i & 1] += scores_[i];
         }
       }
-      sum_[h] = fmaf(sum_[h], keep[h], sum);
+      sum_[h] = fmaf(sum_[h], keep[h], sums[0] + sums[1]);
     }
   }
 
   Shared& shared_;
   StageOf<kKeyStages> keys_;
   Stage values_;
-  bool more_ = false;  // whether keys come after those at hand
-  // Of the span of the keys at hand: how many there are and, from bit 8 on, its step.
+  int last_row_;  // before group_.index * kRowsOfConsumer: none of the tile's is this consumer's
+  bool more_;     // whether keys come after those looked at
+  Next next_;
+  // Of the span of the keys looked at: how many there are and, from bit 8 on, its step.
   int packed_, diagonal_;
   float scores_[kTileKeys / 2];
   uint32_t probabilities_[kTileKeys / 16][4];

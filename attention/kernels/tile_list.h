@@ -72,10 +72,12 @@ struct Tile {
 // no part to be merged.
 constexpr uint32_t kWhole = 0xFFFFFFFF;
 
-// Most queries of a tile, forward and backward, and most keys of a tile of keys.
+// Most queries of a tile, forward and backward, and most keys of a tile of keys; how many of either
+// one consumer holds.
 constexpr int TileRowsOf(int head_dim) { return head_dim == 64 ? 192 : 128; }
 constexpr int kBackwardTileRows = 128;
 constexpr int kTileKeys = 128;
+constexpr int kRowsOfConsumer = 64;
 
 // Logarithms of denominators are divided by the scale.
 constexpr float kLeastScale = 0x1p-100f;

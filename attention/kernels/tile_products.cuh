@@ -8,7 +8,6 @@
 // What consumers do with rows in shared memory.
 namespace ringmaster::attention::kernels {
 
-constexpr int kRowsOfConsumer = 64;
 constexpr int kWarpsOfConsumer = sm90::kWarpGroup / 32;
 constexpr int kBytesOf16Rows = 16 * kColumns * 2;
 
