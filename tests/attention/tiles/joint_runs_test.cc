@@ -120,7 +120,7 @@ JointRuns JointOf(const std::vector<Branch>& branches, int64_t tokens, size_t mo
 TEST(JointRunsTest, JoinWhatIsWorthIt) {
   const std::vector<Branch> longnet = {{2048, 1}, {4096, 2}, {8192, 4}, {16384, 8}, {32768, 16}};
   EXPECT_EQ(JointOf(longnet, 65536, kMostSteps).branches, (std::set<int>{0, 1, 2}));
-  EXPECT_EQ(JointOf(longnet, 65536, kMostSteps, 64).branches, std::set<int>{0});
+  EXPECT_EQ(JointOf(longnet, 65536, kMostSteps, 64).branches, (std::set<int>{0, 1, 2}));
   EXPECT_EQ(JointOf({{2048, 1}, {4096, 17}}, 65536, kMostSteps).branches, std::set<int>{0});
   EXPECT_EQ(JointOf({{2048, 1}, {4096, 2}, {4096, 3}}, 8192, kMostSteps).branches,
             (std::set<int>{0, 1}));
