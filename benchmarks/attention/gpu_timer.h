@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,24 +12,36 @@
 
 namespace ringmaster::attention::kernels {
 
-// The median of ten runs after three, by events of the device. `start` enqueues the work and
-// returns an error or nothing.
-inline double Milliseconds(const std::function<std::string()>& start) {
+// A GPU that comes to the power it may draw slows down, then swings for about so long until its
+// clocks stay: by 15 % with passes that draw it all. Training runs longer.
+constexpr double kSettleMilliseconds = 1000;
+constexpr int kLeastWarmUps = 3;
+
+// The median of ten runs, by events of the device, after those that settle it: as many as given, or
+// as fill that time. `start` enqueues the work and returns an error or nothing.
+inline double Milliseconds(const std::function<std::string()>& start,
+                           std::optional<int> warm_ups = std::nullopt) {
+  constexpr int kRuns = 10;
   cudaEvent_t begin, end;
   Check(cudaEventCreate(&begin));
   Check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < 13; ++i) {
+  const auto run = [&] {
     Check(cudaEventRecord(begin));
     Check(start());
     Check(cudaEventRecord(end));
     Check(cudaEventSynchronize(end));
     float time = 0;
     Check(cudaEventElapsedTime(&time, begin, end));
-    if (i >= 3) {
-      times.push_back(time);
-    }
+    return time;
+  };
+  double settled = 0;
+  for (int i = 0;
+       warm_ups.has_value() ? i < *warm_ups : i < kLeastWarmUps || settled < kSettleMilliseconds;
+       ++i) {
+    settled += run();
   }
+  std::vector<float> times(kRuns);
+  std::generate(times.begin(), times.end(), run);
   Check(cudaEventDestroy(begin));
   Check(cudaEventDestroy(end));
   std::sort(times.begin(), times.end());

@@ -4,7 +4,7 @@
 // TOKENS of the whole sequence. The copy engine brings what arrives from the host, all zeros, and
 // then more bytes until the exchange has taken its share of the pass's own time: none, half, all,
 // or twice; no multiprocessor has a part in it. Prints one JSON object a case and share:
-// milliseconds of forward and of forward and backward (median of ten after three), and what each
+// milliseconds of forward and of forward and backward (median of ten after a second), and what each
 // took for the longer of computation and exchange, which is 1 where they overlap fully.
 #include <cuda_runtime_api.h>
 

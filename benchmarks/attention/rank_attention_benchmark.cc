@@ -3,7 +3,7 @@
 //   rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=16x128,12x64] [--rates=1,2,4,8,16]
 //       [--steps=N] TOKENS...
 // heads x head size each, and the rates of branches of 2048 tokens, twice as many, and so on.
-// Prints one JSON object a case: milliseconds (median of ten after three) and effective TFLOP/s,
+// Prints one JSON object a case: milliseconds (median of ten after a second) and effective TFLOP/s,
 // the sparse products of all branches, 2 forward and 5 backward, over the whole time; and the most
 // device memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all
 // calls of one shape; with steps, what memory N more of them take (MemoryOfSteps).

@@ -57,7 +57,7 @@ std::string MemoryOfSteps(int steps, const worker::CudaPlugin& plugin, const F& 
 
 // Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random
 // numbers of `dtype`. The figures as members of a JSON object: the executor, milliseconds (median
-// of ten after three), TFLOP/s of `forward_flops` and of both passes, the most device
+// of ten after a second), TFLOP/s of `forward_flops` and of both passes, the most device
 // memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls
 // of one shape; and MemoryOfSteps, if there are any. Throws where there is too little memory.
 inline std::string TimePasses(const HeadShape& shape, int64_t tokens,

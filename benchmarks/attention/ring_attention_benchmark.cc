@@ -2,8 +2,8 @@
 // causal:
 //   ring_attention_benchmark [--ranks=2] [--shape=16x128] [--branches=W:R,...] TOKENS...
 // TOKENS of the whole sequence. Prints one JSON object a case and number of ranks, 1 (of the same
-// sequence, where it fits) and --ranks: milliseconds of the slowest rank (median of ten after
-// three), effective TFLOP/s of all ranks together, and the bytes that all ranks send.
+// sequence, where it fits) and --ranks: milliseconds of the slowest rank (median of ten
+// after a second), effective TFLOP/s of all ranks together, and the bytes that all ranks send.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -59,10 +59,18 @@ struct Times {
   double forward_backward = 0;
 };
 
+// Passes of so many FLOPs that settle a GPU: all ranks make as many.
+int WarmUps(double flops) {
+  constexpr double kFlopsPerMillisecond = 5e11;
+  return kernels::kLeastWarmUps +
+         static_cast<int>(kernels::kSettleMilliseconds * kFlopsPerMillisecond / flops);
+}
+
 // What one rank's thread does. All ranks make the same calls.
 Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& options,
-               const Layouts& layouts, int rank, worker::Communicator* communicator,
-               const std::vector<std::string>& addresses, const worker::CudaPlugin& plugin) {
+               const Layouts& layouts, int rank, double forward_flops,
+               worker::Communicator* communicator, const std::vector<std::string>& addresses,
+               const worker::CudaPlugin& plugin) {
   Check(plugin.SetDevice(rank));
   if (communicator != nullptr) Check(communicator->Connect(addresses, absl::Seconds(60)));
   GroupedExchange* exchange = communicator == nullptr ? nullptr : &communicator->world();
@@ -76,16 +84,20 @@ Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& option
   const at::Tensor q = random(), k = random(), v = random(), dout = random();
   const Call call = MakeCall(q, k, v, options, map, exchange, {}, layouts.strategy());
   Times times;
-  times.forward = kernels::Milliseconds([&] {
-    Forward(call, q, k, v, nullptr);
-    return "";
-  });
-  times.forward_backward = kernels::Milliseconds([&] {
-    Saved saved;
-    Forward(call, q, k, v, &saved);
-    Backward(call, saved, dout);
-    return "";
-  });
+  times.forward = kernels::Milliseconds(
+      [&] {
+        Forward(call, q, k, v, nullptr);
+        return "";
+      },
+      WarmUps(forward_flops));
+  times.forward_backward = kernels::Milliseconds(
+      [&] {
+        Saved saved;
+        Forward(call, q, k, v, &saved);
+        Backward(call, saved, dout);
+        return "";
+      },
+      WarmUps((1 + kBackwardOverForward) * forward_flops));
   if (communicator != nullptr) {
     Check(communicator->Settle());
     Check(communicator->Close());
@@ -102,6 +114,8 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   Check(layouts.status());
   const auto plan = PlanOf(call, layouts->chosen());
   Check(plan.status());
+  double flops = 0;
+  for (int rank = 0; rank < ranks; ++rank) flops += plan->ForwardFlops(rank, message);
   std::vector<std::string> addresses;
   auto communicators = ranks == 1 ? std::vector<std::unique_ptr<worker::Communicator>>(1)
                                   : OpenAll(ranks, &addresses);
@@ -111,8 +125,8 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        times[rank] = TimeRank(arguments, options, *layouts, rank, communicators[rank].get(),
-                               addresses, plugin);
+        times[rank] = TimeRank(arguments, options, *layouts, rank, flops / ranks,
+                               communicators[rank].get(), addresses, plugin);
       } catch (const std::exception& error) {
         errors[rank] = error.what();
         if (communicators[rank] != nullptr) communicators[rank]->Abort(errors[rank]);
@@ -121,14 +135,12 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   }
   for (std::thread& thread : threads) thread.join();
   Times slowest;
-  double flops = 0;
   uint64_t forward_bytes = 0, backward_bytes = 0;
   for (int rank = 0; rank < ranks; ++rank) {
     if (!errors[rank].empty())
       throw std::runtime_error(absl::StrCat("rank ", rank, ": ", errors[rank]));
     slowest.forward = std::max(slowest.forward, times[rank].forward);
     slowest.forward_backward = std::max(slowest.forward_backward, times[rank].forward_backward);
-    flops += plan->ForwardFlops(rank, message);
     forward_bytes += plan->SentBytesForward(rank, message);
     backward_bytes += plan->SentBytesBackward(rank, message);
   }

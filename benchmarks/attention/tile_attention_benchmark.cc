@@ -1,6 +1,6 @@
 // The kernels over tiles on a Hopper GPU, forward and backward: dense and dilated segments of 64K
 // random bf16 tokens, 2048 wide. Prints one JSON object a case: milliseconds (median of ten after
-// three), TFLOP/s of the products that attention itself needs, 2 forward and 5 backward.
+// a second), TFLOP/s of the products that attention itself needs, 2 forward and 5 backward.
 #include <cstdio>
 #include <exception>
 #include <random>

@@ -3,7 +3,7 @@
 
 TOKENS of the whole sequence, heads x head size 16 x 128, bf16. Runs each length on one GPU, by plain SDPA, and on --ranks,
 a process each, and prints a JSON line for each: milliseconds of the slowest rank forward, and forward and backward (median
-of ten after three), and the TFLOP/s of all ranks together. Ends with the first error: ranks wait for each other.
+of ten after a second), and the TFLOP/s of all ranks together. Ends with the first error: ranks wait for each other.
 """
 
 import argparse
@@ -20,16 +20,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from measuring import REPEATS, WARM_UPS, describe_machine, emit, speeds
+from measuring import BACKWARD_OVER_FORWARD, REPEATS, SETTLE_MS, WARM_UPS, describe_machine, emit, speeds
 
 HEADS, HEAD_DIM = 16, 128
+FLOPS_PER_MS = 5e11  # about, of one GPU
 BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
 
 
-def slowest_ms(call, ranks):
-    """The median of the slowest rank's times."""
-    times = []
-    for _ in range(WARM_UPS + REPEATS):
+def slowest_ms(call, ranks, flops):
+    """The median of the slowest rank's times. All ranks settle with as many calls, each of `flops`."""
+    times, warm_ups = [], WARM_UPS + int(SETTLE_MS * FLOPS_PER_MS / flops)
+    for _ in range(warm_ups + REPEATS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         if ranks > 1:
             dist.barrier()
@@ -39,7 +40,7 @@ def slowest_ms(call, ranks):
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end))
-    slowest = torch.tensor(times[WARM_UPS:], device='cuda')
+    slowest = torch.tensor(times[warm_ups:], device='cuda')
     if ranks > 1:
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     return statistics.median(slowest.tolist())
@@ -47,18 +48,19 @@ def slowest_ms(call, ranks):
 
 def measure(tokens, ranks, mesh):
     q, k, v = (torch.randn(1, HEADS, tokens, HEAD_DIM, device='cuda', dtype=torch.bfloat16) for _ in range(3))
+    flops = 4 * HEAD_DIM * HEADS * tokens**2 / 2
     shared = contextlib.nullcontext()
     if ranks > 1:
         shared = context_parallel(mesh, buffers=[q, k, v], buffer_seq_dims=[2, 2, 2], no_restore_buffers={q, k, v})
     with shared, sdpa_kernel(BACKENDS, set_priority=True):
         attend = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)
         with torch.no_grad():
-            forward_ms = slowest_ms(attend, ranks)
+            forward_ms = slowest_ms(attend, ranks, flops / ranks)
         dout = torch.randn_like(q)
         for tensor in (q, k, v):
             tensor.requires_grad_()
-        both_ms = slowest_ms(lambda: torch.autograd.grad(attend(), (q, k, v), dout), ranks)
-    flops = 4 * HEAD_DIM * HEADS * tokens**2 / 2
+        both_ms = slowest_ms(lambda: torch.autograd.grad(attend(), (q, k, v), dout), ranks,
+                             (1 + BACKWARD_OVER_FORWARD) * flops / ranks)
     return {**speeds(flops, forward_ms, both_ms), 'repeats': REPEATS}
 
 
