@@ -26,6 +26,7 @@ TORCH_LIBRARY(ringmaster, library) {
   library.def(
       "dropout_factors(Tensor philox_keys, Tensor queries, Tensor keys, int dropped_below, "
       "float kept, Tensor(a!) factors) -> ()");
+  library.def("rotate(Tensor x, Tensor cos, Tensor sin, float direction, Tensor(a!) out) -> ()");
   library.def(
       "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
       "float scale, Tensor dout, Tensor starts, Tensor tiles, Tensor keys, "
@@ -110,6 +111,14 @@ void DropoutFactors(const Tensor& philox_keys, const Tensor& queries, const Tens
                                .typed<void(const Tensor&, const Tensor&, const Tensor&, int64_t,
                                            double, const Tensor&)>();
   make.call(philox_keys, queries, keys, static_cast<int64_t>(dropped_below), kept, factors);
+}
+
+void Rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, double direction,
+            const Tensor& out) {
+  static const auto rotate =
+      Find("ringmaster::rotate")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, double, const Tensor&)>();
+  rotate.call(x, cos, sin, direction, out);
 }
 
 void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& starts,

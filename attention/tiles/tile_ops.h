@@ -7,8 +7,8 @@
 
 #include "attention/tiles/placed_tiles.h"
 
-// The kernels over lists of tiles, and of dropout, as operators of LibTorch: their schemas are
-// declared here, their kernels are registered by whatever brings them. libringmaster_cuda.so
+// The kernels over lists of tiles, of dropout and of positions as operators of LibTorch: schemas
+// are declared here, kernels are registered by whatever brings them. libringmaster_cuda.so
 // registers those of attention/kernels when it is loaded; without it there are none. Asynchronous
 // on the current stream. Thread-safe once the kernels are registered. Throw c10::Error.
 namespace ringmaster::attention {
@@ -59,6 +59,11 @@ at::Tensor TileStarts(const at::Tensor& dout, const at::Tensor& out, const at::T
 void DropoutFactors(const at::Tensor& philox_keys, const at::Tensor& queries,
                     const at::Tensor& keys, uint64_t dropped_below, double kept,
                     const at::Tensor& factors);
+
+// Rotary positions (kernels/rotate.h) of x [B, N, H, D], bf16 or fp16, by fp32 tables of N rows of
+// D / 2; all are contiguous, and `out` is as x and not x.
+void Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double direction,
+            const at::Tensor& out);
 
 // fp32, head_dim contiguous.
 struct TileSums {

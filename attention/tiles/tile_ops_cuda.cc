@@ -11,6 +11,7 @@
 
 #include "attention/kernels/dropout.h"
 #include "attention/kernels/mix.h"
+#include "attention/kernels/rotate.h"
 #include "attention/kernels/tile_attention.h"
 
 namespace ringmaster::attention {
@@ -170,6 +171,22 @@ void DropoutFactorsCuda(const Tensor& philox_keys, const Tensor& queries, const 
                                     StreamOf(factors)));
 }
 
+void RotateCuda(const Tensor& x, const Tensor& cos, const Tensor& sin, double direction,
+                const Tensor& out) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  CheckDone(kernels::Rotate({.type = TypeOf(x),
+                             .batch = x.size(0),
+                             .tokens = x.size(1),
+                             .heads = static_cast<int>(x.size(2)),
+                             .half = static_cast<int>(x.size(3) / 2),
+                             .direction = static_cast<float>(direction),
+                             .x = x.const_data_ptr(),
+                             .cos = Data<float>(cos),
+                             .sin = Data<float>(sin),
+                             .out = out.mutable_data_ptr()},
+                            StreamOf(x)));
+}
+
 void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pool_k,
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& starts, const Tensor& tiles, const Tensor& keys,
@@ -213,6 +230,7 @@ TORCH_LIBRARY_IMPL(ringmaster, CUDA, library) {
   library.impl("tile_mix", MixCuda);
   library.impl("tile_starts", StartsCuda);
   library.impl("dropout_factors", DropoutFactorsCuda);
+  library.impl("rotate", RotateCuda);
   library.impl("tile_backward", BackwardCuda);
 }
 
