@@ -2,8 +2,9 @@
 // causal:
 //   ring_attention_benchmark [--ranks=2] [--shape=16x128] [--branches=W:R,...] TOKENS...
 // TOKENS of the whole sequence. Prints one JSON object a case and number of ranks, 1 (of the same
-// sequence, where it fits) and --ranks: milliseconds of the slowest rank (median of ten
-// after a second), effective TFLOP/s of all ranks together, and the bytes that all ranks send.
+// sequence, where it fits, on each GPU at once: they differ, and draw on one supply) and --ranks:
+// milliseconds of the slowest GPU (median of ten after a second), effective TFLOP/s of all ranks
+// together, and the bytes that all ranks send.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -68,16 +69,16 @@ int WarmUps(double flops) {
 
 // What one rank's thread does. All ranks make the same calls.
 Times TimeRank(const Arguments& arguments, const DilatedAttentionOptions& options,
-               const Layouts& layouts, int rank, double forward_flops,
+               const Layouts& layouts, int rank, int gpu, double forward_flops,
                worker::Communicator* communicator, const std::vector<std::string>& addresses,
                const worker::CudaPlugin& plugin) {
-  Check(plugin.SetDevice(rank));
+  Check(plugin.SetDevice(gpu));
   if (communicator != nullptr) Check(communicator->Connect(addresses, absl::Seconds(60)));
   GroupedExchange* exchange = communicator == nullptr ? nullptr : &communicator->world();
   const ShardMap& map = layouts.map();
   const auto random = [&] {
     return at::empty({1, map.LocalTokens(rank), arguments.shape.heads, arguments.shape.dim},
-                     at::TensorOptions(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank)))
+                     at::TensorOptions(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu)))
                          .dtype(at::kBFloat16))
         .normal_();
   };
@@ -117,30 +118,33 @@ void Run(const Arguments& arguments, int64_t tokens, int ranks, const worker::Cu
   double flops = 0;
   for (int rank = 0; rank < ranks; ++rank) flops += plan->ForwardFlops(rank, message);
   std::vector<std::string> addresses;
-  auto communicators = ranks == 1 ? std::vector<std::unique_ptr<worker::Communicator>>(1)
+  const int gpus = arguments.ranks;
+  auto communicators = ranks == 1 ? std::vector<std::unique_ptr<worker::Communicator>>(gpus)
                                   : OpenAll(ranks, &addresses);
-  std::vector<Times> times(ranks);
-  std::vector<std::string> errors(ranks);
+  std::vector<Times> times(gpus);
+  std::vector<std::string> errors(gpus);
   std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank] {
+  for (int gpu = 0; gpu < gpus; ++gpu) {
+    threads.emplace_back([&, gpu] {
       try {
-        times[rank] = TimeRank(arguments, options, *layouts, rank, flops / ranks,
-                               communicators[rank].get(), addresses, plugin);
+        times[gpu] = TimeRank(arguments, options, *layouts, ranks == 1 ? 0 : gpu, gpu,
+                              flops / ranks, communicators[gpu].get(), addresses, plugin);
       } catch (const std::exception& error) {
-        errors[rank] = error.what();
-        if (communicators[rank] != nullptr) communicators[rank]->Abort(errors[rank]);
+        errors[gpu] = error.what();
+        if (communicators[gpu] != nullptr) communicators[gpu]->Abort(errors[gpu]);
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
   Times slowest;
+  for (int gpu = 0; gpu < gpus; ++gpu) {
+    if (!errors[gpu].empty())
+      throw std::runtime_error(absl::StrCat("GPU ", gpu, ": ", errors[gpu]));
+    slowest.forward = std::max(slowest.forward, times[gpu].forward);
+    slowest.forward_backward = std::max(slowest.forward_backward, times[gpu].forward_backward);
+  }
   uint64_t forward_bytes = 0, backward_bytes = 0;
   for (int rank = 0; rank < ranks; ++rank) {
-    if (!errors[rank].empty())
-      throw std::runtime_error(absl::StrCat("rank ", rank, ": ", errors[rank]));
-    slowest.forward = std::max(slowest.forward, times[rank].forward);
-    slowest.forward_backward = std::max(slowest.forward_backward, times[rank].forward_backward);
     forward_bytes += plan->SentBytesForward(rank, message);
     backward_bytes += plan->SentBytesBackward(rank, message);
   }
