@@ -34,6 +34,7 @@ struct CommandContext {
 // submit get list describe pause resume cancel delete estimate
 void AddJobCommands(CLI::App& app, CommandContext& context);
 void AddLabelCommand(CLI::App& app, CommandContext& context);     // label
+void AddPriorityCommand(CLI::App& app, CommandContext& context);  // priority
 void AddWatchCommand(CLI::App& app, CommandContext& context);     // watch
 void AddRecordCommands(CLI::App& app, CommandContext& context);   // logs metrics
 void AddClusterCommands(CLI::App& app, CommandContext& context);  // workers cordon drain uncordon

@@ -20,6 +20,7 @@ std::vector<std::string> Row(const v1::TrainingJob& job, absl::Time now) {
           parallel.replicas() > 1 ? absl::StrCat(parallel.ring_size(), "x", parallel.replicas())
                                   : absl::StrCat(parallel.ring_size()),
           absl::StrCat(job.status().generation()),
+          absl::StrCat(job.spec().priority()),
           Age(job.create_time(), now)};
 }
 
@@ -38,8 +39,10 @@ void PrintJobs(const CommandContext& context, const std::vector<const v1::Traini
       for (const auto* job : jobs) {
         rows.push_back(Row(*job, absl::Now()));
       }
-      PrintTable(*context.out,
-                 {"NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "RING", "GENERATION", "AGE"}, rows);
+      PrintTable(
+          *context.out,
+          {"NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "RING", "GENERATION", "PRIORITY", "AGE"},
+          rows);
       return;
     }
     default:

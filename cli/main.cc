@@ -70,6 +70,7 @@ int main(int argc, char** argv) {
 
   ringmaster::cli::AddJobCommands(app, context);
   ringmaster::cli::AddLabelCommand(app, context);
+  ringmaster::cli::AddPriorityCommand(app, context);
   ringmaster::cli::AddWatchCommand(app, context);
   ringmaster::cli::AddRecordCommands(app, context);
   ringmaster::cli::AddClusterCommands(app, context);

@@ -133,6 +133,8 @@ std::vector<std::string> SpecChanges(const v1::TrainingJobSpec& before,
     spec->clear_directory();
     spec->clear_start_from();
     spec->clear_resources();
+    // How soon it runs, not what.
+    spec->clear_priority();
   }
   // Undecided until the job is placed.
   if (new_spec.precision() == v1::PRECISION_UNSPECIFIED) old_spec.clear_precision();

@@ -39,6 +39,11 @@ struct Unfit {
   std::string reason;
 };
 
+// Oldest first.
+using JobAge = std::pair<int64_t, std::string>;
+// The highest priority first, then oldest first.
+using QueueKey = std::pair<int32_t, JobAge>;
+
 struct Job {
   store::JobRecord record;
 
@@ -86,8 +91,8 @@ struct Job {
                                    spec().data().sequence_length());
   }
   int world_size() const { return spec().parallel().ring_size() * spec().parallel().replicas(); }
-  // Oldest first.
-  std::pair<int64_t, std::string> age_key() const;
+  JobAge age_key() const;
+  QueueKey queue_key() const { return {-spec().priority(), age_key()}; }
 };
 
 }  // namespace ringmaster::coordinator

@@ -11,7 +11,6 @@
 #include "coordinator/core/admission.h"
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/journal.h"
-#include "coordinator/core/labels.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
 #include "coordinator/core/pages.h"
@@ -20,6 +19,7 @@
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/times.h"
+#include "coordinator/core/update.h"
 #include "proto/rpc_status.h"
 
 namespace ringmaster::coordinator {
@@ -158,7 +158,12 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
   Store(state, job);
   RememberRequest(state, request.request_id(), "CreateTrainingJob", request, job);
   ++state.counters.jobs_submitted;
-  state.new_jobs.push_back(name);
+  // One that goes before others takes its turn among them.
+  if (state.queue.rbegin()->second->spec().priority() < job.spec().priority()) {
+    state.placement_due = true;
+  } else {
+    state.new_jobs.push_back(name);
+  }
   // So that the reply says what the job waits for, if it waits.
   RunPlacer(state);
   return job.record.job();
@@ -191,12 +196,16 @@ absl::StatusOr<v1::TrainingJob> UpdateJob(State& state,
   const v1::TrainingJob& update = request.training_job();
   const auto change = [&](Job& job) -> absl::StatusOr<bool> {
     RETURN_IF_ERROR(Refusal(state));
+    const QueueKey place = job.queue_key();
     ASSIGN_OR_RETURN(const bool changed,
-                     UpdateLabels(update, request.update_mask(), job.record.mutable_job()));
+                     ApplyUpdate(update, request.update_mask(), job.record.mutable_job()));
     // What is asked for again is nothing that others would have to read anew.
     if (!changed) return false;
     SetEtag(job);
     Store(state, job);
+    MoveInQueue(state, job, place);
+    // So that the reply says where in the queue it is now.
+    RunPlacer(state);
     return true;
   };
   return ChangeJob(state, "UpdateTrainingJob", request,

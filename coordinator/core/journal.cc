@@ -7,7 +7,7 @@
 
 namespace ringmaster::coordinator {
 
-std::pair<int64_t, std::string> Job::age_key() const {
+JobAge Job::age_key() const {
   return {absl::ToUnixNanos(FromProto(record.job().create_time())), uid()};
 }
 

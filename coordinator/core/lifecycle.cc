@@ -54,9 +54,9 @@ void Index(State& state, Job& job) {
     state.unfinished[key] = &job;
   }
   if (job.status().state() == S::QUEUED) {
-    state.queue[key] = &job;
+    state.queue[job.queue_key()] = &job;
   } else {
-    state.queue.erase(key);
+    state.queue.erase(job.queue_key());
   }
 }
 
@@ -83,12 +83,18 @@ Job& AddJob(State& state, store::JobRecord record) {
 
 void RemoveJob(State& state, Job& job) {
   const std::string name = job.name();
-  state.queue.erase(job.age_key());
+  state.queue.erase(job.queue_key());
   state.unfinished.erase(job.age_key());
   state.jobs_by_age.erase(job.age_key());
   state.jobs_by_uid.erase(job.uid());
   state.jobs.erase(name);
   state.jobs_to_store.insert(name);
+}
+
+void MoveInQueue(State& state, Job& job, const QueueKey& from) {
+  if (job.queue_key() == from || state.queue.erase(from) == 0) return;
+  Index(state, job);
+  state.placement_due = true;
 }
 
 void SetState(State& state, Job& job, JobState to, const std::string& reason) {

@@ -328,7 +328,7 @@ void RunPlacer(State& state) {
       if (WaitsForWorkers(state, *job)) placing.Recover(*job);
     }
     int position = 0;
-    for (const auto& [age, job] : JobsByAge(state.queue)) placing.Queue(*job, ++position);
+    for (const auto& [place, job] : JobQueue(state.queue)) placing.Queue(*job, ++position);
   } else {
     placing.KeepOnly(state.unreserved);
     int position = static_cast<int>(state.queue.size() - state.new_jobs.size());

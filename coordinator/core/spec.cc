@@ -24,6 +24,7 @@ constexpr int64_t kRanksMax = 1024;
 constexpr int64_t kSecondsMax = 315'576'000'000;
 constexpr int64_t kThreadsMax = 1024;
 constexpr int64_t kSequencesMax = 1 << 30;
+constexpr int64_t kPriorityMax = 1000;
 
 void Within(absl::string_view field, int64_t value, int64_t low, int64_t high, Violations* v) {
   if (value < low || value > high) {
@@ -201,6 +202,10 @@ bool IsCleanAbsolutePath(const std::string& path) {
   return true;
 }
 
+void CheckPriority(int32_t priority, Violations* v) {
+  Within("priority", priority, -kPriorityMax, kPriorityMax, v);
+}
+
 void FixDevice(v1::Device device, v1::TrainingJobSpec* spec) {
   spec->mutable_resources()->set_device(device);
   if (spec->precision() == v1::PRECISION_UNSPECIFIED) {
@@ -220,6 +225,7 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
   } else {
     Within("steps", spec->steps(), 1, kStepsMax, v);
   }
+  CheckPriority(spec->priority(), v);
   if (spec->has_max_runtime()) PositiveDuration("max_runtime", spec->max_runtime(), v);
   Real("dropout", spec->dropout(), 0, 1, false, v);
   Real("attention.dropout", spec->attention().dropout(), 0, 1, false, v);

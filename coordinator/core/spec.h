@@ -19,6 +19,9 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* violations);
 void ResolveModel(v1::TrainingJobSpec* spec, Violations* violations);
 void ResolveAttention(const ModelPreset* preset, v1::TrainingJobSpec* spec, Violations* violations);
 
+// The rule of `priority`.
+void CheckPriority(int32_t priority, Violations* violations);
+
 // Sets the device and, unless the user chose one, its default precision.
 void FixDevice(v1::Device device, v1::TrainingJobSpec* spec);
 

@@ -50,7 +50,8 @@ struct Worker {
   bool attached() const { return stream != 0 && !lost; }
 };
 
-using JobsByAge = std::map<std::pair<int64_t, std::string>, Job*>;
+using JobsByAge = std::map<JobAge, Job*>;
+using JobQueue = std::map<QueueKey, Job*>;
 
 struct State {
   CoreOptions options;
@@ -69,7 +70,7 @@ struct State {
   std::unordered_map<std::string, Job*> jobs_by_uid;
   JobsByAge jobs_by_age;
   JobsByAge unfinished;
-  JobsByAge queue;
+  JobQueue queue;
   std::map<std::string, store::RequestRecord, std::less<>> requests;
   std::map<std::string, store::CheckpointRecord, std::less<>> checkpoints;
   std::map<std::string, Worker, std::less<>> workers;
@@ -79,7 +80,8 @@ struct State {
   Timers timers;
 
   // A worker or a waiting job came, went or changed: the placer looks at everything at the call's
-  // end. Else it looks at the new jobs only, with the idle workers that it kept for nobody.
+  // end. Else it looks at the new jobs only, the last of the queue, with the idle workers that it
+  // kept for nobody.
   bool placement_due = false;
   std::vector<std::string> new_jobs;
   std::vector<std::string> unreserved;

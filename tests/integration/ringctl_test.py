@@ -84,6 +84,18 @@ class RingctlTest(harness.ClusterTest):
         self.expect(2, 'is named twice', 'label', 'labelled', 'tier=1', 'tier-')
         self.cluster.ringctl('cancel', 'labelled')
 
+    def test_priorities_order_the_queue(self):
+        for name, priority in ('patient', -5), ('urgent', 5):
+            self.cluster.ringctl('submit', self.job_file(), '--set', f'name={name}', '--set', f'priority={priority}')
+        self.assertRegex(self.cluster.ringctl('list', '--filter', 'priority > 0'), r'(?m)^urgent .* 5 ')
+        self.assertRegex(self.cluster.ringctl('priority', 'patient', '-7'), r'(?m)^patient .* -7 ')
+        self.assertRegex(self.cluster.ringctl('describe', 'patient'), r'(?m)^Priority: +-7$')
+        self.expect(2, 'training_job.spec.priority', 'priority', 'patient', '1001')
+        self.cluster.ringctl('priority', 'patient', '1000')
+        self.assertEqual(self.cluster.job('patient')['status']['pending_reason']['queue_position'], 1)
+        for name in 'patient', 'urgent':
+            self.cluster.ringctl('cancel', name)
+
     def test_describe_has_the_formats_of_get(self):
         self.cluster.ringctl('submit', self.job_file(), '--set', 'name=described')
         self.assertIn('Waiting:', self.cluster.ringctl('describe', 'described'))

@@ -275,17 +275,11 @@ void Invariants::CheckFailure(const store::JobRecord& record) {
 }
 
 void Invariants::CheckMemory(const coordinator::Core& core) {
-  std::set<int> positions;
+  for (const std::string& wrong : queue_order_.Check(core)) Violated(wrong);
   for (const v1::TrainingJob* job : core.Jobs("projects/-")) {
     const v1::TrainingJobStatus& status = job->status();
-    if (status.state() == v1::TrainingJobStatus::QUEUED) {
-      if (status.pending_reason().code().empty()) {
-        Violated(absl::StrCat(job->name(), ": queued without a reason"));
-      }
-      if (!positions.insert(status.pending_reason().queue_position()).second) {
-        Violated(absl::StrFormat("%s: two jobs at position %d", job->name(),
-                                 status.pending_reason().queue_position()));
-      }
+    if (status.state() == v1::TrainingJobStatus::QUEUED && status.pending_reason().code().empty()) {
+      Violated(absl::StrCat(job->name(), ": queued without a reason"));
     }
     if (status.state() == v1::TrainingJobStatus::RUNNING && TimeLeft(*job) < -kLongestFullDisk) {
       Violated(absl::StrCat(job->name(), ": runs on when its time is over"));

@@ -9,6 +9,7 @@
 
 #include "coordinator/core/core.h"
 #include "ringmaster/store/records.pb.h"
+#include "tests/simulation/queue_order.h"
 
 namespace ringmaster::simulation {
 
@@ -72,6 +73,7 @@ class Invariants {
   bool MayEnd(const store::JobRecord& record) const;
   int FaultsOf(const store::JobRecord& record, v1::Fault::Kind kind) const;
 
+  QueueOrder queue_order_;
   std::map<std::string, Seen> seen_;
   // By job's uid, before the commit that is looked at.
   std::map<std::string, int64_t> generations_before_;

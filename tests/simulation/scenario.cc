@@ -7,6 +7,17 @@
 
 // What users and fate do to the deployment.
 namespace ringmaster::simulation {
+namespace {
+
+template <typename Request>
+void SetName(const std::string& name, Request* request) {
+  request->set_name(name);
+}
+void SetName(const std::string& name, v1::UpdateTrainingJobRequest* request) {
+  request->mutable_training_job()->set_name(name);
+}
+
+}  // namespace
 
 void Simulation::PlanUsers() {
   const int workers = static_cast<int>(scheduler_.Int(1, 6));
@@ -39,7 +50,11 @@ void Simulation::PlanUsers() {
     spec->mutable_recovery()->mutable_abort_deadline()->set_seconds(1);
     if (scheduler_.Chance(0.1)) spec->mutable_recovery()->set_episodes_max(3);
     if (scheduler_.Chance(0.2)) spec->mutable_max_runtime()->set_seconds(scheduler_.Int(1, 30));
+    if (scheduler_.Chance(0.5)) spec->set_priority(static_cast<int32_t>(scheduler_.Int(-2, 2)));
     scheduler_.After(scheduler_.Ms(0, 20000), [this, i] { Submit(i); });
+    for (int updates = scheduler_.Chance(0.5) ? 3 : 0; updates > 0; --updates) {
+      scheduler_.After(scheduler_.Ms(1000, 50000), [this, i] { Reprioritise(i); });
+    }
     submission.cancel = scheduler_.Chance(0.2);
     if (submission.cancel) scheduler_.After(scheduler_.Ms(20000, 50000), [this, i] { Cancel(i); });
     for (int pauses = scheduler_.Chance(0.3) ? 2 : 0; pauses > 0; --pauses) {
@@ -74,13 +89,13 @@ void Simulation::Submit(size_t index) {
 }
 
 template <typename Request>
-void Simulation::Ask(size_t index, std::function<void()> done) {
-  const auto retry = [this, index, done] {
-    scheduler_.After(scheduler_.Ms(200, 1000), [this, index, done] { Ask<Request>(index, done); });
+void Simulation::Ask(size_t index, std::function<void()> done, Request request) {
+  const auto retry = [this, index, done, request] {
+    scheduler_.After(scheduler_.Ms(200, 1000),
+                     [this, index, done, request] { Ask(index, done, request); });
   };
   if (core_ == nullptr || submissions_[index].name.empty()) return retry();
-  Request request;
-  request.set_name(submissions_[index].name);
+  SetName(submissions_[index].name, &request);
   const uint64_t call = ++last_call_;
   calls_[call] = [this, index, retry, done](const coordinator::Reply* reply) {
     if (reply == nullptr || reply->response.status().code() == absl::StatusCode::kUnavailable) {
@@ -113,6 +128,16 @@ void Simulation::Pause(size_t index) {
 
 void Simulation::Resume(size_t index) {
   Ask<v1::ResumeTrainingJobRequest>(index, [] {});
+}
+
+void Simulation::Reprioritise(size_t index) {
+  ++injected_["priorities"];
+  v1::UpdateTrainingJobRequest request;
+  request.mutable_update_mask()->add_paths("spec.priority");
+  request.mutable_training_job()->mutable_spec()->set_priority(
+      static_cast<int32_t>(scheduler_.Int(-2, 2)));
+  Ask(
+      index, [] {}, request);
 }
 
 template <typename Request>

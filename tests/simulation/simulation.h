@@ -77,13 +77,15 @@ class Simulation {
   // For a while.
   void Pause(size_t index);
   void Resume(size_t index);
+  // Another priority.
+  void Reprioritise(size_t index);
   // Cordons or drains the worker and takes that back, so many times.
   void Operate(const std::string& worker, int rounds);
   void AwaitDrained(const std::string& worker, int rounds);
   void Uncordon(const std::string& worker, int rounds);
   // Asks until there is an answer, which may be that the job ends. Then calls `done`.
   template <typename Request>
-  void Ask(size_t index, std::function<void()> done);
+  void Ask(size_t index, std::function<void()> done, Request request = {});
   // The same about a worker, of which the answer may be that there is none.
   template <typename Request>
   void AskOf(const std::string& worker,

@@ -439,6 +439,8 @@ TEST(CreateTest, ResumesFromAManifest) {
   file.checkpoint.set_directory("/old/step-5");
   file.spec = d.Call<v1::TrainingJob>(d.CreateRequest("job-b", 1))->spec();
   SpecOf(request).mutable_optimizer()->set_lr(3e-4);
+  // How soon a job runs is nothing of what it trains.
+  SpecOf(request).set_priority(7);
   const auto job = d.Call<v1::TrainingJob>(request, file);
   ASSERT_TRUE(job.ok()) << job.status();
   ASSERT_EQ(job->status().resume_overrides_size(), 1);

@@ -33,7 +33,7 @@ v1::TrainingJob SomeJob() {
   return JobOf(R"(
     name: "projects/default/trainingJobs/exp-7" uid: "7"
     create_time { seconds: 1767225600 nanos: 500 }
-    spec { steps: 100 seed: 18446744073709551615 activation_checkpointing: true dropout: 0.25
+    spec { steps: 100 priority: -5 seed: 18446744073709551615 activation_checkpointing: true dropout: 0.25
            model { preset: "tiny" tied_embeddings: false } parallel { ring_size: 4 }
            recovery { hop_deadline { seconds: 90 } } resume_from: "/a/b" }
     status { state: FAILED failure_class: OUT_OF_MEMORY generation: 3 progress { step: 42 } })",
@@ -58,6 +58,8 @@ TEST(JobFilterTest, ComparesFieldsOfEveryKind) {
            "generation<=3",
            "progress.step > 41",
            "steps < 101",
+           "priority = -5",
+           "spec.priority < 0",
            "spec.steps = 100",
            "seed = 18446744073709551615",
            "seed > 9223372036854775807",

@@ -172,6 +172,9 @@ TEST_F(RefusalsTest, BadRequests) {
        WithRequest([](Create& r) { r.set_request_id("1"); })},
       {"bad label", Code::kInvalidArgument, kField, "training_job.labels",
        WithRequest([](Create& r) { (*r.mutable_training_job()->mutable_labels())["A B"] = ""; })},
+      {"bad priority", Code::kInvalidArgument, kField, "training_job.spec.priority",
+       WithRequest(
+           [](Create& r) { r.mutable_training_job()->mutable_spec()->set_priority(1001); })},
       {"id taken", Code::kAlreadyExists, "TRAINING_JOB_EXISTS", "",
        WithRequest([](Create& r) { r.set_training_job_id("taken"); })},
       {"page size", Code::kInvalidArgument, kField, "page_size",

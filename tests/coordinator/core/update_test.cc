@@ -1,4 +1,4 @@
-#include "coordinator/core/labels.h"
+#include "coordinator/core/update.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ struct Row {
   const char* why = "";
 };
 
-TEST(LabelsTest, WhatTheMaskNamesIsChanged) {
+TEST(UpdateTest, WhatTheMaskNamesIsChanged) {
   const Texts before = {{"a", "1"}, {"b", "2"}};
   const std::string longest(63, 'x');
   const std::vector<Row> rows = {
@@ -58,7 +58,7 @@ TEST(LabelsTest, WhatTheMaskNamesIsChanged) {
     update.mutable_labels()->insert(row.update.begin(), row.update.end());
     google::protobuf::FieldMask mask;
     for (const std::string& path : row.mask) mask.add_paths(path);
-    const absl::Status status = UpdateLabels(update, mask, &job).status();
+    const absl::Status status = ApplyUpdate(update, mask, &job).status();
     EXPECT_EQ(Texts(job.labels().begin(), job.labels().end()), row.after) << row.name;
     EXPECT_EQ(status.ok(), std::string(row.field).empty()) << row.name << ": " << status;
     if (status.ok()) continue;
@@ -68,15 +68,65 @@ TEST(LabelsTest, WhatTheMaskNamesIsChanged) {
   }
 }
 
-TEST(LabelsTest, NoMoreThanSixtyFour) {
+TEST(UpdateTest, NoMoreThanSixtyFour) {
   v1::TrainingJob job, update;
   google::protobuf::FieldMask mask;
   mask.add_paths("labels.one-more");
   for (int i = 0; i < 64; ++i) (*job.mutable_labels())[absl::StrCat("l", i)] = "";
   (*update.mutable_labels())["one-more"] = "";
-  EXPECT_FALSE(UpdateLabels(update, mask, &job).ok());
+  EXPECT_FALSE(ApplyUpdate(update, mask, &job).ok());
   job.mutable_labels()->erase("l0");
-  EXPECT_TRUE(UpdateLabels(update, mask, &job).ok());
+  EXPECT_TRUE(ApplyUpdate(update, mask, &job).ok());
+}
+
+TEST(UpdateTest, ThePriorityIsChanged) {
+  struct {
+    const char* name;
+    std::vector<std::string> mask;
+    int32_t update;
+    // Before, it is 5.
+    int32_t after;
+    const char* field = "";
+  } const rows[] = {
+      {"by its path", {"spec.priority"}, 7, 7},
+      {"to what it was", {"spec.priority"}, 5, 5},
+      {"to nothing", {"spec.priority"}, 0, 0},
+      {"to less", {"spec.priority"}, -1000, -1000},
+      {"to the highest", {"spec.priority"}, 1000, 1000},
+      {"with all else", {"*"}, 7, 7},
+      {"without a mask", {}, 7, 7},
+      {"not by another path", {"labels"}, 7, 5},
+      {"too high", {"spec.priority"}, 1001, 5, "training_job.spec.priority"},
+      {"too low", {"*"}, -1001, 5, "training_job.spec.priority"},
+      {"without a mask too low", {}, -1001, 5, "training_job.spec.priority"},
+      {"not a part of it", {"spec.priority.x"}, 7, 5, "update_mask"},
+      {"nor the spec", {"spec"}, 7, 5, "update_mask"},
+  };
+  for (const auto& row : rows) {
+    v1::TrainingJob job;
+    job.mutable_spec()->set_priority(5);
+    v1::TrainingJob update = job;
+    update.mutable_spec()->set_priority(row.update);
+    google::protobuf::FieldMask mask;
+    for (const std::string& path : row.mask) mask.add_paths(path);
+    const auto changed = ApplyUpdate(update, mask, &job);
+    EXPECT_EQ(job.spec().priority(), row.after) << row.name;
+    if (changed.ok()) {
+      EXPECT_EQ(*row.field, '\0') << row.name;
+      EXPECT_EQ(*changed, row.after != 5) << row.name;
+      continue;
+    }
+    ASSERT_EQ(Details(changed.status()).fields.size(), 1) << row.name;
+    EXPECT_EQ(Details(changed.status()).fields[0].field, row.field) << row.name;
+  }
+}
+
+TEST(UpdateTest, WithoutASpecThePriorityStays) {
+  v1::TrainingJob job, update;
+  job.mutable_spec()->set_priority(5);
+  (*update.mutable_labels())["c"] = "3";
+  EXPECT_TRUE(*ApplyUpdate(update, {}, &job));
+  EXPECT_EQ(job.spec().priority(), 5);
 }
 
 TEST(UpdateTest, AJobSentBackWholeIsTaken) {
