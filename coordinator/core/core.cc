@@ -241,6 +241,7 @@ Output Core::SetStoreFull(absl::Time now, bool full) {
   const bool room_again = state.store_full && !full;
   state.store_full = full;
   if (room_again) {
+    state.placement_due = true;
     for (const auto& [age, job] : JobsByAge(state.unfinished)) {
       CommitComplete(state, *job);
       CompleteIfFinished(state, *job);

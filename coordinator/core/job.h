@@ -76,6 +76,11 @@ struct Job {
   // Until when status.run_duration is counted, of a job that is RUNNING.
   absl::Time run_counted;
   absl::Time progress_stored = absl::InfinitePast();
+  // The uid of the job that its workers are for; empty when there is none. Not stored: what a new
+  // coordinator finds to be stopping does so, and what is not is looked at anew.
+  std::string preempted_by;
+  // The checkpoint that it was to stop with could not be written, and none has been since.
+  bool cannot_save = false;
 
   const std::string& name() const { return record.job().name(); }
   const std::string& uid() const { return record.job().uid(); }

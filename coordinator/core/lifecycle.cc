@@ -53,10 +53,13 @@ void Index(State& state, Job& job) {
   } else {
     state.unfinished[key] = &job;
   }
-  if (job.status().state() == S::QUEUED) {
-    state.queue[job.queue_key()] = &job;
-  } else {
-    state.queue.erase(job.queue_key());
+  for (const auto& [jobs, of] :
+       {std::pair(&state.queue, S::QUEUED), std::pair(&state.running, S::RUNNING)}) {
+    if (job.status().state() == of) {
+      (*jobs)[job.queue_key()] = &job;
+    } else {
+      jobs->erase(job.queue_key());
+    }
   }
 }
 
@@ -84,6 +87,7 @@ Job& AddJob(State& state, store::JobRecord record) {
 void RemoveJob(State& state, Job& job) {
   const std::string name = job.name();
   state.queue.erase(job.queue_key());
+  state.running.erase(job.queue_key());
   state.unfinished.erase(job.age_key());
   state.jobs_by_age.erase(job.age_key());
   state.jobs_by_uid.erase(job.uid());
@@ -92,7 +96,8 @@ void RemoveJob(State& state, Job& job) {
 }
 
 void MoveInQueue(State& state, Job& job, const QueueKey& from) {
-  if (job.queue_key() == from || state.queue.erase(from) == 0) return;
+  if (job.queue_key() == from) return;
+  if (state.queue.erase(from) + state.running.erase(from) == 0) return;
   Index(state, job);
   state.placement_due = true;
 }

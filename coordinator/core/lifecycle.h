@@ -23,7 +23,8 @@ void RemoveJob(State& state, Job& job);
 // also closes the open episode. REQUIRES: IsLegal; an illegal change is not made.
 void SetState(State& state, Job& job, JobState to, const std::string& reason);
 
-// A job whose priority has changed leaves the place `from`, if it is in the queue, for its new one.
+// A job whose priority has changed leaves the place `from` for its new one, among those that wait
+// or run.
 void MoveInQueue(State& state, Job& job, const QueueKey& from);
 
 // Another etag: something changed that the job's user decides.

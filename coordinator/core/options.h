@@ -31,6 +31,8 @@ struct CoreOptions {
   // How long a lost worker is still listed.
   absl::Duration lost_worker_retention = absl::Minutes(10);
   int64_t unfinished_jobs_max = 10000;
+  // Whether running jobs are stopped for waiting ones of a higher priority.
+  bool preemption = true;
 };
 
 }  // namespace ringmaster::coordinator

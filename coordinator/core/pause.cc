@@ -9,6 +9,7 @@
 #include "coordinator/core/cordon.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/preemption.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
@@ -46,7 +47,9 @@ void EndOverTime(State& state, Job& job, const std::string& mishap) {
 
 std::string ReasonToStop(const State& state, const Job& job) {
   if (IsOverTime(job)) return OverTime(job);
-  return job.status().pause_requested() ? kAsked : DrainOf(state, job);
+  if (job.status().pause_requested()) return kAsked;
+  const std::string drain = DrainOf(state, job);
+  return drain.empty() ? PreemptionOf(state, job) : drain;
 }
 
 void StopIfAsked(State& state, Job& job) {
@@ -131,6 +134,8 @@ void CompletePause(State& state, Job& job) {
     const std::string what = job.status().pause_requested() ? "the job was not paused and goes on"
                                                             : "the job goes on without a pause";
     job.mutable_status()->clear_pause_requested();
+    job.preempted_by.clear();
+    job.cannot_save = true;
     GiveUpRing(state, job,
                {.cause = v1::RecoveryEpisode::OPERATOR,
                 .message = absl::StrCat(
@@ -152,6 +157,7 @@ void LeaveRing(State& state, Job& job, const std::string& reason) {
   job.mutable_status()->clear_ranks();
   job.ranks.clear();
   job.waiting = false;
+  job.preempted_by.clear();
   job.mutable_status()->mutable_progress()->clear_tokens_per_second();
   job.mutable_status()->mutable_progress()->clear_remaining();
   for (const TimerKind timer : {TimerKind::kStage, TimerKind::kRejoin, TimerKind::kRetry}) {

@@ -6,7 +6,8 @@
 
 // Taking a job's workers away without losing a step, and giving it some again. What a user asked
 // for stays in status.pause_requested until the ring can be let go. A job whose max_runtime is over
-// loses them in the same way, and ends; one with a worker that is drained does, and is queued.
+// loses them in the same way, and ends; one with a worker that is drained, or that a job of a
+// higher priority needs, does, and is queued.
 namespace ringmaster::coordinator {
 
 // REQUIRES: the job has not ended and is not being cancelled.

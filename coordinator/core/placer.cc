@@ -14,6 +14,7 @@
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
+#include "coordinator/core/preemption.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/ring_order.h"
 #include "coordinator/core/spec.h"
@@ -24,6 +25,9 @@ namespace {
 
 // Places in the queue up to which every move is told to watchers.
 constexpr int kShownPositions = 100;
+
+// Enough workers are there, but not idle.
+constexpr char kBusy[] = "WORKERS_BUSY";
 
 Place PlaceOf(const Worker& worker, int previous_rank) {
   return {.worker = worker.name,
@@ -65,6 +69,8 @@ struct Choice {
   std::vector<Worker*> members;
   // Idle workers to keep for the job.
   std::vector<Worker*> kept;
+  // Members of rings that would do together with `kept`.
+  std::vector<Worker*> busy;
   v1::PendingReason reason;
 };
 
@@ -227,12 +233,14 @@ Choice Placing::Choose(const Requirement& requirement) const {
   struct Group {
     int fitting = 0;
     std::vector<Worker*> idle;
+    std::vector<Worker*> busy;
   };
   std::map<std::string, Group> groups;
-  for (const auto& [name, worker] : state_.workers) {
-    if (worker.attached() && MisfitOf(requirement, worker).empty()) {
-      ++groups[KindOf(worker.hardware, worker.version)].fitting;
-    }
+  for (auto& [name, worker] : state_.workers) {
+    if (!worker.attached() || !MisfitOf(requirement, worker).empty()) continue;
+    Group& group = groups[KindOf(worker.hardware, worker.version)];
+    ++group.fitting;
+    if (!worker.job.empty()) group.busy.push_back(&worker);
   }
   for (Worker* worker : idle_) {
     if (MisfitOf(requirement, *worker).empty()) {
@@ -251,6 +259,7 @@ Choice Placing::Choose(const Requirement& requirement) const {
       most = group.fitting;
       most_idle = static_cast<int>(group.idle.size());
       choice.kept = group.idle;
+      choice.busy = group.busy;
     }
   }
   choice.reason = WhyNot(requirement, most, most_idle);
@@ -262,7 +271,7 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
   v1::PendingReason reason;
   const std::string needs = absl::StrFormat("needs %d workers", requirement.workers);
   if (fitting >= requirement.workers) {
-    reason.set_code("WORKERS_BUSY");
+    reason.set_code(kBusy);
     reason.set_message(
         absl::StrFormat("%s; of %d suitable ones %d are free for it", needs, fitting, idle));
   } else if (attached_ < requirement.workers) {
@@ -298,12 +307,17 @@ void Placing::Queue(Job& job, int position) {
   const Requirement requirement = WishesOf(state_, job);
   auto known = known_.find(requirement);
   if (known == known_.end()) known = known_.emplace(requirement, Choose(requirement)).first;
-  const Choice choice = known->second;
+  const Choice& choice = known->second;
   if (choice.members.empty()) {
     v1::PendingReason reason = choice.reason;
     reason.set_queue_position(position);
+    if (reason.code() == kBusy) {
+      const int missing = requirement.workers - static_cast<int>(choice.kept.size());
+      MakeRoom(state_, job, missing, choice.busy);
+    }
     SetReason(job, std::move(reason));
-    Take(choice.kept);
+    // A copy: what was found is out of date then.
+    Take(std::vector<Worker*>(choice.kept));
     return;
   }
   std::vector<Place> candidates;
@@ -324,6 +338,7 @@ void RunPlacer(State& state) {
   Placing placing(state);
   if (std::exchange(state.placement_due, false)) {
     state.new_jobs.clear();
+    state.claimed.clear();
     for (const auto& [age, job] : JobsByAge(state.unfinished)) {
       if (WaitsForWorkers(state, *job)) placing.Recover(*job);
     }

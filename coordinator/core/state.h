@@ -71,6 +71,8 @@ struct State {
   JobsByAge jobs_by_age;
   JobsByAge unfinished;
   JobQueue queue;
+  // Those that are RUNNING, in the order of the queue.
+  JobQueue running;
   std::map<std::string, store::RequestRecord, std::less<>> requests;
   std::map<std::string, store::CheckpointRecord, std::less<>> checkpoints;
   std::map<std::string, Worker, std::less<>> workers;
@@ -85,6 +87,8 @@ struct State {
   bool placement_due = false;
   std::vector<std::string> new_jobs;
   std::vector<std::string> unreserved;
+  // Names of busy workers that waiting jobs count on.
+  std::set<std::string> claimed;
 
   CoreCounters counters;
   int64_t changes = 0;

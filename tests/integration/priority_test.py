@@ -1,15 +1,37 @@
 #!/usr/bin/env python3
-"""Jobs that wait are placed by priority, with real processes."""
+"""Priorities, with real processes: who is placed first, and a running job that gives its workers to another one without
+losing a step; every loss is the undisturbed run's, bit for bit."""
 
 import harness
+
+STEPS = 200
 
 
 class PriorityTest(harness.ClusterTest):
     workers = 2
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.expected = cls.losses_undisturbed(STEPS)
+
+    def start(self, name):
+        # No checkpoint but the ones that a preemption and the end write.
+        self.submit(name, STEPS, ('checkpoint.interval_steps=-1',))
+        return self.wait_for_step(name, 20)
+
+    def check(self, name, preemptor):
+        ends = [self.wait_for_end(job)['end_time'].rstrip('Z') for job in (preemptor, name)]
+        self.assertEqual(ends, sorted(ends))
+        self.assertEqual(self.losses(name), self.expected)
+        job = self.cluster.job(name)
+        self.assertNotIn('episodes', job['status'])
+        self.assertEqual(int(job['status']['generation']), 2)
+        self.assertEqual(sorted(self.cluster.step_records(name)), list(range(1, STEPS + 1)))
+
     def test_the_later_job_of_a_higher_priority_runs_first(self):
         # It has both workers, for longer than it takes to submit the others.
-        self.submit('busy', steps=1000000)
+        self.submit('busy', 1000000, ('priority=10',))
         self.wait_for_step('busy', 1)
         for name, priority in ('patient', 0), ('urgent', 5), ('promoted', -5):
             self.submit(name, 5, (f'priority={priority}',))
@@ -21,6 +43,20 @@ class PriorityTest(harness.ClusterTest):
         jobs = [self.wait_for_end(name) for name in order]
         starts = [job['start_time'].rstrip('Z') for job in jobs]
         self.assertEqual(starts, sorted(starts))
+
+    def test_a_running_job_gives_way_and_loses_no_step(self):
+        self.start('lower')
+        self.submit('higher', 20, ('priority=1',))
+        job = self.wait_for('lower', lambda job: job['status']['state'] == 'QUEUED', 'the queue')
+        self.assertIn('trainingJobs/higher of priority 1 takes its place', job['status']['state_reason'])
+        self.check('lower', 'higher')
+
+    def test_the_coordinator_is_killed_meanwhile(self):
+        self.start('orphaned')
+        self.submit('pressing', 20, ('priority=1',))
+        self.cluster.coordinator.kill()
+        self.cluster.start_coordinator()
+        self.check('orphaned', 'pressing')
 
 
 if __name__ == '__main__':

@@ -276,6 +276,7 @@ void Invariants::CheckFailure(const store::JobRecord& record) {
 
 void Invariants::CheckMemory(const coordinator::Core& core) {
   for (const std::string& wrong : queue_order_.Check(core)) Violated(wrong);
+  for (const std::string& wrong : preemption_.Check(core)) Violated(wrong);
   for (const v1::TrainingJob* job : core.Jobs("projects/-")) {
     const v1::TrainingJobStatus& status = job->status();
     if (status.state() == v1::TrainingJobStatus::QUEUED && status.pending_reason().code().empty()) {

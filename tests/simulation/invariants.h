@@ -9,6 +9,7 @@
 
 #include "coordinator/core/core.h"
 #include "ringmaster/store/records.pb.h"
+#include "tests/simulation/preemption.h"
 #include "tests/simulation/queue_order.h"
 
 namespace ringmaster::simulation {
@@ -40,6 +41,7 @@ class Invariants {
   void NewLife() { steps_.clear(); }
 
   void Violated(const std::string& what) { violations_.push_back(what); }
+  int preemptions() const { return preemption_.count(); }
   const std::vector<std::string>& violations() const { return violations_; }
 
  private:
@@ -74,6 +76,7 @@ class Invariants {
   int FaultsOf(const store::JobRecord& record, v1::Fault::Kind kind) const;
 
   QueueOrder queue_order_;
+  Preemption preemption_;
   std::map<std::string, Seen> seen_;
   // By job's uid, before the commit that is looked at.
   std::map<std::string, int64_t> generations_before_;

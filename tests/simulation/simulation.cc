@@ -349,6 +349,7 @@ std::vector<std::string> Simulation::Run() {
 std::string Simulation::Summary() const {
   std::string text = absl::StrFormat("%d steps agreed", trainers_.steps_agreed());
   for (const auto& [what, count] : injected_) absl::StrAppend(&text, ", ", count, " ", what);
+  absl::StrAppend(&text, ", ", invariants_.preemptions(), " preemptions");
   if (core_ == nullptr) return text;
   for (const v1::TrainingJob* job : core_->Jobs("projects/-")) {
     absl::StrAppendFormat(&text, "; %s gen %d episodes %d",

@@ -1,0 +1,102 @@
+#include "coordinator/core/preemption.h"
+
+#include <map>
+
+#include "absl/strings/str_format.h"
+#include "coordinator/core/pause.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using S = v1::TrainingJobStatus;
+
+// Null when nobody waits for the job's workers any more.
+const Job* PreemptorOf(const State& state, const Job& job) {
+  const auto found = state.jobs_by_uid.find(job.preempted_by);
+  if (found == state.jobs_by_uid.end()) return nullptr;
+  const Job* preemptor = found->second;
+  const bool waits = preemptor->status().state() == S::QUEUED;
+  return waits && preemptor->spec().priority() > job.spec().priority() ? preemptor : nullptr;
+}
+
+bool ComesFree(const State& state, const Job& job) {
+  const auto current = job.status().state();
+  return current == S::PAUSING || current == S::CANCELLING || PreemptorOf(state, job) != nullptr;
+}
+
+bool MayBeStopped(const Job& job, const Job& by) {
+  return job.status().state() == S::RUNNING && job.spec().priority() < by.spec().priority() &&
+         !job.cannot_save;
+}
+
+struct Victim {
+  Job* job;
+  std::vector<Worker*> workers;
+};
+
+// Empty when all that may be stopped is not enough.
+std::vector<Victim> ChooseVictims(const std::map<QueueKey, Victim>& candidates, size_t missing) {
+  std::vector<Victim> victims;
+  size_t found = 0;
+  for (auto it = candidates.rbegin(); it != candidates.rend() && found < missing; ++it) {
+    victims.push_back(it->second);
+    found += it->second.workers.size();
+  }
+  if (found < missing) return {};
+  // Small ones may have been taken before one that is enough without them.
+  for (size_t i = victims.size(); i-- > 0;) {
+    const size_t others = found - victims[i].workers.size();
+    if (others < missing) continue;
+    found = others;
+    victims.erase(victims.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return victims;
+}
+
+}  // namespace
+
+void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worker*>& busy) {
+  // A ring that has finished would wait until there is room for its checkpoint.
+  if (!state.options.preemption || state.store_full) return;
+  // Nor can any job behind this one stop another.
+  if (state.running.empty() ||
+      state.running.rbegin()->second->spec().priority() >= job.spec().priority()) {
+    return;
+  }
+  std::map<QueueKey, Victim> candidates;
+  for (Worker* worker : busy) {
+    Job* holder = state.FindJob(worker->job);
+    if (missing == 0 || holder == nullptr || state.claimed.count(worker->name) > 0) continue;
+    if (ComesFree(state, *holder)) {
+      state.claimed.insert(worker->name);
+      --missing;
+    } else if (MayBeStopped(*holder, job)) {
+      Victim& victim = candidates[holder->queue_key()];
+      victim.job = holder;
+      victim.workers.push_back(worker);
+    }
+  }
+  if (missing == 0) return;
+  const std::vector<Victim> victims = ChooseVictims(candidates, static_cast<size_t>(missing));
+  if (victims.empty()) {
+    // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.
+    for (const Worker* worker : busy) state.claimed.insert(worker->name);
+    return;
+  }
+  for (const Victim& victim : victims) {
+    victim.job->preempted_by = job.uid();
+    StopIfAsked(state, *victim.job);
+    for (const Worker* worker : victim.workers) {
+      if (missing-- > 0) state.claimed.insert(worker->name);
+    }
+  }
+}
+
+std::string PreemptionOf(const State& state, const Job& job) {
+  const Job* preemptor = PreemptorOf(state, job);
+  if (preemptor == nullptr) return "";
+  return absl::StrFormat("%s of priority %d takes its place", preemptor->name(),
+                         preemptor->spec().priority());
+}
+
+}  // namespace ringmaster::coordinator

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "coordinator/core/state.h"
+
+// Running jobs are stopped, as for a pause, so that a waiting one of a higher priority gets their
+// workers. They go back to the queue, and on from the checkpoint they stopped with.
+namespace ringmaster::coordinator {
+
+// `job` waits for `missing` more workers, and those of `busy`, members of rings, would do. It
+// counts on those that come free anyway, and stops what has to be stopped for the others: jobs of
+// strictly lower priorities, the lowest and then the youngest first, and no more than it takes.
+// When all that may be stopped is not enough, nothing is. Called in the order of the queue.
+void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worker*>& busy);
+
+// For whom `job` is to stop, in words; empty when for nobody.
+std::string PreemptionOf(const State& state, const Job& job);
+
+}  // namespace ringmaster::coordinator

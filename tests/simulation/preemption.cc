@@ -1,0 +1,34 @@
+#include "tests/simulation/preemption.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+
+namespace ringmaster::simulation {
+
+using S = v1::TrainingJobStatus;
+
+std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
+  std::vector<std::string> wrong;
+  for (const v1::TrainingJob* job : core.Jobs("projects/-")) {
+    if (job->status().state() != S::PAUSING) {
+      pausing_.erase(job->uid());
+      continue;
+    }
+    const std::string& reason = job->status().state_reason();
+    if (!pausing_.insert(job->uid()).second || !absl::StrContains(reason, "takes its place")) {
+      continue;
+    }
+    ++count_;
+    const std::vector<std::string> words = absl::StrSplit(reason, ' ');
+    const v1::TrainingJob* preemptor = core.FindJob(words.front());
+    if (preemptor == nullptr || preemptor->status().state() != S::QUEUED ||
+        preemptor->spec().priority() <= job->spec().priority()) {
+      wrong.push_back(absl::StrFormat("%s of priority %d stops, as %s", job->name(),
+                                      job->spec().priority(), reason));
+    }
+  }
+  return wrong;
+}
+
+}  // namespace ringmaster::simulation
