@@ -131,7 +131,8 @@ void Commit(State& state, Job& job, int64_t step,
   }
   state.checkpoints[checkpoint->name()] = std::move(record);
   ++state.counters.checkpoints_committed;
-  job.cannot_save = false;
+  // Whoever waits for its workers may have them now.
+  state.placement_due |= std::exchange(job.cannot_save, false);
   ApplyRetention(state, job);
   if (absl::StartsWith(job.status().state_reason(), "checkpoint")) {
     job.mutable_status()->clear_state_reason();

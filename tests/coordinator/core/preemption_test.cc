@@ -201,7 +201,6 @@ TEST(PreemptionTest, AJobThatCannotWriteACheckpointGoesOnUntilItHasWrittenOne) {
   d.Advance(absl::Minutes(1));
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   d.Checkpoint("job-a", 3);
-  Reprioritise(d, "waits", 2);
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
