@@ -47,9 +47,8 @@ void AddFlags(CLI::App& app, ServerOptions& server) {
   app.add_flag(
       "--insecure-i-understand", server.insecure_i_understand,
       "Listen beyond loopback without TLS: everyone who reaches the port may use the service");
-  app.add_flag_callback(
-      "--no-preemption", [&server] { server.core.preemption = false; },
-      "Stop no running job for a waiting one of a higher priority");
+  app.add_flag("--preemption", server.core.preemption,
+               "Stop running jobs, at a checkpoint, for waiting ones of a higher priority");
 }
 
 int Serve(const ServerOptions& options) {

@@ -147,6 +147,8 @@ void StartIfReady(State& state, Job& job) {
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
   const std::string stops = ReasonToStop(state, job);
+  // Whom it was to stop for, when it broke, no longer waits.
+  if (stops.empty()) job.preempted_by.clear();
   SetState(state, job,
            stops.empty() ? v1::TrainingJobStatus::RUNNING : v1::TrainingJobStatus::PAUSING, stops);
   TellAll(state, job, TellStart);

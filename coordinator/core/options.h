@@ -32,7 +32,7 @@ struct CoreOptions {
   absl::Duration lost_worker_retention = absl::Minutes(10);
   int64_t unfinished_jobs_max = 10000;
   // Whether running jobs are stopped for waiting ones of a higher priority.
-  bool preemption = true;
+  bool preemption = false;
 };
 
 }  // namespace ringmaster::coordinator

@@ -19,9 +19,12 @@ const Job* PreemptorOf(const State& state, const Job& job) {
   return waits && preemptor->spec().priority() > job.spec().priority() ? preemptor : nullptr;
 }
 
+// A ring that broke while it stopped does so when it stands again; one that waits for a member may
+// wait for long.
 bool ComesFree(const State& state, const Job& job) {
   const auto current = job.status().state();
-  return current == S::PAUSING || current == S::CANCELLING || PreemptorOf(state, job) != nullptr;
+  return current == S::PAUSING || current == S::CANCELLING ||
+         (current != S::RUNNING && !job.waiting && PreemptorOf(state, job) != nullptr);
 }
 
 bool MayBeStopped(const Job& job, const Job& by) {
@@ -65,8 +68,10 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
   }
   std::map<QueueKey, Victim> candidates;
   for (Worker* worker : busy) {
+    if (missing == 0) return;
+    if (state.claimed.count(worker->name) > 0) continue;
     Job* holder = state.FindJob(worker->job);
-    if (missing == 0 || holder == nullptr || state.claimed.count(worker->name) > 0) continue;
+    if (holder == nullptr) continue;
     if (ComesFree(state, *holder)) {
       state.claimed.insert(worker->name);
       --missing;

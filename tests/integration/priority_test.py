@@ -9,6 +9,7 @@ STEPS = 200
 
 class PriorityTest(harness.ClusterTest):
     workers = 2
+    coordinator_args = ('--preemption',)
 
     @classmethod
     def setUpClass(cls):

@@ -27,6 +27,7 @@ Simulation::Simulation(uint64_t seed)
 void Simulation::StartCoordinator() {
   coordinator::CoreOptions options;
   options.shared_directory = "/shared";
+  options.preemption = true;
   coordinator::StoredState stored;
   for (const auto& [key, value] : rows_) {
     stored.rows.push_back({static_cast<coordinator::Table>(key.first), key.second, value});

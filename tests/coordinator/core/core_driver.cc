@@ -9,6 +9,7 @@ namespace ringmaster::coordinator {
 CoreOptions CoreDriver::Options() {
   CoreOptions options;
   options.shared_directory = "/shared";
+  options.preemption = true;
   return options;
 }
 

@@ -217,9 +217,30 @@ TEST(PreemptionTest, WhileTheStoreIsFullNobodyIsStopped) {
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
-TEST(PreemptionTest, OperatorsMaySwitchItOff) {
+// Its ring breaks while it stops, and nobody waits for its place any more when it stands again;
+// then somebody does.
+TEST(PreemptionTest, WhoStoppedForNobodyAfterAllIsStoppedAgain) {
+  CoreDriver d;
+  RunJob(d, "job-a", 0, 2, 'a');
+  Submit(d, "waits", 1, 2);
+  ASSERT_EQ(Pausing(d), Names({"job-a"}));
+  v1::PauseTrainingJobRequest pause;
+  pause.set_name(d.Job("waits").name());
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
+  d.Hello("c", 'c');
+  d.Exit(d.WorkerAt("job-a", 1), 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(1));
+  d.Form("job-a", CoreDriver::Held(1));
+  ASSERT_EQ(d.StateOf("job-a"), "RUNNING");
+  v1::ResumeTrainingJobRequest resume;
+  resume.set_name(d.Job("waits").name());
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(resume).ok());
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
+TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
   CoreOptions options = CoreDriver::Options();
-  options.preemption = false;
+  options.preemption = CoreOptions().preemption;
   CoreDriver d(options);
   RunJob(d, "job-a", 0, 1, 'a');
   Submit(d, "waits", 1000, 1);
