@@ -34,8 +34,9 @@ inline double Milliseconds(const std::function<std::string()>& start,
     Check(cudaEventElapsedTime(&time, begin, end));
     return time;
   };
+  run();  // may wait for the host
   double settled = 0;
-  for (int i = 0;
+  for (int i = 1;
        warm_ups.has_value() ? i < *warm_ups : i < kLeastWarmUps || settled < kSettleMilliseconds;
        ++i) {
     settled += run();

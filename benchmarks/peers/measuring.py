@@ -8,7 +8,8 @@ import time
 import torch
 
 WARM_UPS, REPEATS = 3, 10
-# A GPU that comes to the power it may draw swings for about so long until its clocks stay.
+# A GPU that comes to the power it may draw swings for about so long until its clocks stay. The first call, which may
+# compile, is no part of it.
 SETTLE_MS = 1000
 # A call that takes longer even when it is warm is warmed up by two calls and measured three times.
 SLOW_MS, SLOW_WARM_UPS, SLOW_REPEATS = 150, 2, 3
@@ -34,7 +35,7 @@ class Meter:
         """(median, how many calls it is the median of)."""
         warm_ups = []
         while (len(warm_ups) < (SLOW_WARM_UPS if warm_ups and warm_ups[-1] >= SLOW_MS else WARM_UPS)
-               or (self.is_cuda and sum(warm_ups) < SETTLE_MS)):
+               or (self.is_cuda and sum(warm_ups[1:]) < SETTLE_MS)):
             warm_ups.append(self._once(call))
         repeats = REPEATS if warm_ups[-1] < SLOW_MS else SLOW_REPEATS
         return statistics.median(self._once(call) for _ in range(repeats)), repeats
