@@ -12,7 +12,7 @@ namespace {
 
 // What a tile takes beside the blocks of keys that its consumers meet, in such blocks: with this,
 // and consumers who wait for half of what others are behind them, come the times of 1M tokens of
-// LongNet's branches, none to four of them joined, within 2 % (H100; heads of 128 within 0.2 %).
+// LongNet's branches, none to four of them joined, within 2.5 % (H100; heads of 128 within 0.2 %).
 // Parts that are stored and merged take no time of their own then.
 constexpr double kBlocksPerTile = 4.8;
 

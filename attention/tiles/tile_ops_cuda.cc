@@ -155,6 +155,9 @@ void StartsCuda(const Tensor& dout, const Tensor& out, const Tensor& rest, const
 void DropoutFactorsCuda(const Tensor& philox_keys, const Tensor& queries, const Tensor& keys,
                         int64_t dropped_below, double kept, const Tensor& factors) {
   const c10::cuda::CUDAGuard guard(factors.device());
+  TORCH_CHECK_VALUE(factors.is_contiguous() && (factors.scalar_type() == at::kFloat ||
+                                                factors.scalar_type() == at::kDouble),
+                    "factors are contiguous, fp32 or fp64");
   const Tensor each[] = {philox_keys.contiguous(), queries.contiguous(), keys.contiguous()};
   const bool fp64 = factors.scalar_type() == at::kDouble;
   void* to = factors.mutable_data_ptr();
@@ -174,6 +177,15 @@ void DropoutFactorsCuda(const Tensor& philox_keys, const Tensor& queries, const 
 void RotateCuda(const Tensor& x, const Tensor& cos, const Tensor& sin, double direction,
                 const Tensor& out) {
   const c10::cuda::CUDAGuard guard(x.device());
+  TORCH_CHECK_VALUE(x.dim() == 4 && x.size(3) % 2 == 0 && x.is_contiguous() &&
+                        out.is_contiguous() && out.sizes() == x.sizes() &&
+                        out.scalar_type() == x.scalar_type(),
+                    "x and what it becomes are contiguous [B, N, H, D] of one type");
+  for (const Tensor& table : {cos, sin}) {
+    TORCH_CHECK_VALUE(table.is_contiguous() && table.scalar_type() == at::kFloat &&
+                          table.numel() == x.size(1) * x.size(3) / 2,
+                      "tables are contiguous, fp32, a row of D / 2 for each token");
+  }
   CheckDone(kernels::Rotate({.type = TypeOf(x),
                              .batch = x.size(0),
                              .tokens = x.size(1),

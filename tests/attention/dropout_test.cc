@@ -17,6 +17,7 @@
 #include "attention/passes.h"
 #include "attention/reference_attention.h"
 #include "attention/stock/dropout_mask.h"
+#include "attention/tiles/tile_ops.h"
 #include "tests/attention/attention_case.h"
 #include "tests/attention/flags.h"
 #include "tests/attention/random.h"
@@ -250,6 +251,7 @@ TEST(DropoutTest, ADeviceDropsTheSame) {
   if (g_flags.device.is_cpu()) {
     GTEST_SKIP() << "--device=cuda was not asked for";
   }
+  ASSERT_EQ(WhyNoTileKernels(at::empty({0}, at::TensorOptions(g_flags.device))), "");
   Random random(4);
   std::vector<int64_t> own, keys;
   for (int64_t i = 0; i < 40; ++i) own.push_back(random.Between(0, int64_t{1} << 50));
