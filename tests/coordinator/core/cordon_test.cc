@@ -7,6 +7,7 @@
 #include "proto/rpc_status.h"
 #include "ringmaster/store/records.pb.h"
 #include "tests/coordinator/core/core_driver.h"
+#include "tests/coordinator/core/job_requests.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -273,9 +274,7 @@ TEST(DrainTest, APauseMeanwhileIsKept) {
   d.RunningPair();
   d.Hello("c", 'c');
   ASSERT_TRUE(Drain(d, "a").ok());
-  v1::PauseTrainingJobRequest pause;
-  pause.set_name(d.Job("job-a").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
+  ASSERT_TRUE(Pause(d).ok());
   d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
   EXPECT_TRUE(Get(d, "a")->drained());

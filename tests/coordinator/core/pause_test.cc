@@ -3,27 +3,13 @@
 
 #include "proto/rpc_status.h"
 #include "tests/coordinator/core/core_driver.h"
+#include "tests/coordinator/core/job_requests.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
 using Episode = v1::RecoveryEpisode;
-
-template <typename Request>
-Request Of(CoreDriver& d, const std::string& id = "job-a") {
-  Request request;
-  request.set_name(d.Job(id).name());
-  return request;
-}
-
-absl::StatusOr<v1::TrainingJob> Pause(CoreDriver& d) {
-  return d.Call<v1::TrainingJob>(Of<v1::PauseTrainingJobRequest>(d));
-}
-
-absl::StatusOr<v1::TrainingJob> Resume(CoreDriver& d) {
-  return d.Call<v1::TrainingJob>(Of<v1::ResumeTrainingJobRequest>(d));
-}
 
 // A member is gone, a pause is asked for, and nobody comes in its place.
 void PauseWithoutReplacement(CoreDriver& d, int64_t step) {
@@ -372,8 +358,7 @@ TEST(PauseTest, APausedJobIsCancelledAtOnce) {
   CoreDriver d;
   d.Create("job-a");
   ASSERT_TRUE(Pause(d).ok());
-  EXPECT_EQ(d.Call<v1::TrainingJob>(Of<v1::CancelTrainingJobRequest>(d))->status().state(),
-            v1::TrainingJobStatus::CANCELLED);
+  EXPECT_EQ(Cancel(d)->status().state(), v1::TrainingJobStatus::CANCELLED);
   for (const absl::Status& status : {Pause(d).status(), Resume(d).status()}) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_EQ(Details(status).reason, "JOB_ENDED");

@@ -6,26 +6,13 @@
 
 #include "proto/rpc_status.h"
 #include "tests/coordinator/core/core_driver.h"
+#include "tests/coordinator/core/job_requests.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
-v1::TrainingJob Submit(CoreDriver& d, const std::string& id, int32_t priority, int ring = 1) {
-  v1::CreateTrainingJobRequest request = CoreDriver::CreateRequest(id, ring);
-  request.mutable_training_job()->mutable_spec()->set_priority(priority);
-  d.Sleep(absl::Milliseconds(1));
-  return *d.Call<v1::TrainingJob>(request);
-}
-
-v1::TrainingJob Reprioritise(CoreDriver& d, const std::string& id, int32_t priority) {
-  v1::UpdateTrainingJobRequest request;
-  request.mutable_training_job()->set_name(d.Job(id).name());
-  request.mutable_training_job()->mutable_spec()->set_priority(priority);
-  request.mutable_update_mask()->add_paths("spec.priority");
-  return *d.Call<v1::TrainingJob>(request);
-}
-
 int PlaceOf(const v1::TrainingJob& job) { return job.status().pending_reason().queue_position(); }
+int PlaceOf(const absl::StatusOr<v1::TrainingJob>& job) { return PlaceOf(*job); }
 
 // From first to last, as their reasons to wait tell it.
 void ExpectQueue(CoreDriver& d, const std::vector<std::string>& ids) {
@@ -57,23 +44,21 @@ TEST(QueueTest, HigherPrioritiesGoFirstAndOfOneTheOldest) {
 
 TEST(QueueTest, AnUpdateMovesAJob) {
   CoreDriver d;
-  for (const char* id : {"job-a", "job-b", "job-c"}) Submit(d, id, 0);
+  for (const char* id : {"job-a", "job-b", "job-c"}) ASSERT_TRUE(Submit(d, id, 0).ok());
   EXPECT_EQ(PlaceOf(Reprioritise(d, "job-c", 1)), 1);
   ExpectQueue(d, {"job-c", "job-a", "job-b"});
   EXPECT_EQ(PlaceOf(Reprioritise(d, "job-a", -1)), 3);
   ExpectQueue(d, {"job-c", "job-b", "job-a"});
-  Reprioritise(d, "job-c", 0);
+  ASSERT_TRUE(Reprioritise(d, "job-c", 0).ok());
   ExpectQueue(d, {"job-b", "job-c", "job-a"});
   const std::string etag = d.Job("job-a").etag();
-  EXPECT_EQ(Reprioritise(d, "job-a", -1).etag(), etag) << "it changes nothing";
-  EXPECT_NE(Reprioritise(d, "job-a", -2).etag(), etag);
+  EXPECT_EQ(Reprioritise(d, "job-a", -1)->etag(), etag) << "it changes nothing";
+  EXPECT_NE(Reprioritise(d, "job-a", -2)->etag(), etag);
   // It is stored.
   d.Start();
   d.Tick();
   ExpectQueue(d, {"job-b", "job-c", "job-a"});
-  v1::CancelTrainingJobRequest cancel;
-  cancel.set_name(d.Job("job-c").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
+  ASSERT_TRUE(Cancel(d, "job-c").ok());
   ExpectQueue(d, {"job-b", "job-a"});
 }
 
@@ -82,14 +67,14 @@ TEST(QueueTest, WhatIsKeptForAJobIsKeptFromThoseBehindIt) {
   CoreDriver d;
   d.Hello("a", 'a');
   d.Hello("b", 'b');
-  Submit(d, "running", 0);
+  ASSERT_TRUE(Submit(d, "running", 0).ok());
   EXPECT_EQ(d.StateOf("running"), "STARTING");
-  Submit(d, "large", 1, 2);
+  ASSERT_TRUE(Submit(d, "large", 1, 2).ok());
   EXPECT_EQ(d.Job("large").status().pending_reason().code(), "WORKERS_BUSY");
-  Submit(d, "lower", 0);
-  Submit(d, "alike", 1);
+  ASSERT_TRUE(Submit(d, "lower", 0).ok());
+  ASSERT_TRUE(Submit(d, "alike", 1).ok());
   ExpectQueue(d, {"large", "alike", "lower"});
-  EXPECT_EQ(Submit(d, "higher", 2).status().state(), v1::TrainingJobStatus::STARTING)
+  EXPECT_EQ(Submit(d, "higher", 2)->status().state(), v1::TrainingJobStatus::STARTING)
       << "the reply says so";
 }
 
@@ -97,16 +82,16 @@ TEST(QueueTest, AJobThatPassesOneThatWaitsIsPlacedAtOnce) {
   CoreDriver d;
   d.Hello("a", 'a');
   d.Hello("b", 'b');
-  Submit(d, "running", 0);
-  Submit(d, "large", 1, 2);
-  Submit(d, "lower", 0);
-  EXPECT_EQ(Reprioritise(d, "lower", 2).status().state(), v1::TrainingJobStatus::STARTING);
+  ASSERT_TRUE(Submit(d, "running", 0).ok());
+  ASSERT_TRUE(Submit(d, "large", 1, 2).ok());
+  ASSERT_TRUE(Submit(d, "lower", 0).ok());
+  EXPECT_EQ(Reprioritise(d, "lower", 2)->status().state(), v1::TrainingJobStatus::STARTING);
 }
 
 TEST(QueueTest, AJobThatFitsNowhereHoldsUpNobody) {
   CoreDriver d;
-  Submit(d, "large", 1000, 2);
-  Submit(d, "small", -1000);
+  ASSERT_TRUE(Submit(d, "large", 1000, 2).ok());
+  ASSERT_TRUE(Submit(d, "small", -1000).ok());
   d.Hello("a", 'a');
   EXPECT_EQ(d.StateOf("small"), "STARTING");
   ExpectQueue(d, {"large"});
@@ -117,31 +102,25 @@ TEST(QueueTest, APriorityCountsWhenTheJobIsQueuedAgain) {
   d.RunningPair();
   d.Heard("a");
   const std::string etag = d.Job("job-a").etag();
-  EXPECT_EQ(Reprioritise(d, "job-a", 3).spec().priority(), 3);
+  EXPECT_EQ(Reprioritise(d, "job-a", 3)->spec().priority(), 3);
   EXPECT_NE(d.Job("job-a").etag(), etag);
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   EXPECT_EQ(d.Heard("a"), "");
-  Submit(d, "job-b", 2, 2);
-  Submit(d, "job-c", 4, 2);
-  v1::PauseTrainingJobRequest pause;
-  pause.set_name(d.Job("job-a").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
+  ASSERT_TRUE(Submit(d, "job-b", 2, 2).ok());
+  ASSERT_TRUE(Submit(d, "job-c", 4, 2).ok());
+  ASSERT_TRUE(Pause(d, "job-a").ok());
   d.FinishRing("job-a", 1);
   EXPECT_EQ(d.StateOf("job-a"), "PAUSED");
   EXPECT_EQ(d.StateOf("job-c"), "STARTING");
-  v1::ResumeTrainingJobRequest resume;
-  resume.set_name(d.Job("job-a").name());
-  EXPECT_EQ(PlaceOf(*d.Call<v1::TrainingJob>(resume)), 1);
+  EXPECT_EQ(PlaceOf(Resume(d)), 1);
   ExpectQueue(d, {"job-a", "job-b"});
 }
 
 TEST(QueueTest, AJobThatHasEndedTakesAPriority) {
   CoreDriver d;
-  Submit(d, "ended", 0);
-  v1::CancelTrainingJobRequest cancel;
-  cancel.set_name(d.Job("ended").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(cancel).ok());
-  EXPECT_EQ(Reprioritise(d, "ended", 9).spec().priority(), 9);
+  ASSERT_TRUE(Submit(d, "ended", 0).ok());
+  ASSERT_TRUE(Cancel(d, "ended").ok());
+  EXPECT_EQ(Reprioritise(d, "ended", 9)->spec().priority(), 9);
   d.Hello("a", 'a');
   EXPECT_EQ(d.StateOf("ended"), "CANCELLED");
 }

@@ -9,6 +9,7 @@
 
 #include "coordinator/core/times.h"
 #include "tests/coordinator/core/core_driver.h"
+#include "tests/coordinator/core/job_requests.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -16,13 +17,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using ::testing::StrEq;
-
-template <typename Request>
-void Ask(CoreDriver& d) {
-  Request request;
-  request.set_name(d.Job("job-a").name());
-  EXPECT_EQ(d.Call<v1::TrainingJob>(request).status(), absl::OkStatus());
-}
 
 void RunningPairOfAnHour(CoreDriver& d) {
   d.RunningPair([](auto& spec) { spec.mutable_max_runtime()->set_seconds(3600); });
@@ -86,11 +80,11 @@ TEST(RunClockTest, OnlyRunningIsCounted) {
        }},
       {"it is paused",
        [](CoreDriver& d) {
-         Ask<v1::PauseTrainingJobRequest>(d);
+         EXPECT_EQ(Pause(d).status(), absl::OkStatus());
          d.Advance(absl::Minutes(1));
          d.FinishRing("job-a", 4);
          d.Advance(absl::Hours(2));
-         Ask<v1::ResumeTrainingJobRequest>(d);
+         EXPECT_EQ(Resume(d).status(), absl::OkStatus());
          d.Advance(absl::Seconds(20));
          d.Form("job-a", CoreDriver::Held(4));
        }},
@@ -169,20 +163,20 @@ TEST(RunClockTest, HowItEndsWhateverComes) {
        "FAILED", HasSubstr("is none; no replacement came within 10m")},
       {"it is to be resumed",
        [](CoreDriver& d) {
-         Ask<v1::ResumeTrainingJobRequest>(d);
+         EXPECT_EQ(Resume(d).status(), absl::OkStatus());
          d.FinishRing("job-a", 4);
        },
        "FAILED", StartsWith("its max_runtime")},
       {"it is to be paused",
        [](CoreDriver& d) {
-         Ask<v1::PauseTrainingJobRequest>(d);
+         EXPECT_EQ(Pause(d).status(), absl::OkStatus());
          d.FinishRing("job-a", 4);
          EXPECT_FALSE(d.Job("job-a").status().pause_requested());
        },
        "FAILED", StartsWith("its max_runtime")},
       {"it is cancelled",
        [](CoreDriver& d) {
-         Ask<v1::CancelTrainingJobRequest>(d);
+         EXPECT_EQ(Cancel(d).status(), absl::OkStatus());
          d.Aborted("job-a", 0);
          d.Aborted("job-a", 1);
        },
