@@ -67,18 +67,21 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
     return;
   }
   std::map<QueueKey, Victim> candidates;
-  for (Worker* worker : busy) {
-    if (missing == 0) return;
-    if (state.claimed.count(worker->name) > 0) continue;
-    Job* holder = state.FindJob(worker->job);
-    if (holder == nullptr) continue;
-    if (ComesFree(state, *holder)) {
-      state.claimed.insert(worker->name);
-      --missing;
-    } else if (MayBeStopped(*holder, job)) {
-      Victim& victim = candidates[holder->queue_key()];
-      victim.job = holder;
-      victim.workers.push_back(worker);
+  // What was stopped for this job comes first: others may have been stopped for jobs behind it.
+  for (const bool own : {true, false}) {
+    for (Worker* worker : busy) {
+      if (missing == 0) return;
+      if (state.claimed.count(worker->name) > 0) continue;
+      Job* holder = state.FindJob(worker->job);
+      if (holder == nullptr || (own && holder->preempted_by != job.uid())) continue;
+      if (ComesFree(state, *holder)) {
+        state.claimed.insert(worker->name);
+        --missing;
+      } else if (!own && MayBeStopped(*holder, job)) {
+        Victim& victim = candidates[holder->queue_key()];
+        victim.job = holder;
+        victim.workers.push_back(worker);
+      }
     }
   }
   if (missing == 0) return;
@@ -99,7 +102,7 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
 
 std::string PreemptionOf(const State& state, const Job& job) {
   const Job* preemptor = PreemptorOf(state, job);
-  if (preemptor == nullptr) return "";
+  if (preemptor == nullptr || state.store_full) return "";
   return absl::StrFormat("%s of priority %d takes its place", preemptor->name(),
                          preemptor->spec().priority());
 }

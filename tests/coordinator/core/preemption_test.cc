@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/coordinator/core/core_driver.h"
+#include "tests/coordinator/core/job_requests.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -12,37 +13,16 @@ namespace {
 using ::testing::HasSubstr;
 using Names = std::vector<std::string>;
 
-void Submit(CoreDriver& d, const std::string& id, int32_t priority, int ring) {
-  v1::CreateTrainingJobRequest request = CoreDriver::CreateRequest(id, ring);
-  request.mutable_training_job()->mutable_spec()->set_priority(priority);
-  d.Sleep(absl::Milliseconds(1));
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
-}
-
 // With workers of its own, of which `first` is the first's name.
 void RunJob(CoreDriver& d, const std::string& id, int32_t priority, int ring, char first) {
   for (int i = 0; i < ring; ++i) {
     const char name = static_cast<char>(first + i);
     d.Hello(std::string(1, name), name);
   }
-  Submit(d, id, priority, ring);
+  ASSERT_TRUE(Submit(d, id, priority, ring).ok());
   d.Form(id);
   d.Step(id, 1);
   ASSERT_EQ(d.StateOf(id), "RUNNING");
-}
-
-void Reprioritise(CoreDriver& d, const std::string& id, int32_t priority) {
-  v1::UpdateTrainingJobRequest request;
-  request.mutable_training_job()->set_name(d.Job(id).name());
-  request.mutable_training_job()->mutable_spec()->set_priority(priority);
-  request.mutable_update_mask()->add_paths("spec.priority");
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
-}
-
-void Cancel(CoreDriver& d, const std::string& id) {
-  v1::CancelTrainingJobRequest request;
-  request.set_name(d.Job(id).name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
 }
 
 Names Pausing(CoreDriver& d) {
@@ -58,7 +38,7 @@ TEST(PreemptionTest, TheLowerJobWritesACheckpointAndGoesOnFromThereLater) {
   CoreDriver d;
   RunJob(d, "lower", -1, 2, 'a');
   d.Heard("a");
-  Submit(d, "higher", 0, 2);
+  ASSERT_TRUE(Submit(d, "higher", 0, 2).ok());
   EXPECT_EQ(d.StateOf("lower"), "PAUSING");
   EXPECT_THAT(d.Job("lower").status().state_reason(),
               HasSubstr("trainingJobs/higher of priority 0 takes its place"));
@@ -70,7 +50,7 @@ TEST(PreemptionTest, TheLowerJobWritesACheckpointAndGoesOnFromThereLater) {
   EXPECT_EQ(d.Job("lower").status().episodes_count(), 0);
   EXPECT_EQ(d.StateOf("higher"), "STARTING");
   d.Form("higher");
-  Cancel(d, "higher");
+  ASSERT_TRUE(Cancel(d, "higher").ok());
   for (int rank : {0, 1}) d.Aborted("higher", rank);
   EXPECT_EQ(d.StateOf("lower"), "STARTING");
   d.Form("lower", CoreDriver::Held(2));
@@ -109,7 +89,7 @@ TEST(PreemptionTest, WhoIsStopped) {
       worker = static_cast<char>(worker + running.ring);
     }
     for (int i = 0; i < row.idle; ++i, ++worker) d.Hello(std::string(1, worker), worker);
-    Submit(d, "waits", row.waits.priority, row.waits.ring);
+    ASSERT_TRUE(Submit(d, "waits", row.waits.priority, row.waits.ring).ok());
     EXPECT_EQ(Pausing(d), row.stopped) << row.name;
   }
 }
@@ -119,12 +99,10 @@ TEST(PreemptionTest, WorkersThatComeFreeAreCountedOn) {
   RunJob(d, "job-a", 0, 1, 'a');
   RunJob(d, "job-b", 0, 1, 'b');
   RunJob(d, "job-c", 0, 1, 'c');
-  v1::PauseTrainingJobRequest pause;
-  pause.set_name(d.Job("job-a").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
-  Submit(d, "first", 2, 1);
+  ASSERT_TRUE(Pause(d, "job-a").ok());
+  ASSERT_TRUE(Submit(d, "first", 2, 1).ok());
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
-  Submit(d, "second", 1, 1);
+  ASSERT_TRUE(Submit(d, "second", 1, 1).ok());
   EXPECT_EQ(Pausing(d), Names({"job-a", "job-c"}));
   d.Advance(absl::Seconds(10));
   EXPECT_EQ(Pausing(d), Names({"job-a", "job-c"})) << "nobody is stopped twice for one";
@@ -140,10 +118,10 @@ TEST(PreemptionTest, AJobBehindOneThatWaitsOnStopsNobody) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 1, 'a');
   RunJob(d, "job-b", 9, 1, 'b');
-  Submit(d, "large", 2, 2);
-  Submit(d, "small", 1, 1);
+  ASSERT_TRUE(Submit(d, "large", 2, 2).ok());
+  ASSERT_TRUE(Submit(d, "small", 1, 1).ok());
   EXPECT_EQ(Pausing(d), Names()) << "what it stopped would be kept for the large one";
-  Cancel(d, "large");
+  ASSERT_TRUE(Cancel(d, "large").ok());
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
@@ -151,22 +129,22 @@ TEST(PreemptionTest, AChangeOfPriorityStops) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 1, 'a');
   RunJob(d, "job-b", 2, 1, 'b');
-  Submit(d, "waits", 0, 1);
+  ASSERT_TRUE(Submit(d, "waits", 0, 1).ok());
   EXPECT_EQ(Pausing(d), Names());
-  Reprioritise(d, "waits", 1);
+  ASSERT_TRUE(Reprioritise(d, "waits", 1).ok());
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
   d.FinishRing("job-a", 2);
   EXPECT_EQ(d.StateOf("waits"), "STARTING");
   EXPECT_EQ(Pausing(d), Names());
-  Reprioritise(d, "job-b", -1);
+  ASSERT_TRUE(Reprioritise(d, "job-b", -1).ok());
   EXPECT_EQ(Pausing(d), Names({"job-b"}));
 }
 
 TEST(PreemptionTest, WhenNobodyTakesThePlaceItIsItsOwnAgain) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 1, 'a');
-  Submit(d, "waits", 1, 1);
-  Cancel(d, "waits");
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
+  ASSERT_TRUE(Cancel(d, "waits").ok());
   d.FinishRing("job-a", 2);
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
   d.Form("job-a", CoreDriver::Held(2));
@@ -176,7 +154,7 @@ TEST(PreemptionTest, WhenNobodyTakesThePlaceItIsItsOwnAgain) {
 TEST(PreemptionTest, ARingThatBreaksBeforeStandsAndStopsAgain) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 2, 'a');
-  Submit(d, "waits", 1, 2);
+  ASSERT_TRUE(Submit(d, "waits", 1, 2).ok());
   d.Hello("c", 'c');
   d.Exit(d.WorkerAt("job-a", 1), 9);
   d.Aborted("job-a", 0, CoreDriver::Held(1));
@@ -191,7 +169,7 @@ TEST(PreemptionTest, ARingThatBreaksBeforeStandsAndStopsAgain) {
 TEST(PreemptionTest, AJobThatCannotWriteACheckpointGoesOnUntilItHasWrittenOne) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 1, 'a');
-  Submit(d, "waits", 1, 1);
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
   d.FinishRing("job-a", 2, "no space left");
   d.Aborted("job-a", 0, CoreDriver::Held(2));
   d.Form("job-a", CoreDriver::Held(2));
@@ -207,14 +185,48 @@ TEST(PreemptionTest, AJobThatCannotWriteACheckpointGoesOnUntilItHasWrittenOne) {
 TEST(PreemptionTest, WhileTheStoreIsFullNobodyIsStopped) {
   CoreDriver d;
   d.Hello("a", 'a');
-  Submit(d, "job-a", 0, 1);
-  Submit(d, "waits", 1, 1);
+  ASSERT_TRUE(Submit(d, "job-a", 0, 1).ok());
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
   d.Core().SetStoreFull(d.now(), true);
   d.Form("job-a");
   d.Advance(absl::Seconds(1));
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   d.Core().SetStoreFull(d.now(), false);
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
+  // Nor one that broke while it stopped.
+  d.Core().SetStoreFull(d.now(), true);
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(0));
+  d.AwaitRetry();
+  d.Form("job-a", CoreDriver::Held(0));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Core().SetStoreFull(d.now(), false);
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
+// Of two that wait, only the lower one can use what the higher one could do with, too.
+TEST(PreemptionTest, WhatWasStoppedForAJobItCountsOnFirst) {
+  CoreDriver d;
+  v1::Hardware big = CoreDriver::Cpu();
+  big.set_threads(16);
+  const auto run = [&](const std::string& id, int32_t priority, char worker) {
+    ASSERT_TRUE(Submit(d, id, priority).ok());
+    d.Form(id);
+    d.Step(id, 1);
+    ASSERT_EQ(d.WorkerAt(id, 0), std::string(1, worker));
+  };
+  d.Hello("a", 'a', big);
+  run("big-b", 0, 'a');
+  d.Hello("b", 'b', big);
+  run("big-c", 1, 'b');
+  d.Hello("c", 'c');
+  run("small-a", -1, 'c');
+  ASSERT_TRUE(Submit(d, "either", 5).ok());
+  v1::CreateTrainingJobRequest request = CoreDriver::CreateRequest("large", 1);
+  request.mutable_training_job()->mutable_spec()->set_priority(4);
+  request.mutable_training_job()->mutable_spec()->mutable_resources()->set_threads(8);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  EXPECT_EQ(Pausing(d), Names({"big-b", "small-a"}));
 }
 
 // Its ring breaks while it stops, and nobody waits for its place any more when it stands again;
@@ -222,19 +234,15 @@ TEST(PreemptionTest, WhileTheStoreIsFullNobodyIsStopped) {
 TEST(PreemptionTest, WhoStoppedForNobodyAfterAllIsStoppedAgain) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 2, 'a');
-  Submit(d, "waits", 1, 2);
+  ASSERT_TRUE(Submit(d, "waits", 1, 2).ok());
   ASSERT_EQ(Pausing(d), Names({"job-a"}));
-  v1::PauseTrainingJobRequest pause;
-  pause.set_name(d.Job("waits").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(pause).ok());
+  ASSERT_TRUE(Pause(d, "waits").ok());
   d.Hello("c", 'c');
   d.Exit(d.WorkerAt("job-a", 1), 9);
   d.Aborted("job-a", 0, CoreDriver::Held(1));
   d.Form("job-a", CoreDriver::Held(1));
   ASSERT_EQ(d.StateOf("job-a"), "RUNNING");
-  v1::ResumeTrainingJobRequest resume;
-  resume.set_name(d.Job("waits").name());
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(resume).ok());
+  ASSERT_TRUE(Resume(d, "waits").ok());
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
@@ -243,7 +251,7 @@ TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
   options.preemption = CoreOptions().preemption;
   CoreDriver d(options);
   RunJob(d, "job-a", 0, 1, 'a');
-  Submit(d, "waits", 1000, 1);
+  ASSERT_TRUE(Submit(d, "waits", 1000, 1).ok());
   EXPECT_EQ(Pausing(d), Names());
 }
 
