@@ -48,9 +48,8 @@ std::string WhyNot(const std::string& path) {
 }
 
 // Read, changed and sent back whole.
-void TakeWhole(const v1::TrainingJob& update, const v1::TrainingJob& job, Changeable* to,
-               Violations* v) {
-  if (!update.labels().empty()) to->labels = update.labels();
+void TakeSpec(const v1::TrainingJob& update, const v1::TrainingJob& job, Changeable* to,
+              Violations* v) {
   if (!update.has_spec()) return;
   to->priority = update.spec().priority();
   v1::TrainingJobSpec kept = job.spec();
@@ -60,11 +59,12 @@ void TakeWhole(const v1::TrainingJob& update, const v1::TrainingJob& job, Change
   }
 }
 
-void TakePath(const v1::TrainingJob& update, const std::string& path, Changeable* to,
-              Violations* v) {
+void TakePath(const v1::TrainingJob& update, const std::string& path, const v1::TrainingJob& job,
+              Changeable* to, Violations* v) {
   const bool all = path == "*";
+  if (all) TakeSpec(update, job, to, v);
   if (all || path == "labels") to->labels = update.labels();
-  if (all || path == "spec.priority") to->priority = update.spec().priority();
+  if (path == "spec.priority") to->priority = update.spec().priority();
   if (all || path == "labels" || path == "spec.priority") return;
   if (!absl::StartsWith(path, kOneLabel)) return v->Field("update_mask", WhyNot(path));
   const std::string key(absl::StripPrefix(path, kOneLabel));
@@ -81,8 +81,11 @@ absl::StatusOr<bool> ApplyUpdate(const v1::TrainingJob& update,
                                  const google::protobuf::FieldMask& mask, v1::TrainingJob* job) {
   Violations violations("");
   Changeable after = {job->labels(), job->spec().priority()};
-  if (mask.paths().empty()) TakeWhole(update, *job, &after, &violations);
-  for (const std::string& path : mask.paths()) TakePath(update, path, &after, &violations);
+  if (mask.paths().empty()) {
+    if (!update.labels().empty()) after.labels = update.labels();
+    TakeSpec(update, *job, &after, &violations);
+  }
+  for (const std::string& path : mask.paths()) TakePath(update, path, *job, &after, &violations);
   violations.UsePrefix("training_job");
   CheckLabels(after.labels, &violations);
   violations.UsePrefix("training_job.spec");

@@ -122,11 +122,27 @@ TEST(UpdateTest, ThePriorityIsChanged) {
 }
 
 TEST(UpdateTest, WithoutASpecThePriorityStays) {
-  v1::TrainingJob job, update;
-  job.mutable_spec()->set_priority(5);
-  (*update.mutable_labels())["c"] = "3";
-  EXPECT_TRUE(*ApplyUpdate(update, {}, &job));
-  EXPECT_EQ(job.spec().priority(), 5);
+  for (const bool star : {false, true}) {
+    v1::TrainingJob job, update;
+    google::protobuf::FieldMask mask;
+    if (star) mask.add_paths("*");
+    job.mutable_spec()->set_priority(5);
+    (*update.mutable_labels())["c"] = "3";
+    EXPECT_TRUE(*ApplyUpdate(update, mask, &job));
+    EXPECT_EQ(job.spec().priority(), 5);
+  }
+}
+
+TEST(UpdateTest, OfAWholeJobNothingElseMayDiffer) {
+  for (const bool star : {false, true}) {
+    v1::TrainingJob job, update;
+    google::protobuf::FieldMask mask;
+    if (star) mask.add_paths("*");
+    update.mutable_spec()->set_steps(7);
+    const absl::Status status = ApplyUpdate(update, mask, &job).status();
+    ASSERT_EQ(Details(status).fields.size(), 1) << status;
+    EXPECT_EQ(Details(status).fields[0].field, "training_job.spec");
+  }
 }
 
 TEST(UpdateTest, AJobSentBackWholeIsTaken) {
