@@ -30,6 +30,10 @@ struct CommandContext {
   void RunLocal(const std::function<absl::StatusOr<int>()>& body);
 };
 
+// Sends a change of a job and prints what became of it.
+absl::StatusOr<int> UpdateJob(CommandContext& context, Client& client, const std::string& job,
+                              v1::UpdateTrainingJobRequest request);
+
 // Each adds its subcommands; the folder's files are the command list.
 // submit get list describe pause resume cancel delete estimate
 void AddJobCommands(CLI::App& app, CommandContext& context);

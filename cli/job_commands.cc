@@ -275,6 +275,17 @@ void AddChange(CLI::App& app, CommandContext& context, const char* name, const c
 
 }  // namespace
 
+absl::StatusOr<int> UpdateJob(CommandContext& context, Client& client, const std::string& job,
+                              v1::UpdateTrainingJobRequest request) {
+  request.mutable_training_job()->set_name(client.JobName(job));
+  request.set_request_id(NewRequestId());
+  v1::TrainingJob updated;
+  RETURN_IF_ERROR(
+      client.Call(&v1::JobService::Stub::UpdateTrainingJob, client.jobs(), request, &updated));
+  PrintJobs(context, {&updated}, true);
+  return kExitOk;
+}
+
 void AddJobCommands(CLI::App& app, CommandContext& context) {
   AddSubmit(app, context);
   AddList(app, context);

@@ -1,6 +1,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -8,7 +9,6 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
-#include "cli/job_table.h"
 
 namespace ringmaster::cli {
 namespace {
@@ -33,7 +33,6 @@ absl::StatusOr<v1::UpdateTrainingJobRequest> LabelRequest(const std::vector<std:
     }
     request.mutable_update_mask()->add_paths(absl::StrCat("labels.", key));
   }
-  request.set_request_id(NewRequestId());
   return request;
 }
 
@@ -48,12 +47,7 @@ void AddLabelCommand(CLI::App& app, CommandContext& context) {
   command->callback([&context, name, words] {
     context.Run([&](Client& client) -> absl::StatusOr<int> {
       ASSIGN_OR_RETURN(v1::UpdateTrainingJobRequest request, LabelRequest(*words));
-      request.mutable_training_job()->set_name(client.JobName(*name));
-      v1::TrainingJob job;
-      RETURN_IF_ERROR(
-          client.Call(&v1::JobService::Stub::UpdateTrainingJob, client.jobs(), request, &job));
-      PrintJobs(context, {&job}, true);
-      return kExitOk;
+      return UpdateJob(context, client, *name, std::move(request));
     });
   });
 }

@@ -1,9 +1,8 @@
 #include <memory>
 #include <string>
+#include <utility>
 
-#include "base/status_macros.h"
 #include "cli/commands.h"
-#include "cli/job_table.h"
 
 namespace ringmaster::cli {
 
@@ -14,17 +13,11 @@ void AddPriorityCommand(CLI::App& app, CommandContext& context) {
   command->add_option("JOB", *name, "Job id or full name")->required();
   command->add_option("PRIORITY", *priority, "-1000 to 1000; a higher one goes first")->required();
   command->callback([&context, name, priority] {
-    context.Run([&](Client& client) -> absl::StatusOr<int> {
+    context.Run([&](Client& client) {
       v1::UpdateTrainingJobRequest request;
-      request.mutable_training_job()->set_name(client.JobName(*name));
       request.mutable_training_job()->mutable_spec()->set_priority(*priority);
       request.mutable_update_mask()->add_paths("spec.priority");
-      request.set_request_id(NewRequestId());
-      v1::TrainingJob job;
-      RETURN_IF_ERROR(
-          client.Call(&v1::JobService::Stub::UpdateTrainingJob, client.jobs(), request, &job));
-      PrintJobs(context, {&job}, true);
-      return kExitOk;
+      return UpdateJob(context, client, *name, std::move(request));
     });
   });
 }
