@@ -7,25 +7,15 @@ import json
 import harness
 from cluster import wait_until  # pylint: disable=wrong-import-order
 
-STEPS = 200
 
-
-class DrainTest(harness.ClusterTest):
+class DrainTest(harness.DisturbedTest):
     workers = 3
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.expected = cls.losses_undisturbed(STEPS)
+    # No checkpoint but the ones that a drain and the end write.
+    settings = ('checkpoint.interval_steps=-1',)
 
     def is_drained(self, name):
         workers = json.loads(self.cluster.ringctl('workers', '-o', 'json'))
         return any(worker.get('drained') for worker in workers if worker['name'] == f'workers/{name}')
-
-    def start(self, name):
-        # No checkpoint but the ones that a drain and the end write.
-        self.submit(name, STEPS, ('checkpoint.interval_steps=-1',))
-        return self.wait_for_step(name, 20)
 
     def wait_until_drained(self, name):
         wait_until(lambda: self.is_drained(name), f'{name} is drained', harness.SECONDS, pause=0.05)
@@ -36,7 +26,7 @@ class DrainTest(harness.ClusterTest):
         self.assertNotIn('episodes', job['status'])
         self.assertEqual(int(job['status']['generation']), generations)
         records = self.cluster.step_records(name)
-        self.assertEqual(sorted(records), list(range(1, STEPS + 1)))
+        self.assertEqual(sorted(records), list(range(1, self.steps + 1)))
         return job
 
     def members(self, job):

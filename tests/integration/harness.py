@@ -171,14 +171,6 @@ class ClusterTest(unittest.TestCase):
         self.assertEqual(job['status']['state'], state, job['status'])
         return job
 
-    @classmethod
-    def losses_undisturbed(cls, steps, settings=()):
-        """Of a job that nothing happens to."""
-        test = cls('losses')
-        test.submit('undisturbed', steps, settings)
-        test.wait_for_end('undisturbed')
-        return test.losses('undisturbed')
-
     def worker_of_rank(self, job, rank):
         (worker,) = [entry['worker'] for entry in job['status']['ranks'] if entry.get('rank', 0) == rank]
         return worker.removeprefix('workers/')
@@ -187,3 +179,24 @@ class ClusterTest(unittest.TestCase):
         """{step: (loss, validation loss)}, as exact texts."""
         return {step: (record['loss'], record.get('validation_loss'))
                 for step, record in self.cluster.step_records(name).items()}
+
+
+class DisturbedTest(ClusterTest):
+    """Jobs that something happens to; `expected` are the losses of one that nothing happens to."""
+
+    steps = 200
+    disturbed_at = 20  # steps
+    settings = ()  # of all jobs
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        test = cls('losses')
+        test.submit('undisturbed', cls.steps, cls.settings)
+        test.wait_for_end('undisturbed')
+        cls.expected = test.losses('undisturbed')
+
+    def start(self, name, settings=()):
+        """The job when it is to be disturbed."""
+        self.submit(name, self.steps, (*self.settings, *settings))
+        return self.wait_for_step(name, self.disturbed_at)

@@ -8,21 +8,11 @@ import signal
 
 import harness
 
-STEPS = 200
 
-
-class PauseTest(harness.ClusterTest):
+class PauseTest(harness.DisturbedTest):
     workers = 2
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.expected = cls.losses_undisturbed(STEPS)
-
-    def start(self, name):
-        # No checkpoint but the ones that a pause and the end write.
-        self.submit(name, STEPS, ('checkpoint.interval_steps=-1',))
-        return self.wait_for_step(name, 20)
+    # No checkpoint but the ones that a pause and the end write.
+    settings = ('checkpoint.interval_steps=-1',)
 
     def state(self, name):
         return self.cluster.job(name)['status']['state']
@@ -36,7 +26,7 @@ class PauseTest(harness.ClusterTest):
         self.assertEqual(len(job['status'].get('episodes', [])), episodes)
         self.assertEqual(int(job['status']['generation']), generations)
         records = self.cluster.step_records(name)
-        self.assertEqual(sorted(records), list(range(1, STEPS + 1)))
+        self.assertEqual(sorted(records), list(range(1, self.steps + 1)))
         return records
 
     def test_others_run_meanwhile(self):
@@ -80,7 +70,7 @@ class PauseTest(harness.ClusterTest):
         self.check('bereaved', int(job['status']['generation']) + 1, len(job['status'].get('episodes', [])))
 
     def test_its_time_is_over(self):
-        self.submit('limited', STEPS, ('checkpoint.interval_steps=-1', 'max_runtime=300ms'))
+        self.submit('limited', self.steps, (*self.settings, 'max_runtime=300ms'))
         job = self.wait_for_end('limited', 'FAILED')
         status = job['status']
         self.assertEqual(status['failure_class'], 'MAX_RUNTIME_REACHED')
@@ -89,7 +79,7 @@ class PauseTest(harness.ClusterTest):
         self.assertIn(status['last_checkpoint'], status['state_reason'])
         self.assertIn('of at most 300ms', self.cluster.ringctl('describe', 'limited'))
         (directory,) = glob.glob(os.path.join(job['spec']['directory'], 'checkpoints', 'step-*'))
-        self.submit('unlimited', STEPS, (f'resume_from={directory}',))
+        self.submit('unlimited', self.steps, (f'resume_from={directory}',))
         self.wait_for_end('unlimited')
         self.assertEqual({**self.losses('limited'), **self.losses('unlimited')}, self.expected)
 

@@ -4,22 +4,12 @@ losing a step; every loss is the undisturbed run's, bit for bit."""
 
 import harness
 
-STEPS = 200
 
-
-class PriorityTest(harness.ClusterTest):
+class PriorityTest(harness.DisturbedTest):
     workers = 2
     coordinator_args = ('--preemption',)
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.expected = cls.losses_undisturbed(STEPS)
-
-    def start(self, name):
-        # No checkpoint but the ones that a preemption and the end write.
-        self.submit(name, STEPS, ('checkpoint.interval_steps=-1',))
-        return self.wait_for_step(name, 20)
+    # No checkpoint but the ones that a preemption and the end write.
+    settings = ('checkpoint.interval_steps=-1',)
 
     def check(self, name, preemptor):
         ends = [self.wait_for_end(job)['end_time'].rstrip('Z') for job in (preemptor, name)]
@@ -28,7 +18,7 @@ class PriorityTest(harness.ClusterTest):
         job = self.cluster.job(name)
         self.assertNotIn('episodes', job['status'])
         self.assertEqual(int(job['status']['generation']), 2)
-        self.assertEqual(sorted(self.cluster.step_records(name)), list(range(1, STEPS + 1)))
+        self.assertEqual(sorted(self.cluster.step_records(name)), list(range(1, self.steps + 1)))
 
     def test_the_later_job_of_a_higher_priority_runs_first(self):
         # It has both workers, for longer than it takes to submit the others.

@@ -11,16 +11,12 @@ import subprocess
 
 import harness
 
-STEPS = 300
-# What is random within a step must not stand in the way of equal bits.
-SETTINGS = ('dropout=0.1',)
 
-
-class RecoveryTest(harness.ClusterTest):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.expected = cls.losses_undisturbed(STEPS, SETTINGS)
+class RecoveryTest(harness.DisturbedTest):
+    steps = 300
+    disturbed_at = 30
+    # What is random within a step must not stand in the way of equal bits.
+    settings = ('dropout=0.1',)
 
     def tearDown(self):
         super().tearDown()
@@ -32,10 +28,6 @@ class RecoveryTest(harness.ClusterTest):
         episodes = job['status'].get('episodes', [])
         self.assertGreaterEqual(len(episodes), episodes_min)
         return episodes
-
-    def start(self, name, settings=()):
-        self.submit(name, STEPS, (*SETTINGS, *settings))
-        return self.wait_for_step(name, 30)
 
     def test_a_killed_worker(self):
         for rank in (0, 1):
@@ -122,7 +114,7 @@ class RecoveryTest(harness.ClusterTest):
         os.mkdir(f'{self.cluster.state}/data')
         self.cluster.start_coordinator()
         self.cluster.wait_for_workers(self.workers)
-        self.submit('after-the-loss', STEPS, SETTINGS)
+        self.submit('after-the-loss', self.steps, self.settings)
         self.check('after-the-loss', episodes_min=0)
 
     def test_coordinator_and_worker_killed_together(self):
