@@ -162,10 +162,8 @@ class Cutter {
   std::vector<JointRun>* const out_;
 };
 
-using SpansOfProblems = std::vector<std::pair<const ProblemRows*, std::vector<Span>>>;
-
 // Blocks of keys that the first `rows` queries of those from `at` on meet.
-double BlocksSeen(const SpansOfProblems& problems, int64_t at, int64_t rows) {
+double BlocksSeen(const ProblemKeys& problems, int64_t at, int64_t rows) {
   double blocks = 0;
   for (const auto& [problem, spans] : problems) {
     for (const Span& keys : spans) {
@@ -181,10 +179,7 @@ double BlocksSeen(const SpansOfProblems& problems, int64_t at, int64_t rows) {
 double BlocksOf(const JointRun& run, int head_dim) {
   const int tile_rows = kernels::TileRowsOf(head_dim);
   const int consumers = tile_rows / kernels::kRowsOfConsumer;
-  SpansOfProblems problems;
-  for (const ProblemRows& rows : run.problems) {
-    problems.emplace_back(&rows, SpansOf(rows.part->keys, rows.group));
-  }
+  const auto problems = KeysOf(run);
   double blocks = 0;
   for (int64_t at = 0; at < run.rows.count; at += tile_rows) {
     const int64_t end = std::min<int64_t>(tile_rows, run.rows.count - at);
@@ -255,6 +250,14 @@ std::vector<Span> SpansOf(const RowSet& set, int64_t group) {
     begin += set.runs[i].count;
   }
   return spans;
+}
+
+ProblemKeys KeysOf(const JointRun& run) {
+  ProblemKeys keys;
+  for (const ProblemRows& rows : run.problems) {
+    keys.emplace_back(&rows, SpansOf(rows.part->keys, rows.group));
+  }
+  return keys;
 }
 
 int64_t DiagonalOf(const ProblemRows& rows, int64_t at, const Span& keys) {

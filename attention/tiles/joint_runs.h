@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "attention/parts/rank_parts.h"
@@ -34,6 +35,10 @@ struct JointRun {
   Run rows;
   std::vector<ProblemRows> problems;
 };
+
+// Of each of a run's problems the keys.
+using ProblemKeys = std::vector<std::pair<const ProblemRows*, std::vector<Span>>>;
+ProblemKeys KeysOf(const JointRun& run);
 
 struct JointRuns {
   std::vector<JointRun> runs;

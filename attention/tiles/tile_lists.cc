@@ -181,10 +181,7 @@ class Builder {
   // Heavy tiles first within a run. Queries are numbered from query_count_ on.
   void AddQueries(const JointRun& run, bool far, int rows_of_tile,
                   TileLists::QueryTiles* lists) const {
-    std::vector<std::pair<const ProblemRows*, std::vector<Span>>> problems;
-    for (const ProblemRows& rows : run.problems) {
-      problems.emplace_back(&rows, SpansOf(rows.part->keys, rows.group));
-    }
+    const auto problems = KeysOf(run);
     const int64_t count = run.rows.count;
     for (int64_t at = (count - 1) / rows_of_tile * rows_of_tile; at >= 0; at -= rows_of_tile) {
       const int64_t rows = std::min<int64_t>(rows_of_tile, count - at);

@@ -249,7 +249,7 @@ TEST(DropoutTest, IntegerOperationsOfLibTorchDropTheSame) {
 // Rows of more keys than a block has threads, of tokens beyond 32 bits.
 TEST(DropoutTest, ADeviceDropsTheSame) {
   if (g_flags.device.is_cpu()) {
-    GTEST_SKIP() << "--device=cuda was not asked for";
+    GTEST_SKIP() << "compares a GPU with the CPU: run it with --device=cuda";
   }
   ASSERT_EQ(WhyNoTileKernels(at::empty({0}, at::TensorOptions(g_flags.device))), "");
   Random random(4);
