@@ -29,6 +29,8 @@ class Simulation {
 
   // What happened, for people.
   std::string Summary() const;
+  // How many jobs were stopped for others.
+  int preemptions() const { return invariants_.preemptions(); }
 
  private:
   struct Stream {
