@@ -36,7 +36,9 @@ TEST(SimulationTest, NoSeedBreaksAnInvariant) {
   }
   // A quarter of the seeds have some: without, the invariant that knows them by their words has
   // looked at nothing.
-  if (seeds >= 100) EXPECT_GT(preemptions, 0);
+  if (seeds >= 100) {
+    EXPECT_GT(preemptions, 0);
+  }
 }
 
 }  // namespace
