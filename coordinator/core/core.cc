@@ -119,6 +119,7 @@ void OnTimer(State& state, const Timers::Key& timer) {
       if (job != nullptr) OnRejoinTimeout(state, *job);
       return;
     case TimerKind::kRetry:
+    case TimerKind::kMakeRoom:
       state.placement_due = true;
       return;
     case TimerKind::kForgive:

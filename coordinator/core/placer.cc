@@ -64,12 +64,17 @@ std::string MostOf(const std::map<std::string, std::vector<Worker*>>& by_kind) {
   return most == by_kind.end() ? "" : most->first;
 }
 
+// It may be idle later.
+bool IsMemberOrAway(const Worker& worker) {
+  return !worker.job.empty() || (!worker.attached() && !worker.unresponsive);
+}
+
 struct Choice {
   // Empty when the job must wait.
   std::vector<Worker*> members;
   // Idle workers to keep for the job.
   std::vector<Worker*> kept;
-  // Members of rings that would do together with `kept`.
+  // Members of rings, and workers gone for a moment, that would do together with `kept`.
   std::vector<Worker*> busy;
   v1::PendingReason reason;
 };
@@ -237,10 +242,10 @@ Choice Placing::Choose(const Requirement& requirement) const {
   };
   std::map<std::string, Group> groups;
   for (auto& [name, worker] : state_.workers) {
-    if (!worker.attached() || !MisfitOf(requirement, worker).empty()) continue;
+    if (worker.lost || !MisfitOf(requirement, worker).empty()) continue;
     Group& group = groups[KindOf(worker.hardware, worker.version)];
-    ++group.fitting;
-    if (!worker.job.empty()) group.busy.push_back(&worker);
+    if (worker.attached()) ++group.fitting;
+    if (IsMemberOrAway(worker)) group.busy.push_back(&worker);
   }
   for (Worker* worker : idle_) {
     if (MisfitOf(requirement, *worker).empty()) {

@@ -73,8 +73,9 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
       if (missing == 0) return;
       if (state.claimed.count(worker->name) > 0) continue;
       Job* holder = state.FindJob(worker->job);
-      if (holder == nullptr || (own && holder->preempted_by != job.uid())) continue;
-      if (ComesFree(state, *holder)) {
+      if (own && (holder == nullptr || holder->preempted_by != job.uid())) continue;
+      // Without a holder it is away, and expected back until its lease is over.
+      if (holder == nullptr || ComesFree(state, *holder)) {
         state.claimed.insert(worker->name);
         --missing;
       } else if (!own && MayBeStopped(*holder, job)) {
@@ -85,6 +86,10 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
     }
   }
   if (missing == 0) return;
+  if (state.now < state.settled) {
+    state.timers.Set(TimerKind::kMakeRoom, "", state.settled);
+    return;
+  }
   const std::vector<Victim> victims = ChooseVictims(candidates, static_cast<size_t>(missing));
   if (victims.empty()) {
     // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.

@@ -9,10 +9,12 @@
 // workers. They go back to the queue, and on from the checkpoint they stopped with.
 namespace ringmaster::coordinator {
 
-// `job` waits for `missing` more workers, and those of `busy`, members of rings, would do. It
-// counts on those that come free anyway, and stops what has to be stopped for the others: jobs of
-// strictly lower priorities, the lowest and then the youngest first, and no more than it takes.
-// When all that may be stopped is not enough, nothing is. Called in the order of the queue.
+// `job` waits for `missing` more workers, and those of `busy` would do: members of rings, also where
+// their stream is broken, and idle ones whose stream is. It counts on those that come free anyway,
+// and stops what has to be stopped for the others: jobs of strictly lower priorities, the lowest and
+// then the youngest first, and no more than it takes. When all that may be stopped is not enough,
+// nothing is; nor before the workers had time to come back after a start. Called in the order of
+// the queue.
 void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worker*>& busy);
 
 // For whom `job` is to stop, in words; empty when for nobody.

@@ -53,6 +53,7 @@ void Adopt(State& state, Job& job) {
   job.phase_end = state.now;
   const bool has_ring = job.record.stage() != store::RING_STAGE_NONE;
   if (!has_ring) return;
+  state.settled = state.now + state.options.adoption_window;
   job.adopting = job.record.stage() == store::RING_STAGE_FORMING;
   job.last_step = state.now;
   if (job.status().state() == v1::TrainingJobStatus::RUNNING) StartRunClock(state, job);

@@ -63,6 +63,8 @@ struct State {
   absl::Time called;
   // When what was due after such a standstill last waited for words on their way.
   absl::Time waited = absl::InfinitePast();
+  // Of a core that found rings in the store: when all workers that will come back are back.
+  absl::Time settled = absl::InfinitePast();
   bool draining = false;
   bool store_full = false;
 

@@ -25,6 +25,8 @@ enum class TimerKind {
   kRunClock,
   // Subject: a request id.
   kForgetRequest,
+  // No subject: jobs may be stopped for others that might not before.
+  kMakeRoom,
 };
 
 // What must happen when, one deadline per (kind, subject). Thread-compatible.

@@ -246,6 +246,52 @@ TEST(PreemptionTest, WhoStoppedForNobodyAfterAllIsStoppedAgain) {
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
+// Who is counted on stays so while its connection is mended.
+TEST(PreemptionTest, WorkersThatAreGoneForAMomentAreCountedOn) {
+  CoreDriver stopping;
+  RunJob(stopping, "job-a", 0, 1, 'a');
+  RunJob(stopping, "job-b", 0, 1, 'b');
+  RunJob(stopping, "job-c", 9, 1, 'c');
+  ASSERT_TRUE(Submit(stopping, "waits", 1, 1).ok());
+  ASSERT_EQ(Pausing(stopping), Names({"job-b"}));
+  stopping.Break("b");
+  EXPECT_EQ(Pausing(stopping), Names({"job-b"}));
+
+  CoreDriver idle;
+  RunJob(idle, "job-a", 0, 1, 'a');
+  RunJob(idle, "job-b", 0, 1, 'b');
+  idle.Hello("c", 'c');
+  ASSERT_TRUE(Submit(idle, "waits", 1, 2).ok());
+  ASSERT_EQ(Pausing(idle), Names({"job-b"}));
+  idle.Break("c");
+  EXPECT_EQ(Pausing(idle), Names({"job-b"}));
+  // Until it is given up.
+  idle.Advance(absl::Seconds(5));
+  EXPECT_EQ(Pausing(idle), Names({"job-a", "job-b"}));
+
+  CoreDriver running;
+  RunJob(running, "job-a", 0, 2, 'a');
+  RunJob(running, "job-b", 0, 1, 'c');
+  running.Break("b");
+  ASSERT_TRUE(Submit(running, "waits", 1, 2).ok());
+  EXPECT_EQ(Pausing(running), Names({"job-a"}));
+}
+
+TEST(PreemptionTest, AfterARestartNobodyIsStoppedUntilWorkersAreBack) {
+  CoreDriver d;
+  RunJob(d, "job-a", 0, 2, 'a');
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(1));
+  ASSERT_TRUE(Submit(d, "first", 1, 1).ok());
+  EXPECT_EQ(Pausing(d), Names());
+  d.Hello("c", 'c');
+  EXPECT_EQ(d.StateOf("first"), "STARTING");
+  ASSERT_TRUE(Submit(d, "second", 1, 1).ok());
+  d.Advance(absl::Seconds(9));
+  EXPECT_EQ(Pausing(d), Names());
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
 TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
   CoreOptions options = CoreDriver::Options();
   options.preemption = CoreOptions().preemption;
