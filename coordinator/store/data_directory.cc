@@ -83,9 +83,11 @@ bool DataDirectory::HasReserve() const { return access(File("reserve").c_str(), 
 
 bool DataDirectory::ReleaseReserve() { return unlink(File("reserve").c_str()) == 0; }
 
-absl::Status WriteFileAtomically(const std::string& path, const std::string& text) {
+absl::Status WriteFileAtomically(const std::string& path, const std::string& text, mode_t mode) {
   const std::string temporary = path + ".new";
-  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  // One that a killed process left may have another mode.
+  unlink(temporary.c_str());
+  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   if (file < 0) return SystemError("write", temporary, errno);
   const ssize_t written = write(file, text.data(), text.size());
   const int error = errno;

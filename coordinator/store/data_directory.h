@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,6 +17,7 @@ namespace ringmaster::coordinator {
 //   coordinator.db  SQLite, with -wal and -shm beside it
 //   reserve         zeros; deleted when the disk is full, so that what must be stored still can be
 //   address         where the running coordinator listens, "host:port"
+//   admin-token     the first administrator's, where tokens are asked for; mode 0600
 // Thread-compatible.
 class DataDirectory {
  public:
@@ -46,7 +49,9 @@ class DataDirectory {
   const int lock_;
 };
 
-// Replaces `path` with `text` in one step: a reader sees the old text or all of the new.
-absl::Status WriteFileAtomically(const std::string& path, const std::string& text);
+// Replaces `path` with `text` in one step: a reader sees the old text or all of the new. `mode`:
+// who may read it, less the process's umask.
+absl::Status WriteFileAtomically(const std::string& path, const std::string& text,
+                                 mode_t mode = 0644);
 
 }  // namespace ringmaster::coordinator

@@ -21,6 +21,8 @@ constexpr Migration kMigrations[] = {
      " PRIMARY KEY (kind, key));"
      "CREATE TABLE coordinator (name TEXT PRIMARY KEY, value INTEGER NOT NULL);"
      "INSERT INTO coordinator VALUES ('epoch', 0);"},
+    // Access tokens: not the core's, so not among its records.
+    {2, "CREATE TABLE tokens (key TEXT PRIMARY KEY, value BLOB NOT NULL);"},
 };
 
 }  // namespace

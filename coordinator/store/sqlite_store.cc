@@ -51,12 +51,11 @@ absl::StatusOr<Database> OpenDatabase(const std::string& path, const SqliteStore
 
 absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStoreOptions& options) {
   ASSIGN_OR_RETURN(auto directory, DataDirectory::Open(options.directory));
-  auto store =
-      std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options.reserve_bytes));
-  absl::Status begun = store->Begin(options);
+  auto store = std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options));
+  absl::Status begun = store->Begin();
   // The disk is full. A coordinator that does not start can cancel nothing and recover no ring.
   const bool full = absl::IsResourceExhausted(begun) && store->ReleaseReserve();
-  if (full) begun = store->Begin(options);
+  if (full) begun = store->Begin();
   RETURN_IF_ERROR(begun);
   // What is left of a full disk is for what follows; the reserve comes back with the room.
   if (full || !store->directory_->Reserve(options.reserve_bytes, /*spare=*/0).ok()) {
@@ -66,8 +65,8 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStore
   return store;
 }
 
-absl::Status SqliteStore::Begin(const SqliteStoreOptions& options) {
-  ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), options));
+absl::Status SqliteStore::Begin() {
+  ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), options_));
   sqlite3* database = database_.get();
   // First, as it refuses a database that is not ours, which must stay as it is.
   RETURN_IF_ERROR(Migrate(database, Migrations()));
@@ -84,6 +83,12 @@ absl::Status SqliteStore::Begin(const SqliteStoreOptions& options) {
                                     " ON CONFLICT (kind, key) DO UPDATE SET value = ?3"));
   ASSIGN_OR_RETURN(erase_, Prepare(database, "DELETE FROM records WHERE kind = ?1 AND key = ?2"));
   return absl::OkStatus();
+}
+
+absl::StatusOr<Database> SqliteStore::Connect() const {
+  ASSIGN_OR_RETURN(Database database, OpenDatabase(directory_->File(kFileName), options_));
+  RETURN_IF_ERROR(Execute(database.get(), "PRAGMA synchronous = FULL"));
+  return database;
 }
 
 absl::StatusOr<StoredState> SqliteStore::Load() {

@@ -32,26 +32,29 @@ class SqliteStore : public Store {
   int64_t epoch() const { return epoch_; }
   const DataDirectory& directory() const { return *directory_; }
 
+  // Another connection to the same database, as durable, for what is not the core's.
+  absl::StatusOr<Database> Connect() const;
+
   absl::StatusOr<StoredState> Load() override;
   absl::Status Commit(absl::Span<const RowChange> rows) override;
   bool ReleaseReserve() override { return directory_->ReleaseReserve(); }
   bool HasReserve() const override { return directory_->HasReserve(); }
   // The reserve's own room is not enough: the next commit would find the disk full again.
   bool RestoreReserve() override {
-    return directory_->Reserve(reserve_bytes_, reserve_bytes_).ok();
+    return directory_->Reserve(options_.reserve_bytes, options_.reserve_bytes).ok();
   }
   int64_t SizeBytes() const override;
 
  private:
-  SqliteStore(std::unique_ptr<DataDirectory> directory, int64_t reserve_bytes)
-      : directory_(std::move(directory)), reserve_bytes_(reserve_bytes) {}
+  SqliteStore(std::unique_ptr<DataDirectory> directory, const SqliteStoreOptions& options)
+      : directory_(std::move(directory)), options_(options) {}
 
-  absl::Status Begin(const SqliteStoreOptions& options);
+  absl::Status Begin();
   absl::Status Apply(const RowChange& row);
 
   // The lock outlives the database.
   const std::unique_ptr<DataDirectory> directory_;
-  const int64_t reserve_bytes_;
+  const SqliteStoreOptions options_;
   int64_t epoch_ = 0;
   Database database_;
   Statement upsert_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "coordinator/store/migrations.h"
+#include "coordinator/store/token_store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/store/faulty_vfs.h"
@@ -265,9 +266,67 @@ TEST_F(SqliteStoreTest, RecordsOfAnUnknownKindAreNotIgnored) {
   EXPECT_EQ(MustOpen()->Load().status().code(), absl::StatusCode::kDataLoss);
 }
 
+class TokenStoreTest : public SqliteStoreTest {};
+
+TEST_F(TokenStoreTest, KeepsRowsOutOfTheCoresSight) {
+  {
+    auto store = MustOpen();
+    auto tokens = *TokenStore::Open(*store);
+    EXPECT_TRUE(tokens->Put("a", std::string("\0x", 2)).ok());
+    EXPECT_TRUE(tokens->Put("b", "1").ok());
+    EXPECT_TRUE(tokens->Put("b", "2").ok());
+    EXPECT_TRUE(tokens->Put("c", "3").ok());
+    EXPECT_TRUE(tokens->Erase("c").ok());
+    EXPECT_TRUE(tokens->Erase("absent").ok());
+    EXPECT_TRUE(store->Commit({Put("job", "1")}).ok());
+  }
+  auto store = MustOpen();
+  EXPECT_THAT(*(*TokenStore::Open(*store))->Load(),
+              ElementsAre(Pair("a", std::string("\0x", 2)), Pair("b", "2")));
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("job", "1")));
+}
+
+TEST_F(TokenStoreTest, FlushesBeforeItReturns) {
+  auto store = MustOpen();
+  auto tokens = *TokenStore::Open(*store);
+  int syncs = 0;
+  vfs_.on_sync = [&](const std::string&) {
+    ++syncs;
+    return SQLITE_OK;
+  };
+  EXPECT_TRUE(tokens->Put("a", "1").ok());
+  EXPECT_GE(syncs, 1);
+}
+
+TEST_F(TokenStoreTest, FullDiskLeavesTheRowAsItWas) {
+  auto store = MustOpen();
+  auto tokens = *TokenStore::Open(*store);
+  ASSERT_TRUE(tokens->Put("a", "1").ok());
+  vfs_.on_write = [](const std::string&) { return SQLITE_FULL; };
+  EXPECT_EQ(tokens->Put("a", "2").code(), absl::StatusCode::kResourceExhausted);
+  vfs_.on_write = nullptr;
+  EXPECT_THAT(*tokens->Load(), ElementsAre(Pair("a", "1")));
+}
+
+// A database as the first version left it.
+TEST_F(TokenStoreTest, FirstVersionsDatabaseGetsTheTable) {
+  ASSERT_EQ(mkdir(directory_.c_str(), 0700), 0);
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open((directory_ + "/coordinator.db").c_str(), &raw), SQLITE_OK);
+  ASSERT_TRUE(Migrate(raw, Migrations().first(1)).ok());
+  sqlite3_close(raw);
+  Sql("INSERT INTO records VALUES ('jobs', 'a', x'31'); UPDATE coordinator SET value = 7");
+  auto store = MustOpen();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(store->epoch(), 8);
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1")));
+  auto tokens = *TokenStore::Open(*store);
+  EXPECT_TRUE(tokens->Load()->empty());
+  EXPECT_TRUE(tokens->Put("b", "2").ok());
+}
+
 // The path from every version that was ever released to the newest one is the same code over a
-// longer table; here with a table of its own, so that it is tested before there is a second
-// version.
+// longer table; here with a table of its own, so that each way it may go is tested.
 class MigrationTest : public ::testing::Test {
  protected:
   MigrationTest() {
