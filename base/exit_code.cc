@@ -19,6 +19,9 @@ ExitCode ExitCodeFor(absl::StatusCode code) {
     case absl::StatusCode::kAborted:
     case absl::StatusCode::kResourceExhausted:
       return kExitConflict;
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
+      return kExitDenied;
     default:
       return kExitInternal;
   }

@@ -15,6 +15,7 @@ enum ExitCode {
   kExitUnavailable = 4,  // no answer in time
   kExitConflict = 5,     // the state forbids it: exists already, not terminal, changed meanwhile
   kExitInternal = 6,
+  kExitDenied = 7,  // no token in force, or one that does not reach as far
 };
 ExitCode ExitCodeFor(absl::StatusCode code);
 

@@ -1,6 +1,7 @@
 #include "cli/client.h"
 
 #include <cstdint>
+#include <cstdlib>
 #include <random>
 #include <utility>
 
@@ -35,9 +36,14 @@ constexpr absl::Duration kConnectPatience = absl::Seconds(5);
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(const GlobalOptions& options) {
-  ASSIGN_OR_RETURN(auto credentials, ClientCredentials({.ca = options.tls_ca,
-                                                        .certificate = options.tls_cert,
-                                                        .key = options.tls_key}));
+  // Not a flag's value: everybody on the machine may read a program's arguments.
+  const char* const token = std::getenv("RINGMASTER_TOKEN");
+  ASSIGN_OR_RETURN(
+      auto credentials,
+      ClientCredentials(
+          options.address,
+          {.ca = options.tls_ca, .certificate = options.tls_cert, .key = options.tls_key},
+          {.file = options.token_file, .text = token == nullptr ? "" : token}));
   grpc::ChannelArguments arguments;
   arguments.SetServiceConfigJSON(kServiceConfig);
   // A watch must notice that the coordinator's host is gone.
@@ -56,7 +62,8 @@ Client::Client(GlobalOptions options, std::shared_ptr<grpc::Channel> channel)
       channel_(std::move(channel)),
       jobs_(v1::JobService::NewStub(channel_)),
       cluster_(v1::ClusterService::NewStub(channel_)),
-      checkpoints_(v1::CheckpointService::NewStub(channel_)) {}
+      checkpoints_(v1::CheckpointService::NewStub(channel_)),
+      tokens_(v1::TokenService::NewStub(channel_)) {}
 
 void Client::Prepare(grpc::ClientContext* context) const {
   context->set_deadline(absl::ToChronoTime(absl::Now() + options_.timeout));
@@ -98,6 +105,9 @@ absl::Status Client::Translate(const grpc::Status& status) const {
   }
   const ErrorDetails details = Details(status);
   std::string message = status.error_message();
+  if (details.reason == "TOKEN_MISSING") {
+    message = "the coordinator asks for a token; set --token-file or RINGMASTER_TOKEN_FILE";
+  }
   // Of several violations the message may have left some out.
   for (const v1::ShapeViolation& shape : details.shapes) {
     const std::string nearest = absl::StrJoin(shape.nearest_valid(), ", ");

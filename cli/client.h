@@ -14,6 +14,7 @@
 #include "ringmaster/v1/checkpoint_service.grpc.pb.h"
 #include "ringmaster/v1/cluster_service.grpc.pb.h"
 #include "ringmaster/v1/job_service.grpc.pb.h"
+#include "ringmaster/v1/token_service.grpc.pb.h"
 
 namespace ringmaster::cli {
 
@@ -28,6 +29,8 @@ struct GlobalOptions {
   std::string tls_ca;
   std::string tls_cert;
   std::string tls_key;
+  // Holds the token to show; empty: that of RINGMASTER_TOKEN, if it is set.
+  std::string token_file;
   absl::Duration timeout = absl::Seconds(10);
   OutputFormat output = OutputFormat::kTable;
 };
@@ -35,12 +38,13 @@ struct GlobalOptions {
 // The coordinator's public API. Connects lazily. Thread-compatible.
 class Client {
  public:
-  // InvalidArgument when a TLS file cannot be read.
+  // InvalidArgument when a file cannot be read, or the token would travel in the clear.
   static absl::StatusOr<std::unique_ptr<Client>> Create(const GlobalOptions& options);
 
   v1::JobService::Stub& jobs() { return *jobs_; }
   v1::ClusterService::Stub& cluster() { return *cluster_; }
   v1::CheckpointService::Stub& checkpoints() { return *checkpoints_; }
+  v1::TokenService::Stub& tokens() { return *tokens_; }
 
   // Readies `context` for a unary call: deadline and wait-for-ready off.
   void Prepare(grpc::ClientContext* context) const;
@@ -80,6 +84,7 @@ class Client {
   const std::unique_ptr<v1::JobService::Stub> jobs_;
   const std::unique_ptr<v1::ClusterService::Stub> cluster_;
   const std::unique_ptr<v1::CheckpointService::Stub> checkpoints_;
+  const std::unique_ptr<v1::TokenService::Stub> tokens_;
 };
 
 // A random UUID for request_id. Thread-safe.

@@ -36,6 +36,9 @@ void AddGlobalOptions(CLI::App& app, CommandContext& context, std::string& outpu
       ->envname("RINGMASTER_TLS_CERT");
   app.add_option("--tls-key", options.tls_key, "PEM file: client key")
       ->envname("RINGMASTER_TLS_KEY");
+  app.add_option("--token-file", options.token_file,
+                 "File with the token to show; RINGMASTER_TOKEN may hold it instead")
+      ->envname("RINGMASTER_TOKEN_FILE");
   app.add_option("--timeout", timeout_seconds, "Seconds to wait for a reply")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -75,6 +78,7 @@ int main(int argc, char** argv) {
   ringmaster::cli::AddRecordCommands(app, context);
   ringmaster::cli::AddClusterCommands(app, context);
   ringmaster::cli::AddCheckpointCommands(app, context);
+  ringmaster::cli::AddTokenCommands(app, context);
   ringmaster::cli::AddExplainCommand(app, context);
   ringmaster::cli::AddCompletionCommand(app, context);
   app.add_subcommand("version", "Print the version")->callback([&] {

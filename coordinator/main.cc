@@ -46,7 +46,10 @@ void AddFlags(CLI::App& app, ServerOptions& server) {
                  "PEM file of the authority whose certificates clients and workers must show");
   app.add_flag(
       "--insecure-i-understand", server.insecure_i_understand,
-      "Listen beyond loopback without TLS: everyone who reaches the port may use the service");
+      "Listen beyond loopback without TLS or tokens: everyone who reaches the port may use the "
+      "service");
+  app.add_flag("--require-tokens", server.require_tokens,
+               "Ask callers for tokens on loopback too; DATA_DIR/admin-token has the first");
   app.add_flag("--preemption", server.core.preemption,
                "Stop running jobs, at a checkpoint, for waiting ones of a higher priority");
 }

@@ -18,7 +18,18 @@ struct ClientTls {
   std::string key;
 };
 
-// InvalidArgument when files do not go together, or one is missing or cannot be read.
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ClientCredentials(const ClientTls& tls);
+// The token that the coordinator may ask for. Both empty: none.
+struct ClientToken {
+  // A file that holds it, read again for each call, so that it may be replaced.
+  std::string file;
+  // Itself; `file` goes before.
+  std::string text;
+};
+
+// For `target`, "host:port" or "unix:PATH". A token is sent over TLS, and without it only over
+// connections that do not leave this machine. InvalidArgument when it would, when files do not go
+// together, or when one is missing or cannot be read.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ClientCredentials(
+    const std::string& target, const ClientTls& tls, const ClientToken& token);
 
 }  // namespace ringmaster

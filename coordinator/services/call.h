@@ -10,6 +10,7 @@
 #include "coordinator/loop/event_loop.h"
 #include "coordinator/metrics/metrics.h"
 #include "coordinator/records/disk_threads.h"
+#include "coordinator/services/access.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "proto/rpc_status.h"
@@ -20,17 +21,12 @@ namespace ringmaster::coordinator {
 struct ServiceContext {
   EventLoop* loop = nullptr;
   Metrics* metrics = nullptr;
+  Access* access = nullptr;
   DiskThreads* disk = nullptr;
   // One thread for estimates, which compute for long and need neither the loop nor a disk.
   DiskThreads* estimates = nullptr;
   // Changes, beyond the snapshot, that may wait for a watcher that does not read.
   size_t watch_buffer = 1024;
-};
-
-// Which method a call is, for metrics.
-struct Method {
-  const char* service;
-  const char* name;
 };
 
 // Counts a finished call.
@@ -39,6 +35,30 @@ void CountCall(Metrics& metrics, const Method& method, const absl::Status& statu
 // Counts and times a finished unary call.
 void CountUnary(Metrics& metrics, const Method& method, const absl::Status& status,
                 absl::Time begin);
+
+// Where every unary call begins: true when the caller may not make it; then `reactor` is finished.
+template <typename Request>
+bool Refused(const ServiceContext& services, const Method& method,
+             grpc::CallbackServerContext* context, const Request& request,
+             grpc::ServerUnaryReactor* reactor) {
+  const absl::Time begin = absl::Now();
+  const absl::Status status = services.access->Admit(method, *context, ProjectOf(request)).status();
+  if (status.ok()) return false;
+  CountUnary(*services.metrics, method, status, begin);
+  reactor->Finish(ToGrpc(status));
+  return true;
+}
+
+// A stream that ends before it began. `Base`: its kind of reactor.
+template <typename Base>
+class RefusedStream : public Base {
+ public:
+  RefusedStream(const ServiceContext& services, const Method& method, const absl::Status& status) {
+    CountCall(*services.metrics, method, status);
+    this->Finish(ToGrpc(status));
+  }
+  void OnDone() override { delete this; }
+};
 
 // On the loop's clock, which the machine's may have left since the start.
 absl::Time DeadlineOf(const EventLoop& loop, const grpc::CallbackServerContext& context);
@@ -68,12 +88,13 @@ EventLoop::ReplyCallback FinishWith(const ServiceContext& services, Method metho
 }
 
 // A unary call that the core answers. `path`: a checkpoint that the request names, or empty.
-template <typename Response>
+template <typename Request, typename Response>
 grpc::ServerUnaryReactor* AskCore(const ServiceContext& services, Method method,
-                                  grpc::CallbackServerContext* context, ApiMessage request,
+                                  grpc::CallbackServerContext* context, const Request& request,
                                   Response* response, std::string path = "") {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  CallCore(services, std::move(request), std::move(path), DeadlineOf(*services.loop, *context),
+  if (Refused(services, method, context, request, reactor)) return reactor;
+  CallCore(services, request, std::move(path), DeadlineOf(*services.loop, *context),
            FinishWith(services, method, reactor, response));
   return reactor;
 }

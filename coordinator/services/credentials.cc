@@ -50,6 +50,14 @@ absl::Status CheckListenAddress(const std::string& flag, const std::string& addr
       " --insecure-i-understand to let everyone who reaches it use the service"));
 }
 
+absl::StatusOr<bool> TokensRequired(const ServerOptions& options) {
+  const bool loopback = IsLoopback(options.listen.substr(0, options.listen.rfind(':')));
+  if (!options.require_tokens) return !loopback && !options.insecure_i_understand;
+  if (loopback || !options.tls.certificate.empty()) return true;
+  return absl::FailedPreconditionError(
+      "--require-tokens: without --tls-cert and --tls-key, tokens would travel in the clear");
+}
+
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsFiles& tls) {
   if (tls.certificate.empty() && tls.key.empty()) {
     if (!tls.client_ca.empty()) {

@@ -16,6 +16,10 @@ namespace ringmaster::coordinator {
 absl::Status CheckListenAddress(const std::string& flag, const std::string& address,
                                 const TlsFiles& tls, bool insecure_i_understand);
 
+// Whether callers must show tokens. FailedPrecondition when they would travel in the clear between
+// hosts.
+absl::StatusOr<bool> TokensRequired(const ServerOptions& options);
+
 // InvalidArgument when a file is missing or cannot be read.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsFiles& tls);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
 #include "coordinator/core/estimate.h"
 #include "coordinator/core/names.h"
 #include "coordinator/records/rank_log.h"
@@ -33,6 +34,39 @@ std::string StartPath(const v1::TrainingJobSpec& spec) {
 absl::Status CheckWatch(const v1::WatchTrainingJobsRequest& request) {
   if (!request.name().empty()) return ParseJobName("name", request.name()).status();
   return ParseParent("parent", request.parent(), /*wildcard=*/true).status();
+}
+
+absl::Status CheckLogs(const v1::StreamTrainingJobLogsRequest& request) {
+  if (request.tail_lines() < 0) {
+    return InvalidField("tail_lines", "must not be negative; 0 means all");
+  }
+  if (std::any_of(request.ranks().begin(), request.ranks().end(),
+                  [](int32_t rank) { return rank < 0; })) {
+    return InvalidField("ranks", "must not be negative");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMetrics(const v1::StreamTrainingJobMetricsRequest& request) {
+  if (request.start_step() >= 0) return absl::OkStatus();
+  return InvalidField("start_step", "must not be negative");
+}
+
+// Where every stream begins: the caller's token when it may call and `check` has nothing against
+// the request.
+template <typename Request>
+absl::StatusOr<std::string> Admit(const ServiceContext& services, const Method& method,
+                                  grpc::CallbackServerContext* context, const Request& request,
+                                  absl::Status (*check)(const Request&)) {
+  ASSIGN_OR_RETURN(std::string token, services.access->Admit(method, *context, ProjectOf(request)));
+  RETURN_IF_ERROR(check(request));
+  return token;
+}
+
+template <typename Response>
+grpc::ServerWriteReactor<Response>* RefuseStream(const ServiceContext& services,
+                                                 const Method& method, const absl::Status& status) {
+  return new RefusedStream<grpc::ServerWriteReactor<Response>>(services, method, status);
 }
 
 class LogSource : public RecordSource<v1::StreamTrainingJobLogsResponse> {
@@ -65,17 +99,6 @@ class StepSource : public RecordSource<v1::StreamTrainingJobMetricsResponse> {
 
  private:
   StepLog log_;
-};
-
-// A stream that ends before it began.
-template <typename Response>
-class RefusedStream : public grpc::ServerWriteReactor<Response> {
- public:
-  RefusedStream(const ServiceContext& services, Method method, const absl::Status& status) {
-    CountCall(*services.metrics, method, status);
-    this->Finish(ToGrpc(status));
-  }
-  void OnDone() override { delete this; }
 };
 
 }  // namespace
@@ -133,6 +156,7 @@ grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
     grpc::CallbackServerContext* context, const v1::EstimateTrainingJobRequest* request,
     v1::EstimateTrainingJobResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  if (Refused(services_, Of("EstimateTrainingJob"), context, *request, reactor)) return reactor;
   const auto answer = [this, context, request, response]() -> absl::Status {
     if (context->IsCancelled()) return absl::CancelledError("nobody waits for the estimate");
     absl::StatusOr<v1::EstimateTrainingJobResponse> estimate = EstimateJob(*request);
@@ -157,30 +181,27 @@ grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
 }
 
 grpc::ServerWriteReactor<v1::WatchTrainingJobsResponse>* JobService::WatchTrainingJobs(
-    grpc::CallbackServerContext*, const v1::WatchTrainingJobsRequest* request) {
-  if (absl::Status status = CheckWatch(*request); !status.ok()) {
-    return new RefusedStream<v1::WatchTrainingJobsResponse>(services_, Of("WatchTrainingJobs"),
-                                                            status);
+    grpc::CallbackServerContext* context, const v1::WatchTrainingJobsRequest* request) {
+  const absl::StatusOr<std::string> token =
+      Admit(services_, WatchStream::kMethod, context, *request, CheckWatch);
+  if (!token.ok()) {
+    return RefuseStream<v1::WatchTrainingJobsResponse>(services_, WatchStream::kMethod,
+                                                       token.status());
   }
   auto stream = std::make_shared<WatchStream>(services_);
-  stream->Begin(*request);
+  stream->Begin(*request, *token);
   return stream.get();
 }
 
 grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamTrainingJobLogs(
     grpc::CallbackServerContext* context, const v1::StreamTrainingJobLogsRequest* request) {
   constexpr Method kMethod = Of("StreamTrainingJobLogs");
-  if (request->tail_lines() < 0) {
-    return new RefusedStream<v1::StreamTrainingJobLogsResponse>(
-        services_, kMethod, InvalidField("tail_lines", "must not be negative; 0 means all"));
-  }
-  if (std::any_of(request->ranks().begin(), request->ranks().end(),
-                  [](int32_t rank) { return rank < 0; })) {
-    return new RefusedStream<v1::StreamTrainingJobLogsResponse>(
-        services_, kMethod, InvalidField("ranks", "must not be negative"));
+  const absl::StatusOr<std::string> token = Admit(services_, kMethod, context, *request, CheckLogs);
+  if (!token.ok()) {
+    return RefuseStream<v1::StreamTrainingJobLogsResponse>(services_, kMethod, token.status());
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobLogsResponse>>(
-      services_, context, kMethod, request->name(), request->follow(),
+      services_, context, kMethod, *token, request->name(), request->follow(),
       [request = *request](const v1::TrainingJob& job) {
         return std::make_unique<LogSource>(job.spec().directory(), request);
       });
@@ -192,12 +213,13 @@ grpc::ServerWriteReactor<v1::StreamTrainingJobMetricsResponse>*
 JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext* context,
                                      const v1::StreamTrainingJobMetricsRequest* request) {
   constexpr Method kMethod = Of("StreamTrainingJobMetrics");
-  if (request->start_step() < 0) {
-    return new RefusedStream<v1::StreamTrainingJobMetricsResponse>(
-        services_, kMethod, InvalidField("start_step", "must not be negative"));
+  const absl::StatusOr<std::string> token =
+      Admit(services_, kMethod, context, *request, CheckMetrics);
+  if (!token.ok()) {
+    return RefuseStream<v1::StreamTrainingJobMetricsResponse>(services_, kMethod, token.status());
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobMetricsResponse>>(
-      services_, context, kMethod, request->name(), request->follow(),
+      services_, context, kMethod, *token, request->name(), request->follow(),
       [start = request->start_step()](const v1::TrainingJob& job) {
         return std::make_unique<StepSource>(job, start);
       });

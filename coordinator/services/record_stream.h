@@ -34,11 +34,13 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
  public:
   using Open = std::function<std::unique_ptr<RecordSource<Response>>(const v1::TrainingJob&)>;
 
+  // `token`: what admitted the caller; the stream ends with it.
   RecordStream(const ServiceContext& services, grpc::CallbackServerContext* context, Method method,
-               std::string job, bool follow, Open open)
+               std::string token, std::string job, bool follow, Open open)
       : services_(services),
         context_(context),
         method_(method),
+        token_(std::move(token)),
         job_(std::move(job)),
         follow_(follow),
         open_(std::move(open)) {}
@@ -104,6 +106,10 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
       End(absl::CancelledError("the client is gone"));
       return;
     }
+    if (const absl::Status status = services_.access->CheckInForce(token_); !status.ok()) {
+      End(status);
+      return;
+    }
     response_.Clear();
     if (source_->Next(&response_)) {
       this->StartWrite(&response_);
@@ -123,6 +129,7 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
   const ServiceContext services_;
   grpc::CallbackServerContext* const context_;
   const Method method_;
+  const std::string token_;
   const std::string job_;
   const bool follow_;
   const Open open_;

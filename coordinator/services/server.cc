@@ -17,7 +17,9 @@
 #include "coordinator/services/job_service.h"
 #include "coordinator/services/small_services.h"
 #include "coordinator/services/status_page.h"
+#include "coordinator/services/token_service.h"
 #include "coordinator/store/sqlite_store.h"
+#include "coordinator/store/token_store.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/server.h"
@@ -71,6 +73,9 @@ class CoordinatorServer : public Server {
 
  private:
   absl::Status BeginStoreAndLoop();
+  absl::Status BeginAccess();
+  // The first administrator's token, when there is none in force.
+  void WriteAdminToken();
   absl::Status BeginGrpc();
   absl::Status BeginHttp();
   absl::Status WriteAddresses() const;
@@ -86,12 +91,14 @@ class CoordinatorServer : public Server {
   Metrics metrics_;
   std::unique_ptr<SqliteStore> store_;
   std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<Access> access_;
   std::unique_ptr<DiskThreads> disk_;
   std::unique_ptr<DiskThreads> estimates_;
   std::unique_ptr<JobService> jobs_;
   std::unique_ptr<ClusterService> cluster_;
   std::unique_ptr<CheckpointService> checkpoints_;
   std::unique_ptr<WorkerService> workers_;
+  std::unique_ptr<TokenService> tokens_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<HttpEndpoint> http_;
 };
@@ -105,6 +112,7 @@ absl::Status CoordinatorServer::Begin() {
   }
   metrics_.Set(Metric::kBuildInfo, 1, {Version(), Commit()});
   RETURN_IF_ERROR(BeginStoreAndLoop());
+  RETURN_IF_ERROR(BeginAccess());
   RETURN_IF_ERROR(BeginGrpc());
   if (!options_.http_listen.empty()) RETURN_IF_ERROR(BeginHttp());
   return WriteAddresses();
@@ -131,11 +139,39 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
   return absl::OkStatus();
 }
 
+absl::Status CoordinatorServer::BeginAccess() {
+  ASSIGN_OR_RETURN(const bool required, TokensRequired(options_));
+  const auto now = [loop = loop_.get()] { return loop->Now(); };
+  ASSIGN_OR_RETURN(auto store, TokenStore::Open(*store_));
+  ASSIGN_OR_RETURN(auto book, TokenBook::Open(std::move(store), now));
+  access_ = std::make_unique<Access>(required, std::move(book), now);
+  if (required && !access_->book().HasAdmin()) WriteAdminToken();
+  return absl::OkStatus();
+}
+
+void CoordinatorServer::WriteAdminToken() {
+  v1::CreateTokenRequest request;
+  request.set_display_name("first administrator");
+  request.set_scope(v1::Token::ADMIN);
+  const std::string path = store_->directory().File("admin-token");
+  const absl::StatusOr<v1::CreateTokenResponse> made = access_->book().Create(request);
+  const absl::Status status =
+      made.ok() ? WriteFileAtomically(path, made->secret() + "\n", 0600) : made.status();
+  if (status.ok()) {
+    SPDLOG_INFO("no administrator has a token: {} is in {}", made->token().name(), path);
+    return;
+  }
+  // A coordinator that does not start helps nobody, and those who have tokens may go on.
+  SPDLOG_ERROR("no administrator has a token, and none could be made: {}", status.ToString());
+  if (made.ok()) (void)access_->book().Revoke(made->token().name());
+}
+
 absl::Status CoordinatorServer::BeginGrpc() {
   disk_ = std::make_unique<DiskThreads>(kDiskThreads);
   estimates_ = std::make_unique<DiskThreads>(1);
   const ServiceContext services = {.loop = loop_.get(),
                                    .metrics = &metrics_,
+                                   .access = access_.get(),
                                    .disk = disk_.get(),
                                    .estimates = estimates_.get(),
                                    .watch_buffer = options_.watch_buffer};
@@ -143,6 +179,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   cluster_ = std::make_unique<ClusterService>(services);
   checkpoints_ = std::make_unique<CheckpointService>(services);
   workers_ = std::make_unique<WorkerService>(services);
+  tokens_ = std::make_unique<TokenService>(services);
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -155,6 +192,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   builder.RegisterService(cluster_.get());
   builder.RegisterService(checkpoints_.get());
   builder.RegisterService(workers_.get());
+  builder.RegisterService(tokens_.get());
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr || port == 0) {
     return absl::UnavailableError(

@@ -31,8 +31,10 @@ struct ServerOptions {
   // {data_directory}/address always has them.
   std::string address_file;
   TlsFiles tls;
-  // Allows addresses beyond loopback without TLS.
+  // Allows addresses beyond loopback without TLS, and without tokens.
   bool insecure_i_understand = false;
+  // Asks for tokens on loopback too; beyond it they are asked for unless `insecure_i_understand`.
+  bool require_tokens = false;
   // Changes that may wait for a watcher that does not read.
   size_t watch_buffer = 1024;
   // A clock that never steps back. Empty: the machine's at the start, carried on by its steady one.

@@ -5,10 +5,13 @@
 
 namespace ringmaster::coordinator {
 
-void SessionStream::Begin() {
+void SessionStream::Begin(const std::string& token) {
   self_ = shared_from_this();
+  hold_ = services_.access->Hold(token, [weak = weak_from_this()](const absl::Status& status) {
+    if (const auto self = weak.lock()) self->DropAndEnd(status);
+  });
   stream_ = services_.loop->OpenStream(self_);
-  StartRead(&report_);
+  ReadNext();
 }
 
 void SessionStream::Send(v1::Directive directive) {
@@ -26,6 +29,12 @@ void SessionStream::Send(v1::Directive directive) {
 
 void SessionStream::Close(const absl::Status& status) {
   std::lock_guard lock(mutex_);
+  End(status);
+}
+
+void SessionStream::DropAndEnd(const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  DropWaiting();
   End(status);
 }
 
@@ -80,20 +89,17 @@ void SessionStream::OnWriteDone(bool ok) {
   Advance();
 }
 
-void SessionStream::OnCancel() {
-  std::lock_guard lock(mutex_);
-  DropWaiting();
-  End(absl::CancelledError("the stream broke"));
-}
+void SessionStream::OnCancel() { DropAndEnd(absl::CancelledError("the stream broke")); }
 
 void SessionStream::OnDone() {
+  services_.access->Release(hold_);
   services_.loop->CloseStream(stream_);
   absl::Status end;
   {
     std::lock_guard lock(mutex_);
     end = end_;
   }
-  CountCall(*services_.metrics, {"WorkerService", "Session"}, end);
+  CountCall(*services_.metrics, kMethod, end);
   self_.reset();
 }
 

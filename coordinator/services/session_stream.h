@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "coordinator/services/call.h"
@@ -23,8 +24,10 @@ class SessionStream : public grpc::ServerBidiReactor<v1::WorkerReport, v1::Direc
 
   explicit SessionStream(const ServiceContext& services) : services_(services) {}
 
-  // Attaches to the loop and reads the first report.
-  void Begin();
+  static constexpr Method kMethod = {"WorkerService", "Session"};
+  // Attaches to the loop and reads the first report. `token`: what admitted the caller; the stream
+  // ends with it.
+  void Begin(const std::string& token);
 
   void Send(v1::Directive directive) override;
   void Close(const absl::Status& status) override;
@@ -40,8 +43,10 @@ class SessionStream : public grpc::ServerBidiReactor<v1::WorkerReport, v1::Direc
   // The directive that is being written stays until its write ends.
   void DropWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadNext();
+  void DropAndEnd(const absl::Status& status);
 
   const ServiceContext services_;
+  uint64_t hold_ = 0;
   uint64_t stream_ = 0;
   // While gRPC may call.
   std::shared_ptr<SessionStream> self_;

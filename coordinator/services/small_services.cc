@@ -62,19 +62,26 @@ grpc::ServerUnaryReactor* CheckpointService::ImportCheckpoint(
 }
 
 grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>* WorkerService::Session(
-    grpc::CallbackServerContext*) {
+    grpc::CallbackServerContext* context) {
+  const absl::StatusOr<std::string> token =
+      services_.access->Admit(SessionStream::kMethod, *context, /*project=*/"");
+  if (!token.ok()) {
+    return new RefusedStream<grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>>(
+        services_, SessionStream::kMethod, token.status());
+  }
   auto stream = std::make_shared<SessionStream>(services_);
-  stream->Begin();
+  stream->Begin(*token);
   return stream.get();
 }
 
 grpc::ServerUnaryReactor* WorkerService::ReportFault(grpc::CallbackServerContext* context,
                                                      const v1::ReportFaultRequest* request,
                                                      v1::ReportFaultResponse* response) {
+  constexpr Method kMethod = {"WorkerService", "ReportFault"};
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  services_.loop->WorkerEnded(
-      *request, DeadlineOf(*services_.loop, *context),
-      FinishWith(services_, {"WorkerService", "ReportFault"}, reactor, response));
+  if (Refused(services_, kMethod, context, *request, reactor)) return reactor;
+  services_.loop->WorkerEnded(*request, DeadlineOf(*services_.loop, *context),
+                              FinishWith(services_, kMethod, reactor, response));
   return reactor;
 }
 

@@ -7,8 +7,11 @@
 
 namespace ringmaster::coordinator {
 
-void WatchStream::Begin(const v1::WatchTrainingJobsRequest& request) {
+void WatchStream::Begin(const v1::WatchTrainingJobsRequest& request, const std::string& token) {
   self_ = shared_from_this();
+  hold_ = services_.access->Hold(token, [weak = weak_from_this()](const absl::Status& status) {
+    if (const auto self = weak.lock()) self->DropAndEnd(status);
+  });
   services_.loop->Watch(request, self_);
 }
 
@@ -75,20 +78,23 @@ void WatchStream::OnWriteDone(bool ok) {
   Advance();
 }
 
-void WatchStream::OnCancel() {
+void WatchStream::DropAndEnd(const absl::Status& status) {
   std::lock_guard lock(mutex_);
   DropWaiting();
-  End(absl::CancelledError("the client is gone"));
+  End(status);
 }
 
+void WatchStream::OnCancel() { DropAndEnd(absl::CancelledError("the client is gone")); }
+
 void WatchStream::OnDone() {
+  services_.access->Release(hold_);
   services_.loop->Unwatch(self_);
   absl::Status end;
   {
     std::lock_guard lock(mutex_);
     end = end_;
   }
-  CountCall(*services_.metrics, {"JobService", "WatchTrainingJobs"}, end);
+  CountCall(*services_.metrics, kMethod, end);
   self_.reset();
 }
 

@@ -3,6 +3,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -19,7 +20,9 @@ class WatchStream : public grpc::ServerWriteReactor<v1::WatchTrainingJobsRespons
  public:
   explicit WatchStream(const ServiceContext& services) : services_(services) {}
 
-  void Begin(const v1::WatchTrainingJobsRequest& request);
+  static constexpr Method kMethod = {"JobService", "WatchTrainingJobs"};
+  // `token`: what admitted the caller; the stream ends with it.
+  void Begin(const v1::WatchTrainingJobsRequest& request, const std::string& token);
 
   void Start(std::vector<WatchMessage> snapshot) override;
   bool Offer(const WatchMessage& message) override;
@@ -34,8 +37,10 @@ class WatchStream : public grpc::ServerWriteReactor<v1::WatchTrainingJobsRespons
   // The message that is being written stays until its write ends.
   void DropWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropAndEnd(const absl::Status& status);
 
   const ServiceContext services_;
+  uint64_t hold_ = 0;
   // While gRPC may call.
   std::shared_ptr<WatchStream> self_;
 

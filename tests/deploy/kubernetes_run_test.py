@@ -128,14 +128,23 @@ class KubernetesRunTest(unittest.TestCase):
     def ringctl(self, *words, host=NAMES[-1], **options):
         done = subprocess.run(
             self.root.command('/opt/ringmaster/bin/ringctl', f'--address={host}:7077',
-                              '--tls-ca=/etc/ringmaster/tls/ca.crt', *words),
+                              '--tls-ca=/etc/ringmaster/tls/ca.crt', '--token-file=/var/lib/ringmaster/admin-token',
+                              *words),
             capture_output=True, text=True, check=False, timeout=SECONDS, **options)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr + self.logs())
         return done.stdout
 
+    def make_worker_token(self):
+        """The Secret of the workers, made as the README says: on the coordinator itself."""
+        path = os.path.join(self.volumes['/etc/ringmaster/token'], 'token')
+        with open(path, 'w', encoding='ascii') as file:
+            file.write(self.ringctl('tokens', 'create', 'workers', '--scope', 'worker', host='127.0.0.1'))
+        self.give_away(path, 0o440)
+
     def test_pods_train_a_job(self):
         coordinator = self.start('ringmaster-coordinator', 'ringmaster-coordinator-0')
         self.wait_for_probes('ringmaster-coordinator', coordinator)
+        self.make_worker_token()
         worker = self.start('ringmaster-worker', 'ringmaster-worker-0')
         self.wait_for_probes('ringmaster-worker', worker)
         # In a cluster each pod has an address of its own; here they share one, and only one can have the port.

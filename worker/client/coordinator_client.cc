@@ -29,9 +29,11 @@ absl::StatusOr<ChannelFactory> ChannelFactory::Create(const CoordinatorAddress& 
   if (address.target.empty()) {
     return absl::InvalidArgumentError("the coordinator's address is empty; give host:port");
   }
-  ASSIGN_OR_RETURN(auto credentials, ClientCredentials({.ca = address.tls_ca,
+  ASSIGN_OR_RETURN(auto credentials, ClientCredentials(address.target,
+                                                       {.ca = address.tls_ca,
                                                         .certificate = address.tls_cert,
-                                                        .key = address.tls_key}));
+                                                        .key = address.tls_key},
+                                                       {.file = address.token_file}));
   return ChannelFactory(address.target, std::move(credentials));
 }
 

@@ -29,13 +29,15 @@ struct CoordinatorAddress {
   std::string tls_ca;
   std::string tls_cert;
   std::string tls_key;
+  // Holds the worker's token; empty: none. Read again for each stream.
+  std::string token_file;
 };
 
 // Makes channels to one coordinator. A fresh channel for every attempt keeps gRPC's own reconnect
 // back-off (at least 100 ms, doubling) out of the way. Immutable, thread-safe.
 class ChannelFactory {
  public:
-  // InvalidArgument when the address is empty, or a TLS file is missing or cannot be read.
+  // InvalidArgument when the address is empty, or a file is missing or cannot be read.
   static absl::StatusOr<ChannelFactory> Create(const CoordinatorAddress& address);
   std::shared_ptr<grpc::Channel> NewChannel() const;
   const std::string& target() const { return target_; }

@@ -68,6 +68,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "PEM file: connect by TLS, trusting this authority");
   app.add_option("--tls-cert", worker.coordinator.tls_cert, "PEM file: own certificate");
   app.add_option("--tls-key", worker.coordinator.tls_key, "PEM file: key of --tls-cert");
+  app.add_option("--token-file", worker.coordinator.token_file,
+                 "File with the token of scope worker that the coordinator asks for");
 }
 
 CLI::App* AddGenerate(CLI::App& app, GenerateOptions& generate) {

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "coordinator/records/disk_threads.h"
+#include "coordinator/services/permissions.h"
+#include "coordinator/services/token_book.h"
+#include "grpcpp/server_context.h"
+
+namespace ringmaster::coordinator {
+
+// Who may call what. Thread-safe.
+class Access {
+ public:
+  // `required`: whether callers must show a token. `now`: the clock of `book`.
+  Access(bool required, std::unique_ptr<TokenBook> book, std::function<absl::Time()> now);
+
+  // The name of the caller's token, for Hold(); empty when none is asked for. `project`: of what
+  // the request is about, as ProjectOf() tells. Nothing else of the request is looked at, so that a
+  // refusal tells nothing of what there is. Unauthenticated: no token in force; PermissionDenied:
+  // it does not reach as far.
+  absl::StatusOr<std::string> Admit(const Method& method, const grpc::ServerContextBase& context,
+                                    absl::string_view project) const;
+
+  // Unauthenticated when what Admit() returned is in force no longer.
+  absl::Status CheckInForce(const std::string& token) const {
+    return token.empty() ? absl::OkStatus() : book_->CheckInForce(token);
+  }
+
+  // `end` runs, on any thread and perhaps twice, when the token is in force no longer: at once if
+  // it is so already. Returns what Release() takes.
+  uint64_t Hold(const std::string& token, std::function<void(const absl::Status&)> end);
+  void Release(uint64_t hold);
+
+  // Runs work that changes tokens, which blocks on the disk.
+  void Post(std::function<void()> work) { thread_.Post(std::move(work)); }
+  TokenBook& book() { return *book_; }
+  // Ends whatever is held by tokens that are in force no longer.
+  void EndDead();
+
+ private:
+  struct Held {
+    std::string token;
+    std::function<void(const absl::Status&)> end;
+  };
+  void EndDeadAt(absl::Time time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const bool required_;
+  const std::unique_ptr<TokenBook> book_;
+  const std::function<absl::Time()> now_;
+
+  std::mutex mutex_;
+  uint64_t next_hold_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::map<uint64_t, Held> held_ ABSL_GUARDED_BY(mutex_);
+  // When EndDead() is to run by itself.
+  absl::Time next_end_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+
+  // Last: its work uses the others.
+  DiskThreads thread_;
+};
+
+// The project in "projects/{project}/...", empty when `name` is of no project.
+std::string ProjectIn(absl::string_view name);
+
+// The project that a request is about, empty when it is about none. Requests name what they are
+// about in `name` or `parent`, those with a mask in what they hold; without a parent it is that of
+// "projects/default".
+template <typename Request>
+std::string ProjectOf(const Request& request) {
+  if constexpr (requires { request.update_mask(); }) {
+    return ProjectIn(request.training_job().name());
+  } else if constexpr (requires {
+                         request.name();
+                         request.parent();
+                       }) {
+    if (!request.name().empty()) return ProjectIn(request.name());
+    return request.parent().empty() ? "default" : ProjectIn(request.parent());
+  } else if constexpr (requires { request.parent(); }) {
+    return request.parent().empty() ? "default" : ProjectIn(request.parent());
+  } else if constexpr (requires { request.name(); }) {
+    return ProjectIn(request.name());
+  } else {
+    return "";
+  }
+}
+
+}  // namespace ringmaster::coordinator

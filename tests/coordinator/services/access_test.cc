@@ -1,0 +1,442 @@
+#include <sys/stat.h>
+
+#include <atomic>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "coordinator/services/credentials.h"
+#include "coordinator/services/permissions.h"
+#include "gmock/gmock.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/descriptor_database.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "ringmaster/v1/token_service.grpc.pb.h"
+#include "tests/coordinator/services/test_server.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+using Code = absl::StatusCode;
+using v1::Token;
+
+std::string FileText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// Of all services that the API's files define, those included that nobody has thought of here.
+std::vector<const google::protobuf::MethodDescriptor*> AllMethods() {
+  std::vector<std::string> files;
+  google::protobuf::DescriptorPool::internal_generated_database()->FindAllFileNames(&files);
+  std::vector<const google::protobuf::MethodDescriptor*> methods;
+  for (const std::string& name : files) {
+    if (name.rfind("ringmaster/", 0) != 0) continue;
+    const auto* file = google::protobuf::DescriptorPool::generated_pool()->FindFileByName(name);
+    for (int i = 0; i < file->service_count(); ++i) {
+      for (int j = 0; j < file->service(i)->method_count(); ++j) {
+        methods.push_back(file->service(i)->method(j));
+      }
+    }
+  }
+  return methods;
+}
+
+TEST(PermissionsTest, EveryMethodHasOneAndNoOther) {
+  const auto methods = AllMethods();
+  EXPECT_GE(methods.size(), 25);
+  for (const auto* method : methods) {
+    EXPECT_NE(FindPermission({method->service()->name().c_str(), method->name().c_str()}), nullptr)
+        << method->full_name();
+  }
+  EXPECT_EQ(Permissions().size(), methods.size());
+  EXPECT_EQ(FindPermission({"JobService", "Session"}), nullptr);
+}
+
+TEST(PermissionsTest, EachUsersScopeIncludesTheOneBefore) {
+  constexpr Token::Scope kUsers[] = {Token::VIEWER, Token::SUBMITTER, Token::OPERATOR,
+                                     Token::ADMIN};
+  for (const Token::Scope has : kUsers) {
+    for (const Token::Scope needed : kUsers) EXPECT_EQ(Includes(has, needed), has >= needed);
+    EXPECT_FALSE(Includes(has, Token::WORKER));
+    EXPECT_FALSE(Includes(Token::WORKER, has));
+    EXPECT_FALSE(Includes(Token::SCOPE_UNSPECIFIED, has));
+    EXPECT_FALSE(Includes(static_cast<Token::Scope>(77), has));
+    EXPECT_FALSE(Includes(has, Token::SCOPE_UNSPECIFIED));
+  }
+  EXPECT_TRUE(Includes(Token::WORKER, Token::WORKER));
+}
+
+TEST(TokensRequiredTest, BeyondLoopbackUnlessOneInsists) {
+  const auto required = [](const std::string& listen, bool tls, bool insecure, bool asked) {
+    ServerOptions options;
+    options.listen = listen;
+    if (tls) options.tls.certificate = "/tls.crt";
+    options.insecure_i_understand = insecure;
+    options.require_tokens = asked;
+    return TokensRequired(options);
+  };
+  for (const bool tls : {false, true}) {
+    EXPECT_FALSE(*required("127.0.0.1:0", tls, false, false));
+    EXPECT_FALSE(*required("[::1]:0", tls, true, false));
+    EXPECT_TRUE(*required("localhost:0", tls, false, true));
+  }
+  EXPECT_TRUE(*required("0.0.0.0:0", true, false, false));
+  EXPECT_FALSE(*required("0.0.0.0:0", true, true, false));
+  EXPECT_FALSE(*required("0.0.0.0:0", false, true, false));
+  EXPECT_TRUE(*required("0.0.0.0:0", true, true, true));
+  EXPECT_EQ(required("0.0.0.0:0", false, true, true).status().code(), Code::kFailedPrecondition);
+}
+
+class AccessTest : public ServerTest {
+ protected:
+  AccessTest() { Restart(); }
+  // Its clock is here.
+  ~AccessTest() override { server_.reset(); }
+
+  void Restart() {
+    server_.reset();
+    ServerOptions options = Options();
+    options.require_tokens = true;
+    options.now = [this] { return absl::Now() + absl::Seconds(ahead_.load()); };
+    Start(options);
+    tokens_ = v1::TokenService::NewStub(channel_);
+    admin_ = FileText(AdminFile());
+    admin_ = admin_.substr(0, admin_.find('\n'));
+  }
+
+  std::string AdminFile() const { return temporary_.path() + "/data/admin-token"; }
+
+  static void Show(grpc::ClientContext& context, const std::string& token) {
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
+    if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
+  }
+
+  template <typename Stub, typename Request, typename Reply>
+  static absl::Status CallAs(const std::string& token,
+                             grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                          Reply*),
+                             const std::unique_ptr<Stub>& stub, const Request& request,
+                             Reply* reply) {
+    grpc::ClientContext context;
+    Show(context, token);
+    return FromGrpc((stub.get()->*method)(&context, request, reply));
+  }
+
+  v1::CreateTokenResponse Make(Token::Scope scope, const std::string& project = "",
+                               int64_t ttl_seconds = 0) {
+    v1::CreateTokenRequest request;
+    request.set_display_name("a test");
+    request.set_scope(scope);
+    request.set_project(project);
+    if (ttl_seconds > 0) request.mutable_ttl()->set_seconds(ttl_seconds);
+    v1::CreateTokenResponse made;
+    const absl::Status status =
+        CallAs(admin_, &v1::TokenService::Stub::CreateToken, tokens_, request, &made);
+    EXPECT_TRUE(status.ok()) << status;
+    return made;
+  }
+  std::string Secret(Token::Scope scope, const std::string& project = "") {
+    return Make(scope, project).secret();
+  }
+  absl::Status Revoke(const std::string& name) {
+    v1::RevokeTokenRequest request;
+    request.set_name(name);
+    Token revoked;
+    return CallAs(admin_, &v1::TokenService::Stub::RevokeToken, tokens_, request, &revoked);
+  }
+
+  absl::Status CreateAs(const std::string& token, const std::string& id) {
+    v1::TrainingJob job;
+    return CallAs(token, &v1::JobService::Stub::CreateTrainingJob, jobs_, CreateRequest(id), &job);
+  }
+  absl::Status GetAs(const std::string& token, const std::string& name) {
+    v1::GetTrainingJobRequest request;
+    request.set_name(name);
+    v1::TrainingJob job;
+    return CallAs(token, &v1::JobService::Stub::GetTrainingJob, jobs_, request, &job);
+  }
+  absl::Status ListAs(const std::string& token, const std::string& parent = "") {
+    v1::ListTrainingJobsRequest request;
+    request.set_parent(parent);
+    v1::ListTrainingJobsResponse reply;
+    return CallAs(token, &v1::JobService::Stub::ListTrainingJobs, jobs_, request, &reply);
+  }
+
+  // How any method ends that is given an empty message.
+  absl::Status RawCall(const google::protobuf::MethodDescriptor* method, const std::string& token) {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    Show(context, token);
+    grpc::CompletionQueue queue;
+    const auto wait = [&] {
+      void* tag = nullptr;
+      bool ok = false;
+      return queue.Next(&tag, &ok) && ok;
+    };
+    auto call = stub.PrepareCall(
+        &context, "/" + method->service()->full_name() + "/" + method->name(), &queue);
+    call->StartCall(nullptr);
+    wait();
+    const grpc::Slice empty("", 0);
+    call->Write(grpc::ByteBuffer(&empty, 1), nullptr);
+    wait();
+    call->WritesDone(nullptr);
+    wait();
+    grpc::ByteBuffer answer;
+    do {
+      call->Read(&answer, nullptr);
+    } while (wait());
+    grpc::Status status;
+    call->Finish(&status, nullptr);
+    wait();
+    return FromGrpc(status);
+  }
+
+  static void Expect(const absl::Status& status, Code code, const std::string& reason) {
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_EQ(Details(status).reason, reason) << status;
+    EXPECT_EQ(Details(status).domain, kErrorDomain);
+  }
+
+  // Of the coordinator's clock, in seconds.
+  std::atomic<int> ahead_ = 0;
+  std::string admin_;
+  std::unique_ptr<v1::TokenService::Stub> tokens_;
+};
+
+TEST_F(AccessTest, NoTokenNoCall) {
+  for (const auto* method : AllMethods()) {
+    SCOPED_TRACE(method->full_name());
+    Expect(RawCall(method, ""), Code::kUnauthenticated, "TOKEN_MISSING");
+    Expect(RawCall(method, "x"), Code::kUnauthenticated, "TOKEN_INVALID");
+  }
+}
+
+TEST_F(AccessTest, WrongScopeIsRefusedByEveryMethod) {
+  for (const Token::Scope scope :
+       {Token::VIEWER, Token::SUBMITTER, Token::OPERATOR, Token::ADMIN, Token::WORKER}) {
+    const std::string token = Secret(scope);
+    for (const auto* method : AllMethods()) {
+      SCOPED_TRACE(absl::StrCat(method->full_name(), " as ", Token::Scope_Name(scope)));
+      const Permission* needed =
+          FindPermission({method->service()->name().c_str(), method->name().c_str()});
+      ASSERT_NE(needed, nullptr);
+      if (!Includes(scope, needed->scope)) {
+        Expect(RawCall(method, token), Code::kPermissionDenied, "SCOPE_TOO_NARROW");
+      } else if (!method->client_streaming() && !method->server_streaming()) {
+        const absl::Status status = RawCall(method, token);
+        EXPECT_FALSE(absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status)) << status;
+      }
+    }
+  }
+}
+
+TEST_F(AccessTest, ViewersListAndSubmittersSubmit) {
+  const std::string viewer = Secret(Token::VIEWER);
+  const std::string submitter = Secret(Token::SUBMITTER);
+  EXPECT_TRUE(ListAs(viewer).ok());
+  Expect(CreateAs(viewer, "bible"), Code::kPermissionDenied, "SCOPE_TOO_NARROW");
+  EXPECT_TRUE(CreateAs(submitter, "bible").ok());
+  EXPECT_TRUE(GetAs(viewer, Name("bible")).ok());
+}
+
+TEST_F(AccessTest, OtherProjectsAreTheSameWhateverIsInThem) {
+  ASSERT_TRUE(CreateAs(admin_, "bible").ok());
+  const std::string other = Secret(Token::SUBMITTER, "projects/other");
+  const absl::Status there = GetAs(other, Name("bible"));
+  const absl::Status absent = GetAs(other, Name("absent"));
+  Expect(there, Code::kPermissionDenied, "OTHER_PROJECT");
+  EXPECT_EQ(there, absent);
+  EXPECT_EQ(there, GetAs(other, "no name at all"));
+  EXPECT_EQ(there, GetAs(other, ""));
+  EXPECT_EQ(there, GetAs(other, "projects/other-too/trainingJobs/absent"));
+  EXPECT_EQ(there, CreateAs(other, "bible"));
+  for (const char* parent : {"", "projects/default", "projects/-", "projects/"}) {
+    EXPECT_EQ(there, ListAs(other, parent)) << parent;
+  }
+  EXPECT_TRUE(ListAs(other, "projects/other").ok());
+  EXPECT_EQ(GetAs(other, "projects/other/trainingJobs/absent").code(), Code::kNotFound);
+  v1::UpdateTrainingJobRequest update;
+  update.mutable_training_job()->set_name(Name("bible"));
+  v1::TrainingJob job;
+  EXPECT_EQ(there, CallAs(other, &v1::JobService::Stub::UpdateTrainingJob, jobs_, update, &job));
+  v1::ListWorkersResponse workers;
+  EXPECT_EQ(there, CallAs(other, &v1::ClusterService::Stub::ListWorkers, cluster_,
+                          v1::ListWorkersRequest(), &workers));
+  // An estimate is about nothing that is stored.
+  v1::EstimateTrainingJobRequest estimate;
+  v1::EstimateTrainingJobResponse estimated;
+  EXPECT_EQ(
+      CallAs(other, &v1::JobService::Stub::EstimateTrainingJob, jobs_, estimate, &estimated).code(),
+      Code::kInvalidArgument);
+  // A watch of the own project and another project's job at once is one of the job.
+  v1::WatchTrainingJobsRequest watch;
+  watch.set_parent("projects/other");
+  watch.set_name(Name("bible"));
+  grpc::ClientContext context;
+  Show(context, other);
+  auto stream = jobs_->WatchTrainingJobs(&context, watch);
+  v1::WatchTrainingJobsResponse message;
+  EXPECT_FALSE(stream->Read(&message));
+  EXPECT_EQ(there, FromGrpc(stream->Finish()));
+}
+
+TEST_F(AccessTest, RevokedTokenOpensNothing) {
+  const v1::CreateTokenResponse made = Make(Token::VIEWER);
+  EXPECT_TRUE(ListAs(made.secret()).ok());
+  ASSERT_TRUE(Revoke(made.token().name()).ok());
+  Expect(ListAs(made.secret()), Code::kUnauthenticated, "TOKEN_REVOKED");
+  EXPECT_TRUE(Revoke(made.token().name()).ok());
+  EXPECT_EQ(Revoke("tokens/absent").code(), Code::kNotFound);
+  // Only who has the text is told that it was good once.
+  Expect(ListAs(made.secret().substr(0, made.secret().size() - 1) + "x"), Code::kUnauthenticated,
+         "TOKEN_INVALID");
+}
+
+TEST_F(AccessTest, RevokedTokenEndsTheStreamsThatItOpened) {
+  const v1::CreateTokenResponse viewer = Make(Token::VIEWER);
+  const v1::CreateTokenResponse worker = Make(Token::WORKER);
+  ASSERT_TRUE(CreateAs(admin_, "bible").ok());
+  grpc::ClientContext watch_context;
+  Show(watch_context, viewer.secret());
+  auto watch = jobs_->WatchTrainingJobs(&watch_context, v1::WatchTrainingJobsRequest());
+  v1::WatchTrainingJobsResponse change;
+  do {
+    ASSERT_TRUE(watch->Read(&change));
+  } while (!change.has_synced());
+  v1::StreamTrainingJobLogsRequest follow;
+  follow.set_name(Name("bible"));
+  follow.set_follow(true);
+  grpc::ClientContext logs_context;
+  Show(logs_context, viewer.secret());
+  auto logs = jobs_->StreamTrainingJobLogs(&logs_context, follow);
+  logs->WaitForInitialMetadata();
+  grpc::ClientContext session_context;
+  Show(session_context, worker.secret());
+  auto session = workers_->Session(&session_context);
+  v1::WorkerReport hello;
+  hello.set_incarnation(std::string(32, 'a'));
+  hello.mutable_hello()->set_worker("workers/w-0");
+  hello.mutable_hello()->mutable_hardware()->set_device(v1::CPU);
+  ASSERT_TRUE(session->Write(hello));
+  v1::Directive directive;
+  ASSERT_TRUE(session->Read(&directive));
+
+  ASSERT_TRUE(Revoke(viewer.token().name()).ok());
+  while (watch->Read(&change)) continue;
+  Expect(FromGrpc(watch->Finish()), Code::kUnauthenticated, "TOKEN_REVOKED");
+  v1::StreamTrainingJobLogsResponse lines;
+  while (logs->Read(&lines)) continue;
+  Expect(FromGrpc(logs->Finish()), Code::kUnauthenticated, "TOKEN_REVOKED");
+  ASSERT_TRUE(Revoke(worker.token().name()).ok());
+  while (session->Read(&directive)) continue;
+  Expect(FromGrpc(session->Finish()), Code::kUnauthenticated, "TOKEN_REVOKED");
+}
+
+TEST_F(AccessTest, ExpiredTokenOpensNothing) {
+  const std::string token = Make(Token::VIEWER, "", 3600).secret();
+  EXPECT_TRUE(ListAs(token).ok());
+  ahead_ = 3601;
+  Expect(ListAs(token), Code::kUnauthenticated, "TOKEN_EXPIRED");
+}
+
+TEST_F(AccessTest, ExpiredTokenEndsTheStreamsThatItOpened) {
+  const std::string token = Make(Token::VIEWER, "", 1).secret();
+  grpc::ClientContext context;
+  Show(context, token);
+  auto watch = jobs_->WatchTrainingJobs(&context, v1::WatchTrainingJobsRequest());
+  v1::WatchTrainingJobsResponse change;
+  while (watch->Read(&change)) continue;
+  Expect(FromGrpc(watch->Finish()), Code::kUnauthenticated, "TOKEN_EXPIRED");
+}
+
+TEST_F(AccessTest, BadRequestsForTokens) {
+  const auto refused = [&](auto spoil) {
+    v1::CreateTokenRequest request;
+    request.set_display_name("a test");
+    request.set_scope(Token::VIEWER);
+    spoil(request);
+    v1::CreateTokenResponse made;
+    const absl::Status status =
+        CallAs(admin_, &v1::TokenService::Stub::CreateToken, tokens_, request, &made);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << status;
+    const auto fields = Details(status).fields;
+    return fields.empty() ? "" : fields[0].field;
+  };
+  using Request = v1::CreateTokenRequest;
+  EXPECT_EQ(refused([](Request& r) { r.clear_display_name(); }), "display_name");
+  EXPECT_EQ(refused([](Request& r) { r.set_display_name(std::string(129, 'x')); }), "display_name");
+  EXPECT_EQ(refused([](Request& r) { r.set_display_name("a\nb"); }), "display_name");
+  EXPECT_EQ(refused([](Request& r) { r.clear_scope(); }), "scope");
+  EXPECT_EQ(refused([](Request& r) { r.set_scope(static_cast<Token::Scope>(77)); }), "scope");
+  EXPECT_EQ(refused([](Request& r) { r.set_project("other"); }), "project");
+  EXPECT_EQ(refused([](Request& r) { r.set_project("projects/-"); }), "project");
+  for (const Token::Scope scope : {Token::OPERATOR, Token::ADMIN, Token::WORKER}) {
+    EXPECT_EQ(refused([&](Request& r) {
+                r.set_scope(scope);
+                r.set_project("projects/other");
+              }),
+              "project");
+  }
+  EXPECT_EQ(refused([](Request& r) { r.mutable_ttl(); }), "ttl");
+  EXPECT_EQ(refused([](Request& r) { r.mutable_ttl()->set_seconds(-1); }), "ttl");
+  EXPECT_EQ(refused([](Request& r) { r.mutable_ttl()->set_seconds(1ll << 60); }), "ttl");
+}
+
+TEST_F(AccessTest, TokensSurviveARestartAndTheirTextIsNowhere) {
+  const v1::CreateTokenResponse made = Make(Token::SUBMITTER, "projects/default", 3600);
+  const v1::CreateTokenResponse revoked = Make(Token::VIEWER);
+  ASSERT_TRUE(Revoke(revoked.token().name()).ok());
+  const std::string admin = admin_;
+  Restart();
+  EXPECT_EQ(admin_, admin);
+  EXPECT_TRUE(CreateAs(made.secret(), "bible").ok());
+  Expect(ListAs(revoked.secret()), Code::kUnauthenticated, "TOKEN_REVOKED");
+  v1::ListTokensResponse list;
+  ASSERT_TRUE(
+      CallAs(admin_, &v1::TokenService::Stub::ListTokens, tokens_, v1::ListTokensRequest(), &list)
+          .ok());
+  ASSERT_EQ(list.tokens_size(), 3);
+  EXPECT_EQ(list.tokens(0).scope(), Token::ADMIN);
+  EXPECT_EQ(list.tokens(1).SerializeAsString(), made.token().SerializeAsString());
+  EXPECT_EQ(list.tokens(1).last_four(), made.secret().substr(made.secret().size() - 4));
+  EXPECT_TRUE(list.tokens(2).has_revoke_time());
+  const std::string secret = made.secret().substr(made.secret().rfind('_') + 1);
+  EXPECT_EQ(secret.size(), 64);
+  for (const char* file : {"coordinator.db", "coordinator.db-wal"}) {
+    EXPECT_THAT(FileText(temporary_.path() + "/data/" + file), Not(HasSubstr(secret))) << file;
+  }
+}
+
+TEST_F(AccessTest, FirstAdministratorsTokenIsForTheOwnerOfTheDirectory) {
+  struct stat status = {};
+  ASSERT_EQ(stat(AdminFile().c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600);
+  const std::string first = admin_;
+  // It is made again when no administrator is left.
+  v1::ListTokensResponse list;
+  ASSERT_TRUE(
+      CallAs(admin_, &v1::TokenService::Stub::ListTokens, tokens_, v1::ListTokensRequest(), &list)
+          .ok());
+  ASSERT_TRUE(Revoke(list.tokens(0).name()).ok());
+  Restart();
+  EXPECT_NE(admin_, first);
+  Expect(ListAs(first), Code::kUnauthenticated, "TOKEN_REVOKED");
+  EXPECT_TRUE(ListAs(admin_).ok());
+}
+
+// Who asks for no tokens lets everybody in, whatever they show.
+TEST_F(AccessTest, LoopbackNeedsNoToken) {
+  server_.reset();
+  Start();
+  EXPECT_TRUE(ListAs("").ok());
+  EXPECT_TRUE(ListAs("x").ok());
+  EXPECT_TRUE(ListAs(admin_).ok());
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
