@@ -132,7 +132,7 @@ void Commit(State& state, Job& job, int64_t step,
   state.checkpoints[checkpoint->name()] = std::move(record);
   ++state.counters.checkpoints_committed;
   // Whoever waits for its workers may have them now.
-  state.placement_due |= std::exchange(job.cannot_save, false);
+  state.placement_due |= std::exchange(job.failed_stops, 0) > 0;
   ApplyRetention(state, job);
   if (absl::StartsWith(job.status().state_reason(), "checkpoint")) {
     job.mutable_status()->clear_state_reason();

@@ -79,8 +79,8 @@ struct Job {
   // The uid of the job that its workers are for; empty when there is none. Not stored: what a new
   // coordinator finds to be stopping does so, and what is not is looked at anew.
   std::string preempted_by;
-  // The checkpoint that it was to stop with could not be written, and none has been since.
-  bool cannot_save = false;
+  // How often the checkpoint that it was to stop with could not be written, since one was.
+  int failed_stops = 0;
 
   const std::string& name() const { return record.job().name(); }
   const std::string& uid() const { return record.job().uid(); }

@@ -135,7 +135,7 @@ void CompletePause(State& state, Job& job) {
                                                             : "the job goes on without a pause";
     job.mutable_status()->clear_pause_requested();
     job.preempted_by.clear();
-    job.cannot_save = true;
+    ++job.failed_stops;
     GiveUpRing(state, job,
                {.cause = v1::RecoveryEpisode::OPERATOR,
                 .message = absl::StrCat(
@@ -158,7 +158,7 @@ void LeaveRing(State& state, Job& job, const std::string& reason) {
   job.ranks.clear();
   job.waiting = false;
   job.preempted_by.clear();
-  job.cannot_save = false;
+  job.failed_stops = 0;
   job.mutable_status()->mutable_progress()->clear_tokens_per_second();
   job.mutable_status()->mutable_progress()->clear_remaining();
   for (const TimerKind timer : {TimerKind::kStage, TimerKind::kRejoin, TimerKind::kRetry}) {

@@ -343,7 +343,7 @@ void RunPlacer(State& state) {
   Placing placing(state);
   if (std::exchange(state.placement_due, false)) {
     state.new_jobs.clear();
-    state.claimed.clear();
+    for (auto& [name, worker] : state.workers) worker.claimed = false;
     for (const auto& [age, job] : JobsByAge(state.unfinished)) {
       if (WaitsForWorkers(state, *job)) placing.Recover(*job);
     }

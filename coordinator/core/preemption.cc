@@ -29,7 +29,7 @@ bool ComesFree(const State& state, const Job& job) {
 
 bool MayBeStopped(const Job& job, const Job& by) {
   return job.status().state() == S::RUNNING && job.spec().priority() < by.spec().priority() &&
-         !job.cannot_save;
+         job.failed_stops == 0;
 }
 
 struct Victim {
@@ -71,12 +71,12 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
   for (const bool own : {true, false}) {
     for (Worker* worker : busy) {
       if (missing == 0) return;
-      if (state.claimed.count(worker->name) > 0) continue;
+      if (worker->claimed) continue;
       Job* holder = state.FindJob(worker->job);
       if (own && (holder == nullptr || holder->preempted_by != job.uid())) continue;
       // Without a holder it is away, and expected back until its lease is over.
       if (holder == nullptr || ComesFree(state, *holder)) {
-        state.claimed.insert(worker->name);
+        worker->claimed = true;
         --missing;
       } else if (!own && MayBeStopped(*holder, job)) {
         Victim& victim = candidates[holder->queue_key()];
@@ -87,20 +87,20 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
   }
   if (missing == 0) return;
   if (state.now < state.settled) {
-    state.timers.Set(TimerKind::kMakeRoom, "", state.settled);
+    state.timers.Set(TimerKind::kMakeRoom, job.name(), state.settled);
     return;
   }
   const std::vector<Victim> victims = ChooseVictims(candidates, static_cast<size_t>(missing));
   if (victims.empty()) {
     // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.
-    for (const Worker* worker : busy) state.claimed.insert(worker->name);
+    for (Worker* worker : busy) worker->claimed = true;
     return;
   }
   for (const Victim& victim : victims) {
     victim.job->preempted_by = job.uid();
     StopIfAsked(state, *victim.job);
-    for (const Worker* worker : victim.workers) {
-      if (missing-- > 0) state.claimed.insert(worker->name);
+    for (Worker* worker : victim.workers) {
+      if (missing-- > 0) worker->claimed = true;
     }
   }
 }

@@ -33,14 +33,6 @@ bool CountsAgainstBudget(v1::RecoveryEpisode::Cause cause) {
 constexpr absl::Duration kFirstDelay = absl::Milliseconds(250);
 constexpr absl::Duration kLongestDelay = absl::Seconds(30);
 
-absl::Duration DelayBeforeRetry(Job& job) {
-  absl::Duration delay;
-  for (int64_t i = FailedAttempts(job); i > 0 && delay < kLongestDelay; --i) {
-    delay = std::max(kFirstDelay, 2 * delay);
-  }
-  return std::min(delay, kLongestDelay);
-}
-
 // Every member is told to abort; the ring is ABORTING from now on.
 void AbortRing(State& state, Job& job, const std::string& reason) {
   DiscardShards(state, job);
@@ -87,6 +79,14 @@ bool IsAwaited(const State& state, const Worker& worker) {
 }
 
 }  // namespace
+
+absl::Duration DelayAfter(int64_t failures) {
+  absl::Duration delay;
+  for (; failures > 0 && delay < kLongestDelay; --failures) {
+    delay = std::max(kFirstDelay, 2 * delay);
+  }
+  return std::min(delay, kLongestDelay);
+}
 
 void TellAbort(State& state, const Job& job, int rank, const Worker& worker,
                const std::string& reason) {
@@ -205,7 +205,7 @@ void CheckAborted(State& state, Job& job) {
   job.waiting = true;
   MarkAborted(state, job);
   state.timers.Cancel(TimerKind::kStage, job.name());
-  job.retry_at = state.now + DelayBeforeRetry(job);
+  job.retry_at = state.now + DelayAfter(FailedAttempts(job));
   if (job.retry_at > state.now) state.timers.Set(TimerKind::kRetry, job.name(), job.retry_at);
   state.timers.Set(TimerKind::kRejoin, job.name(),
                    job.retry_at + FromProto(job.spec().recovery().rejoin_timeout()));

@@ -44,6 +44,9 @@ void OnAbortTimeout(State& state, Job& job);
 // No replacement was found in time.
 void OnRejoinTimeout(State& state, Job& job);
 
+// The pause before what failed so often in a row is tried again: none, 250 ms, doubled up to 30 s.
+absl::Duration DelayAfter(int64_t failures);
+
 // RECOVERING, aborted, in need of workers: what the placer serves first.
 bool WaitsForWorkers(State& state, Job& job);
 

@@ -44,6 +44,8 @@ struct Worker {
   // The job it is a member of, and its rank there; empty when idle.
   std::string job;
   int rank = 0;
+  // Busy, and a waiting job counts on it.
+  bool claimed = false;
   // Earlier processes of this worker; they must never be heard again.
   std::deque<std::string> dead_incarnations;
 
@@ -89,8 +91,6 @@ struct State {
   bool placement_due = false;
   std::vector<std::string> new_jobs;
   std::vector<std::string> unreserved;
-  // Names of busy workers that waiting jobs count on.
-  std::set<std::string> claimed;
 
   CoreCounters counters;
   int64_t changes = 0;

@@ -23,10 +23,9 @@ enum class TimerKind {
   kRetry,
   kForgive,
   kRunClock,
+  kMakeRoom,
   // Subject: a request id.
   kForgetRequest,
-  // No subject: jobs may be stopped for others that might not before.
-  kMakeRoom,
 };
 
 // What must happen when, one deadline per (kind, subject). Thread-compatible.
