@@ -52,6 +52,14 @@ void AddFlags(CLI::App& app, ServerOptions& server) {
                "Ask callers for tokens on loopback too; DATA_DIR/admin-token has the first");
   app.add_flag("--preemption", server.core.preemption,
                "Stop running jobs, at a checkpoint, for waiting ones of a higher priority");
+  app.add_option_function<int64_t>(
+         "--preemption-min-runtime",
+         [&server](int64_t seconds) {
+           server.core.preemption_min_runtime = absl::Seconds(seconds);
+         },
+         "Seconds that a job has run for, since it was placed, before it is stopped for another")
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("60");
 }
 
 int Serve(const ServerOptions& options) {

@@ -75,6 +75,8 @@ struct Job {
   std::map<std::string, Unfit> unfit;
   // Until when status.run_duration is counted, of a job that is RUNNING.
   absl::Time run_counted;
+  // When it first ran since it left the queue, or since the coordinator's start.
+  absl::Time run_since = absl::InfiniteFuture();
   absl::Time progress_stored = absl::InfinitePast();
   // The uid of the job that its workers are for; empty when there is none. Not stored: what a new
   // coordinator finds to be stopping does so, and what is not is looked at anew.

@@ -33,6 +33,8 @@ struct CoreOptions {
   int64_t unfinished_jobs_max = 10000;
   // Whether running jobs are stopped for waiting ones of a higher priority.
   bool preemption = false;
+  // What a job has had of its workers, from its first step's begin on, before they are taken.
+  absl::Duration preemption_min_runtime = absl::Minutes(1);
 };
 
 }  // namespace ringmaster::coordinator

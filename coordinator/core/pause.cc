@@ -158,6 +158,7 @@ void LeaveRing(State& state, Job& job, const std::string& reason) {
   job.ranks.clear();
   job.waiting = false;
   job.preempted_by.clear();
+  job.run_since = absl::InfiniteFuture();
   job.failed_stops = 0;
   job.mutable_status()->mutable_progress()->clear_tokens_per_second();
   job.mutable_status()->mutable_progress()->clear_remaining();

@@ -1,5 +1,6 @@
 #include "coordinator/core/preemption.h"
 
+#include <algorithm>
 #include <map>
 
 #include "absl/strings/str_format.h"
@@ -25,6 +26,12 @@ bool ComesFree(const State& state, const Job& job) {
   const auto current = job.status().state();
   return current == S::PAUSING || current == S::CANCELLING ||
          (current != S::RUNNING && !job.waiting && PreemptorOf(state, job) != nullptr);
+}
+
+// From when on a ring that runs may be stopped: a job gets something done each time it is placed,
+// however often somebody of a higher priority loses a worker and finds it again.
+absl::Time HadItsTime(const State& state, const Job& job) {
+  return job.run_since + state.options.preemption_min_runtime;
 }
 
 bool MayBeStopped(const Job& job, const Job& by) {
@@ -67,6 +74,8 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
     return;
   }
   std::map<QueueKey, Victim> candidates;
+  // When there are more of them.
+  absl::Time next = absl::InfiniteFuture();
   // What was stopped for this job comes first: others may have been stopped for jobs behind it.
   for (const bool own : {true, false}) {
     for (Worker* worker : busy) {
@@ -79,6 +88,10 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
         worker->claimed = true;
         --missing;
       } else if (!own && MayBeStopped(*holder, job)) {
+        if (const absl::Time when = HadItsTime(state, *holder); when > state.now) {
+          next = std::min(next, when);
+          continue;
+        }
         Victim& victim = candidates[holder->queue_key()];
         victim.job = holder;
         victim.workers.push_back(worker);
@@ -92,6 +105,7 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
   }
   const std::vector<Victim> victims = ChooseVictims(candidates, static_cast<size_t>(missing));
   if (victims.empty()) {
+    if (next < absl::InfiniteFuture()) state.timers.Set(TimerKind::kMakeRoom, job.name(), next);
     // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.
     for (Worker* worker : busy) worker->claimed = true;
     return;

@@ -19,6 +19,7 @@ absl::Duration Left(const Job& job) {
 
 void StartRunClock(State& state, Job& job) {
   job.run_counted = state.now;
+  job.run_since = std::min(job.run_since, state.now);
   WindRunClock(state, job);
 }
 

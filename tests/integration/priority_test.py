@@ -7,7 +7,7 @@ import harness
 
 class PriorityTest(harness.DisturbedTest):
     workers = 2
-    coordinator_args = ('--preemption',)
+    coordinator_args = ('--preemption', '--preemption-min-runtime', '0')
     # No checkpoint but the ones that a preemption and the end write.
     settings = ('checkpoint.interval_steps=-1',)
 

@@ -41,6 +41,8 @@ class Invariants {
   void NewLife() { steps_.clear(); }
 
   void Violated(const std::string& what) { violations_.push_back(what); }
+  // Of jobs that are stopped for others.
+  void set_min_runtime(absl::Duration min_runtime) { preemption_.set_min_runtime(min_runtime); }
   int preemptions() const { return preemption_.count(); }
   const std::vector<std::string>& violations() const { return violations_; }
 

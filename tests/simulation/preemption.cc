@@ -1,8 +1,10 @@
 #include "tests/simulation/preemption.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "coordinator/core/times.h"
 
 namespace ringmaster::simulation {
 
@@ -11,6 +13,10 @@ using S = v1::TrainingJobStatus;
 std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
   std::vector<std::string> wrong;
   for (const v1::TrainingJob* job : core.Jobs("projects/-")) {
+    // Of the change to the state that it has.
+    const absl::Time changed = coordinator::FromProto(job->update_time());
+    if (job->status().state() == S::RUNNING) run_since_.emplace(job->uid(), changed);
+    if (job->status().state() == S::QUEUED) run_since_.erase(job->uid());
     if (job->status().state() != S::PAUSING) {
       pausing_.erase(job->uid());
       continue;
@@ -20,6 +26,12 @@ std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
       continue;
     }
     ++count_;
+    const auto since = run_since_.find(job->uid());
+    const bool seen = since != run_since_.end();
+    // Without a time it may be told to stop by what let it run.
+    if (min_runtime_ > absl::ZeroDuration() && (!seen || changed - since->second < min_runtime_)) {
+      wrong.push_back(absl::StrCat(job->name(), " is stopped too soon"));
+    }
     const std::vector<std::string> words = absl::StrSplit(reason, ' ');
     const v1::TrainingJob* preemptor = core.FindJob(words.front());
     if (preemptor == nullptr || preemptor->status().state() != S::QUEUED ||

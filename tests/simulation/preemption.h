@@ -1,17 +1,20 @@
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "coordinator/core/core.h"
 
 namespace ringmaster::simulation {
 
 // A job is stopped for another one only if that waits and has a strictly higher priority: two jobs
-// cannot stop each other in turns.
+// cannot stop each other in turns. Nor before it has run for `min_runtime` since it was placed.
 class Preemption {
  public:
+  void set_min_runtime(absl::Duration min_runtime) { min_runtime_ = min_runtime; }
   // After every event. What is wrong, in words.
   std::vector<std::string> Check(const coordinator::Core& core);
   // How many jobs were stopped.
@@ -20,6 +23,9 @@ class Preemption {
  private:
   // By uid: those that stop.
   std::set<std::string> pausing_;
+  // When jobs were first seen to run since they were placed.
+  std::map<std::string, absl::Time> run_since_;
+  absl::Duration min_runtime_;
   int count_ = 0;
 };
 

@@ -28,6 +28,8 @@ void Simulation::StartCoordinator() {
   coordinator::CoreOptions options;
   options.shared_directory = "/shared";
   options.preemption = true;
+  options.preemption_min_runtime = absl::Seconds(seed_ % 3 * 4);
+  invariants_.set_min_runtime(options.preemption_min_runtime);
   coordinator::StoredState stored;
   for (const auto& [key, value] : rows_) {
     stored.rows.push_back({static_cast<coordinator::Table>(key.first), key.second, value});

@@ -10,6 +10,7 @@ CoreOptions CoreDriver::Options() {
   CoreOptions options;
   options.shared_directory = "/shared";
   options.preemption = true;
+  options.preemption_min_runtime = absl::ZeroDuration();
   return options;
 }
 

@@ -292,6 +292,49 @@ TEST(PreemptionTest, AfterARestartNobodyIsStoppedUntilWorkersAreBack) {
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
+CoreOptions WithMinRuntime() {
+  CoreOptions options = CoreDriver::Options();
+  options.preemption_min_runtime = absl::Minutes(1);
+  return options;
+}
+
+// A higher job that loses a worker again and again, each time for a moment, would stop a lower one
+// again and again.
+TEST(PreemptionTest, AJobRunsForAWhileEachTimeBeforeItIsStopped) {
+  CoreDriver d(WithMinRuntime());
+  RunJob(d, "job-a", 0, 1, 'a');
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
+  d.Advance(absl::Seconds(59));
+  EXPECT_EQ(Pausing(d), Names());
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+  d.FinishRing("job-a", 2);
+  d.Form("waits");
+  ASSERT_TRUE(Cancel(d, "waits").ok());
+  d.Aborted("waits", 0);
+  d.Form("job-a", CoreDriver::Held(2));
+  ASSERT_TRUE(Submit(d, "again", 1, 1).ok());
+  d.Advance(absl::Seconds(30));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  // A recovery is no new begin: a job that crashes often could never be stopped.
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  d.Aborted("job-a", 0, CoreDriver::Held(2));
+  d.Form("job-a", CoreDriver::Held(2));
+  d.Advance(absl::Seconds(29));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
+TEST(PreemptionTest, WhoHasHadItsTimeIsStoppedBeforeALowerOneThatHasNot) {
+  CoreDriver d(WithMinRuntime());
+  RunJob(d, "job-a", 1, 1, 'a');
+  d.Advance(absl::Minutes(1));
+  RunJob(d, "job-b", 0, 1, 'b');
+  ASSERT_TRUE(Submit(d, "waits", 2, 1).ok());
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
 TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
   CoreOptions options = CoreDriver::Options();
   options.preemption = CoreOptions().preemption;
