@@ -235,6 +235,7 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
   for (size_t i = 0; i < members.size(); ++i) {
     Worker& worker = *members[i];
     worker.job = job.name();
+    worker.freed_for.clear();
     worker.rank = static_cast<int>(i);
     v1::RankAssignment* rank = status->add_ranks();
     rank->set_rank(worker.rank);

@@ -7,6 +7,7 @@
 #include "coordinator/core/checkpoints.h"
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/journal.h"
+#include "coordinator/core/preemption.h"
 #include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 #include "proto/rpc_status.h"
@@ -174,11 +175,13 @@ void TellLastWords(State& state, Job& job) {
 void ReleaseMembers(State& state, Job& job, const std::string& reason) {
   DiscardShards(state, job);
   TellLastWords(state, job);
+  const Job* preemptor = PreemptorOf(state, job);
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
     Worker* worker = state.Member(job, rank);
     if (worker == nullptr) continue;
     TellRelease(state, *worker, job.name(), job.uid(), job.generation(), reason);
     worker->job.clear();
+    worker->freed_for = preemptor == nullptr ? "" : preemptor->uid();
   }
   state.placement_due = true;
 }

@@ -183,7 +183,7 @@ void Placing::Recover(Job& job) {
   }
   std::map<std::string, std::vector<Worker*>> fitting;
   for (Worker* worker : idle_) {
-    if (MisfitOf(requirement, *worker).empty()) {
+    if (MisfitOf(requirement, *worker).empty() && !IsFreedForHigher(state_, *worker, job)) {
       fitting[KindOf(worker->hardware, worker->version)].push_back(worker);
     }
   }
@@ -336,6 +336,14 @@ void Placing::Queue(Job& job, int position) {
                         requirement.ring_size));
 }
 
+JobQueue Recovering(State& state) {
+  JobQueue jobs;
+  for (const auto& [age, job] : state.unfinished) {
+    if (WaitsForWorkers(state, *job)) jobs[job->queue_key()] = job;
+  }
+  return jobs;
+}
+
 }  // namespace
 
 void RunPlacer(State& state) {
@@ -344,9 +352,7 @@ void RunPlacer(State& state) {
   if (std::exchange(state.placement_due, false)) {
     state.new_jobs.clear();
     for (auto& [name, worker] : state.workers) worker.claimed = false;
-    for (const auto& [age, job] : JobsByAge(state.unfinished)) {
-      if (WaitsForWorkers(state, *job)) placing.Recover(*job);
-    }
+    for (const auto& [place, job] : Recovering(state)) placing.Recover(*job);
     int position = 0;
     for (const auto& [place, job] : JobQueue(state.queue)) placing.Queue(*job, ++position);
   } else {

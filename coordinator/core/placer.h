@@ -5,7 +5,8 @@
 namespace ringmaster::coordinator {
 
 // Gives idle workers to jobs, all that a job needs or none, and says of the others why they wait.
-// Recovering jobs come first, then the queue, oldest first. Workers that an older job could use
+// Recovering jobs come first, but for workers whose rings were stopped for a higher one that still
+// waits; then the queue: both by priority, then oldest first. Workers that an earlier job could use
 // are kept for it, so that it cannot starve; a job that no set of the present workers could ever
 // run holds up nobody. Does nothing unless something changed.
 void RunPlacer(State& state);

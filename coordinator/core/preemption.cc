@@ -11,13 +11,13 @@ namespace {
 
 using S = v1::TrainingJobStatus;
 
-// Null when nobody waits for the job's workers any more.
-const Job* PreemptorOf(const State& state, const Job& job) {
-  const auto found = state.jobs_by_uid.find(job.preempted_by);
+// The job with this uid when it waits and has a higher priority than `job`, else null.
+const Job* WaitingAbove(const State& state, const std::string& uid, const Job& job) {
+  const auto found = state.jobs_by_uid.find(uid);
   if (found == state.jobs_by_uid.end()) return nullptr;
-  const Job* preemptor = found->second;
-  const bool waits = preemptor->status().state() == S::QUEUED;
-  return waits && preemptor->spec().priority() > job.spec().priority() ? preemptor : nullptr;
+  const Job* other = found->second;
+  const bool waits = other->status().state() == S::QUEUED;
+  return waits && other->spec().priority() > job.spec().priority() ? other : nullptr;
 }
 
 // A ring that broke while it stopped does so when it stands again; one that waits for a member may
@@ -117,6 +117,14 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
       if (missing-- > 0) worker->claimed = true;
     }
   }
+}
+
+const Job* PreemptorOf(const State& state, const Job& job) {
+  return WaitingAbove(state, job.preempted_by, job);
+}
+
+bool IsFreedForHigher(const State& state, const Worker& worker, const Job& job) {
+  return WaitingAbove(state, worker.freed_for, job) != nullptr;
 }
 
 std::string PreemptionOf(const State& state, const Job& job) {

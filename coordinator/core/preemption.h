@@ -9,13 +9,21 @@
 // workers. They go back to the queue, and on from the checkpoint they stopped with.
 namespace ringmaster::coordinator {
 
-// `job` waits for `missing` more workers, and those of `busy` would do: members of rings, also where
-// their stream is broken, and idle ones whose stream is. It counts on those that come free anyway,
-// and stops what has to be stopped for the others: jobs of strictly lower priorities, the lowest and
-// then the youngest first, and no more than it takes. When all that may be stopped is not enough,
-// nothing is; nor before the workers had time to come back after a start. Called in the order of
-// the queue.
+// `job` waits for `missing` more workers, and those of `busy` would do: members of rings, also
+// where their stream is broken, and idle ones whose stream is. It counts on those that come free
+// anyway, and stops what has to be stopped for the others: jobs of strictly lower priorities, the
+// lowest and then the youngest first, and no more than it takes. When all that may be stopped is
+// not enough, nothing is; nor before the workers had time to come back after a start. Called in the
+// order of the queue.
 void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worker*>& busy);
+
+// The job that the workers of `job` are for when it has stopped; null when there is none, as it
+// does not wait any more, or has no higher priority.
+const Job* PreemptorOf(const State& state, const Job& job);
+
+// Whether the ring of an idle worker was stopped for a job of a higher priority than `job`, which
+// still waits.
+bool IsFreedForHigher(const State& state, const Worker& worker, const Job& job);
 
 // For whom `job` is to stop, in words; empty when for nobody.
 std::string PreemptionOf(const State& state, const Job& job);

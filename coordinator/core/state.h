@@ -46,6 +46,8 @@ struct Worker {
   int rank = 0;
   // Busy, and a waiting job counts on it.
   bool claimed = false;
+  // The uid of the job that its last ring was stopped for; empty: of none.
+  std::string freed_for;
   // Earlier processes of this worker; they must never be heard again.
   std::deque<std::string> dead_incarnations;
 

@@ -292,6 +292,44 @@ TEST(PreemptionTest, AfterARestartNobodyIsStoppedUntilWorkersAreBack) {
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
+// A broken ring goes before the queue, but what was freed for a job above it is not there for it:
+// another one would have to be stopped.
+TEST(PreemptionTest, ALowerRingThatLooksForAMemberLeavesWhatWasFreedForAHigherJob) {
+  for (const int32_t priority : {0, 1}) {
+    CoreDriver d;
+    RunJob(d, "broken", priority, 2, 'a');
+    RunJob(d, "lower", -1, 1, 'c');
+    RunJob(d, "other", -1, 1, 'd');
+    ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
+    ASSERT_EQ(Pausing(d), Names({"other"}));
+    d.Exit("b", 9);
+    d.Aborted("broken", 0, CoreDriver::Held(1));
+    d.FinishRing("other", 2);
+    if (priority == 0) {
+      ASSERT_EQ(d.StateOf("waits"), "STARTING");
+      EXPECT_EQ(d.WorkerAt("waits", 0), "d");
+      EXPECT_EQ(Pausing(d), Names());
+      d.Hello("e", 'e');
+      EXPECT_EQ(d.WorkerAt("broken", 1), "e");
+    } else {
+      EXPECT_EQ(d.WorkerAt("broken", 1), "d");
+      EXPECT_EQ(d.StateOf("waits"), "QUEUED");
+    }
+  }
+}
+
+TEST(PreemptionTest, OfRingsThatLookForAMemberTheHigherOneGetsIt) {
+  CoreDriver d;
+  RunJob(d, "older", 0, 2, 'a');
+  RunJob(d, "higher", 1, 2, 'c');
+  for (const char* worker : {"b", "d"}) d.Exit(worker, 9);
+  d.Aborted("older", 0, CoreDriver::Held(1));
+  d.Aborted("higher", 0, CoreDriver::Held(1));
+  d.Hello("e", 'e');
+  EXPECT_EQ(d.WorkerAt("higher", 1), "e");
+  EXPECT_EQ(d.StateOf("older"), "RECOVERING");
+}
+
 CoreOptions WithMinRuntime() {
   CoreOptions options = CoreDriver::Options();
   options.preemption_min_runtime = absl::Minutes(1);
