@@ -96,6 +96,8 @@ class Placing {
   }
 
   void Recover(Job& job);
+  // For a recovery that found too few.
+  void MakeRoomFor(const Job& job);
   // Only looks at `queue` positions from `position` on.
   void Queue(Job& job, int position);
 
@@ -120,6 +122,13 @@ class Placing {
   State& state_;
   int attached_ = 0;
   std::vector<Worker*> idle_;
+  struct Lack {
+    int missing = 0;
+    // Empty: any.
+    std::string kind;
+  };
+  // By uid: of recoveries.
+  std::map<std::string, Lack> lacking_;
   // What was found for a requirement since the idle workers last changed.
   std::map<Requirement, Choice> known_;
 };
@@ -200,6 +209,7 @@ void Placing::Recover(Job& job) {
   std::vector<Place> candidates;
   for (const Worker* worker : alike) candidates.push_back(PlaceOf(*worker, -1));
   if (wanted > static_cast<int>(candidates.size())) {
+    lacking_[job.uid()] = {wanted - static_cast<int>(candidates.size()), kind};
     v1::PendingReason reason;
     reason.set_code("WAITING_FOR_REPLACEMENT");
     std::string message = absl::StrFormat("needs %d more of %d workers; %d suitable ones are idle",
@@ -232,6 +242,24 @@ void Placing::Recover(Job& job) {
   }
   places.insert(places.end(), members.begin(), members.end());
   Begin(job, OrderRings(std::move(places), requirement.ring_size));
+}
+
+void Placing::MakeRoomFor(const Job& job) {
+  const auto lacking = lacking_.find(job.uid());
+  if (lacking == lacking_.end() || !state_.options.preemption) return;
+  auto [missing, kind] = lacking->second;
+  const Requirement requirement = WishesOf(state_, job);
+  std::map<std::string, std::vector<Worker*>> busy;
+  for (auto& [name, worker] : state_.workers) {
+    if (worker.lost || !IsMemberOrAway(worker) || !MisfitOf(requirement, worker).empty()) continue;
+    if (worker.job != job.name()) {
+      busy[KindOf(worker.hardware, worker.version)].push_back(&worker);
+    } else if (!worker.attached()) {
+      // Its own, which is expected back until its lease is over.
+      --missing;
+    }
+  }
+  if (missing > 0) MakeRoom(state_, job, missing, busy[kind.empty() ? MostOf(busy) : kind]);
 }
 
 Choice Placing::Choose(const Requirement& requirement) const {
@@ -352,9 +380,18 @@ void RunPlacer(State& state) {
   if (std::exchange(state.placement_due, false)) {
     state.new_jobs.clear();
     for (auto& [name, worker] : state.workers) worker.claimed = false;
-    for (const auto& [place, job] : Recovering(state)) placing.Recover(*job);
+    JobQueue waiting = Recovering(state);
+    for (const auto& [place, job] : waiting) placing.Recover(*job);
+    // Who stops others is decided by priority alone.
+    waiting.insert(state.queue.begin(), state.queue.end());
     int position = 0;
-    for (const auto& [place, job] : JobQueue(state.queue)) placing.Queue(*job, ++position);
+    for (const auto& [place, job] : waiting) {
+      if (job->status().state() == v1::TrainingJobStatus::QUEUED) {
+        placing.Queue(*job, ++position);
+      } else {
+        placing.MakeRoomFor(*job);
+      }
+    }
   } else {
     placing.KeepOnly(state.unreserved);
     int position = static_cast<int>(state.queue.size() - state.new_jobs.size());

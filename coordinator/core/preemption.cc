@@ -11,12 +11,20 @@ namespace {
 
 using S = v1::TrainingJobStatus;
 
+// Until when a job stops nobody, as workers are about to come back: after a start of the
+// coordinator, and where a ring has just lost some, which are mostly restarted at once.
+absl::Time WaitsUntil(const State& state, const Job& job) {
+  if (job.status().state() != S::RECOVERING) return state.settled;
+  return std::max(state.settled, job.phase_end + state.options.adoption_window);
+}
+
 // The job with this uid when it waits and has a higher priority than `job`, else null.
 const Job* WaitingAbove(const State& state, const std::string& uid, const Job& job) {
   const auto found = state.jobs_by_uid.find(uid);
   if (found == state.jobs_by_uid.end()) return nullptr;
   const Job* other = found->second;
-  const bool waits = other->status().state() == S::QUEUED;
+  const bool waits = other->status().state() == S::QUEUED ||
+                     (other->status().state() == S::RECOVERING && other->waiting);
   return waits && other->spec().priority() > job.spec().priority() ? other : nullptr;
 }
 
@@ -83,7 +91,7 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
       if (worker->claimed) continue;
       Job* holder = state.FindJob(worker->job);
       if (own && (holder == nullptr || holder->preempted_by != job.uid())) continue;
-      // Without a holder it is away, and expected back until its lease is over.
+      // It is away, and expected back until its lease is over.
       if (holder == nullptr || ComesFree(state, *holder)) {
         worker->claimed = true;
         --missing;
@@ -99,8 +107,8 @@ void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worke
     }
   }
   if (missing == 0) return;
-  if (state.now < state.settled) {
-    state.timers.Set(TimerKind::kMakeRoom, job.name(), state.settled);
+  if (const absl::Time until = WaitsUntil(state, job); state.now < until) {
+    state.timers.Set(TimerKind::kMakeRoom, job.name(), until);
     return;
   }
   const std::vector<Victim> victims = ChooseVictims(candidates, static_cast<size_t>(missing));

@@ -9,12 +9,13 @@
 // workers. They go back to the queue, and on from the checkpoint they stopped with.
 namespace ringmaster::coordinator {
 
-// `job` waits for `missing` more workers, and those of `busy` would do: members of rings, also
-// where their stream is broken, and idle ones whose stream is. It counts on those that come free
-// anyway, and stops what has to be stopped for the others: jobs of strictly lower priorities, the
-// lowest and then the youngest first, and no more than it takes. When all that may be stopped is
-// not enough, nothing is; nor before the workers had time to come back after a start. Called in the
-// order of the queue.
+// `job`, of the queue or a recovery, waits for `missing` more workers, and those of `busy` would
+// do: members of rings, also where their stream is broken, and idle ones whose stream is. It counts
+// on those that come free anyway, and stops what has to be stopped for the others: jobs of strictly
+// lower priorities, the lowest and then the youngest first, and no more than it takes. When all
+// that may be stopped is not enough, nothing is; nor before workers had time to come back, after a
+// start or after the ring of `job` broke. Called in the order of the queue, recoveries among the
+// others.
 void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worker*>& busy);
 
 // The job that the workers of `job` are for when it has stopped; null when there is none, as it

@@ -34,8 +34,9 @@ std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
     }
     const std::vector<std::string> words = absl::StrSplit(reason, ' ');
     const v1::TrainingJob* preemptor = core.FindJob(words.front());
-    if (preemptor == nullptr || preemptor->status().state() != S::QUEUED ||
-        preemptor->spec().priority() <= job->spec().priority()) {
+    const bool waits = preemptor != nullptr && (preemptor->status().state() == S::QUEUED ||
+                                                preemptor->status().state() == S::RECOVERING);
+    if (!waits || preemptor->spec().priority() <= job->spec().priority()) {
       wrong.push_back(absl::StrFormat("%s of priority %d stops, as %s", job->name(),
                                       job->spec().priority(), reason));
     }

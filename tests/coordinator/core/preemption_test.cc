@@ -330,6 +330,42 @@ TEST(PreemptionTest, OfRingsThatLookForAMemberTheHigherOneGetsIt) {
   EXPECT_EQ(d.StateOf("older"), "RECOVERING");
 }
 
+// "higher" of two workers, one of which is killed, and "lower" of one, with who may stop whom.
+void BreakHigher(CoreDriver& d, int32_t lower = 0) {
+  RunJob(d, "higher", 1, 2, 'a');
+  RunJob(d, "lower", lower, 1, 'c');
+  d.Exit("b", 9);
+  d.Aborted("higher", 0, CoreDriver::Held(1));
+  ASSERT_EQ(Pausing(d), Names()) << "it may be back at once";
+}
+
+TEST(PreemptionTest, ARingThatFindsNoMemberHasALowerJobStopped) {
+  CoreDriver d;
+  BreakHigher(d);
+  d.Advance(absl::Seconds(9));
+  EXPECT_EQ(Pausing(d), Names());
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"lower"}));
+  EXPECT_THAT(d.Job("lower").status().state_reason(), HasSubstr("higher of priority 1"));
+  d.FinishRing("lower", 2);
+  EXPECT_EQ(d.WorkerAt("higher", 1), "c");
+  EXPECT_EQ(d.StateOf("lower"), "QUEUED");
+}
+
+TEST(PreemptionTest, ARingWhoseMemberIsBackSoonHasNobodyStopped) {
+  CoreDriver back;
+  BreakHigher(back);
+  back.Advance(absl::Seconds(9));
+  back.Hello("b", 'd');
+  back.Form("higher", CoreDriver::Held(1));
+  back.Advance(absl::Seconds(30));
+  EXPECT_EQ(Pausing(back), Names());
+  CoreDriver alike;
+  BreakHigher(alike, 1);
+  alike.Advance(absl::Seconds(30));
+  EXPECT_EQ(Pausing(alike), Names());
+}
+
 CoreOptions WithMinRuntime() {
   CoreOptions options = CoreDriver::Options();
   options.preemption_min_runtime = absl::Minutes(1);
@@ -362,6 +398,15 @@ TEST(PreemptionTest, AJobRunsForAWhileEachTimeBeforeItIsStopped) {
   EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
   d.Advance(absl::Seconds(1));
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
+// Else the ring, though lower, would have it stopped, and the job above it nobody.
+TEST(PreemptionTest, AmongRingsAndJobsThatWaitTheHighestHasOthersStopped) {
+  CoreDriver d(WithMinRuntime());
+  BreakHigher(d);
+  ASSERT_TRUE(Submit(d, "waits", 2, 1).ok());
+  d.Advance(absl::Minutes(1));
+  EXPECT_THAT(d.Job("lower").status().state_reason(), HasSubstr("waits of priority 2"));
 }
 
 TEST(PreemptionTest, WhoHasHadItsTimeIsStoppedBeforeALowerOneThatHasNot) {
