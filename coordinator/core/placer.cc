@@ -26,9 +26,6 @@ namespace {
 // Places in the queue up to which every move is told to watchers.
 constexpr int kShownPositions = 100;
 
-// Enough workers are there, but not idle.
-constexpr char kBusy[] = "WORKERS_BUSY";
-
 Place PlaceOf(const Worker& worker, int previous_rank) {
   return {.worker = worker.name,
           .zone = worker.hardware.zone(),
@@ -72,10 +69,8 @@ bool IsMemberOrAway(const Worker& worker) {
 struct Choice {
   // Empty when the job must wait.
   std::vector<Worker*> members;
-  // Idle workers to keep for the job.
-  std::vector<Worker*> kept;
-  // Members of rings, and workers gone for a moment, that would do together with `kept`.
-  std::vector<Worker*> busy;
+  // Those of which there are enough, most of the first.
+  std::vector<Kind> kinds;
   v1::PendingReason reason;
 };
 
@@ -249,54 +244,57 @@ void Placing::MakeRoomFor(const Job& job) {
   if (lacking == lacking_.end() || !state_.options.preemption) return;
   auto [missing, kind] = lacking->second;
   const Requirement requirement = WishesOf(state_, job);
-  std::map<std::string, std::vector<Worker*>> busy;
+  std::map<std::string, Kind> kinds;
   for (auto& [name, worker] : state_.workers) {
     if (worker.lost || !IsMemberOrAway(worker) || !MisfitOf(requirement, worker).empty()) continue;
     if (worker.job != job.name()) {
-      busy[KindOf(worker.hardware, worker.version)].push_back(&worker);
+      kinds[KindOf(worker.hardware, worker.version)].busy.push_back(&worker);
     } else if (!worker.attached()) {
       // Its own, which is expected back until its lease is over.
       --missing;
     }
   }
-  if (missing > 0) MakeRoom(state_, job, missing, busy[kind.empty() ? MostOf(busy) : kind]);
+  std::vector<Kind> suitable;
+  for (auto& [name, of] : kinds) {
+    if (kind.empty() || name == kind) suitable.push_back(std::move(of));
+  }
+  if (missing > 0) MakeRoom(state_, job, missing, suitable);
 }
 
 Choice Placing::Choose(const Requirement& requirement) const {
   struct Group {
     int fitting = 0;
-    std::vector<Worker*> idle;
-    std::vector<Worker*> busy;
+    Kind kind;
   };
   std::map<std::string, Group> groups;
   for (auto& [name, worker] : state_.workers) {
     if (worker.lost || !MisfitOf(requirement, worker).empty()) continue;
     Group& group = groups[KindOf(worker.hardware, worker.version)];
     if (worker.attached()) ++group.fitting;
-    if (IsMemberOrAway(worker)) group.busy.push_back(&worker);
+    if (IsMemberOrAway(worker)) group.kind.busy.push_back(&worker);
   }
   for (Worker* worker : idle_) {
     if (MisfitOf(requirement, *worker).empty()) {
-      groups[KindOf(worker->hardware, worker->version)].idle.push_back(worker);
+      groups[KindOf(worker->hardware, worker->version)].kind.idle.push_back(worker);
     }
   }
   Choice choice;
-  int most = 0;
-  int most_idle = 0;
-  for (auto& [kind, group] : groups) {
-    if (static_cast<int>(group.idle.size()) >= requirement.workers) {
-      choice.members = group.idle;
+  std::vector<Group> most_first;
+  for (auto& [name, group] : groups) {
+    if (static_cast<int>(group.kind.idle.size()) >= requirement.workers) {
+      choice.members = group.kind.idle;
       return choice;
     }
-    if (group.fitting > most) {
-      most = group.fitting;
-      most_idle = static_cast<int>(group.idle.size());
-      choice.kept = group.idle;
-      choice.busy = group.busy;
-    }
+    most_first.push_back(std::move(group));
   }
-  choice.reason = WhyNot(requirement, most, most_idle);
-  if (most < requirement.workers) choice.kept.clear();
+  std::stable_sort(most_first.begin(), most_first.end(), [](const Group& one, const Group& other) {
+    return one.fitting > other.fitting;
+  });
+  const Group most = most_first.empty() ? Group() : most_first.front();
+  choice.reason = WhyNot(requirement, most.fitting, static_cast<int>(most.kind.idle.size()));
+  for (Group& group : most_first) {
+    if (group.fitting >= requirement.workers) choice.kinds.push_back(std::move(group.kind));
+  }
   return choice;
 }
 
@@ -304,7 +302,7 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
   v1::PendingReason reason;
   const std::string needs = absl::StrFormat("needs %d workers", requirement.workers);
   if (fitting >= requirement.workers) {
-    reason.set_code(kBusy);
+    reason.set_code("WORKERS_BUSY");
     reason.set_message(
         absl::StrFormat("%s; of %d suitable ones %d are free for it", needs, fitting, idle));
   } else if (attached_ < requirement.workers) {
@@ -344,17 +342,18 @@ void Placing::Queue(Job& job, int position) {
   if (choice.members.empty()) {
     v1::PendingReason reason = choice.reason;
     reason.set_queue_position(position);
-    if (reason.code() == kBusy) {
-      const int missing = requirement.workers - static_cast<int>(choice.kept.size());
-      MakeRoom(state_, job, missing, choice.busy);
-    }
     SetReason(job, std::move(reason));
-    // A copy: what was found is out of date then.
-    Take(std::vector<Worker*>(choice.kept));
+    Take(MakeRoom(state_, job, requirement.workers, choice.kinds));
     return;
   }
+  std::vector<Worker*> members = choice.members;
+  // What was freed for others is left to them where it can be: they may have no use for the rest.
+  const auto theirs = std::stable_partition(members.begin(), members.end(), [&](Worker* worker) {
+    return !IsFreedForOther(state_, *worker, job);
+  });
+  members.erase(std::max(theirs, members.begin() + requirement.workers), members.end());
   std::vector<Place> candidates;
-  for (const Worker* worker : choice.members) candidates.push_back(PlaceOf(*worker, -1));
+  for (const Worker* worker : members) candidates.push_back(PlaceOf(*worker, -1));
   const v1::Hardware& hardware = choice.members.front()->hardware;
   FixDevice(hardware.device(), job.record.mutable_job()->mutable_spec());
   job.record.set_cpu_capability(hardware.cpu_capability());

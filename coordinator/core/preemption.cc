@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "coordinator/core/pause.h"
@@ -18,14 +20,18 @@ absl::Time WaitsUntil(const State& state, const Job& job) {
   return std::max(state.settled, job.phase_end + state.options.adoption_window);
 }
 
-// The job with this uid when it waits and has a higher priority than `job`, else null.
-const Job* WaitingAbove(const State& state, const std::string& uid, const Job& job) {
+// Null when the job with this uid does not wait for workers.
+const Job* WaitingJob(const State& state, const std::string& uid) {
   const auto found = state.jobs_by_uid.find(uid);
   if (found == state.jobs_by_uid.end()) return nullptr;
-  const Job* other = found->second;
-  const bool waits = other->status().state() == S::QUEUED ||
-                     (other->status().state() == S::RECOVERING && other->waiting);
-  return waits && other->spec().priority() > job.spec().priority() ? other : nullptr;
+  const Job* job = found->second;
+  const bool recovers = job->status().state() == S::RECOVERING && job->waiting;
+  return recovers || job->status().state() == S::QUEUED ? job : nullptr;
+}
+
+const Job* WaitingAbove(const State& state, const std::string& uid, const Job& job) {
+  const Job* other = WaitingJob(state, uid);
+  return other != nullptr && other->spec().priority() > job.spec().priority() ? other : nullptr;
 }
 
 // A ring that broke while it stopped does so when it stands again; one that waits for a member may
@@ -42,21 +48,57 @@ absl::Time HadItsTime(const State& state, const Job& job) {
   return job.run_since + state.options.preemption_min_runtime;
 }
 
-bool MayBeStopped(const Job& job, const Job& by) {
-  return job.status().state() == S::RUNNING && job.spec().priority() < by.spec().priority() &&
-         job.failed_stops == 0;
-}
-
-struct Victim {
-  Job* job;
+// Of the workers of a kind, those of one job.
+struct Holding {
+  Job* job = nullptr;
   std::vector<Worker*> workers;
 };
 
-// Empty when all that may be stopped is not enough.
-std::vector<Victim> ChooseVictims(const std::map<QueueKey, Victim>& candidates, size_t missing) {
-  std::vector<Victim> victims;
+// The busy workers of a kind that nobody counts on yet.
+struct Holdings {
+  // Those that come free, by the uid of the job that they are for, or none, which is first.
+  std::map<std::pair<std::string, QueueKey>, Holding> freeing;
+  // Those of jobs that may be stopped for a higher one, and when there are more of them.
+  std::map<QueueKey, Holding> running;
+  absl::Time next = absl::InfiniteFuture();
+};
+
+void Add(Worker* worker, Job* job, Holding& holding) {
+  holding.job = job;
+  holding.workers.push_back(worker);
+}
+
+Holdings Sorted(State& state, const std::vector<Worker*>& busy) {
+  Holdings holdings;
+  for (Worker* worker : busy) {
+    if (worker->claimed) continue;
+    Job* job = state.FindJob(worker->job);
+    if (job == nullptr) {
+      // It is away, and expected back until its lease is over.
+      Add(worker, job, holdings.freeing[{}]);
+    } else if (ComesFree(state, *job)) {
+      const Job* preemptor = PreemptorOf(state, *job);
+      const std::string uid = preemptor == nullptr ? "" : preemptor->uid();
+      Add(worker, job, holdings.freeing[{uid, job->queue_key()}]);
+    } else if (job->status().state() == S::RUNNING && job->failed_stops == 0) {
+      const absl::Time when = HadItsTime(state, *job);
+      if (when <= state.now) {
+        Add(worker, job, holdings.running[job->queue_key()]);
+      } else {
+        holdings.next = std::min(holdings.next, when);
+      }
+    }
+  }
+  return holdings;
+}
+
+// The lowest and then the youngest first, as many as it takes; empty when all are not enough.
+std::vector<Holding> ChooseVictims(const Holdings& holdings, const Job& job, size_t missing) {
+  std::vector<Holding> victims;
   size_t found = 0;
-  for (auto it = candidates.rbegin(); it != candidates.rend() && found < missing; ++it) {
+  for (auto it = holdings.running.rbegin(); it != holdings.running.rend() && found < missing;
+       ++it) {
+    if (it->second.job->spec().priority() >= job.spec().priority()) return {};
     victims.push_back(it->second);
     found += it->second.workers.size();
   }
@@ -71,64 +113,100 @@ std::vector<Victim> ChooseVictims(const std::map<QueueKey, Victim>& candidates, 
   return victims;
 }
 
+// How a job gets its workers of one kind.
+struct Plan {
+  bool enough = false;
+  // Somebody was stopped for it there before.
+  bool begun = false;
+  // Idle ones to keep.
+  std::vector<Worker*> kept;
+  // Busy ones to count on.
+  std::vector<Worker*> claimed;
+  std::vector<Holding> victims;
+};
+
+bool IsBetter(const Plan& one, const Plan& other) {
+  return std::tuple(!one.enough, one.victims.size(), !one.begun) <
+         std::tuple(!other.enough, other.victims.size(), !other.begun);
+}
+
+void LookAgain(State& state, const Job& job, absl::Time when) {
+  if (when < absl::InfiniteFuture()) state.timers.Set(TimerKind::kMakeRoom, job.name(), when);
+}
+
+// What was stopped for the job comes first, and what was freed for another one, which may have no
+// use for the rest, comes last.
+Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector<Worker*>& idle,
+              const Holdings& holdings) {
+  Plan plan;
+  std::vector<Worker*> freed_for_others;
+  for (Worker* worker : idle) {
+    plan.begun = plan.begun || worker->freed_for == job.uid();
+    (IsFreedForOther(state, *worker, job) ? freed_for_others : plan.kept).push_back(worker);
+  }
+  int missing = workers - static_cast<int>(plan.kept.size());
+  const auto take = [&missing](const std::vector<Worker*>& from, std::vector<Worker*>& to) {
+    for (Worker* worker : from) {
+      if (missing > 0 && !worker->claimed) to.push_back(worker), --missing;
+    }
+  };
+  for (const bool own : {true, false}) {
+    for (const auto& [key, holding] : holdings.freeing) {
+      if ((key.first == job.uid()) != own) continue;
+      plan.begun = plan.begun || own;
+      take(holding.workers, plan.claimed);
+    }
+  }
+  take(freed_for_others, plan.kept);
+  if (missing > 0) plan.victims = ChooseVictims(holdings, job, static_cast<size_t>(missing));
+  for (const Holding& victim : plan.victims) take(victim.workers, plan.claimed);
+  plan.enough = missing <= 0;
+  return plan;
+}
+
 }  // namespace
 
-void MakeRoom(State& state, const Job& job, int missing, const std::vector<Worker*>& busy) {
-  // A ring that has finished would wait until there is room for its checkpoint.
-  if (!state.options.preemption || state.store_full) return;
-  // Nor can any job behind this one stop another.
-  if (state.running.empty() ||
-      state.running.rbegin()->second->spec().priority() >= job.spec().priority()) {
-    return;
-  }
-  std::map<QueueKey, Victim> candidates;
-  // When there are more of them.
+std::vector<Worker*> MakeRoom(State& state, const Job& job, int workers,
+                              const std::vector<Kind>& kinds) {
+  // Of a recovery there may be none.
+  if (kinds.empty()) return {};
+  if (!state.options.preemption) return kinds.front().idle;
+  std::vector<Plan> plans;
   absl::Time next = absl::InfiniteFuture();
-  // What was stopped for this job comes first: others may have been stopped for jobs behind it.
-  for (const bool own : {true, false}) {
-    for (Worker* worker : busy) {
-      if (missing == 0) return;
-      if (worker->claimed) continue;
-      Job* holder = state.FindJob(worker->job);
-      if (own && (holder == nullptr || holder->preempted_by != job.uid())) continue;
-      // It is away, and expected back until its lease is over.
-      if (holder == nullptr || ComesFree(state, *holder)) {
-        worker->claimed = true;
-        --missing;
-      } else if (!own && MayBeStopped(*holder, job)) {
-        if (const absl::Time when = HadItsTime(state, *holder); when > state.now) {
-          next = std::min(next, when);
-          continue;
-        }
-        Victim& victim = candidates[holder->queue_key()];
-        victim.job = holder;
-        victim.workers.push_back(worker);
-      }
-    }
+  for (const Kind& kind : kinds) {
+    const Holdings holdings = Sorted(state, kind.busy);
+    next = std::min(next, holdings.next);
+    plans.push_back(PlanRoom(state, job, workers, kind.idle, holdings));
   }
-  if (missing == 0) return;
-  if (const absl::Time until = WaitsUntil(state, job); state.now < until) {
-    state.timers.Set(TimerKind::kMakeRoom, job.name(), until);
-    return;
-  }
-  const std::vector<Victim> victims = ChooseVictims(candidates, static_cast<size_t>(missing));
-  if (victims.empty()) {
-    if (next < absl::InfiniteFuture()) state.timers.Set(TimerKind::kMakeRoom, job.name(), next);
+  const auto plan = std::min_element(plans.begin(), plans.end(), IsBetter);
+  if (!plan->enough) {
     // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.
-    for (Worker* worker : busy) worker->claimed = true;
-    return;
+    const Kind& kind = kinds[static_cast<size_t>(plan - plans.begin())];
+    for (Worker* worker : kind.busy) worker->claimed = true;
+    LookAgain(state, job, next);
+    return kind.idle;
   }
-  for (const Victim& victim : victims) {
+  for (Worker* worker : plan->claimed) worker->claimed = true;
+  // A ring that has finished would wait until there is room for its checkpoint.
+  if (plan->victims.empty() || state.store_full) return plan->kept;
+  if (const absl::Time until = WaitsUntil(state, job); state.now < until) {
+    LookAgain(state, job, until);
+    return plan->kept;
+  }
+  for (const Holding& victim : plan->victims) {
     victim.job->preempted_by = job.uid();
     StopIfAsked(state, *victim.job);
-    for (Worker* worker : victim.workers) {
-      if (missing-- > 0) worker->claimed = true;
-    }
   }
+  return plan->kept;
 }
 
 const Job* PreemptorOf(const State& state, const Job& job) {
   return WaitingAbove(state, job.preempted_by, job);
+}
+
+bool IsFreedForOther(const State& state, const Worker& worker, const Job& job) {
+  const Job* other = WaitingJob(state, worker.freed_for);
+  return other != nullptr && other != &job;
 }
 
 bool IsFreedForHigher(const State& state, const Worker& worker, const Job& job) {

@@ -204,29 +204,91 @@ TEST(PreemptionTest, WhileTheStoreIsFullNobodyIsStopped) {
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
+v1::Hardware Big() {
+  v1::Hardware hardware = CoreDriver::Cpu();
+  hardware.set_threads(16);
+  return hardware;
+}
+
+// A worker of this kind joins, and a job of it runs there.
+void RunOn(CoreDriver& d, const v1::Hardware& hardware, const std::string& id, int32_t priority,
+           char worker) {
+  d.Hello(std::string(1, worker), worker, hardware);
+  ASSERT_TRUE(Submit(d, id, priority).ok());
+  d.Form(id);
+  d.Step(id, 1);
+  ASSERT_EQ(d.WorkerAt(id, 0), std::string(1, worker));
+}
+
+// One that big workers alone can do.
+void SubmitLarge(CoreDriver& d, const std::string& id, int32_t priority) {
+  v1::CreateTrainingJobRequest request = CoreDriver::CreateRequest(id, 1);
+  request.mutable_training_job()->mutable_spec()->set_priority(priority);
+  request.mutable_training_job()->mutable_spec()->mutable_resources()->set_threads(8);
+  d.Sleep(absl::Milliseconds(1));
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+}
+
 // Of two that wait, only the lower one can use what the higher one could do with, too.
 TEST(PreemptionTest, WhatWasStoppedForAJobItCountsOnFirst) {
   CoreDriver d;
-  v1::Hardware big = CoreDriver::Cpu();
-  big.set_threads(16);
-  const auto run = [&](const std::string& id, int32_t priority, char worker) {
-    ASSERT_TRUE(Submit(d, id, priority).ok());
-    d.Form(id);
-    d.Step(id, 1);
-    ASSERT_EQ(d.WorkerAt(id, 0), std::string(1, worker));
-  };
-  d.Hello("a", 'a', big);
-  run("big-b", 0, 'a');
-  d.Hello("b", 'b', big);
-  run("big-c", 1, 'b');
-  d.Hello("c", 'c');
-  run("small-a", -1, 'c');
+  RunOn(d, Big(), "big-b", 0, 'a');
+  RunOn(d, Big(), "big-c", 1, 'b');
+  RunOn(d, CoreDriver::Cpu(), "small-a", -1, 'c');
   ASSERT_TRUE(Submit(d, "either", 5).ok());
-  v1::CreateTrainingJobRequest request = CoreDriver::CreateRequest("large", 1);
-  request.mutable_training_job()->mutable_spec()->set_priority(4);
-  request.mutable_training_job()->mutable_spec()->mutable_resources()->set_threads(8);
-  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  SubmitLarge(d, "large", 4);
   EXPECT_EQ(Pausing(d), Names({"big-b", "small-a"}));
+}
+
+// The higher one of two workers, which may be any, gets none that was freed for the other before.
+TEST(PreemptionTest, WhatWasFreedForAnotherJobIsLeftToIt) {
+  CoreDriver d;
+  RunOn(d, Big(), "big-a", 0, 'a');
+  RunOn(d, Big(), "big-b", 1, 'b');
+  RunOn(d, CoreDriver::Cpu(), "small-c", -1, 'c');
+  RunOn(d, CoreDriver::Cpu(), "small-d", -1, 'd');
+  ASSERT_TRUE(Submit(d, "either", 5, 2).ok());
+  SubmitLarge(d, "large", 4);
+  const Names stopped = {"big-a", "small-c", "small-d"};
+  ASSERT_EQ(Pausing(d), stopped);
+  d.FinishRing("big-a", 2);
+  EXPECT_EQ(d.StateOf("large"), "STARTING");
+  EXPECT_EQ(Pausing(d), Names({"small-c", "small-d"}));
+  d.FinishRing("small-c", 2);
+  d.FinishRing("small-d", 2);
+  EXPECT_EQ(d.StateOf("either"), "STARTING");
+  EXPECT_EQ(d.StateOf("big-b"), "RUNNING");
+}
+
+// Most workers that would do are of a kind whose jobs may not be stopped.
+TEST(PreemptionTest, AllKindsOfWorkersAreLookedAt) {
+  CoreDriver d;
+  for (const char worker : {'a', 'b', 'c'}) {
+    RunOn(d, CoreDriver::Cpu(), std::string("high-") + worker, 9, worker);
+  }
+  d.set_version("2.0.0 (beef)");
+  RunOn(d, CoreDriver::Cpu(), "low-d", 0, 'd');
+  RunOn(d, CoreDriver::Cpu(), "low-e", 0, 'e');
+  ASSERT_TRUE(Submit(d, "waits", 1, 2).ok());
+  EXPECT_EQ(Pausing(d), Names({"low-d", "low-e"}));
+  // Half of what it waits for is there: kept for it, not for who comes then.
+  d.FinishRing("low-d", 2);
+  ASSERT_TRUE(Submit(d, "behind", 0, 1).ok());
+  EXPECT_EQ(d.StateOf("behind"), "QUEUED");
+  d.FinishRing("low-e", 2);
+  EXPECT_EQ(d.StateOf("waits"), "STARTING");
+}
+
+TEST(PreemptionTest, NobodyIsStoppedInOneKindForWhatComesFreeInAnother) {
+  CoreDriver d;
+  for (const char worker : {'a', 'b'}) {
+    RunOn(d, CoreDriver::Cpu(), std::string("low-") + worker, 0, worker);
+  }
+  d.set_version("2.0.0 (beef)");
+  RunOn(d, CoreDriver::Cpu(), "pauses", 5, 'c');
+  ASSERT_TRUE(Pause(d, "pauses").ok());
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
+  EXPECT_EQ(Pausing(d), Names({"pauses"}));
 }
 
 // Its ring breaks while it stops, and nobody waits for its place any more when it stands again;
