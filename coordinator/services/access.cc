@@ -16,8 +16,8 @@ namespace {
 
 constexpr absl::string_view kProjects = "projects/";
 
-absl::Status Denied(absl::string_view reason, absl::string_view message) {
-  return WithErrorInfo(absl::PermissionDeniedError(message), reason);
+absl::Status Denied(absl::string_view reason, const v1::Token& token, absl::string_view message) {
+  return WithErrorInfo(absl::PermissionDeniedError(message), reason, {{"token", token.name()}});
 }
 
 std::string ScopeName(v1::Token::Scope scope) {
@@ -40,18 +40,18 @@ absl::StatusOr<absl::string_view> BearerText(const grpc::ServerContextBase& cont
 }
 
 absl::Status CheckReach(const Permission& permission, const v1::Token& token,
-                        absl::string_view project) {
+                        absl::string_view resource) {
   const auto& [method, scope, reach] = permission;
   if (!Includes(token.scope(), scope)) {
-    return Denied("SCOPE_TOO_NARROW",
+    return Denied("SCOPE_TOO_NARROW", token,
                   absl::StrCat(method.name, " takes a token of scope ", ScopeName(scope), ", ",
                                token.name(), " has ", ScopeName(token.scope())));
   }
   if (token.project().empty() || reach == Reach::kNothing ||
-      (reach == Reach::kProject && project == ProjectIn(token.project()))) {
+      (reach == Reach::kProject && ProjectIn(resource) == ProjectIn(token.project()))) {
     return absl::OkStatus();
   }
-  return Denied("OTHER_PROJECT",
+  return Denied("OTHER_PROJECT", token,
                 absl::StrCat(token.name(), " is good for ", token.project(), " only"));
 }
 
@@ -62,15 +62,15 @@ Access::Access(bool required, std::unique_ptr<TokenBook> book, std::function<abs
 
 absl::StatusOr<std::string> Access::Admit(const Method& method,
                                           const grpc::ServerContextBase& context,
-                                          absl::string_view project) const {
+                                          absl::string_view resource) const {
   if (!required_) return "";
   ASSIGN_OR_RETURN(const absl::string_view text, BearerText(context));
   ASSIGN_OR_RETURN(const v1::Token token, book_->Find(text));
   const Permission* const permission = FindPermission(method);
   if (permission == nullptr) {
-    return Denied("SCOPE_TOO_NARROW", absl::StrCat("nobody may call ", method.name));
+    return Denied("SCOPE_TOO_NARROW", token, absl::StrCat("nobody may call ", method.name));
   }
-  RETURN_IF_ERROR(CheckReach(*permission, token, project));
+  RETURN_IF_ERROR(CheckReach(*permission, token, resource));
   return token.name();
 }
 

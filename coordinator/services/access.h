@@ -30,7 +30,7 @@ class Access {
   // refusal tells nothing of what there is. Unauthenticated: no token in force; PermissionDenied:
   // it does not reach as far.
   absl::StatusOr<std::string> Admit(const Method& method, const grpc::ServerContextBase& context,
-                                    absl::string_view project) const;
+                                    absl::string_view resource) const;
 
   // Unauthenticated when what Admit() returned is in force no longer.
   absl::Status CheckInForce(const std::string& token) const {
@@ -72,23 +72,23 @@ class Access {
 // The project in "projects/{project}/...", empty when `name` is of no project.
 std::string ProjectIn(absl::string_view name);
 
-// The project that a request is about, empty when it is about none. Requests name what they are
-// about in `name` or `parent`, those with a mask in what they hold; without a parent it is that of
-// "projects/default".
+// The name of what a request is about, empty when it names nothing. Requests have it in `name` or
+// `parent`, those with a mask in what they hold; without a parent it is "projects/default".
 template <typename Request>
-std::string ProjectOf(const Request& request) {
+std::string ResourceOf(const Request& request) {
+  const auto parent = [](const std::string& named) {
+    return named.empty() ? std::string("projects/default") : named;
+  };
   if constexpr (requires { request.update_mask(); }) {
-    return ProjectIn(request.training_job().name());
-  } else if constexpr (requires {
-                         request.name();
-                         request.parent();
-                       }) {
-    if (!request.name().empty()) return ProjectIn(request.name());
-    return request.parent().empty() ? "default" : ProjectIn(request.parent());
+    return request.training_job().name();
+  } else if constexpr (requires { request.name(), request.parent(); }) {
+    return request.name().empty() ? parent(request.parent()) : request.name();
   } else if constexpr (requires { request.parent(); }) {
-    return request.parent().empty() ? "default" : ProjectIn(request.parent());
+    return parent(request.parent());
   } else if constexpr (requires { request.name(); }) {
-    return ProjectIn(request.name());
+    return request.name();
+  } else if constexpr (requires { request.worker(); }) {
+    return request.worker();
   } else {
     return "";
   }

@@ -1,19 +1,60 @@
 #include "coordinator/services/call.h"
 
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "coordinator/records/manifest.h"
 
 namespace ringmaster::coordinator {
+namespace {
+
+constexpr size_t kResourceBytesMax = 256;
+
+void WriteDown(const ServiceContext& services, const CallRecord& call, const absl::Status& status) {
+  store::AuditRecord record;
+  record.set_token(call.token);
+  record.set_peer(call.peer);
+  record.set_method(absl::StrCat(call.method.service, ".", call.method.name));
+  // Whoever is refused may have sent anything.
+  record.set_resource(absl::CHexEscape(call.resource.substr(0, kResourceBytesMax)));
+  services.audit->Write(std::move(record), status);
+}
+
+}  // namespace
 
 void CountCall(Metrics& metrics, const Method& method, const absl::Status& status) {
   metrics.Count(Metric::kGrpcRequests,
                 {method.service, method.name, absl::StatusCodeToString(status.code())});
 }
 
-void CountUnary(Metrics& metrics, const Method& method, const absl::Status& status,
-                absl::Time begin) {
-  CountCall(metrics, method, status);
-  metrics.Observe(Metric::kGrpcRequestSeconds, absl::ToDoubleSeconds(absl::Now() - begin),
-                  {method.name});
+void EndUnary(const ServiceContext& services, const CallRecord& call, const absl::Status& status) {
+  CountCall(*services.metrics, call.method, status);
+  services.metrics->Observe(Metric::kGrpcRequestSeconds,
+                            absl::ToDoubleSeconds(absl::Now() - call.begin), {call.method.name});
+  Audit(services, call, status);
+}
+
+absl::StatusOr<CallRecord> BeginCall(const ServiceContext& services, const Method& method,
+                                     const grpc::CallbackServerContext& context,
+                                     std::string resource) {
+  CallRecord call = {.method = method,
+                     .begin = absl::Now(),
+                     .peer = context.peer(),
+                     .resource = std::move(resource)};
+  absl::StatusOr<std::string> token = services.access->Admit(method, context, call.resource);
+  if (!token.ok()) {
+    WriteDown(services, call, token.status());
+    return token.status();
+  }
+  call.token = *std::move(token);
+  return call;
+}
+
+void Audit(const ServiceContext& services, const CallRecord& call, const absl::Status& status) {
+  const Permission* const permission = FindPermission(call.method);
+  if (permission != nullptr && permission->scope == v1::Token::VIEWER) return;
+  WriteDown(services, call, status);
 }
 
 absl::Time DeadlineOf(const EventLoop& loop, const grpc::CallbackServerContext& context) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -11,6 +12,7 @@
 #include "coordinator/metrics/metrics.h"
 #include "coordinator/records/disk_threads.h"
 #include "coordinator/services/access.h"
+#include "coordinator/services/audit_log.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "proto/rpc_status.h"
@@ -22,6 +24,7 @@ struct ServiceContext {
   EventLoop* loop = nullptr;
   Metrics* metrics = nullptr;
   Access* access = nullptr;
+  AuditLog* audit = nullptr;
   DiskThreads* disk = nullptr;
   // One thread for estimates, which compute for long and need neither the loop nor a disk.
   DiskThreads* estimates = nullptr;
@@ -29,24 +32,41 @@ struct ServiceContext {
   size_t watch_buffer = 1024;
 };
 
+// A call that may be made: what is counted, timed and written down of it.
+struct CallRecord {
+  Method method;
+  absl::Time begin;
+  // What admitted the caller; empty when no token is asked for.
+  std::string token;
+  std::string peer;
+  std::string resource;
+};
+
+// Where every call begins: an error when the caller may not make it, which is then written down.
+// `resource`: what it is about, as ResourceOf() tells.
+absl::StatusOr<CallRecord> BeginCall(const ServiceContext& services, const Method& method,
+                                     const grpc::CallbackServerContext& context,
+                                     std::string resource);
+
+// Writes down how a call went, if it takes more than a viewer's token: what only reads is not.
+void Audit(const ServiceContext& services, const CallRecord& call, const absl::Status& status);
+
 // Counts a finished call.
 void CountCall(Metrics& metrics, const Method& method, const absl::Status& status);
 
-// Counts and times a finished unary call.
-void CountUnary(Metrics& metrics, const Method& method, const absl::Status& status,
-                absl::Time begin);
+// Counts, times and writes down a finished unary call.
+void EndUnary(const ServiceContext& services, const CallRecord& call, const absl::Status& status);
 
-// Where every unary call begins: true when the caller may not make it; then `reactor` is finished.
+// BeginCall for a unary call. Nothing when the caller may not make it; then `reactor` is finished.
 template <typename Request>
-bool Refused(const ServiceContext& services, const Method& method,
-             grpc::CallbackServerContext* context, const Request& request,
-             grpc::ServerUnaryReactor* reactor) {
-  const absl::Time begin = absl::Now();
-  const absl::Status status = services.access->Admit(method, *context, ProjectOf(request)).status();
-  if (status.ok()) return false;
-  CountUnary(*services.metrics, method, status, begin);
-  reactor->Finish(ToGrpc(status));
-  return true;
+std::optional<CallRecord> BeginUnary(const ServiceContext& services, const Method& method,
+                                     const grpc::CallbackServerContext* context,
+                                     const Request& request, grpc::ServerUnaryReactor* reactor) {
+  absl::StatusOr<CallRecord> call = BeginCall(services, method, *context, ResourceOf(request));
+  if (call.ok()) return *std::move(call);
+  CountCall(*services.metrics, method, call.status());
+  reactor->Finish(ToGrpc(call.status()));
+  return std::nullopt;
 }
 
 // A stream that ends before it began. `Base`: its kind of reactor.
@@ -70,19 +90,21 @@ void CallCore(const ServiceContext& services, ApiMessage request, std::string pa
 
 // Fills in `response` and finishes the call when the loop replies.
 template <typename Response>
-EventLoop::ReplyCallback FinishWith(const ServiceContext& services, Method method,
+EventLoop::ReplyCallback FinishWith(const ServiceContext& services, CallRecord call,
                                     grpc::ServerUnaryReactor* reactor, Response* response) {
-  return [=, metrics = services.metrics, begin = absl::Now()](absl::StatusOr<ApiResponse> reply) {
+  return [=, call = std::move(call)](absl::StatusOr<ApiResponse> reply) mutable {
     absl::Status status = reply.status();
     if (status.ok()) {
       Response* const value = std::get_if<Response>(&*reply);
       if (value != nullptr) {
         *response = std::move(*value);
+        // Of what was created, the request says only where.
+        if constexpr (requires { response->name(); }) call.resource = response->name();
       } else {
         status = absl::InternalError("the core answered another call");
       }
     }
-    CountUnary(*metrics, method, status, begin);
+    EndUnary(services, call, status);
     reactor->Finish(ToGrpc(status));
   };
 }
@@ -93,9 +115,10 @@ grpc::ServerUnaryReactor* AskCore(const ServiceContext& services, Method method,
                                   grpc::CallbackServerContext* context, const Request& request,
                                   Response* response, std::string path = "") {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  if (Refused(services, method, context, request, reactor)) return reactor;
+  std::optional<CallRecord> call = BeginUnary(services, method, context, request, reactor);
+  if (!call.has_value()) return reactor;
   CallCore(services, request, std::move(path), DeadlineOf(*services.loop, *context),
-           FinishWith(services, method, reactor, response));
+           FinishWith(services, *std::move(call), reactor, response));
   return reactor;
 }
 

@@ -52,15 +52,16 @@ absl::Status CheckMetrics(const v1::StreamTrainingJobMetricsRequest& request) {
   return InvalidField("start_step", "must not be negative");
 }
 
-// Where every stream begins: the caller's token when it may call and `check` has nothing against
+// Where streams of jobs begin: the caller's token when it may call and `check` has nothing against
 // the request.
 template <typename Request>
 absl::StatusOr<std::string> Admit(const ServiceContext& services, const Method& method,
                                   grpc::CallbackServerContext* context, const Request& request,
                                   absl::Status (*check)(const Request&)) {
-  ASSIGN_OR_RETURN(std::string token, services.access->Admit(method, *context, ProjectOf(request)));
+  ASSIGN_OR_RETURN(const CallRecord call,
+                   BeginCall(services, method, *context, ResourceOf(request)));
   RETURN_IF_ERROR(check(request));
-  return token;
+  return call.token;
 }
 
 template <typename Response>
@@ -156,15 +157,17 @@ grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
     grpc::CallbackServerContext* context, const v1::EstimateTrainingJobRequest* request,
     v1::EstimateTrainingJobResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  if (Refused(services_, Of("EstimateTrainingJob"), context, *request, reactor)) return reactor;
+  const std::optional<CallRecord> call =
+      BeginUnary(services_, Of("EstimateTrainingJob"), context, *request, reactor);
+  if (!call.has_value()) return reactor;
   const auto answer = [this, context, request, response]() -> absl::Status {
     if (context->IsCancelled()) return absl::CancelledError("nobody waits for the estimate");
     absl::StatusOr<v1::EstimateTrainingJobResponse> estimate = EstimateJob(*request);
     if (estimate.ok()) *response = *std::move(estimate);
     return estimate.status();
   };
-  const auto finish = [this, reactor, begin = absl::Now()](const absl::Status& status) {
-    CountUnary(*services_.metrics, Of("EstimateTrainingJob"), status, begin);
+  const auto finish = [this, reactor, call = *call](const absl::Status& status) {
+    EndUnary(services_, call, status);
     reactor->Finish(ToGrpc(status));
   };
   if (++estimates_waiting_ > kEstimatesWaiting) {

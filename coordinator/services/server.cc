@@ -90,6 +90,7 @@ class CoordinatorServer : public Server {
   // In the order of use: what is below is gone first.
   Metrics metrics_;
   std::unique_ptr<SqliteStore> store_;
+  std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Access> access_;
   std::unique_ptr<DiskThreads> disk_;
@@ -134,6 +135,7 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
                    Core::Create(core_options, stored, store_->epoch(), loop_options.now(), seed));
   SPDLOG_INFO("epoch {}, {} stored records, data directory {}", store_->epoch(), stored.rows.size(),
               options_.data_directory);
+  audit_ = std::make_unique<AuditLog>(store_->directory().File("audit.jsonl"), loop_options.now);
   loop_ = std::make_unique<EventLoop>(std::move(core), store_.get(), &metrics_, loop_options);
   loop_->Start();
   return absl::OkStatus();
@@ -172,6 +174,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   const ServiceContext services = {.loop = loop_.get(),
                                    .metrics = &metrics_,
                                    .access = access_.get(),
+                                   .audit = audit_.get(),
                                    .disk = disk_.get(),
                                    .estimates = estimates_.get(),
                                    .watch_buffer = options_.watch_buffer};

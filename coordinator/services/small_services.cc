@@ -63,14 +63,16 @@ grpc::ServerUnaryReactor* CheckpointService::ImportCheckpoint(
 
 grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>* WorkerService::Session(
     grpc::CallbackServerContext* context) {
-  const absl::StatusOr<std::string> token =
-      services_.access->Admit(SessionStream::kMethod, *context, /*project=*/"");
-  if (!token.ok()) {
+  const absl::StatusOr<CallRecord> call =
+      BeginCall(services_, SessionStream::kMethod, *context, /*resource=*/"");
+  if (!call.ok()) {
     return new RefusedStream<grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>>(
-        services_, SessionStream::kMethod, token.status());
+        services_, SessionStream::kMethod, call.status());
   }
+  // Its end may be far away, and is in the worker's state.
+  Audit(services_, *call, absl::OkStatus());
   auto stream = std::make_shared<SessionStream>(services_);
-  stream->Begin(*token);
+  stream->Begin(call->token);
   return stream.get();
 }
 
@@ -79,9 +81,10 @@ grpc::ServerUnaryReactor* WorkerService::ReportFault(grpc::CallbackServerContext
                                                      v1::ReportFaultResponse* response) {
   constexpr Method kMethod = {"WorkerService", "ReportFault"};
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  if (Refused(services_, kMethod, context, *request, reactor)) return reactor;
+  std::optional<CallRecord> call = BeginUnary(services_, kMethod, context, *request, reactor);
+  if (!call.has_value()) return reactor;
   services_.loop->WorkerEnded(*request, DeadlineOf(*services_.loop, *context),
-                              FinishWith(services_, kMethod, reactor, response));
+                              FinishWith(services_, *std::move(call), reactor, response));
   return reactor;
 }
 

@@ -52,8 +52,10 @@ std::string NameIn(absl::string_view text) {
   return absl::StrCat(kNamePrefix, text.substr(kPrefix.size(), kIdSize));
 }
 
-absl::Status Unauthenticated(absl::string_view reason, absl::string_view message) {
-  return WithErrorInfo(absl::UnauthenticatedError(message), reason);
+// Of a token whose text the caller has: it is told by name.
+absl::Status Ended(absl::string_view reason, const v1::Token& token, absl::string_view how) {
+  return WithErrorInfo(absl::UnauthenticatedError(absl::StrCat(token.name(), how)), reason,
+                       {{"token", token.name()}});
 }
 
 absl::Time ExpiryOf(const v1::Token& token) {
@@ -62,10 +64,10 @@ absl::Time ExpiryOf(const v1::Token& token) {
 
 absl::Status InForce(const v1::Token& token, absl::Time now) {
   if (token.has_revoke_time()) {
-    return Unauthenticated("TOKEN_REVOKED", absl::StrCat(token.name(), " was revoked"));
+    return Ended("TOKEN_REVOKED", token, " was revoked");
   }
   if (now >= ExpiryOf(token)) {
-    return Unauthenticated("TOKEN_EXPIRED", absl::StrCat(token.name(), " has expired"));
+    return Ended("TOKEN_EXPIRED", token, " has expired");
   }
   return absl::OkStatus();
 }
@@ -220,7 +222,8 @@ absl::StatusOr<v1::Token> TokenBook::Find(absl::string_view text) const {
   const auto found = records_.find(name);
   if (found == records_.end() ||
       CRYPTO_memcmp(found->second.hash().data(), hash.data(), hash.size()) != 0) {
-    return Unauthenticated("TOKEN_INVALID", "the token is not one of this coordinator's");
+    return WithErrorInfo(absl::UnauthenticatedError("the token is not one of this coordinator's"),
+                         "TOKEN_INVALID");
   }
   const v1::Token& token = found->second.token();
   RETURN_IF_ERROR(InForce(token, now));
@@ -232,7 +235,8 @@ absl::Status TokenBook::CheckInForce(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto found = records_.find(name);
   if (found == records_.end()) {
-    return Unauthenticated("TOKEN_REVOKED", absl::StrCat(name, " was revoked"));
+    return WithErrorInfo(absl::UnauthenticatedError(absl::StrCat(name, " was revoked")),
+                         "TOKEN_REVOKED");
   }
   return InForce(found->second.token(), now);
 }

@@ -12,14 +12,15 @@ grpc::ServerUnaryReactor* Ask(const ServiceContext& services, const char* name,
                               Response* response, Answer answer) {
   const Method method = {.service = "TokenService", .name = name};
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  if (Refused(services, method, context, *request, reactor)) return reactor;
-  services.access->Post(
-      [=, access = services.access, metrics = services.metrics, begin = absl::Now()] {
-        absl::StatusOr<Response> made = answer(*access, *request);
-        if (made.ok()) *response = *std::move(made);
-        CountUnary(*metrics, method, made.status(), begin);
-        reactor->Finish(ToGrpc(made.status()));
-      });
+  std::optional<CallRecord> call = BeginUnary(services, method, context, *request, reactor);
+  if (!call.has_value()) return reactor;
+  services.access->Post([=, call = *std::move(call)]() mutable {
+    absl::StatusOr<Response> made = answer(*services.access, *request);
+    if (made.ok()) *response = *std::move(made);
+    if constexpr (requires { response->token(); }) call.resource = response->token().name();
+    EndUnary(services, call, made.status());
+    reactor->Finish(ToGrpc(made.status()));
+  });
   return reactor;
 }
 

@@ -80,6 +80,10 @@ class TokensTest(unittest.TestCase):
         with open(f'{self.folder}/logs/{name}.log', encoding='utf-8') as file:
             return file.read()
 
+    def audit_records(self):
+        with open(f'{self.folder}/data/audit.jsonl', encoding='ascii') as file:
+            return [json.loads(line) for line in file if line.endswith('\n')]
+
     def test_users(self):
         self.assertEqual(stat.S_IMODE(os.stat(self.admin).st_mode), 0o600)
         viewer = self.token('viewer', '--scope=viewer')
@@ -99,6 +103,8 @@ class TokensTest(unittest.TestCase):
         self.told(None, 'list', RINGMASTER_TOKEN=secret)
 
         before = self.told(self.admin, 'tokens', 'list')
+        # A line is written soon after its call has ended.
+        harness.wait_until(lambda: len(self.audit_records()) == 8, 'the audit log')
         self.cluster.coordinator.kill()
         self.cluster.start_coordinator()
         self.assertIn('trainingJobs/accepted', self.told(viewer, 'list', '-o', 'name'))
@@ -107,6 +113,17 @@ class TokensTest(unittest.TestCase):
         self.assertEqual(before.count('in force'), 3)
         self.assertEqual(self.told(self.admin, 'tokens', 'list').count('in force'), 2)
         self.assertNotIn(secret, before + self.log('coordinator'))
+        self.cluster.coordinator.stop()
+        records = self.audit_records()
+        told = [(record['method'].rpartition('.')[2], record['outcome'], record.get('reason', '')) for record in records]
+        self.assertEqual(told, [
+            ('CreateToken', 'OK', ''), ('CreateToken', 'OK', ''), ('ListTrainingJobs', 'UNAUTHENTICATED', 'TOKEN_MISSING'),
+            ('CreateTrainingJob', 'PERMISSION_DENIED', 'SCOPE_TOO_NARROW'), ('CreateTrainingJob', 'OK', ''),
+            ('ListTrainingJobs', 'PERMISSION_DENIED', 'OTHER_PROJECT'),
+            ('ListTokens', 'PERMISSION_DENIED', 'SCOPE_TOO_NARROW'), ('ListTokens', 'OK', ''), ('ListTokens', 'OK', ''),
+            ('RevokeToken', 'OK', ''), ('ListTrainingJobs', 'UNAUTHENTICATED', 'TOKEN_REVOKED'),
+            ('ListTokens', 'OK', '')])
+        self.assertNotIn(secret[-64:], json.dumps(records))
         with open(f'{self.folder}/data/coordinator.db', 'rb') as file:
             self.assertNotIn(secret[-64:].encode('ascii'), file.read())
 
