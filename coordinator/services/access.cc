@@ -9,15 +9,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "grpc/grpc_security_constants.h"
 #include "proto/rpc_status.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
 constexpr absl::string_view kProjects = "projects/";
+constexpr absl::string_view kWorkerPath = "/ringmaster/worker";
 
-absl::Status Denied(absl::string_view reason, const v1::Token& token, absl::string_view message) {
-  return WithErrorInfo(absl::PermissionDeniedError(message), reason, {{"token", token.name()}});
+absl::Status Denied(absl::string_view reason, const v1::Token& caller, absl::string_view message) {
+  return WithErrorInfo(absl::PermissionDeniedError(message), reason, {{"caller", caller.name()}});
 }
 
 std::string ScopeName(v1::Token::Scope scope) {
@@ -39,20 +41,36 @@ absl::StatusOr<absl::string_view> BearerText(const grpc::ServerContextBase& cont
   return absl::StripAsciiWhitespace(value.substr(kScheme.size()));
 }
 
-absl::Status CheckReach(const Permission& permission, const v1::Token& token,
+absl::Status CheckReach(const Permission& permission, const v1::Token& caller,
                         absl::string_view resource) {
   const auto& [method, scope, reach] = permission;
-  if (!Includes(token.scope(), scope)) {
-    return Denied("SCOPE_TOO_NARROW", token,
+  if (!Includes(caller.scope(), scope)) {
+    return Denied("SCOPE_TOO_NARROW", caller,
                   absl::StrCat(method.name, " takes a token of scope ", ScopeName(scope), ", ",
-                               token.name(), " has ", ScopeName(token.scope())));
+                               caller.name(), " has ", ScopeName(caller.scope())));
   }
-  if (token.project().empty() || reach == Reach::kNothing ||
-      (reach == Reach::kProject && ProjectIn(resource) == ProjectIn(token.project()))) {
+  if (caller.project().empty() || reach == Reach::kNothing ||
+      (reach == Reach::kProject && ProjectIn(resource) == ProjectIn(caller.project()))) {
     return absl::OkStatus();
   }
-  return Denied("OTHER_PROJECT", token,
-                absl::StrCat(token.name(), " is good for ", token.project(), " only"));
+  return Denied("OTHER_PROJECT", caller,
+                absl::StrCat(caller.name(), " is good for ", caller.project(), " only"));
+}
+
+// Whom the certificate of --tls-client-ca says that the caller is, when that is a worker:
+// "spiffe://{any domain}/ringmaster/worker". Empty otherwise, and without TLS.
+std::string WorkerInCertificate(const grpc::ServerContextBase& context) {
+  const std::shared_ptr<const grpc::AuthContext> peer = context.auth_context();
+  if (peer == nullptr) return "";
+  for (const grpc::string_ref& value : peer->FindPropertyValues(GRPC_PEER_URI_PROPERTY_NAME)) {
+    const absl::string_view uri(value.data(), value.size());
+    absl::string_view rest = uri;
+    if (absl::ConsumePrefix(&rest, "spiffe://") &&
+        rest.substr(std::min(rest.find('/'), rest.size())) == kWorkerPath) {
+      return std::string(uri);
+    }
+  }
+  return "";
 }
 
 }  // namespace
@@ -60,31 +78,45 @@ absl::Status CheckReach(const Permission& permission, const v1::Token& token,
 Access::Access(bool required, std::unique_ptr<TokenBook> book, std::function<absl::Time()> now)
     : required_(required), book_(std::move(book)), now_(std::move(now)), thread_(1) {}
 
+absl::StatusOr<v1::Token> Access::Caller(const grpc::ServerContextBase& context) const {
+  if (context.client_metadata().count("authorization") == 0) {
+    v1::Token worker;
+    worker.set_name(WorkerInCertificate(context));
+    worker.set_scope(v1::Token::WORKER);
+    if (!worker.name().empty()) return worker;
+  }
+  ASSIGN_OR_RETURN(const absl::string_view text, BearerText(context));
+  return book_->Find(text);
+}
+
 absl::StatusOr<std::string> Access::Admit(const Method& method,
                                           const grpc::ServerContextBase& context,
                                           absl::string_view resource) const {
   if (!required_) return "";
-  ASSIGN_OR_RETURN(const absl::string_view text, BearerText(context));
-  ASSIGN_OR_RETURN(const v1::Token token, book_->Find(text));
+  ASSIGN_OR_RETURN(const v1::Token caller, Caller(context));
   const Permission* const permission = FindPermission(method);
   if (permission == nullptr) {
-    return Denied("SCOPE_TOO_NARROW", token, absl::StrCat("nobody may call ", method.name));
+    return Denied("SCOPE_TOO_NARROW", caller, absl::StrCat("nobody may call ", method.name));
   }
-  RETURN_IF_ERROR(CheckReach(*permission, token, resource));
-  return token.name();
+  RETURN_IF_ERROR(CheckReach(*permission, caller, resource));
+  return caller.name();
 }
 
-uint64_t Access::Hold(const std::string& token, std::function<void(const absl::Status&)> end) {
-  if (token.empty()) return 0;
+absl::Status Access::CheckInForce(const std::string& caller) const {
+  return IsTokenName(caller) ? book_->CheckInForce(caller) : absl::OkStatus();
+}
+
+uint64_t Access::Hold(const std::string& caller, std::function<void(const absl::Status&)> end) {
+  if (!IsTokenName(caller)) return 0;
   uint64_t hold = 0;
   {
     const std::lock_guard lock(mutex_);
     hold = next_hold_++;
-    held_.emplace(hold, Held{.token = token, .end = end});
-    EndDeadAt(book_->ExpiryOf(token));
+    held_.emplace(hold, Held{.caller = caller, .end = end});
+    EndDeadAt(book_->ExpiryOf(caller));
   }
   // It may have been revoked after the call was admitted and before it was held.
-  if (const absl::Status status = book_->CheckInForce(token); !status.ok()) end(status);
+  if (const absl::Status status = book_->CheckInForce(caller); !status.ok()) end(status);
   return hold;
 }
 
@@ -108,9 +140,9 @@ void Access::EndDead() {
     next_end_ = absl::InfiniteFuture();
     absl::Time next = absl::InfiniteFuture();
     for (const auto& [hold, held] : held_) {
-      absl::Status status = book_->CheckInForce(held.token);
+      absl::Status status = book_->CheckInForce(held.caller);
       if (status.ok()) {
-        next = std::min(next, book_->ExpiryOf(held.token));
+        next = std::min(next, book_->ExpiryOf(held.caller));
       } else {
         dead.emplace_back(held.end, std::move(status));
       }

@@ -25,21 +25,20 @@ class Access {
   // `required`: whether callers must show a token. `now`: the clock of `book`.
   Access(bool required, std::unique_ptr<TokenBook> book, std::function<absl::Time()> now);
 
-  // The name of the caller's token, for Hold(); empty when none is asked for. `project`: of what
-  // the request is about, as ProjectOf() tells. Nothing else of the request is looked at, so that a
-  // refusal tells nothing of what there is. Unauthenticated: no token in force; PermissionDenied:
-  // it does not reach as far.
+  // The caller's name: its token's, "tokens/{id}", or, where no token is shown, what its
+  // certificate says, "spiffe://{domain}/ringmaster/worker"; empty when neither is asked for.
+  // `resource`: what the request is about, as ResourceOf() tells. Nothing else of the request is
+  // looked at, so that a refusal tells nothing of what there is. Unauthenticated: nobody who is
+  // known; PermissionDenied: the caller may not do that.
   absl::StatusOr<std::string> Admit(const Method& method, const grpc::ServerContextBase& context,
                                     absl::string_view resource) const;
 
   // Unauthenticated when what Admit() returned is in force no longer.
-  absl::Status CheckInForce(const std::string& token) const {
-    return token.empty() ? absl::OkStatus() : book_->CheckInForce(token);
-  }
+  absl::Status CheckInForce(const std::string& caller) const;
 
   // `end` runs, on any thread and perhaps twice, when the token is in force no longer: at once if
   // it is so already. Returns what Release() takes.
-  uint64_t Hold(const std::string& token, std::function<void(const absl::Status&)> end);
+  uint64_t Hold(const std::string& caller, std::function<void(const absl::Status&)> end);
   void Release(uint64_t hold);
 
   // Runs work that changes tokens, which blocks on the disk.
@@ -50,9 +49,11 @@ class Access {
 
  private:
   struct Held {
-    std::string token;
+    std::string caller;
     std::function<void(const absl::Status&)> end;
   };
+  // A worker that shows a certificate counts as one with a token.
+  absl::StatusOr<v1::Token> Caller(const grpc::ServerContextBase& context) const;
   void EndDeadAt(absl::Time time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const bool required_;

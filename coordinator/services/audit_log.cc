@@ -52,8 +52,8 @@ void AuditLog::Write(store::AuditRecord record, const absl::Status& outcome) {
   record.set_outcome(absl::StatusCodeToString(outcome.code()));
   ErrorDetails details = Details(outcome);
   record.set_reason(details.reason);
-  // Who was refused with a token is told of in the error.
-  if (record.token().empty()) record.set_token(details.metadata["token"]);
+  // Whoever is known and was refused is told of in the error.
+  if (record.caller().empty()) record.set_caller(details.metadata["caller"]);
   thread_.Post([this, record = std::move(record)]() mutable { WriteLine(std::move(record)); });
 }
 
@@ -76,7 +76,7 @@ void AuditLog::WriteLine(store::AuditRecord record) {
   const absl::Status status = Append(Json(record) + "\n");
   if (status.ok()) return;
   // Calls go on: the disk is full, and who frees it needs the service.
-  SPDLOG_ERROR("{} by {} is not in the audit log: {}", record.method(), record.token(),
+  SPDLOG_ERROR("{} by {} is not in the audit log: {}", record.method(), record.caller(),
                status.ToString());
   const std::lock_guard lock(mutex_);
   omitted_ += record.omitted() + 1;

@@ -13,7 +13,7 @@ constexpr size_t kResourceBytesMax = 256;
 
 void WriteDown(const ServiceContext& services, const CallRecord& call, const absl::Status& status) {
   store::AuditRecord record;
-  record.set_token(call.token);
+  record.set_caller(call.caller);
   record.set_peer(call.peer);
   record.set_method(absl::StrCat(call.method.service, ".", call.method.name));
   // Whoever is refused may have sent anything.
@@ -42,12 +42,12 @@ absl::StatusOr<CallRecord> BeginCall(const ServiceContext& services, const Metho
                      .begin = absl::Now(),
                      .peer = context.peer(),
                      .resource = std::move(resource)};
-  absl::StatusOr<std::string> token = services.access->Admit(method, context, call.resource);
-  if (!token.ok()) {
-    WriteDown(services, call, token.status());
-    return token.status();
+  absl::StatusOr<std::string> caller = services.access->Admit(method, context, call.resource);
+  if (!caller.ok()) {
+    WriteDown(services, call, caller.status());
+    return caller.status();
   }
-  call.token = *std::move(token);
+  call.caller = *std::move(caller);
   return call;
 }
 

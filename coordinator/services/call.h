@@ -36,8 +36,8 @@ struct ServiceContext {
 struct CallRecord {
   Method method;
   absl::Time begin;
-  // What admitted the caller; empty when no token is asked for.
-  std::string token;
+  // As Access::Admit() names it.
+  std::string caller;
   std::string peer;
   std::string resource;
 };

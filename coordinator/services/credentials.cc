@@ -1,14 +1,22 @@
 #include "coordinator/services/credentials.h"
 
 #include <arpa/inet.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
+#include "grpcpp/security/tls_certificate_provider.h"
+#include "grpcpp/security/tls_credentials_options.h"
 
 namespace ringmaster::coordinator {
 namespace {
+
+// How soon files that were replaced are taken up.
+constexpr unsigned int kRefreshSeconds = 5;
 
 // Of a whole address: a host's name may begin with "127." as well, and a list of addresses, which
 // the HTTP server would take, with a loopback one.
@@ -29,6 +37,34 @@ absl::StatusOr<std::string> ReadPem(absl::string_view flag, const std::string& p
         absl::StrCat(flag, ": ", text.ok() ? path + " is empty" : text.status().message()));
   }
   return text;
+}
+
+struct Free {
+  void operator()(BIO* bio) const { BIO_free(bio); }
+  void operator()(X509* certificate) const { X509_free(certificate); }
+  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
+};
+
+std::unique_ptr<BIO, Free> Memory(const std::string& text) {
+  return std::unique_ptr<BIO, Free>(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
+
+// The first certificate; null when there is none.
+std::unique_ptr<X509, Free> CertificateIn(const std::string& pem) {
+  return std::unique_ptr<X509, Free>(
+      PEM_read_bio_X509(Memory(pem).get(), nullptr, nullptr, nullptr));
+}
+
+bool IsKeyOf(const std::string& certificate_pem, const std::string& key_pem) {
+  const auto certificate = CertificateIn(certificate_pem);
+  // A password would be asked for at the terminal.
+  char no_password[] = "";
+  const std::unique_ptr<EVP_PKEY, Free> key(
+      PEM_read_bio_PrivateKey(Memory(key_pem).get(), nullptr, nullptr, no_password));
+  const bool fits = certificate != nullptr && key != nullptr &&
+                    X509_check_private_key(certificate.get(), key.get()) == 1;
+  ERR_clear_error();
+  return fits;
 }
 
 }  // namespace
@@ -65,17 +101,27 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const
     }
     return grpc::InsecureServerCredentials();
   }
-  grpc::SslServerCredentialsOptions options(
-      tls.client_ca.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                            : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
-  ASSIGN_OR_RETURN(pair.cert_chain, ReadPem("--tls-cert", tls.certificate));
-  ASSIGN_OR_RETURN(pair.private_key, ReadPem("--tls-key", tls.key));
-  options.pem_key_cert_pairs.push_back(pair);
-  if (!tls.client_ca.empty()) {
-    ASSIGN_OR_RETURN(options.pem_root_certs, ReadPem("--tls-client-ca", tls.client_ca));
+  ASSIGN_OR_RETURN(const std::string certificate, ReadPem("--tls-cert", tls.certificate));
+  ASSIGN_OR_RETURN(const std::string key, ReadPem("--tls-key", tls.key));
+  if (!IsKeyOf(certificate, key)) {
+    return absl::InvalidArgumentError(
+        "--tls-cert and --tls-key do not hold a certificate and its key");
   }
-  return grpc::SslServerCredentials(options);
+  // gRPC tells of bad files in its log only; those above are looked at for that.
+  grpc::experimental::TlsServerCredentialsOptions options(
+      std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+          tls.key, tls.certificate, tls.client_ca, kRefreshSeconds));
+  options.watch_identity_key_cert_pairs();
+  if (!tls.client_ca.empty()) {
+    ASSIGN_OR_RETURN(const std::string authority, ReadPem("--tls-client-ca", tls.client_ca));
+    if (CertificateIn(authority) == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tls-client-ca: ", tls.client_ca, " does not hold a certificate"));
+    }
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return grpc::experimental::TlsServerCredentials(options);
 }
 
 }  // namespace ringmaster::coordinator

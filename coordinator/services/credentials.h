@@ -20,7 +20,8 @@ absl::Status CheckListenAddress(const std::string& flag, const std::string& addr
 // hosts.
 absl::StatusOr<bool> TokensRequired(const ServerOptions& options);
 
-// InvalidArgument when a file is missing or cannot be read.
+// Files that are replaced are taken up within seconds, for new connections. InvalidArgument when
+// one is missing, cannot be read or does not hold what it should.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsFiles& tls);
 
 }  // namespace ringmaster::coordinator

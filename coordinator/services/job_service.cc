@@ -52,7 +52,7 @@ absl::Status CheckMetrics(const v1::StreamTrainingJobMetricsRequest& request) {
   return InvalidField("start_step", "must not be negative");
 }
 
-// Where streams of jobs begin: the caller's token when it may call and `check` has nothing against
+// Where streams of jobs begin: the caller's name when it may call and `check` has nothing against
 // the request.
 template <typename Request>
 absl::StatusOr<std::string> Admit(const ServiceContext& services, const Method& method,
@@ -61,7 +61,7 @@ absl::StatusOr<std::string> Admit(const ServiceContext& services, const Method& 
   ASSIGN_OR_RETURN(const CallRecord call,
                    BeginCall(services, method, *context, ResourceOf(request)));
   RETURN_IF_ERROR(check(request));
-  return call.token;
+  return call.caller;
 }
 
 template <typename Response>
@@ -185,26 +185,27 @@ grpc::ServerUnaryReactor* JobService::EstimateTrainingJob(
 
 grpc::ServerWriteReactor<v1::WatchTrainingJobsResponse>* JobService::WatchTrainingJobs(
     grpc::CallbackServerContext* context, const v1::WatchTrainingJobsRequest* request) {
-  const absl::StatusOr<std::string> token =
+  const absl::StatusOr<std::string> caller =
       Admit(services_, WatchStream::kMethod, context, *request, CheckWatch);
-  if (!token.ok()) {
+  if (!caller.ok()) {
     return RefuseStream<v1::WatchTrainingJobsResponse>(services_, WatchStream::kMethod,
-                                                       token.status());
+                                                       caller.status());
   }
   auto stream = std::make_shared<WatchStream>(services_);
-  stream->Begin(*request, *token);
+  stream->Begin(*request, *caller);
   return stream.get();
 }
 
 grpc::ServerWriteReactor<v1::StreamTrainingJobLogsResponse>* JobService::StreamTrainingJobLogs(
     grpc::CallbackServerContext* context, const v1::StreamTrainingJobLogsRequest* request) {
   constexpr Method kMethod = Of("StreamTrainingJobLogs");
-  const absl::StatusOr<std::string> token = Admit(services_, kMethod, context, *request, CheckLogs);
-  if (!token.ok()) {
-    return RefuseStream<v1::StreamTrainingJobLogsResponse>(services_, kMethod, token.status());
+  const absl::StatusOr<std::string> caller =
+      Admit(services_, kMethod, context, *request, CheckLogs);
+  if (!caller.ok()) {
+    return RefuseStream<v1::StreamTrainingJobLogsResponse>(services_, kMethod, caller.status());
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobLogsResponse>>(
-      services_, context, kMethod, *token, request->name(), request->follow(),
+      services_, context, kMethod, *caller, request->name(), request->follow(),
       [request = *request](const v1::TrainingJob& job) {
         return std::make_unique<LogSource>(job.spec().directory(), request);
       });
@@ -216,13 +217,13 @@ grpc::ServerWriteReactor<v1::StreamTrainingJobMetricsResponse>*
 JobService::StreamTrainingJobMetrics(grpc::CallbackServerContext* context,
                                      const v1::StreamTrainingJobMetricsRequest* request) {
   constexpr Method kMethod = Of("StreamTrainingJobMetrics");
-  const absl::StatusOr<std::string> token =
+  const absl::StatusOr<std::string> caller =
       Admit(services_, kMethod, context, *request, CheckMetrics);
-  if (!token.ok()) {
-    return RefuseStream<v1::StreamTrainingJobMetricsResponse>(services_, kMethod, token.status());
+  if (!caller.ok()) {
+    return RefuseStream<v1::StreamTrainingJobMetricsResponse>(services_, kMethod, caller.status());
   }
   auto stream = std::make_shared<RecordStream<v1::StreamTrainingJobMetricsResponse>>(
-      services_, context, kMethod, *token, request->name(), request->follow(),
+      services_, context, kMethod, *caller, request->name(), request->follow(),
       [start = request->start_step()](const v1::TrainingJob& job) {
         return std::make_unique<StepSource>(job, start);
       });

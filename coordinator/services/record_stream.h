@@ -34,13 +34,13 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
  public:
   using Open = std::function<std::unique_ptr<RecordSource<Response>>(const v1::TrainingJob&)>;
 
-  // `token`: what admitted the caller; the stream ends with it.
+  // `caller`: as Access::Admit() names it; the stream ends with its token.
   RecordStream(const ServiceContext& services, grpc::CallbackServerContext* context, Method method,
-               std::string token, std::string job, bool follow, Open open)
+               std::string caller, std::string job, bool follow, Open open)
       : services_(services),
         context_(context),
         method_(method),
-        token_(std::move(token)),
+        caller_(std::move(caller)),
         job_(std::move(job)),
         follow_(follow),
         open_(std::move(open)) {}
@@ -106,7 +106,7 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
       End(absl::CancelledError("the client is gone"));
       return;
     }
-    if (const absl::Status status = services_.access->CheckInForce(token_); !status.ok()) {
+    if (const absl::Status status = services_.access->CheckInForce(caller_); !status.ok()) {
       End(status);
       return;
     }
@@ -129,7 +129,7 @@ class RecordStream : public grpc::ServerWriteReactor<Response>,
   const ServiceContext services_;
   grpc::CallbackServerContext* const context_;
   const Method method_;
-  const std::string token_;
+  const std::string caller_;
   const std::string job_;
   const bool follow_;
   const Open open_;

@@ -199,10 +199,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr || port == 0) {
     return absl::UnavailableError(
-        absl::StrCat("cannot listen at ", options_.listen, ": the port is taken, or not ours",
-                     options_.tls.certificate.empty()
-                         ? ""
-                         : ", or --tls-cert and --tls-key do not hold a certificate and its key"));
+        absl::StrCat("cannot listen at ", options_.listen, ": the port is taken, or not ours"));
   }
   address_ = absl::StrCat(options_.listen.substr(0, options_.listen.rfind(':')), ":", port);
   return absl::OkStatus();

@@ -5,9 +5,9 @@
 
 namespace ringmaster::coordinator {
 
-void SessionStream::Begin(const std::string& token) {
+void SessionStream::Begin(const std::string& caller) {
   self_ = shared_from_this();
-  hold_ = services_.access->Hold(token, [weak = weak_from_this()](const absl::Status& status) {
+  hold_ = services_.access->Hold(caller, [weak = weak_from_this()](const absl::Status& status) {
     if (const auto self = weak.lock()) self->DropAndEnd(status);
   });
   stream_ = services_.loop->OpenStream(self_);

@@ -25,9 +25,9 @@ class SessionStream : public grpc::ServerBidiReactor<v1::WorkerReport, v1::Direc
   explicit SessionStream(const ServiceContext& services) : services_(services) {}
 
   static constexpr Method kMethod = {"WorkerService", "Session"};
-  // Attaches to the loop and reads the first report. `token`: what admitted the caller; the stream
-  // ends with it.
-  void Begin(const std::string& token);
+  // Attaches to the loop and reads the first report. `caller`: as Access::Admit() names
+  // it; the stream ends with its token.
+  void Begin(const std::string& caller);
 
   void Send(v1::Directive directive) override;
   void Close(const absl::Status& status) override;

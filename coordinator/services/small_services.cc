@@ -72,7 +72,7 @@ grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>* WorkerService::Session
   // Its end may be far away, and is in the worker's state.
   Audit(services_, *call, absl::OkStatus());
   auto stream = std::make_shared<SessionStream>(services_);
-  stream->Begin(call->token);
+  stream->Begin(call->caller);
   return stream.get();
 }
 

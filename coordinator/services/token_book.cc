@@ -55,7 +55,7 @@ std::string NameIn(absl::string_view text) {
 // Of a token whose text the caller has: it is told by name.
 absl::Status Ended(absl::string_view reason, const v1::Token& token, absl::string_view how) {
   return WithErrorInfo(absl::UnauthenticatedError(absl::StrCat(token.name(), how)), reason,
-                       {{"token", token.name()}});
+                       {{"caller", token.name()}});
 }
 
 absl::Time ExpiryOf(const v1::Token& token) {
@@ -104,6 +104,8 @@ absl::Status CheckRequest(const v1::CreateTokenRequest& request) {
 }
 
 }  // namespace
+
+bool IsTokenName(absl::string_view name) { return absl::StartsWith(name, kNamePrefix); }
 
 absl::StatusOr<std::unique_ptr<TokenBook>> TokenBook::Open(std::unique_ptr<TokenStore> store,
                                                            std::function<absl::Time()> now,

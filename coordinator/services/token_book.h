@@ -18,6 +18,9 @@
 
 namespace ringmaster::coordinator {
 
+// Whether it looks like the name of a token: "tokens/{id}".
+bool IsTokenName(absl::string_view name);
+
 // All access tokens, in memory and in the store. A token's text is "rmt_{id}_{secret}" with 256
 // random bits of secret; only its SHA-256 is kept. Thread-safe; what changes something blocks on
 // the disk and is for one thread at a time.

@@ -7,9 +7,9 @@
 
 namespace ringmaster::coordinator {
 
-void WatchStream::Begin(const v1::WatchTrainingJobsRequest& request, const std::string& token) {
+void WatchStream::Begin(const v1::WatchTrainingJobsRequest& request, const std::string& caller) {
   self_ = shared_from_this();
-  hold_ = services_.access->Hold(token, [weak = weak_from_this()](const absl::Status& status) {
+  hold_ = services_.access->Hold(caller, [weak = weak_from_this()](const absl::Status& status) {
     if (const auto self = weak.lock()) self->DropAndEnd(status);
   });
   services_.loop->Watch(request, self_);

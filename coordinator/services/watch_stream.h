@@ -21,8 +21,8 @@ class WatchStream : public grpc::ServerWriteReactor<v1::WatchTrainingJobsRespons
   explicit WatchStream(const ServiceContext& services) : services_(services) {}
 
   static constexpr Method kMethod = {"JobService", "WatchTrainingJobs"};
-  // `token`: what admitted the caller; the stream ends with it.
-  void Begin(const v1::WatchTrainingJobsRequest& request, const std::string& token);
+  // `caller`: as Access::Admit() names it; the stream ends with its token.
+  void Begin(const v1::WatchTrainingJobsRequest& request, const std::string& caller);
 
   void Start(std::vector<WatchMessage> snapshot) override;
   bool Offer(const WatchMessage& message) override;

@@ -23,18 +23,22 @@ constexpr absl::Duration kFirstPause = absl::Milliseconds(20);
 // A stream that ended sooner was refused: it counts as an attempt that failed.
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
 
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> CredentialsFor(
+    const CoordinatorAddress& address) {
+  return ClientCredentials(
+      address.target,
+      {.ca = address.tls_ca, .certificate = address.tls_cert, .key = address.tls_key},
+      {.file = address.token_file});
+}
+
 }  // namespace
 
 absl::StatusOr<ChannelFactory> ChannelFactory::Create(const CoordinatorAddress& address) {
   if (address.target.empty()) {
     return absl::InvalidArgumentError("the coordinator's address is empty; give host:port");
   }
-  ASSIGN_OR_RETURN(auto credentials, ClientCredentials(address.target,
-                                                       {.ca = address.tls_ca,
-                                                        .certificate = address.tls_cert,
-                                                        .key = address.tls_key},
-                                                       {.file = address.token_file}));
-  return ChannelFactory(address.target, std::move(credentials));
+  ASSIGN_OR_RETURN(auto credentials, CredentialsFor(address));
+  return ChannelFactory(address, std::move(credentials));
 }
 
 std::shared_ptr<grpc::Channel> ChannelFactory::NewChannel() const {
@@ -46,7 +50,8 @@ std::shared_ptr<grpc::Channel> ChannelFactory::NewChannel() const {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // A manifest names every shard of a world.
   arguments.SetMaxReceiveMessageSize(64 << 20);
-  return grpc::CreateCustomChannel(target_, credentials_, arguments);
+  return grpc::CreateCustomChannel(address_.target, CredentialsFor(address_).value_or(credentials_),
+                                   arguments);
 }
 
 CoordinatorClient::CoordinatorClient(ChannelFactory channels, Events events)

@@ -34,18 +34,20 @@ struct CoordinatorAddress {
 };
 
 // Makes channels to one coordinator. A fresh channel for every attempt keeps gRPC's own reconnect
-// back-off (at least 100 ms, doubling) out of the way. Immutable, thread-safe.
+// back-off (at least 100 ms, doubling) out of the way, and takes up TLS files that were replaced.
+// Immutable, thread-safe.
 class ChannelFactory {
  public:
   // InvalidArgument when the address is empty, or a file is missing or cannot be read.
   static absl::StatusOr<ChannelFactory> Create(const CoordinatorAddress& address);
   std::shared_ptr<grpc::Channel> NewChannel() const;
-  const std::string& target() const { return target_; }
+  const std::string& target() const { return address_.target; }
 
  private:
-  ChannelFactory(std::string target, std::shared_ptr<grpc::ChannelCredentials> credentials)
-      : target_(std::move(target)), credentials_(std::move(credentials)) {}
-  std::string target_;
+  ChannelFactory(CoordinatorAddress address, std::shared_ptr<grpc::ChannelCredentials> credentials)
+      : address_(std::move(address)), credentials_(std::move(credentials)) {}
+  CoordinatorAddress address_;
+  // For when the files cannot be read, as while they are being replaced.
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
 };
 

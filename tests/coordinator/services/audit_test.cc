@@ -44,9 +44,10 @@ class AuditTest : public AccessTest {
     for (size_t i = seen_; i < records.size(); ++i) {
       EXPECT_TRUE(records[i].has_time());
       EXPECT_THAT(records[i].peer(), StartsWith("ipv4:127.0.0.1:"));
-      lines.push_back(absl::StrJoin({records[i].token(), records[i].method(), records[i].resource(),
-                                     records[i].outcome(), records[i].reason()},
-                                    " "));
+      lines.push_back(
+          absl::StrJoin({records[i].caller(), records[i].method(), records[i].resource(),
+                         records[i].outcome(), records[i].reason()},
+                        " "));
     }
     seen_ = records.size();
     Restart();
