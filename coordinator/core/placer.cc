@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -77,7 +78,7 @@ struct Choice {
 // One run over the waiting jobs.
 class Placing {
  public:
-  explicit Placing(State& state) : state_(state) {
+  explicit Placing(State& state) : state_(state), preemption_(state) {
     for (auto& [name, worker] : state.workers) {
       if (worker.attached()) ++attached_;
       const bool idle = worker.attached() && worker.job.empty() && !worker.unresponsive;
@@ -107,6 +108,8 @@ class Placing {
   std::string MisfitOf(const Requirement& requirement, const Worker& worker) const;
   // Those that wait for work and would do.
   int CordonedFor(const Requirement& requirement) const;
+  // By kind, without the idle ones.
+  std::vector<Kind>& BusyFor(const Requirement& requirement);
   Choice Choose(const Requirement& requirement) const;
   v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int idle) const;
   std::vector<Worker*> WorkersAt(const std::vector<Place>& places);
@@ -115,6 +118,7 @@ class Placing {
   void SetReason(Job& job, v1::PendingReason reason);
 
   State& state_;
+  Preemption preemption_;
   int attached_ = 0;
   std::vector<Worker*> idle_;
   struct Lack {
@@ -124,6 +128,7 @@ class Placing {
   };
   // By uid: of recoveries.
   std::map<std::string, Lack> lacking_;
+  std::map<Requirement, std::vector<Kind>> busy_;
   // What was found for a requirement since the idle workers last changed.
   std::map<Requirement, Choice> known_;
 };
@@ -239,26 +244,38 @@ void Placing::Recover(Job& job) {
   Begin(job, OrderRings(std::move(places), requirement.ring_size));
 }
 
+std::vector<Kind>& Placing::BusyFor(const Requirement& requirement) {
+  const auto [known, fresh] = busy_.try_emplace(requirement);
+  if (!fresh) return known->second;
+  std::map<std::string, Kind> kinds;
+  for (auto& [name, worker] : state_.workers) {
+    if (worker.lost || !IsMemberOrAway(worker) || !MisfitOf(requirement, worker).empty()) continue;
+    kinds[KindOf(worker.hardware, worker.version)].busy.push_back(&worker);
+  }
+  for (auto& [name, kind] : kinds) {
+    kind.name = name;
+    known->second.push_back(std::move(kind));
+  }
+  return known->second;
+}
+
 void Placing::MakeRoomFor(const Job& job) {
   const auto lacking = lacking_.find(job.uid());
   if (lacking == lacking_.end() || !state_.options.preemption) return;
   auto [missing, kind] = lacking->second;
-  const Requirement requirement = WishesOf(state_, job);
-  std::map<std::string, Kind> kinds;
-  for (auto& [name, worker] : state_.workers) {
-    if (worker.lost || !IsMemberOrAway(worker) || !MisfitOf(requirement, worker).empty()) continue;
-    if (worker.job != job.name()) {
-      kinds[KindOf(worker.hardware, worker.version)].busy.push_back(&worker);
-    } else if (!worker.attached()) {
-      // Its own, which is expected back until its lease is over.
-      --missing;
-    }
+  for (int rank = 0; rank < job.status().ranks_size(); ++rank) {
+    // Expected back until its lease is over.
+    const Worker* worker = state_.Member(job, rank);
+    if (worker != nullptr && !worker->attached() && !state_.IsCordoned(*worker)) --missing;
   }
-  std::vector<Kind> suitable;
-  for (auto& [name, of] : kinds) {
-    if (kind.empty() || name == kind) suitable.push_back(std::move(of));
+  if (missing <= 0) return;
+  std::span<Kind> kinds = BusyFor(WishesOf(state_, job));
+  if (!kind.empty()) {
+    const auto of =
+        std::find_if(kinds.begin(), kinds.end(), [&](const Kind& one) { return one.name == kind; });
+    kinds = of == kinds.end() ? std::span<Kind>() : std::span<Kind>(&*of, 1);
   }
-  if (missing > 0) MakeRoom(state_, job, missing, suitable);
+  preemption_.MakeRoom(job, missing, kinds);
 }
 
 Choice Placing::Choose(const Requirement& requirement) const {
@@ -338,12 +355,12 @@ void Placing::Queue(Job& job, int position) {
   const Requirement requirement = WishesOf(state_, job);
   auto known = known_.find(requirement);
   if (known == known_.end()) known = known_.emplace(requirement, Choose(requirement)).first;
-  const Choice& choice = known->second;
+  Choice& choice = known->second;
   if (choice.members.empty()) {
     v1::PendingReason reason = choice.reason;
     reason.set_queue_position(position);
     SetReason(job, std::move(reason));
-    Take(MakeRoom(state_, job, requirement.workers, choice.kinds));
+    Take(preemption_.MakeRoom(job, requirement.workers, choice.kinds));
     return;
   }
   std::vector<Worker*> members = choice.members;

@@ -1,7 +1,7 @@
 #include "coordinator/core/preemption.h"
 
 #include <algorithm>
-#include <map>
+#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -48,21 +48,6 @@ absl::Time HadItsTime(const State& state, const Job& job) {
   return job.run_since + state.options.preemption_min_runtime;
 }
 
-// Of the workers of a kind, those of one job.
-struct Holding {
-  Job* job = nullptr;
-  std::vector<Worker*> workers;
-};
-
-// The busy workers of a kind that nobody counts on yet.
-struct Holdings {
-  // Those that come free, by the uid of the job that they are for, or none, which is first.
-  std::map<std::pair<std::string, QueueKey>, Holding> freeing;
-  // Those of jobs that may be stopped for a higher one, and when there are more of them.
-  std::map<QueueKey, Holding> running;
-  absl::Time next = absl::InfiniteFuture();
-};
-
 void Add(Worker* worker, Job* job, Holding& holding) {
   holding.job = job;
   holding.workers.push_back(worker);
@@ -92,13 +77,20 @@ Holdings Sorted(State& state, const std::vector<Worker*>& busy) {
   return holdings;
 }
 
+// Forgets those that somebody counts on.
+bool HasUnclaimed(Holding& holding) {
+  std::erase_if(holding.workers, [](const Worker* worker) { return worker->claimed; });
+  return !holding.workers.empty();
+}
+
 // The lowest and then the youngest first, as many as it takes; empty when all are not enough.
-std::vector<Holding> ChooseVictims(const Holdings& holdings, const Job& job, size_t missing) {
+std::vector<Holding> ChooseVictims(Holdings& holdings, const Job& job, size_t missing) {
   std::vector<Holding> victims;
   size_t found = 0;
   for (auto it = holdings.running.rbegin(); it != holdings.running.rend() && found < missing;
        ++it) {
     if (it->second.job->spec().priority() >= job.spec().priority()) return {};
+    if (!HasUnclaimed(it->second)) continue;
     victims.push_back(it->second);
     found += it->second.workers.size();
   }
@@ -134,10 +126,13 @@ void LookAgain(State& state, const Job& job, absl::Time when) {
   if (when < absl::InfiniteFuture()) state.timers.Set(TimerKind::kMakeRoom, job.name(), when);
 }
 
+// Before every place in the queue.
+const QueueKey kFirst = {std::numeric_limits<int32_t>::min(), {}};
+
 // What was stopped for the job comes first, and what was freed for another one, which may have no
 // use for the rest, comes last.
 Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector<Worker*>& idle,
-              const Holdings& holdings) {
+              Holdings& holdings) {
   Plan plan;
   std::vector<Worker*> freed_for_others;
   for (Worker* worker : idle) {
@@ -150,12 +145,19 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
       if (missing > 0 && !worker->claimed) to.push_back(worker), --missing;
     }
   };
-  for (const bool own : {true, false}) {
-    for (const auto& [key, holding] : holdings.freeing) {
-      if ((key.first == job.uid()) != own) continue;
-      plan.begun = plan.begun || own;
-      take(holding.workers, plan.claimed);
+  auto& freeing = holdings.freeing;
+  for (auto own = freeing.lower_bound({job.uid(), kFirst});
+       own != freeing.end() && own->first.first == job.uid(); ++own) {
+    plan.begun = true;
+    take(own->second.workers, plan.claimed);
+  }
+  for (auto it = freeing.begin(); it != freeing.end() && missing > 0;) {
+    if (!HasUnclaimed(it->second)) {
+      it = freeing.erase(it);
+      continue;
     }
+    if (it->first.first != job.uid()) take(it->second.workers, plan.claimed);
+    ++it;
   }
   take(freed_for_others, plan.kept);
   if (missing > 0) plan.victims = ChooseVictims(holdings, job, static_cast<size_t>(missing));
@@ -166,36 +168,52 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
 
 }  // namespace
 
-std::vector<Worker*> MakeRoom(State& state, const Job& job, int workers,
-                              const std::vector<Kind>& kinds) {
+void Preemption::Refresh(Kind& kind) const {
+  if (!kind.holdings.has_value()) {
+    kind.holdings = Sorted(state_, kind.busy);
+    kind.stops = stopped_.size();
+  }
+  for (; kind.stops < stopped_.size(); ++kind.stops) {
+    const Job& job = *stopped_[kind.stops];
+    const auto found = kind.holdings->running.find(job.queue_key());
+    if (found == kind.holdings->running.end()) continue;
+    kind.holdings->freeing[{job.preempted_by, job.queue_key()}] = std::move(found->second);
+    kind.holdings->running.erase(found);
+  }
+}
+
+std::vector<Worker*> Preemption::MakeRoom(const Job& job, int workers, std::span<Kind> kinds) {
   // Of a recovery there may be none.
   if (kinds.empty()) return {};
-  if (!state.options.preemption) return kinds.front().idle;
+  if (!state_.options.preemption) return kinds.front().idle;
   std::vector<Plan> plans;
   absl::Time next = absl::InfiniteFuture();
-  for (const Kind& kind : kinds) {
-    const Holdings holdings = Sorted(state, kind.busy);
-    next = std::min(next, holdings.next);
-    plans.push_back(PlanRoom(state, job, workers, kind.idle, holdings));
+  for (Kind& kind : kinds) {
+    Refresh(kind);
+    next = std::min(next, kind.holdings->next);
+    plans.push_back(PlanRoom(state_, job, workers, kind.idle, *kind.holdings));
   }
   const auto plan = std::min_element(plans.begin(), plans.end(), IsBetter);
   if (!plan->enough) {
     // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.
-    const Kind& kind = kinds[static_cast<size_t>(plan - plans.begin())];
+    Kind& kind = kinds[static_cast<size_t>(plan - plans.begin())];
     for (Worker* worker : kind.busy) worker->claimed = true;
-    LookAgain(state, job, next);
+    kind.busy.clear();
+    kind.holdings = Holdings();
+    LookAgain(state_, job, next);
     return kind.idle;
   }
   for (Worker* worker : plan->claimed) worker->claimed = true;
   // A ring that has finished would wait until there is room for its checkpoint.
-  if (plan->victims.empty() || state.store_full) return plan->kept;
-  if (const absl::Time until = WaitsUntil(state, job); state.now < until) {
-    LookAgain(state, job, until);
+  if (plan->victims.empty() || state_.store_full) return plan->kept;
+  if (const absl::Time until = WaitsUntil(state_, job); state_.now < until) {
+    LookAgain(state_, job, until);
     return plan->kept;
   }
   for (const Holding& victim : plan->victims) {
     victim.job->preempted_by = job.uid();
-    StopIfAsked(state, *victim.job);
+    StopIfAsked(state_, *victim.job);
+    stopped_.push_back(victim.job);
   }
   return plan->kept;
 }

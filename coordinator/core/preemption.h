@@ -1,6 +1,10 @@
 #pragma once
 
+#include <map>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coordinator/core/state.h"
@@ -9,22 +13,55 @@
 // workers. They go back to the queue, and on from the checkpoint they stopped with.
 namespace ringmaster::coordinator {
 
+// Of the workers of a kind, those of one job.
+struct Holding {
+  Job* job = nullptr;
+  std::vector<Worker*> workers;
+};
+
+// Busy workers of a kind, by what becomes of them.
+struct Holdings {
+  // Those that come free, by the uid of the job that they are for, or none, which is first.
+  std::map<std::pair<std::string, QueueKey>, Holding> freeing;
+  // Those of jobs that may be stopped for a higher one, and when there are more of them.
+  std::map<QueueKey, Holding> running;
+  absl::Time next = absl::InfiniteFuture();
+};
+
 // Workers that are alike, and would do for a job.
 struct Kind {
+  std::string name;
   std::vector<Worker*> idle;
   // Members of rings, also where their stream is broken, and idle ones whose stream is.
   std::vector<Worker*> busy;
+
+  // Of Preemption: `busy` as it was found to be after so many stops.
+  std::optional<Holdings> holdings;
+  size_t stops = 0;
 };
 
-// `job`, of the queue or a recovery, waits for `workers` of one of these kinds, of which there are
-// enough, most of the first. It counts on those that come free anyway, and stops what has to be
-// stopped for the others: jobs of strictly lower priorities, the lowest and then the youngest
-// first, and no more than it takes; of the kind where that is least. When all that may be stopped
-// is not enough, nothing is; nor before workers had time to come back, after a start or after the
-// ring of `job` broke. Returns the idle workers to keep for it. Called in the order of the queue,
-// recoveries among the others.
-std::vector<Worker*> MakeRoom(State& state, const Job& job, int workers,
-                              const std::vector<Kind>& kinds);
+// One run over the jobs that wait. What a job takes of a kind costs a look at what it takes, not at
+// all that is there, as long as the same Kind is passed for jobs that ask for the same.
+class Preemption {
+ public:
+  explicit Preemption(State& state) : state_(state) {}
+
+  // `job`, of the queue or a recovery, waits for `workers` of one of these kinds, of which there
+  // are enough, most of the first. It counts on those that come free anyway, and stops what has to
+  // be stopped for the others: jobs of strictly lower priorities, the lowest and then the youngest
+  // first, and no more than it takes; of the kind where that is least. When all that may be stopped
+  // is not enough, nothing is; nor before workers had time to come back, after a start or after the
+  // ring of `job` broke. Returns the idle workers to keep for it. Called in the order of the queue,
+  // recoveries among the others.
+  std::vector<Worker*> MakeRoom(const Job& job, int workers, std::span<Kind> kinds);
+
+ private:
+  // Sorts what is busy, or follows what was stopped since.
+  void Refresh(Kind& kind) const;
+
+  State& state_;
+  std::vector<const Job*> stopped_;
+};
 
 // The job that the workers of `job` are for when it has stopped; null when there is none, as it
 // does not wait any more, or has no higher priority.
