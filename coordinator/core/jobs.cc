@@ -91,6 +91,15 @@ absl::Status CheckGoesOn(const Job& job) {
       absl::StrCat(job.name(), ends ? " is being cancelled" : " has ended already"));
 }
 
+// Whether a new job takes its turn among those that wait. A higher one does, and one that is older,
+// as the clock was set back; of one instant whoever was stored first is first, whatever their uids.
+bool GoesBeforeOthers(const State& state, const Job& job) {
+  const auto place = [](const Job& one) {
+    return std::pair(-one.spec().priority(), one.age_key().first);
+  };
+  return place(*state.queue.rbegin()->second) > place(job);
+}
+
 // The job that a request is about.
 struct Target {
   const std::string& name;
@@ -158,8 +167,7 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
   Store(state, job);
   RememberRequest(state, request.request_id(), "CreateTrainingJob", request, job);
   ++state.counters.jobs_submitted;
-  // One that goes before others takes its turn among them.
-  if (state.queue.rbegin()->second->spec().priority() < job.spec().priority()) {
+  if (GoesBeforeOthers(state, job)) {
     state.placement_due = true;
   } else {
     state.new_jobs.push_back(name);

@@ -42,6 +42,29 @@ TEST(QueueTest, HigherPrioritiesGoFirstAndOfOneTheOldest) {
   }
 }
 
+// The clock was set back between two coordinators: who came later is the older one.
+TEST(QueueTest, AfterTheClockSteppedBackANewJobTakesItsPlaceAmongTheOthers) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  ASSERT_TRUE(Submit(d, "running", 0).ok());
+  ASSERT_TRUE(Submit(d, "job-a", 0).ok());
+  ASSERT_TRUE(Submit(d, "job-b", 0).ok());
+  d.Sleep(-absl::Hours(1));
+  d.Start();
+  d.Hello("a", 'a');
+  EXPECT_EQ(PlaceOf(Submit(d, "job-c", 0)), 1);
+  EXPECT_EQ(PlaceOf(Submit(d, "job-d", 0)), 2);
+  ExpectQueue(d, {"job-c", "job-d", "job-a", "job-b"});
+}
+
+TEST(QueueTest, OfOneInstantTheFirstComesFirst) {
+  CoreDriver d;
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(PlaceOf(d.Call<v1::TrainingJob>(CoreDriver::CreateRequest(absl::StrCat("job-", i)))),
+              i + 1);
+  }
+}
+
 TEST(QueueTest, AnUpdateMovesAJob) {
   CoreDriver d;
   for (const char* id : {"job-a", "job-b", "job-c"}) ASSERT_TRUE(Submit(d, id, 0).ok());
