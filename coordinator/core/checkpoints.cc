@@ -131,8 +131,12 @@ void Commit(State& state, Job& job, int64_t step,
   }
   state.checkpoints[checkpoint->name()] = std::move(record);
   ++state.counters.checkpoints_committed;
-  // Whoever waits for its workers may have them now.
-  state.placement_due |= std::exchange(job.failed_stops, 0) > 0;
+  if (std::exchange(job.failed_stops, 0) > 0) {
+    // Whoever waits for its workers may have them now.
+    state.placement_due = true;
+    job.stop_again = state.now;
+    state.timers.Set(TimerKind::kStopAgain, job.name(), state.now);
+  }
   ApplyRetention(state, job);
   if (absl::StartsWith(job.status().state_reason(), "checkpoint")) {
     job.mutable_status()->clear_state_reason();

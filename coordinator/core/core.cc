@@ -125,6 +125,9 @@ void OnTimer(State& state, const Timers::Key& timer) {
     case TimerKind::kForgive:
       if (job != nullptr) OnForgiveTimer(state, *job);
       return;
+    case TimerKind::kStopAgain:
+      if (job != nullptr) StopIfAsked(state, *job);
+      return;
     case TimerKind::kRunClock:
       if (job != nullptr) OnRunClock(state, *job);
       return;

@@ -146,6 +146,7 @@ void StartIfReady(State& state, Job& job) {
   SetAsideAfter(state, job, job.plan);
   job.record.set_stage(store::RING_STAGE_STARTED);
   state.timers.Cancel(TimerKind::kStage, job.name());
+  DelayStop(state, job);
   const std::string stops = ReasonToStop(state, job);
   // Whom it was to stop for, when it broke, no longer waits.
   if (stops.empty()) job.preempted_by.clear();

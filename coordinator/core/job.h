@@ -83,6 +83,8 @@ struct Job {
   std::string preempted_by;
   // How often the checkpoint that it was to stop with could not be written, since one was.
   int failed_stops = 0;
+  // Earlier than this it is not stopped again for an operator's sake.
+  absl::Time stop_again = absl::InfinitePast();
 
   const std::string& name() const { return record.job().name(); }
   const std::string& uid() const { return record.job().uid(); }

@@ -48,7 +48,7 @@ void EndOverTime(State& state, Job& job, const std::string& mishap) {
 std::string ReasonToStop(const State& state, const Job& job) {
   if (IsOverTime(job)) return OverTime(job);
   if (job.status().pause_requested()) return kAsked;
-  const std::string drain = DrainOf(state, job);
+  const std::string drain = state.now < job.stop_again ? "" : DrainOf(state, job);
   return drain.empty() ? PreemptionOf(state, job) : drain;
 }
 
@@ -56,6 +56,12 @@ void StopIfAsked(State& state, Job& job) {
   if (job.status().state() == S::RUNNING && !ReasonToStop(state, job).empty()) {
     FinishRing(state, job);
   }
+}
+
+void DelayStop(State& state, Job& job) {
+  if (job.failed_stops == 0) return;
+  job.stop_again = state.now + DelayAfter(job.failed_stops - 1);
+  state.timers.Set(TimerKind::kStopAgain, job.name(), job.stop_again);
 }
 
 void OnRunClock(State& state, Job& job) {
@@ -130,7 +136,7 @@ void CompletePause(State& state, Job& job) {
       return EndOverTime(state, job,
                          absl::StrCat("another one could not be written: ", rank.checkpoint_error));
     }
-    // Trying again would take a step each time, until the disk is mended.
+    // Trying again at once would take a step each time, until the disk is mended.
     const std::string what = job.status().pause_requested() ? "the job was not paused and goes on"
                                                             : "the job goes on without a pause";
     job.mutable_status()->clear_pause_requested();
@@ -160,9 +166,11 @@ void LeaveRing(State& state, Job& job, const std::string& reason) {
   job.preempted_by.clear();
   job.run_since = absl::InfiniteFuture();
   job.failed_stops = 0;
+  job.stop_again = absl::InfinitePast();
   job.mutable_status()->mutable_progress()->clear_tokens_per_second();
   job.mutable_status()->mutable_progress()->clear_remaining();
-  for (const TimerKind timer : {TimerKind::kStage, TimerKind::kRejoin, TimerKind::kRetry}) {
+  for (const TimerKind timer :
+       {TimerKind::kStage, TimerKind::kRejoin, TimerKind::kRetry, TimerKind::kStopAgain}) {
     state.timers.Cancel(timer, job.name());
   }
   SetState(state, job, pauses ? S::PAUSED : S::QUEUED, reason);

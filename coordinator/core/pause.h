@@ -22,6 +22,10 @@ std::string ReasonToStop(const State& state, const Job& job);
 // A ring that runs is told so when there is a reason.
 void StopIfAsked(State& state, Job& job);
 
+// A ring stands whose checkpoint could not be written when it was last told to stop: an operator's
+// drain is tried again later, as a recovery is.
+void DelayStop(State& state, Job& job);
+
 // To a member of a ring whose steps have begun.
 void TellFinish(State& state, const Job& job, int rank, const Worker& worker);
 

@@ -23,6 +23,7 @@ enum class TimerKind {
   kRetry,
   kForgive,
   kRunClock,
+  kStopAgain,
   kMakeRoom,
   // Subject: a request id.
   kForgetRequest,

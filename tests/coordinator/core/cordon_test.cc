@@ -335,6 +335,38 @@ TEST(DrainTest, OfAllMembersACheckpointThatCannotBeWrittenLosesNoStep) {
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
 }
 
+// Each costs a recovery: the first is made at once, the others as those of a recovery.
+TEST(DrainTest, WhileNoCheckpointCanBeWrittenTheJobRunsBetweenTheTries) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const int rank : {0, 1}) ASSERT_TRUE(Drain(d, d.WorkerAt("job-a", rank)).ok());
+  int64_t step = 0;
+  const auto fail = [&] {
+    ASSERT_EQ(d.StateOf("job-a"), "PAUSING");
+    d.FinishRing("job-a", ++step, "no space left on device");
+    for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(step));
+    d.Form("job-a", CoreDriver::Held(step));
+  };
+  fail();
+  for (const int64_t ms : {250, 500, 1000}) {
+    fail();
+    EXPECT_EQ(d.StateOf("job-a"), "RUNNING") << ms;
+    d.Advance(absl::Milliseconds(ms - 250));
+    EXPECT_EQ(d.StateOf("job-a"), "RUNNING") << ms;
+    d.Advance(absl::Milliseconds(250));
+    EXPECT_EQ(d.StateOf("job-a"), "PAUSING") << ms;
+  }
+  fail();
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  // Somebody made room.
+  d.Step("job-a", ++step);
+  d.Checkpoint("job-a", step);
+  d.Tick();
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+  d.FinishRing("job-a", ++step);
+  EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
+}
+
 TEST(DrainTest, SurvivesARestart) {
   CoreDriver d;
   d.RunningPair();
