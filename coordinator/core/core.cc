@@ -17,6 +17,7 @@
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/reports.h"
 #include "coordinator/core/restart.h"
+#include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 #include "coordinator/core/workers.h"
 #include "proto/rpc_status.h"
@@ -249,6 +250,9 @@ Output Core::SetStoreFull(absl::Time now, bool full) {
     for (const auto& [age, job] : JobsByAge(state.unfinished)) {
       CommitComplete(state, *job);
       CompleteIfFinished(state, *job);
+      // Whatever it was to stop for waited for room as well.
+      CountRunTime(state, *job);
+      StopIfAsked(state, *job);
     }
   }
   return Finish(state);

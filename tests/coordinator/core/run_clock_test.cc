@@ -228,6 +228,16 @@ TEST(RunClockTest, ARingIsNotStoppedForACheckpointThatHasNoRoom) {
   EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
 }
 
+// The disk may be full again when the clock strikes next.
+TEST(RunClockTest, ARingIsStoppedAsSoonAsThereIsRoom) {
+  CoreDriver d;
+  RunningPairOfAnHour(d);
+  d.Core().SetStoreFull(d.now(), true);
+  d.Advance(absl::Hours(2) + absl::Milliseconds(500));
+  d.Core().SetStoreFull(d.now(), false);
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+}
+
 // Without a step that would be stored.
 TEST(RunClockTest, ARestartForgetsAMinuteAtMost) {
   CoreDriver d;
