@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "coordinator/core/pause.h"
+#include "coordinator/core/suitability.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -129,15 +130,33 @@ void LookAgain(State& state, const Job& job, absl::Time when) {
 // Before every place in the queue.
 const QueueKey kFirst = {std::numeric_limits<int32_t>::min(), {}};
 
-// What was stopped for the job comes first, and what was freed for another one, which may have no
-// use for the rest, comes last.
+// Whether an idle worker was freed for another job that waits, which could not do with what was
+// stopped for `job` instead. Else the order of the queue decides.
+bool IsNeededByOther(const State& state, const Worker& worker, const Job& job,
+                     const std::vector<Worker*>& own) {
+  if (!IsFreedForOther(state, worker, job)) return false;
+  const Requirement needs = RequirementOf(WaitingJob(state, worker.freed_for)->record);
+  return std::any_of(own.begin(), own.end(), [&](const Worker* stopped) {
+    return !Misfit(needs, stopped->hardware).empty();
+  });
+}
+
+// What was stopped for the job comes first, and what another one needs, last.
 Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector<Worker*>& idle,
               Holdings& holdings) {
   Plan plan;
-  std::vector<Worker*> freed_for_others;
+  auto& freeing = holdings.freeing;
+  std::vector<Worker*> own;
+  for (auto it = freeing.lower_bound({job.uid(), kFirst});
+       it != freeing.end() && it->first.first == job.uid(); ++it) {
+    own.insert(own.end(), it->second.workers.begin(), it->second.workers.end());
+  }
+  plan.begun = !own.empty();
+  std::vector<Worker*> needed_by_others;
   for (Worker* worker : idle) {
     plan.begun = plan.begun || worker->freed_for == job.uid();
-    (IsFreedForOther(state, *worker, job) ? freed_for_others : plan.kept).push_back(worker);
+    const bool needed = IsNeededByOther(state, *worker, job, own);
+    (needed ? needed_by_others : plan.kept).push_back(worker);
   }
   int missing = workers - static_cast<int>(plan.kept.size());
   const auto take = [&missing](const std::vector<Worker*>& from, std::vector<Worker*>& to) {
@@ -145,12 +164,7 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
       if (missing > 0 && !worker->claimed) to.push_back(worker), --missing;
     }
   };
-  auto& freeing = holdings.freeing;
-  for (auto own = freeing.lower_bound({job.uid(), kFirst});
-       own != freeing.end() && own->first.first == job.uid(); ++own) {
-    plan.begun = true;
-    take(own->second.workers, plan.claimed);
-  }
+  take(own, plan.claimed);
   for (auto it = freeing.begin(); it != freeing.end() && missing > 0;) {
     if (!HasUnclaimed(it->second)) {
       it = freeing.erase(it);
@@ -159,7 +173,7 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
     if (it->first.first != job.uid()) take(it->second.workers, plan.claimed);
     ++it;
   }
-  take(freed_for_others, plan.kept);
+  take(needed_by_others, plan.kept);
   if (missing > 0) plan.victims = ChooseVictims(holdings, job, static_cast<size_t>(missing));
   for (const Holding& victim : plan.victims) take(victim.workers, plan.claimed);
   plan.enough = missing <= 0;

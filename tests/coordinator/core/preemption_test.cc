@@ -260,6 +260,24 @@ TEST(PreemptionTest, WhatWasFreedForAnotherJobIsLeftToIt) {
   EXPECT_EQ(d.StateOf("big-b"), "RUNNING");
 }
 
+// Both may have any, so that the higher one is placed first, whatever was stopped for whom.
+TEST(PreemptionTest, WhatWasFreedForAJobBehindIsKeptForTheFirstWhenAllAreAlike) {
+  CoreDriver d;
+  for (const char worker : {'a', 'b', 'c'}) {
+    RunOn(d, CoreDriver::Cpu(), std::string("low-") + worker, 0, worker);
+  }
+  ASSERT_TRUE(Submit(d, "first", 5, 2).ok());
+  ASSERT_EQ(Pausing(d), Names({"low-b", "low-c"}));
+  ASSERT_TRUE(Submit(d, "second", 4, 1).ok());
+  ASSERT_EQ(Pausing(d), Names({"low-a", "low-b", "low-c"}));
+  d.FinishRing("low-a", 2);
+  EXPECT_EQ(d.StateOf("second"), "QUEUED");
+  d.FinishRing("low-b", 2);
+  EXPECT_EQ(d.StateOf("first"), "STARTING");
+  d.FinishRing("low-c", 2);
+  EXPECT_EQ(d.StateOf("second"), "STARTING");
+}
+
 // Most workers that would do are of a kind whose jobs may not be stopped.
 TEST(PreemptionTest, AllKindsOfWorkersAreLookedAt) {
   CoreDriver d;
