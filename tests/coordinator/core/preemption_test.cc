@@ -489,6 +489,21 @@ TEST(PreemptionTest, AmongRingsAndJobsThatWaitTheHighestHasOthersStopped) {
   EXPECT_THAT(d.Job("lower").status().state_reason(), HasSubstr("waits of priority 2"));
 }
 
+// It could be stopped each time before it runs.
+TEST(PreemptionTest, ARingThatFormsIsLetRun) {
+  CoreDriver d(WithMinRuntime());
+  d.Hello("a", 'a');
+  ASSERT_TRUE(Submit(d, "job-a", 0).ok());
+  ASSERT_TRUE(Submit(d, "waits", 1).ok());
+  d.Advance(absl::Seconds(20));
+  EXPECT_EQ(d.StateOf("job-a"), "STARTING");
+  d.Form("job-a");
+  d.Advance(absl::Seconds(59));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
 TEST(PreemptionTest, WhoHasHadItsTimeIsStoppedBeforeALowerOneThatHasNot) {
   CoreDriver d(WithMinRuntime());
   RunJob(d, "job-a", 1, 1, 'a');
@@ -496,6 +511,24 @@ TEST(PreemptionTest, WhoHasHadItsTimeIsStoppedBeforeALowerOneThatHasNot) {
   RunJob(d, "job-b", 0, 1, 'b');
   ASSERT_TRUE(Submit(d, "waits", 2, 1).ok());
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
+// A new coordinator does not know for whom a job stops: what comes free is the next one's, and
+// counts as coming free until then.
+TEST(PreemptionTest, AfterARestartWhoStopsGoesOnStopping) {
+  CoreDriver d;
+  RunJob(d, "job-a", 0, 2, 'a');
+  RunJob(d, "job-b", -1, 1, 'c');
+  ASSERT_TRUE(Submit(d, "waits", 1, 2).ok());
+  ASSERT_EQ(Pausing(d), Names({"job-a"}));
+  const v1::RingRef other = d.Ring("job-b", 0);
+  d.Restart(v1::PHASE_RUNNING, CoreDriver::Held(1));
+  d.Hello("c", 'c', v1::PHASE_RUNNING, other, CoreDriver::Held(1));
+  d.Advance(absl::Seconds(11));
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+  d.FinishRing("job-a", 2);
+  EXPECT_EQ(d.StateOf("waits"), "STARTING");
+  EXPECT_EQ(d.StateOf("job-b"), "RUNNING");
 }
 
 TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
