@@ -149,7 +149,7 @@ absl::StatusOr<v1::CreateTokenResponse> TokenBook::Create(const v1::CreateTokenR
   store::TokenRecord record;
   *record.mutable_token() = *token;
   record.set_hash(Sha256(response.secret()));
-  RETURN_IF_ERROR(Put(std::move(record)));
+  RETURN_IF_ERROR(Put(std::move(record), &TokenStore::Put));
   return response;
 }
 
@@ -178,9 +178,11 @@ absl::Status TokenBook::MakeRoom() {
   return absl::OkStatus();
 }
 
-absl::Status TokenBook::Put(store::TokenRecord record) {
+absl::Status TokenBook::Put(store::TokenRecord record,
+                            absl::Status (TokenStore::*put)(const std::string&,
+                                                            const std::string&)) {
   const std::string name = record.token().name();
-  RETURN_IF_ERROR(store_->Put(name, record.SerializeAsString()));
+  RETURN_IF_ERROR((store_.get()->*put)(name, record.SerializeAsString()));
   const std::lock_guard lock(mutex_);
   records_[name] = std::move(record);
   return absl::OkStatus();
@@ -198,7 +200,7 @@ absl::StatusOr<v1::Token> TokenBook::Revoke(const std::string& name) {
   if (token->has_revoke_time()) return *token;
   *token->mutable_revoke_time() = ToProto(now_());
   const v1::Token revoked = *token;
-  RETURN_IF_ERROR(Put(std::move(record)));
+  RETURN_IF_ERROR(Put(std::move(record), &TokenStore::PutFromReserve));
   return revoked;
 }
 

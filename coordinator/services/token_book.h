@@ -55,7 +55,9 @@ class TokenBook {
   absl::Status Load();
   // Forgets the oldest token that is in force no longer when there is no place for one more.
   absl::Status MakeRoom();
-  absl::Status Put(store::TokenRecord record);
+  // Stores the record by `put`, then has it in memory.
+  absl::Status Put(store::TokenRecord record,
+                   absl::Status (TokenStore::*put)(const std::string&, const std::string&));
 
   const std::unique_ptr<TokenStore> store_;
   const std::function<absl::Time()> now_;

@@ -40,7 +40,7 @@ class DataDirectory {
 
   bool HasReserve() const;
 
-  // Gives the reserve back to the file system; false when there was none.
+  // Gives the reserve back to the file system; false when there was none. Any thread may call it.
   bool ReleaseReserve();
 
  private:

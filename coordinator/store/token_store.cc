@@ -16,9 +16,9 @@ absl::Status Step(sqlite3* database, sqlite3_stmt* statement, const std::string&
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TokenStore>> TokenStore::Open(const SqliteStore& store) {
+absl::StatusOr<std::unique_ptr<TokenStore>> TokenStore::Open(SqliteStore& store) {
   ASSIGN_OR_RETURN(Database database, store.Connect());
-  return std::unique_ptr<TokenStore>(new TokenStore(std::move(database)));
+  return std::unique_ptr<TokenStore>(new TokenStore(std::move(database), &store));
 }
 
 absl::StatusOr<std::map<std::string, std::string>> TokenStore::Load() {
@@ -43,6 +43,13 @@ absl::Status TokenStore::Put(const std::string& key, const std::string& value) {
                                                    " ON CONFLICT (key) DO UPDATE SET value = ?2"));
   sqlite3_bind_blob64(upsert.get(), 2, value.data(), value.size(), SQLITE_STATIC);
   return Step(database_.get(), upsert.get(), key);
+}
+
+absl::Status TokenStore::PutFromReserve(const std::string& key, const std::string& value) {
+  const absl::Status status = Put(key, value);
+  if (!absl::IsResourceExhausted(status) || !store_->ReleaseReserve()) return status;
+  // The event loop finds that the reserve is gone and sets it aside again when there is room.
+  return Put(key, value);
 }
 
 absl::Status TokenStore::Erase(const std::string& key) {

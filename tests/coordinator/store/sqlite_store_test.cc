@@ -308,6 +308,22 @@ TEST_F(TokenStoreTest, FullDiskLeavesTheRowAsItWas) {
   EXPECT_THAT(*tokens->Load(), ElementsAre(Pair("a", "1")));
 }
 
+TEST_F(TokenStoreTest, ReserveIsForWhatMustNotFail) {
+  auto store = MustOpen();
+  auto tokens = *TokenStore::Open(*store);
+  vfs_.on_write = [this](const std::string&) {
+    return access((directory_ + "/reserve").c_str(), F_OK) == 0 ? SQLITE_FULL : SQLITE_OK;
+  };
+  EXPECT_EQ(tokens->Put("a", "1").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(store->HasReserve());
+  EXPECT_TRUE(tokens->PutFromReserve("a", "1").ok());
+  EXPECT_FALSE(store->HasReserve());
+  // Used up.
+  vfs_.on_write = [](const std::string&) { return SQLITE_FULL; };
+  EXPECT_EQ(tokens->PutFromReserve("a", "2").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(*tokens->Load(), ElementsAre(Pair("a", "1")));
+}
+
 // A database as the first version left it.
 TEST_F(TokenStoreTest, FirstVersionsDatabaseGetsTheTable) {
   ASSERT_EQ(mkdir(directory_.c_str(), 0700), 0);
