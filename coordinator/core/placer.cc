@@ -177,6 +177,8 @@ void Placing::SetReason(Job& job, v1::PendingReason reason) {
   if (moved || now->code() != reason.code() || now->message() != reason.message()) {
     Show(state_, job);
   }
+  // What was freed for it may be for broken rings now.
+  if (now->code() == kWorkersBusy && reason.code() != kWorkersBusy) state_.placement_due = true;
   *now = std::move(reason);
 }
 
@@ -319,7 +321,7 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
   v1::PendingReason reason;
   const std::string needs = absl::StrFormat("needs %d workers", requirement.workers);
   if (fitting >= requirement.workers) {
-    reason.set_code("WORKERS_BUSY");
+    reason.set_code(kWorkersBusy);
     reason.set_message(
         absl::StrFormat("%s; of %d suitable ones %d are free for it", needs, fitting, idle));
   } else if (attached_ < requirement.workers) {

@@ -242,7 +242,10 @@ bool IsFreedForOther(const State& state, const Worker& worker, const Job& job) {
 }
 
 bool IsFreedForHigher(const State& state, const Worker& worker, const Job& job) {
-  return WaitingAbove(state, worker.freed_for, job) != nullptr;
+  const Job* other = WaitingAbove(state, worker.freed_for, job);
+  // One of the queue for which too few are there holds up nobody.
+  return other != nullptr && (other->status().state() != S::QUEUED ||
+                              other->status().pending_reason().code() == kWorkersBusy);
 }
 
 std::string PreemptionOf(const State& state, const Job& job) {

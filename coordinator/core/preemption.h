@@ -13,6 +13,9 @@
 // workers. They go back to the queue, and on from the checkpoint they stopped with.
 namespace ringmaster::coordinator {
 
+// Why a job waits in the queue: enough workers are there, but not idle.
+constexpr char kWorkersBusy[] = "WORKERS_BUSY";
+
 // Of the workers of a kind, those of one job.
 struct Holding {
   Job* job = nullptr;

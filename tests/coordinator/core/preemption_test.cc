@@ -398,6 +398,25 @@ TEST(PreemptionTest, ALowerRingThatLooksForAMemberLeavesWhatWasFreedForAHigherJo
   }
 }
 
+// As with what is kept for a job of the queue: without enough workers it holds up nobody.
+TEST(PreemptionTest, WhatWasFreedForAJobThatCanNotHaveEnoughIsThereForABrokenRing) {
+  CoreDriver d;
+  RunJob(d, "broken", 0, 2, 'a');
+  for (const char worker : {'c', 'd', 'e'}) {
+    RunJob(d, std::string("low-") + worker, -1, 1, worker);
+  }
+  ASSERT_TRUE(Submit(d, "waits", 1, 3).ok());
+  ASSERT_EQ(Pausing(d), Names({"low-c", "low-d", "low-e"}));
+  d.Exit("b", 9);
+  d.Aborted("broken", 0, CoreDriver::Held(1));
+  d.FinishRing("low-d", 2);
+  ASSERT_TRUE(Cancel(d, "low-d").ok());
+  d.Exit("c", 9);
+  EXPECT_EQ(d.WorkerAt("broken", 1), "b");
+  d.Exit("e", 9);
+  EXPECT_EQ(d.WorkerAt("broken", 1), "d");
+}
+
 TEST(PreemptionTest, OfRingsThatLookForAMemberTheHigherOneGetsIt) {
   CoreDriver d;
   RunJob(d, "older", 0, 2, 'a');
