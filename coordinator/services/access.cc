@@ -17,6 +17,9 @@ namespace {
 
 constexpr absl::string_view kProjects = "projects/";
 constexpr absl::string_view kWorkerPath = "/ringmaster/worker";
+// So far ahead are streams looked at for tokens that expire; so work that waits for its time stays
+// little, however long tokens last.
+constexpr absl::Duration kLookAhead = absl::Hours(1);
 
 absl::Status Denied(absl::string_view reason, const v1::Token& caller, absl::string_view message) {
   return WithErrorInfo(absl::PermissionDeniedError(message), reason, {{"caller", caller.name()}});
@@ -113,7 +116,8 @@ uint64_t Access::Hold(const std::string& caller, std::function<void(const absl::
     const std::lock_guard lock(mutex_);
     hold = next_hold_++;
     held_.emplace(hold, Held{.caller = caller, .end = end});
-    EndDeadAt(book_->ExpiryOf(caller));
+    const absl::Time expiry = book_->ExpiryOf(caller);
+    if (expiry != absl::InfiniteFuture()) EndDeadAt(expiry);
   }
   // It may have been revoked after the call was admitted and before it was held.
   if (const absl::Status status = book_->CheckInForce(caller); !status.ok()) end(status);
@@ -126,18 +130,29 @@ void Access::Release(uint64_t hold) {
 }
 
 void Access::EndDeadAt(absl::Time time) {
+  const absl::Time now = now_();
+  time = std::min(time, now + kLookAhead);
   if (time >= next_end_) return;
   next_end_ = time;
   // A little later, so that the token has expired by then.
-  thread_.PostAfter(std::max(time - now_(), absl::ZeroDuration()) + absl::Milliseconds(1),
-                    [this] { EndDead(); });
+  thread_.PostAfter(std::max(time - now, absl::ZeroDuration()) + absl::Milliseconds(1),
+                    [this, time] { OnTime(time); });
+}
+
+void Access::OnTime(absl::Time time) {
+  {
+    const std::lock_guard lock(mutex_);
+    // An earlier time has come between, and told of the next one.
+    if (time != next_end_) return;
+    next_end_ = absl::InfiniteFuture();
+  }
+  EndDead();
 }
 
 void Access::EndDead() {
   std::vector<std::pair<std::function<void(const absl::Status&)>, absl::Status>> dead;
   {
     const std::lock_guard lock(mutex_);
-    next_end_ = absl::InfiniteFuture();
     absl::Time next = absl::InfiniteFuture();
     for (const auto& [hold, held] : held_) {
       absl::Status status = book_->CheckInForce(held.caller);
@@ -147,7 +162,7 @@ void Access::EndDead() {
         dead.emplace_back(held.end, std::move(status));
       }
     }
-    EndDeadAt(next);
+    if (next != absl::InfiniteFuture()) EndDeadAt(next);
   }
   // Without the lock: a stream that ends releases its hold.
   for (const auto& [end, status] : dead) end(status);

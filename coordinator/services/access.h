@@ -54,7 +54,9 @@ class Access {
   };
   // A worker that shows a certificate counts as one with a token.
   absl::StatusOr<v1::Token> Caller(const grpc::ServerContextBase& context) const;
+  // At `time`, or before.
   void EndDeadAt(absl::Time time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnTime(absl::Time time);
 
   const bool required_;
   const std::unique_ptr<TokenBook> book_;
