@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "attention/parts/rows.h"
@@ -95,6 +96,18 @@ void FarGradients::AddTo(const at::Tensor& dk, const at::Tensor& dv) {
   for (const PlacedParts::Message& message : parts_.outgoing()) {
     ForEachSet(message, received, add);
   }
+}
+
+void FarGradients::Round(const at::Tensor& dk_sums, const at::Tensor& dv_sums, const at::Tensor& dk,
+                         const at::Tensor& dv) const {
+  const auto round = [&](const PlacedParts::Message& message) {
+    for (const PlacedRows& rows : message.local) {
+      RoundRows(dk_sums, rows, dk);
+      RoundRows(dv_sums, rows, dv);
+    }
+  };
+  round(parts_.kept());
+  std::for_each(parts_.outgoing().begin(), parts_.outgoing().end(), round);
 }
 
 }  // namespace ringmaster::attention

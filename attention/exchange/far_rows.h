@@ -38,6 +38,9 @@ class FarGradients {
 
   // Adds to dk and dv [B, T, Hkv, D], of the type of `owed`, what is the rank's own; waits for it.
   void AddTo(const at::Tensor& dk, const at::Tensor& dv);
+  // Rounds the rows that AddTo has added to, and no others (RoundRows).
+  void Round(const at::Tensor& dk_sums, const at::Tensor& dv_sums, const at::Tensor& dk,
+             const at::Tensor& dv) const;
   // For what goes to others, too. At the end.
   void Wait() { group_.Wait(); }
 

@@ -153,7 +153,8 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
     dq_stage_.Next();
   }
 
-  // Rounds the accumulator, times `factor`, and what the sums of its rows hold.
+  // Rounds the accumulator, times `factor`, and what the sums of its rows hold; some are to hold
+  // both then.
   __device__ void Finish(const Gradient* gradients, const KeyTile& tile, int batch,
                          const float (&values)[kHeadDim / 2], float factor, void* finished) {
 #pragma unroll
@@ -161,10 +162,11 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
       const int row = group_.row + 8 * h;
       const bool real = row < tile.count;
       const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
+      const int beside = real ? arguments_.SumsBeside(token, tile.rows.head) : 0;
+      float* at = SumsAt(gradients[tile.rows.view], batch, token, tile.rows.head);
       float4 sums[kHeadDim / 16] = {};
-      if (real && arguments_.Summed(token, tile.rows.head)) {
-        const float* from = SumsAt(gradients[tile.rows.view], batch, token, tile.rows.head) +
-                            8 * (group_.lane & 1) + 4 * (group_.lane / 2 & 1);
+      if (beside & kSumsBefore) {
+        const float* from = at + 8 * (group_.lane & 1) + 4 * (group_.lane / 2 & 1);
 #pragma unroll
         for (int i = 0; i < kHeadDim / 16; ++i) {
           sums[i] = *reinterpret_cast<const float4*>(from + 16 * i);
@@ -174,10 +176,14 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Consumer {
           static_cast<uint16_t*>(finished) +
           ((batch * arguments_.tokens + token) * arguments_.kv_heads + tile.rows.head) * kHeadDim;
       ForEachFour<kHeadDim>(values, h, group_.lane, [&](int i, int column, const float4& four) {
+        const float4 all = {fmaf(four.x, factor, sums[i].x), fmaf(four.y, factor, sums[i].y),
+                            fmaf(four.z, factor, sums[i].z), fmaf(four.w, factor, sums[i].w)};
         if (real) {
-          *reinterpret_cast<uint2*>(out + column) = make_uint2(
-              Element::Pack(fmaf(four.x, factor, sums[i].x), fmaf(four.y, factor, sums[i].y)),
-              Element::Pack(fmaf(four.z, factor, sums[i].z), fmaf(four.w, factor, sums[i].w)));
+          *reinterpret_cast<uint2*>(out + column) =
+              make_uint2(Element::Pack(all.x, all.y), Element::Pack(all.z, all.w));
+        }
+        if (beside & kSumsAfter) {
+          *reinterpret_cast<float4*>(at + column) = all;
         }
       });
     }
@@ -218,7 +224,7 @@ std::string BackwardKeys(const BackwardProblem& problem, bool with_queries, cuda
   arguments.taken = problem.taken;
   arguments.query_list = problem.queries;
   arguments.key_gradients = problem.key_gradients;
-  arguments.summed = problem.summed;
+  arguments.key_sums = problem.key_sums;
   arguments.finished_dk = problem.finished_dk;
   arguments.finished_dv = problem.finished_dv;
   arguments.tokens = problem.key_views.front().operand.tokens;

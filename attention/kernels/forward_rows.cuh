@@ -30,16 +30,15 @@ class ForwardRows : public ForwardSums<kHeadDim, kConsumers> {
       factor[h] = nothing ? 0 : __fdividef(1, sum);
       lse[h] = nothing ? kMinusInfinity : fmaf(most_[h], arguments_.scale_log2, Log2(sum)) * kLn2;
     }
-    const bool merge = results.merge_begin != nullptr;
-    if (merge) {
+    if (results.merge_begin != nullptr) {
       Sums::Merge(batch, lse, factor);
     }
     unsigned whole_rows = 0;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = group_.row + 8 * h;
-      const bool real = row < tile.count, whole = merge || first_[h] == kWhole;
-      const int64_t part = batch * results.parts + first_[h];
+      const bool real = row < tile.count, whole = part_[h] == kWhole;
+      const int64_t part = batch * results.parts + part_[h];
       const int64_t place =
           batch * arguments_.tokens * arguments_.heads + PlaceOf(arguments_, tile.rows, row);
       if (real && group_.lane % 4 == 0) {
@@ -57,10 +56,10 @@ class ForwardRows : public ForwardSums<kHeadDim, kConsumers> {
 
  protected:
   using Sums::arguments_;
-  using Sums::first_;
   using Sums::group_;
   using Sums::most_;
   using Sums::out_;
+  using Sums::part_;
   using Sums::sum_;
 
  private:

@@ -87,8 +87,8 @@ class ForwardSums {
   float out_[kHeadDim / 2];
   float most_[2];
   float sum_[2];
-  // The parts that a row's result is merged with, or twice the part that it is.
-  uint32_t first_[2], end_[2];
+  // The parts that a row's result is merged with, and the part that it is, or kWhole.
+  uint32_t first_[2], end_[2], part_[2];
 
  private:
   // Asks where the results of the thread's rows go, long before they are there.
@@ -97,14 +97,14 @@ class ForwardSums {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = group_.row + 8 * h;
-      first_[h] = end_[h] = kWhole;
-      if (row < tile.count && results.merge_begin != nullptr) {
+      const bool real = row < tile.count;
+      first_[h] = end_[h] = 0;
+      if (real && results.merge_begin != nullptr) {
         const uint32_t* begin = results.merge_begin + PlaceOf(arguments_, tile.rows, row);
         first_[h] = begin[0];
         end_[h] = begin[1];
-      } else if (row < tile.count && results.slots != nullptr) {
-        first_[h] = end_[h] = results.slots[tile.first_row + row];
       }
+      part_[h] = real && results.slots != nullptr ? results.slots[tile.first_row + row] : kWhole;
     }
   }
 

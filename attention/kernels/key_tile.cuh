@@ -19,14 +19,14 @@ struct KeyArguments : BackwardArguments, TileArguments<KeyTile> {
   KeyGradients key_gradients;
   const TileKeys* query_list;
   // To finish:
-  const uint8_t* summed;
+  const uint8_t* key_sums;
   void* finished_dk;
   void* finished_dv;
   int64_t tokens;
   int64_t kv_heads;
 
-  __device__ bool Summed(int64_t token, int head) const {
-    return summed != nullptr && summed[token * kv_heads + head] != 0;
+  __device__ int SumsBeside(int64_t token, int head) const {
+    return key_sums == nullptr ? 0 : key_sums[token * kv_heads + head];
   }
 };
 

@@ -73,7 +73,7 @@ class KeyKernel<Element, kHeadDim, kWithQueries>::Fetcher {
 #pragma unroll 1
     for (int row = lane_; row < tile.count; row += 32) {
       const int64_t token = TokenOf(tile.rows, arguments_.key_steps, row);
-      if (arguments_.Summed(token, tile.rows.head)) {
+      if (arguments_.SumsBeside(token, tile.rows.head) & kSumsBefore) {
         const float* dk = SumsAt(arguments_.dk[view], batch, token, tile.rows.head);
         const float* dv = SumsAt(arguments_.dv[view], batch, token, tile.rows.head);
 #pragma unroll

@@ -54,16 +54,13 @@ __device__ char4 RestsOf(const float4& numbers, const uint2& rounded) {
 
 template <typename Element, int kLanes>
 __global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
-  const int64_t place = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const int64_t at = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
-  if (place >= problem.places) {
+  if (at >= problem.mixed_places) {
     return;
   }
-  const uint32_t begin = problem.merge_begin[place];
-  const uint32_t count = problem.merge_begin[place + 1] - begin;
-  if (count == 0) {
-    return;
-  }
+  const uint32_t begin = problem.begin[at];
+  const uint32_t count = problem.begin[at + 1] - begin;
   const int64_t batch = blockIdx.y, first = batch * problem.parts + begin;
   const float* all_lses = problem.part_lses + first;
   const auto part_at = [&](uint32_t i) {
@@ -90,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) MixParts(const MixProblem problem) {
   for (uint32_t i = kAhead; i < count; ++i) {
     mixed.Add(all_lses[i], part_at(i));
   }
-  const int64_t to = batch * problem.places + place;
+  const int64_t to = batch * problem.all_places + problem.places[at];
   const float4 numbers = mixed.Numbers();
   const uint2 rounded = Rounded<Element>(numbers);
   __stcs(static_cast<uint2*>(problem.out) + to * kLanes + lane, rounded);
@@ -158,11 +155,11 @@ std::string Said() {
 }  // namespace
 
 std::string Mix(const MixProblem& problem, cudaStream_t stream) {
-  if (problem.places == 0) {
+  if (problem.mixed_places == 0) {
     return "";
   }
   const int lanes = problem.head_dim / 4;
-  const dim3 blocks(BlocksOf(problem.places, lanes), static_cast<unsigned>(problem.batch));
+  const dim3 blocks(BlocksOf(problem.mixed_places, lanes), static_cast<unsigned>(problem.batch));
   WithElement(problem.type, [&](auto element) {
     const auto kernel =
         lanes == 32 ? MixParts<decltype(element), 32> : MixParts<decltype(element), 16>;

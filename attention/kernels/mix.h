@@ -22,11 +22,13 @@ struct MixProblem {
   const float* part_outs = nullptr;
   const float* part_lses = nullptr;
   int64_t parts = 0;
-  // Place i, a token's head, merges parts merge_begin[i] .. merge_begin[i + 1], in this order: the
-  // same bits each time. A place without parts is left as it is. NaN goes on.
-  int64_t places = 0;
-  const uint32_t* merge_begin = nullptr;
-  // [batch, places, head_dim] and [batch, places]; zeros and -inf where no part saw a key.
+  // Place places[i], a token's head, merges parts begin[i] .. begin[i + 1], in this order: the same
+  // bits each time. The others are left as they are. NaN goes on.
+  int64_t mixed_places = 0;
+  const uint32_t* places = nullptr;
+  const uint32_t* begin = nullptr;
+  // [batch, all_places, head_dim] and [batch, all_places]; zeros and -inf where no part saw a key.
+  int64_t all_places = 0;
   void* out = nullptr;
   float* lse = nullptr;
   // What the rounding of `out` leaves over (rest.h), laid out as it; null: nobody wants it.

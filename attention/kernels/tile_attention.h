@@ -31,7 +31,8 @@ struct Results {
   float* part_lses = nullptr;
   int64_t parts = 0;
   // If given, parts merge_begin[i] .. merge_begin[i + 1] are there before, zeros where they saw no
-  // key, and are merged into the result of place i, which is whole then. Null: nothing is.
+  // key, and are merged into the result of place i. A result that is a part has none. Null: nothing
+  // is merged.
   const uint32_t* merge_begin = nullptr;
 };
 
@@ -101,9 +102,9 @@ struct BackwardProblem {
   std::vector<Gradient> dq;
   std::vector<Gradient> dk;
   std::vector<Gradient> dv;
-  // For kFinish. By place of a key, a token's head, whether its sums hold something, and where its
-  // gradients go: [batch, tokens, heads of keys, head_dim].
-  const uint8_t* summed = nullptr;
+  // For kFinish. By place of a key, a token's head, bits of kSumsBefore and kSumsAfter, null for
+  // none, and where its gradients go: [batch, tokens, heads of keys, head_dim].
+  const uint8_t* key_sums = nullptr;
   void* finished_dk = nullptr;
   void* finished_dv = nullptr;
 };

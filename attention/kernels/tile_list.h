@@ -106,7 +106,12 @@ struct KeyTile {
 // What becomes of the gradients of a call's keys:
 //   kAdd:    they are added to the sums.
 //   kStore:  they are the sums, whatever was there before.
-//   kFinish: with the sums, where there are any, they are rounded, and the sums stay as they are.
+//   kFinish: with the sums, where there are any, they are rounded; kSumsBefore, kSumsAfter.
 enum class KeyGradients { kAdd, kStore, kFinish };
+
+// What a key's sums have to do with the call that finishes it, in bits: they hold part of what is
+// rounded; they are added to later, and get all that is rounded.
+constexpr uint8_t kSumsBefore = 1;
+constexpr uint8_t kSumsAfter = 2;
 
 }  // namespace ringmaster::attention::kernels

@@ -27,6 +27,10 @@ at::Tensor GatherOnDevice(const at::Tensor& whole, const at::Tensor& index) {
   return whole.flatten(1, 2).index_select(1, index);
 }
 
+void PutOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole) {
+  Flat(whole).index_copy_(1, index, values.to(whole.scalar_type()));
+}
+
 void AddOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole) {
   Flat(whole).index_add_(1, index, values.flatten(1, 2).to(whole.scalar_type()));
 }

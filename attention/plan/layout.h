@@ -26,14 +26,7 @@ struct RingRates {
   double flops_per_second = 350e12;
   // Each way between a rank and all others: of a link of 400 Gb/s. NVLink's are about 350e9.
   double bytes_per_second = 45e9;
-
-  // What is computed while a byte is on its way.
-  double flops_per_byte() const { return flops_per_second / bytes_per_second; }
 };
-
-// Of a GPU whose link of 200 Gb/s is slow for it: for plans that must not count on a byte before it
-// is there (TileShape), whatever the network is.
-inline constexpr RingRates kSlowRing{.flops_per_second = 300e12, .bytes_per_second = 25e9};
 
 // Those of an H100 or of threads of a CPU, from what both a job and its ranks know. On GPUs our own
 // kernels do half precision at 350e12; wider types run on stock operations, taken to reach 60 % of

@@ -72,7 +72,10 @@ PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Devi
   far = Place(lists.far, device);
   last = Place(lists.last, device);
   slots = Place(lists.slots, at::kInt, device);
+  last_slots = Place(lists.last_slots, at::kInt, device);
   merge_begin = Place(lists.merge_begin, at::kInt, device);
+  mix_places = Place(lists.mix_places, at::kInt, device);
+  mix_begin = Place(lists.mix_begin, at::kInt, device);
   parts = lists.parts();
   deterministic = shape.deterministic;
   backward_far = Place(lists.backward_far, device);
@@ -80,7 +83,7 @@ PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Devi
     windows.push_back({window.begin, window.tokens, window.zero_keys, window.finishes(),
                        Place(window.passes, device)});
   }
-  summed = Place(lists.summed, at::kByte, device);
+  key_sums = Place(lists.key_sums, at::kByte, device);
   steps = std::move(lists.steps);
 }
 
@@ -107,9 +110,10 @@ void PlacedTiles::PlaceUncovered(const RankParts& rank, const TileShape& shape, 
 }
 
 size_t PlacedTiles::bytes() const {
-  size_t sum = sizeof(PlacedTiles) + merge_begin.nbytes() + slots.nbytes() + summed.nbytes();
-  for (const at::Tensor& places : {no_query, no_key}) {
-    sum += places.defined() ? places.nbytes() : 0;
+  size_t sum = sizeof(PlacedTiles);
+  for (const at::Tensor& list :
+       {slots, last_slots, merge_begin, mix_places, mix_begin, key_sums, no_query, no_key}) {
+    sum += list.defined() ? list.nbytes() : 0;
   }
   const auto add = [&sum](const Queries& lists) {
     sum += lists.tiles.nbytes() + lists.keys.nbytes();

@@ -12,8 +12,8 @@
 namespace ringmaster::attention {
 
 // TileLists on a device: each list is a tensor of the bytes of its structures, slots and
-// merge_begin are int32 tensors with the bits of uint32, summed is one of bytes. Immutable;
-// thread-safe.
+// those of numbers of parts and places are int32 tensors with the bits of uint32, key_sums is one
+// of bytes. Immutable; thread-safe.
 struct PlacedTiles {
   struct Queries {
     at::Tensor tiles;
@@ -46,12 +46,15 @@ struct PlacedTiles {
   Queries far;
   Queries last;
   at::Tensor slots;
+  at::Tensor last_slots;
   at::Tensor merge_begin;
+  at::Tensor mix_places;
+  at::Tensor mix_begin;
   int64_t parts = 0;
   bool deterministic = false;
   std::vector<Backward> backward_far;
   std::vector<Window> windows;
-  at::Tensor summed;
+  at::Tensor key_sums;
   // Where some queries see no key: bools, [tokens, heads, 1], which places are in no tile of
   // queries, and [tokens, heads of keys, 1], of which nobody here and no peer sees the keys. What
   // lies there may be anything, and is read beside tiles. Else undefined.

@@ -28,21 +28,6 @@ struct Group {
 };
 using Groups = std::vector<Group>;
 
-// Pairs of a query and a key that it sees.
-double PairsOf(const Groups& groups) {
-  double sum = 0;
-  for (const auto& [part, group] : groups) {
-    const auto queries = static_cast<double>(part->queries.rows_per_group);
-    const auto keys = static_cast<double>(part->keys.rows_per_group);
-    sum += queries * (part->causal ? keys - (queries - 1) / 2 : keys);
-  }
-  return sum;
-}
-
-// Products of two numbers and their addition, forward and backward.
-constexpr double kForwardFlops = 4, kBackwardFlops = kBackwardOverForward * kForwardFlops;
-constexpr double kForwardBytes = 2, kBackwardBytes = 4;  // of one number of a row on its way
-
 // Calls f(token * heads + head) for each row.
 template <typename F>
 void ForEachPlace(const Run& run, int heads, const F& f) {
@@ -51,14 +36,19 @@ void ForEachPlace(const Run& run, int heads, const F& f) {
   }
 }
 
+// Queries that have numbers, in their order.
+struct NumberedRows {
+  Run run;
+  bool far;
+};
+
 class Builder {
  public:
   Builder(const RankParts& parts, const TileShape& shape)
       : parts_(parts), shape_(shape), tile_rows_(kernels::TileRowsOf(shape.head_dim)) {}
 
   TileLists Build() {
-    AddForward();
-    AddMerge();
+    AddMerge(AddForward());
     for (const auto& [branch, groups] : ByBranch(parts_.far, &All)) {
       result_.backward_far.push_back(MakePass(groups, /*far=*/true, nullptr));
     }
@@ -111,12 +101,6 @@ class Builder {
     return branches;
   }
 
-  // Whether rows that travel are there when others' work is done, so that to wait for them then
-  // takes no time.
-  bool IsHidden(double rows, double bytes, double pairs, double flops) const {
-    return rows * 2 * bytes * shape_.flops_per_byte <= pairs * flops;
-  }
-
   // The last branch that covers every place and whose keys are all at hand, or -1.
   int WholeBranch() const {
     std::map<int, int64_t> rows;
@@ -129,57 +113,46 @@ class Builder {
     return last;
   }
 
-  // Whether the tiles of the joint runs merge all parts of their places: when nothing comes from
-  // peers, or is there when the other local branches are done.
-  bool MergesLast(const JointRuns& joint) const {
-    double others = 0;
-    for (const auto& [branch, groups] : ByBranch(parts_.local, &All)) {
-      others += joint.branches.count(branch) == 0 ? PairsOf(groups) : 0;
-    }
-    int64_t incoming = 0;
-    for (const RankParts::Message& message : parts_.incoming) incoming += message.rows;
-    return !joint.runs.empty() &&
-           IsHidden(static_cast<double>(incoming), kForwardBytes, others, kForwardFlops);
-  }
-
-  void AddForward() {
+  // Returns what the last tiles have.
+  JointRuns AddForward() {
     const int whole = WholeBranch();
     const std::set<int64_t> steps = StepsOfParts();
     const JointRuns joint = whole < 0 ? JointRuns()
                                       : JoinBranches(parts_, whole, shape_.head_dim, shape_.joined,
                                                      steps, kernels::kMaxViews - 1);
     AddViews(steps, joint);
-    const bool last = MergesLast(joint);
+    int64_t last_count = 0;
     for (const JointRun& run : joint.runs) {
-      AddQueries(run, /*far=*/false, tile_rows_, last ? &result_.last : &result_.local);
-      if (!last) Number(run.rows);
+      AddQueries(run, /*far=*/false, tile_rows_, last_count, &result_.last);
+      last_count += run.rows.count;
     }
     for (const bool far : {false, true}) {
       for (const Part& part : far ? parts_.far : parts_.local) {
         if (joint.branches.count(part.branch) > 0) continue;
         for (int64_t group = 0; group < part.queries.groups(); ++group) {
           for (const Span& span : SpansOf(part.queries, group)) {
-            AddQueries({span.run, {{&part, group, span.begin}}}, far, tile_rows_,
+            AddQueries({span.run, {{&part, group, span.begin}}}, far, tile_rows_, query_count_,
                        far ? &result_.far : &result_.local);
-            Number(span.run);
+            Number(span.run, far);
           }
         }
       }
     }
     if (parts_.tile_order.has_value()) {
-      for (TileLists::QueryTiles* lists : {&result_.local, &result_.far, &result_.last}) {
+      for (TileLists::QueryTiles* lists : {&result_.local, &result_.last, &result_.far}) {
         SortTiles(*parts_.tile_order, lists->keys, &lists->tiles);
       }
     }
+    return joint;
   }
 
-  void Number(const Run& rows) {
-    rows_.push_back(rows);
+  void Number(const Run& rows, bool far) {
+    rows_.push_back({rows, far});
     query_count_ += rows.count;
   }
 
-  // Heavy tiles first within a run. Queries are numbered from query_count_ on.
-  void AddQueries(const JointRun& run, bool far, int rows_of_tile,
+  // Heavy tiles first within a run. Queries are numbered from `first_row` on.
+  void AddQueries(const JointRun& run, bool far, int rows_of_tile, int64_t first_row,
                   TileLists::QueryTiles* lists) const {
     const auto problems = KeysOf(run);
     const int64_t count = run.rows.count;
@@ -197,33 +170,56 @@ class Builder {
         }
       }
       lists->tiles.push_back({RowsOf(run.rows, at, false), static_cast<int32_t>(rows), keys_begin,
-                              static_cast<int32_t>(lists->keys.size()), query_count_ + at});
+                              static_cast<int32_t>(lists->keys.size()), first_row + at});
     }
   }
 
   // Queries are numbered in the order of merging, so that filling parts in in this order sorts
-  // them. A place that the last tiles merge into has one result more.
-  void AddMerge() {
-    const bool merged_last = !result_.last.tiles.empty();
-    std::vector<uint32_t> next(shape_.tokens * shape_.heads, merged_last ? 1 : 0);
-    for (const Run& run : rows_) {
-      ForEachPlace(run, shape_.heads, [&](int64_t place) { ++next[place]; });
-    }
-    std::vector<uint32_t> begin = {0};
-    begin.reserve(next.size() + 1);
-    for (uint32_t& place : next) {
-      const uint32_t results = place;
-      place = results > 1 ? begin.back() : kernels::kWhole;
-      begin.push_back(begin.back() + (results > 1 ? results - (merged_last ? 1 : 0) : 0));
-    }
-    result_.slots.reserve(query_count_);
-    for (const Run& run : rows_) {
-      ForEachPlace(run, shape_.heads, [&](int64_t place) {
-        result_.slots.push_back(next[place] == kernels::kWhole ? kernels::kWhole : next[place]++);
+  // them.
+  void AddMerge(const JointRuns& joint) {
+    const bool last = !joint.runs.empty();
+    std::vector<uint32_t> results(shape_.tokens * shape_.heads, last ? 1 : 0);
+    std::vector<bool> mixed(results.size(), !last);
+    for (const auto& [run, far] : rows_) {
+      ForEachPlace(run, shape_.heads, [&, far = far](int64_t place) {
+        ++results[place];
+        if (far) mixed[place] = true;
       });
     }
-    if (begin.back() > 0) {
-      result_.merge_begin = std::move(begin);
+    // The next part of each place.
+    std::vector<uint32_t> next(results.size(), kernels::kWhole);
+    uint32_t parts = 0;
+    std::vector<uint32_t> begin = {0};
+    begin.reserve(results.size() + 1);
+    for (size_t place = 0; place < results.size(); ++place) {
+      if (!mixed[place] && results[place] > 1) {
+        next[place] = parts;
+        parts += results[place] - 1;
+      }
+      begin.push_back(parts);
+    }
+    if (parts > 0) result_.merge_begin = std::move(begin);
+    for (size_t place = 0; place < results.size(); ++place) {
+      if (!mixed[place] || results[place] <= 1) continue;
+      result_.mix_places.push_back(static_cast<uint32_t>(place));
+      result_.mix_begin.push_back(parts);
+      next[place] = parts;
+      parts += results[place];
+    }
+    if (!result_.mix_places.empty()) result_.mix_begin.push_back(parts);
+    const auto take = [&](int64_t place) {
+      return next[place] == kernels::kWhole ? kernels::kWhole : next[place]++;
+    };
+    for (const JointRun& run : joint.runs) {
+      if (result_.mix_places.empty()) break;
+      ForEachPlace(run.rows, shape_.heads, [&](int64_t place) {
+        result_.last_slots.push_back(mixed[place] ? take(place) : kernels::kWhole);
+      });
+    }
+    result_.slots.reserve(query_count_);
+    for (const NumberedRows& rows : rows_) {
+      ForEachPlace(rows.run, shape_.heads,
+                   [&](int64_t place) { result_.slots.push_back(take(place)); });
     }
   }
 
@@ -237,7 +233,7 @@ class Builder {
       if (!shape_.deterministic) continue;
       for (const Span& span : SpansOf(part->queries, group)) {
         AddQueries({span.run, {{part, group, span.begin}}}, far, kernels::kBackwardTileRows,
-                   &pass.queries);
+                   /*first_row=*/0, &pass.queries);
       }
     }
     for (int head = 0; window != nullptr && head < shape_.kv_heads; ++head) {
@@ -311,7 +307,7 @@ class Builder {
 
   void AddWindows() {
     CutWindows();
-    result_.summed.assign(shape_.tokens * shape_.kv_heads, 0);
+    result_.key_sums.assign(shape_.tokens * shape_.kv_heads, 0);
     for (TileLists::Window& window : result_.windows) {
       const auto branches = ByBranch(parts_.local, [&window](const Group& group) {
         const int64_t first =
@@ -320,9 +316,9 @@ class Builder {
       });
       AddPasses(branches, &window);
     }
-    if (std::all_of(result_.summed.begin(), result_.summed.end(),
+    if (std::all_of(result_.key_sums.begin(), result_.key_sums.end(),
                     [](uint8_t x) { return x == 0; })) {
-      result_.summed.clear();
+      result_.key_sums.clear();
     }
   }
 
@@ -331,60 +327,50 @@ class Builder {
                            [](int64_t rows, const KeyTile& tile) { return rows + tile.count; });
   }
 
-  // Marks sums that are added to. Returns how many were not before.
-  int64_t Sum(const Run& run) {
-    int64_t fresh = 0;
-    ForEachPlace(run, shape_.kv_heads, [&](int64_t place) {
-      fresh += result_.summed[place] == 0 ? 1 : 0;
-      result_.summed[place] = 1;
-    });
-    return fresh;
-  }
-
+  // Marks sums that are added to before they are finished. Returns how many were not before.
   int64_t Sum(const TileLists::Backward& pass) {
     int64_t fresh = 0;
     for (const KeyTile& tile : pass.keys.tiles) {
       const int64_t step = result_.steps[tile.rows.view];
       const int64_t first = tile.rows.residue + tile.rows.first * step;
-      fresh += Sum(Run{first, step, tile.count, tile.rows.head});
+      ForEachPlace({first, step, tile.count, tile.rows.head}, shape_.kv_heads, [&](int64_t place) {
+        fresh += result_.key_sums[place] == 0 ? 1 : 0;
+        result_.key_sums[place] = kernels::kSumsBefore;
+      });
     }
     return fresh;
   }
 
-  // Those that the gradients of a pool's rows are added to, the peers' and the own.
-  int64_t SumReturned() {
-    int64_t fresh = 0;
-    const auto sum = [&](const RankParts::Message& message) {
+  // Marks those that the gradients of a pool's rows, the peers' and the own, are added to.
+  void SumReturned() {
+    const auto mark = [&](const RankParts::Message& message) {
       for (const RowSet& set : message.local) {
-        for (const Run& run : set.runs) fresh += Sum(run);
+        for (const Run& run : set.runs) {
+          ForEachPlace(run, shape_.kv_heads,
+                       [&](int64_t place) { result_.key_sums[place] |= kernels::kSumsAfter; });
+        }
       }
     };
-    std::for_each(parts_.outgoing.begin(), parts_.outgoing.end(), sum);
-    sum(parts_.kept);
-    return fresh;
+    std::for_each(parts_.outgoing.begin(), parts_.outgoing.end(), mark);
+    mark(parts_.kept);
   }
 
   // Passes of many keys come first, so that later ones find their sums stored; the last of those
-  // that have all keys finishes, unless it would have to wait for the peers.
+  // that have all keys finishes.
   void AddPasses(const std::map<int, Groups>& branches, TileLists::Window* window) {
     using kernels::KeyGradients;
     std::vector<TileLists::Backward>& passes = window->passes;
     const int64_t all = window->tokens * shape_.kv_heads;
-    auto finisher = branches.end();
-    double pairs = 0;
-    for (auto branch = branches.begin(); branch != branches.end(); ++branch) {
+    for (const auto& [branch, groups] : branches) {
       // A mask is one branch.
-      passes.push_back(MakePass(branch->second, /*far=*/false,
-                                parts_.tile_order.has_value() ? window : nullptr));
-      pairs += PairsOf(branch->second);
-      finisher = RowsOf(passes.back()) == all ? branch : finisher;
+      passes.push_back(
+          MakePass(groups, /*far=*/false, parts_.tile_order.has_value() ? window : nullptr));
     }
-    if (finisher != branches.end() &&
-        IsHidden(static_cast<double>(parts_.outgoing_rows), kBackwardBytes,
-                 pairs - PairsOf(finisher->second), kBackwardFlops)) {
-      const auto pass = passes.begin() + std::distance(branches.begin(), finisher);
-      pass->key_gradients = KeyGradients::kFinish;
-      std::rotate(pass, pass + 1, passes.end());
+    const auto finisher = std::find_if(passes.rbegin(), passes.rend(),
+                                       [&](const auto& pass) { return RowsOf(pass) == all; });
+    if (finisher != passes.rend()) {
+      finisher->key_gradients = KeyGradients::kFinish;
+      std::rotate(finisher.base() - 1, finisher.base(), passes.end());
     }
     const auto sums_end = passes.end() - (window->finishes() ? 1 : 0);
     std::stable_sort(passes.begin(), sums_end,
@@ -396,19 +382,19 @@ class Builder {
       window->zero_keys |= more > 0 && more < RowsOf(*pass);
       fresh += more;
     }
-    const int64_t returned = SumReturned();
-    window->zero_keys |= returned > 0 || (!window->finishes() && fresh < all);
+    window->zero_keys |= !window->finishes() && fresh < all;
     if (window->zero_keys) {
       std::for_each(passes.begin(), sums_end,
                     [](auto& pass) { pass.key_gradients = KeyGradients::kAdd; });
     }
+    SumReturned();
   }
 
   const RankParts& parts_;
   const TileShape shape_;
   const int tile_rows_;
   std::map<int64_t, int> views_;  // by step
-  std::vector<Run> rows_;         // of numbered queries, in their order
+  std::vector<NumberedRows> rows_;
   int64_t query_count_ = 0;
   TileLists result_;
 };
@@ -420,8 +406,10 @@ size_t BytesOf(const TileLists::QueryTiles& lists) {
 }  // namespace
 
 size_t TileLists::bytes() const {
-  size_t sum = sizeof(TileLists) + BytesOf(local) + BytesOf(far) + BytesOf(last) + summed.size() +
-               (merge_begin.size() + slots.size()) * sizeof(uint32_t);
+  size_t sum = sizeof(TileLists) + BytesOf(local) + BytesOf(far) + BytesOf(last) + key_sums.size() +
+               (slots.size() + last_slots.size() + merge_begin.size() + mix_places.size() +
+                mix_begin.size()) *
+                   sizeof(uint32_t);
   const auto add = [&sum](const std::vector<Backward>& passes) {
     for (const Backward& pass : passes) {
       sum += BytesOf(pass.queries) + pass.keys.tiles.size() * sizeof(KeyTile) +

@@ -29,9 +29,9 @@ struct TileLists {
     kernels::KeyGradients key_gradients = kernels::KeyGradients::kAdd;
   };
   // Consecutive local tokens that meet no others, and the calls for them, one for each branch that
-  // has work: sums in fp32 are of one window at a time. A window whose last call finishes needs no
-  // more for dk and dv, and what comes from peers is added before that call; else it is added last,
-  // and the sums are to be rounded.
+  // has work: sums in fp32 are of one window at a time. What comes from peers is added when all
+  // calls have been made. Where the last one finishes, only the sums it was added to are to be
+  // rounded then, else all.
   struct Window {
     int64_t begin = 0;
     int64_t tokens = 0;
@@ -49,26 +49,35 @@ struct TileLists {
   std::vector<int64_t> steps;
   int pool_view() const { return static_cast<int>(steps.size()); }
 
-  // Forward, of all branches. The last ones cover every place, and merge its parts, those of far
-  // ones too, when these are there; where there are none, the parts are merged by themselves.
+  // Forward, of all branches, to be called in this order, the far ones when the peers' rows are
+  // there. The last ones cover every place.
   QueryTiles local;
-  QueryTiles far;
   QueryTiles last;
-  // Where the result of each numbered query goes: kernels::kWhole when no other query is of its
-  // token's head, else the number of a part. The parts of local token t and head h are numbered
-  // from merge_begin[t * heads + h] up to the next one's, in the order in which they are merged.
-  // Without parts there is no merge_begin.
+  QueryTiles far;
+  // Where the result of each numbered query goes, of local and far tiles and of the last ones,
+  // which have numbers of their own: kernels::kWhole when it is all of its place, a token's head,
+  // or all else is merged into it, else the number of a part. No last_slots: all are whole.
   std::vector<uint32_t> slots;
+  std::vector<uint32_t> last_slots;
+  // The last tiles merge parts merge_begin[t * heads + h] up to the next one's into the place of
+  // local token t and head h. Empty if they merge nothing.
   std::vector<uint32_t> merge_begin;
-  int64_t parts() const { return merge_begin.empty() ? 0 : merge_begin.back(); }
+  // Places with far parts, and all with parts where there are no last tiles, are merged when all
+  // are there: place mix_places[i] of parts from mix_begin[i] on, the last tile's own first.
+  std::vector<uint32_t> mix_places;
+  std::vector<uint32_t> mix_begin;
+  // Parts of a place are numbered in the order in which they are merged.
+  int64_t parts() const {
+    const std::vector<uint32_t>& begin = mix_begin.empty() ? merge_begin : mix_begin;
+    return begin.empty() ? 0 : begin.back();
+  }
 
   // Gradients of keys of the pool, one call for each branch that has work.
   std::vector<Backward> backward_far;
   // All tokens; one alone if the rank exchanges rows with others.
   std::vector<Window> windows;
-  // By key's place, token * kv_heads + head: whether its sums have been added to before the
-  // finishing calls. Empty if none have.
-  std::vector<uint8_t> summed;
+  // By key's place, token * kv_heads + head: kernels::kSumsBefore, kSumsAfter. Empty if all are 0.
+  std::vector<uint8_t> key_sums;
 
   size_t bytes() const;
 };
@@ -83,9 +92,6 @@ struct TileShape {
   bool deterministic = false;
   // A window ends where it can from this many tokens on.
   int64_t window_tokens = 0;
-  // What is computed while a byte comes from a peer, about: tiles that merge or finish wait for the
-  // peers only if the work before them takes as long.
-  double flops_per_byte = 0;
   // How many branches are joined to the one that covers every place (joint_runs.h); unset: as many
   // as make the forward pass shortest.
   std::optional<int> joined;

@@ -18,7 +18,7 @@ TORCH_LIBRARY(ringmaster, library) {
       "float scale, Tensor tiles, Tensor keys, Tensor slots, Tensor merge_begin, Tensor(a!) out, "
       "Tensor(b!) lse, Tensor(c!) rest, Tensor(d!) part_outs, Tensor(e!) part_lses) -> ()");
   library.def(
-      "tile_mix(Tensor part_outs, Tensor part_lses, Tensor merge_begin, Tensor(a!) out, "
+      "tile_mix(Tensor part_outs, Tensor part_lses, Tensor places, Tensor begin, Tensor(a!) out, "
       "Tensor(b!) lse, Tensor(c!) rest) -> ()");
   library.def(
       "tile_starts(Tensor dout, Tensor out, Tensor rest, Tensor lse, float scale, "
@@ -30,7 +30,7 @@ TORCH_LIBRARY(ringmaster, library) {
   library.def(
       "tile_backward(Tensor q, Tensor k, Tensor v, Tensor pool_k, Tensor pool_v, int[] steps, "
       "float scale, Tensor dout, Tensor starts, Tensor tiles, Tensor keys, "
-      "Tensor key_tiles, Tensor queries, bool deterministic, int key_gradients, Tensor summed, "
+      "Tensor key_tiles, Tensor queries, bool deterministic, int key_gradients, Tensor key_sums, "
       "int begin, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) pool_dk, "
       "Tensor(e!) pool_dv, Tensor(f!) finished_dk, Tensor(g!) finished_dv) -> ()");
 }
@@ -69,27 +69,26 @@ void CallForward(const TileInputs& inputs, const PlacedTiles::Queries& lists, co
   }
 }
 
-Tensor None(const Tensor& like) { return at::empty({0}, like.options()); }
-
 }  // namespace
 
 void TileForward(const TileInputs& inputs, const PlacedTiles::Queries& lists, const Tensor& slots,
                  const TileOutputs& outputs) {
-  CallForward(inputs, lists, slots, None(slots), outputs);
+  CallForward(inputs, lists, slots, at::empty({0}, slots.options()), outputs);
 }
 
-void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists,
-                     const Tensor& merge_begin, const TileOutputs& outputs) {
-  CallForward(inputs, lists, None(merge_begin), merge_begin, outputs);
+void TileForwardLast(const TileInputs& inputs, const PlacedTiles& lists,
+                     const TileOutputs& outputs) {
+  CallForward(inputs, lists.last, lists.last_slots, lists.merge_begin, outputs);
 }
 
-void TileMix(const Tensor& merge_begin, const TileOutputs& outputs) {
-  static const auto mix = Find("ringmaster::tile_mix")
-                              .typed<void(const Tensor&, const Tensor&, const Tensor&,
-                                          const Tensor&, const Tensor&, const Tensor&)>();
-  if (outputs.part_outs.numel() > 0) {
-    mix.call(outputs.part_outs, outputs.part_lses, merge_begin, outputs.out, outputs.lse,
-             outputs.rest);
+void TileMix(const PlacedTiles& lists, const TileOutputs& outputs) {
+  static const auto mix =
+      Find("ringmaster::tile_mix")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&, const Tensor&)>();
+  if (lists.mix_places.numel() > 0) {
+    mix.call(outputs.part_outs, outputs.part_lses, lists.mix_places, lists.mix_begin, outputs.out,
+             outputs.lse, outputs.rest);
   }
 }
 
@@ -122,7 +121,7 @@ void Rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, double direct
 }
 
 void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& starts,
-                  const PlacedTiles::Backward& lists, const Tensor& summed, bool deterministic,
+                  const PlacedTiles::Backward& lists, const Tensor& key_sums, bool deterministic,
                   const TileSums& sums, const FinishedKeys& finished) {
   static const auto backward =
       Find("ringmaster::tile_backward")
@@ -135,7 +134,7 @@ void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& st
     backward.call(inputs.q, inputs.k, inputs.v, inputs.pool_k, inputs.pool_v, inputs.steps,
                   inputs.scale, dout, starts, lists.queries.tiles, lists.queries.keys,
                   lists.keys.tiles, lists.keys.queries, deterministic,
-                  static_cast<int64_t>(lists.key_gradients), summed, sums.begin, sums.dq, sums.dk,
+                  static_cast<int64_t>(lists.key_gradients), key_sums, sums.begin, sums.dq, sums.dk,
                   sums.dv, sums.pool_dk, sums.pool_dv, finished.dk, finished.dv);
   }
 }

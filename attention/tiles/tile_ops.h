@@ -41,12 +41,12 @@ struct TileOutputs {
 void TileForward(const TileInputs& inputs, const PlacedTiles::Queries& lists,
                  const at::Tensor& slots, const TileOutputs& outputs);
 
-// The same of tiles that have all places: merges the parts of each, which are there, into it.
-void TileForwardLast(const TileInputs& inputs, const PlacedTiles::Queries& lists,
-                     const at::Tensor& merge_begin, const TileOutputs& outputs);
+// The same of PlacedTiles::last, with merge_begin: merges the parts that are there.
+void TileForwardLast(const TileInputs& inputs, const PlacedTiles& lists,
+                     const TileOutputs& outputs);
 
-// Merges the parts of each place that has some into out and lse.
-void TileMix(const at::Tensor& merge_begin, const TileOutputs& outputs);
+// Merges the parts of each of PlacedTiles::mix_places into out and lse.
+void TileMix(const PlacedTiles& lists, const TileOutputs& outputs);
 
 // What TileBackward's sums of scores and of their gradients begin with (kernels::BackwardProblem),
 // out of the output's gradient and the output, contiguous [B, T, H, D], the output with its rest,
@@ -79,11 +79,11 @@ struct FinishedKeys {
   at::Tensor dk, dv;
 };
 
-// Adds one pass's gradients to the sums; what becomes of those of keys, the lists say, and `summed`
-// is PlacedTiles', `starts` are TileStarts of `dout`, an operand of q's shape. Deterministic: the
-// same bits every time, by slower kernels, which want lists for it.
+// Adds one pass's gradients to the sums; what becomes of those of keys, the lists say, and
+// `key_sums` is PlacedTiles', `starts` are TileStarts of `dout`, an operand of q's shape.
+// Deterministic: the same bits every time, by slower kernels, which want lists for it.
 void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& starts,
-                  const PlacedTiles::Backward& lists, const at::Tensor& summed, bool deterministic,
-                  const TileSums& sums, const FinishedKeys& finished);
+                  const PlacedTiles::Backward& lists, const at::Tensor& key_sums,
+                  bool deterministic, const TileSums& sums, const FinishedKeys& finished);
 
 }  // namespace ringmaster::attention

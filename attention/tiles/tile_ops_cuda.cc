@@ -119,8 +119,8 @@ void ForwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   CheckDone(kernels::TileForward(problem, StreamOf(q)));
 }
 
-void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& merge_begin,
-             const Tensor& out, const Tensor& lse, const Tensor& rest) {
+void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& places,
+             const Tensor& begin, const Tensor& out, const Tensor& lse, const Tensor& rest) {
   const c10::cuda::CUDAGuard guard(out.device());
   CheckDone(kernels::Mix({.type = TypeOf(out),
                           .head_dim = static_cast<int>(out.size(3)),
@@ -128,8 +128,10 @@ void MixCuda(const Tensor& part_outs, const Tensor& part_lses, const Tensor& mer
                           .part_outs = Sums(part_outs),
                           .part_lses = Sums(part_lses),
                           .parts = part_outs.size(1),
-                          .places = out.size(1) * out.size(2),
-                          .merge_begin = Data<uint32_t>(merge_begin),
+                          .mixed_places = places.numel(),
+                          .places = Data<uint32_t>(places),
+                          .begin = Data<uint32_t>(begin),
+                          .all_places = out.size(1) * out.size(2),
                           .out = out.mutable_data_ptr(),
                           .lse = Sums(lse),
                           .rest = Rest(rest)},
@@ -203,7 +205,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& starts, const Tensor& tiles, const Tensor& keys,
                   const Tensor& key_tiles, const Tensor& queries, bool deterministic,
-                  int64_t key_gradients, const Tensor& summed, int64_t begin, const Tensor& dq,
+                  int64_t key_gradients, const Tensor& key_sums, int64_t begin, const Tensor& dq,
                   const Tensor& dk, const Tensor& dv, const Tensor& pool_dk, const Tensor& pool_dv,
                   const Tensor& finished_dk, const Tensor& finished_dv) {
   const c10::cuda::CUDAGuard guard(q.device());
@@ -229,7 +231,7 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
       .dq = SumsOf(dq, steps, begin),
       .dk = SumsOf(dk, steps, begin, pool_dk),
       .dv = SumsOf(dv, steps, begin, pool_dv),
-      .summed = Data<uint8_t>(summed),
+      .key_sums = Data<uint8_t>(key_sums),
       .finished_dk = finished_dk.mutable_data_ptr(),
       .finished_dv = finished_dv.mutable_data_ptr()};
   CheckDone(WhyNot(problem));

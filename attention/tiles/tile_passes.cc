@@ -15,7 +15,6 @@
 
 #include "attention/exchange/far_rows.h"
 #include "attention/kernels/tile_list.h"
-#include "attention/plan/layout.h"
 #include "attention/tiles/placed_tiles.h"
 #include "attention/tiles/tile_ops.h"
 
@@ -134,8 +133,7 @@ TileShape TileShapeOf(const at::Tensor& q, const at::Tensor& k) {
           .kv_heads = static_cast<int>(k.size(2)),
           .head_dim = static_cast<int>(KernelHeadDim(q.size(3))),
           .deterministic = q.is_cpu() || at::globalContext().deterministicAlgorithms(),
-          .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows),
-          .flops_per_byte = kSlowRing.flops_per_byte()};
+          .window_tokens = std::max(kMinWindowTokens, q.size(1) / kMaxWindows)};
 }
 
 AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at::Tensor& k,
@@ -162,17 +160,13 @@ AttentionOutput TilePassForward(const Call& call, const at::Tensor& q, const at:
     // Local tiles see nothing of the pool, which is under way.
     const TileInputs inputs = Inputs(call, queries, keys, values, rows.pool().narrow(0, 0, 0));
     TileForward(inputs, tiles.local, tiles.slots, outputs);
+    TileForwardLast(inputs, tiles, outputs);
+    rows.Wait();
     if (tiles.far.tiles.numel() > 0) {
-      rows.Wait();
       TileForward(Inputs(call, queries, keys, values, rows.pool()), tiles.far, tiles.slots,
                   outputs);
     }
-    if (tiles.last.tiles.numel() > 0) {
-      TileForwardLast(inputs, tiles.last, tiles.merge_begin, outputs);
-    } else {
-      TileMix(tiles.merge_begin, outputs);
-    }
-    rows.Wait();
+    TileMix(tiles, outputs);
     pool = rows.pool();
   }
   if (saved != nullptr) {
@@ -202,7 +196,7 @@ class BackwardPass {
 
   DenseGradients Run() {
     int64_t most = 0;
-    bool sums_keys = tiles_.summed.numel() > 0;
+    bool sums_keys = tiles_.key_sums.numel() > 0;
     for (const PlacedTiles::Window& window : tiles_.windows) {
       most = std::max(most, window.tokens);
       sums_keys |= !window.finishes;
@@ -237,22 +231,22 @@ class BackwardPass {
       sums.dv.zero_();
     }
     const auto run = [&](const PlacedTiles::Backward& pass) {
-      TileBackward(inputs_, douts_, starts_, pass, tiles_.summed, tiles_.deterministic, sums,
+      TileBackward(inputs_, douts_, starts_, pass, tiles_.key_sums, tiles_.deterministic, sums,
                    {gradients_.dk, gradients_.dv});
     };
     // A rank that exchanges rows has one window, else none are owed.
     std::for_each(tiles_.backward_far.begin(), tiles_.backward_far.end(), run);
     FarGradients far(*call_.parts, Columns(owed_, head_dim_).contiguous(), call_.wire,
                      call_.exchange);
-    const auto finish = window.passes.end() - (window.finishes ? 1 : 0);
-    std::for_each(window.passes.begin(), finish, run);
-    far.AddTo(Columns(sums.dk, head_dim_), Columns(sums.dv, head_dim_));
-    std::for_each(finish, window.passes.end(), run);
+    std::for_each(window.passes.begin(), window.passes.end(), run);
     const auto part_of = [&window](const at::Tensor& x) {
       return x.narrow(1, window.begin, window.tokens);
     };
     part_of(gradients_.dq).copy_(sums.dq);
-    if (!window.finishes) {
+    far.AddTo(Columns(sums.dk, head_dim_), Columns(sums.dv, head_dim_));
+    if (window.finishes) {
+      far.Round(sums.dk, sums.dv, gradients_.dk, gradients_.dv);
+    } else {
       part_of(gradients_.dk).copy_(sums.dk);
       part_of(gradients_.dv).copy_(sums.dv);
     }

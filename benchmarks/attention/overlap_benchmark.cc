@@ -143,30 +143,19 @@ void Run(const Arguments& arguments, int64_t tokens) {
   };
   const at::Tensor q = random(), k = random(), v = random(), dout = random();
   PacedExchange exchange(arguments.rank, arguments.ranks);
-  Call call = MakeCall(q, k, v, options, map, &exchange);
+  const Call call = MakeCall(q, k, v, options, map, &exchange);
   if (!call.by_tiles()) throw std::runtime_error(call.why_not_tiles);
   const MessageShape message{.head_dim = shape.dim, .element_bytes = 2};
-  uint64_t bytes = 0, backward_bytes = 0;  // to receive
+  uint64_t bytes = 0;  // to receive forward
   for (int peer = 0; peer < arguments.ranks; ++peer) {
     if (peer == arguments.rank) continue;
     bytes += plan.ForwardBytes(peer, arguments.rank, message);
-    backward_bytes += plan.BackwardBytes(peer, arguments.rank, message);
   }
-  const double flops = plan.ForwardFlops(arguments.rank, message);
   double forward_alone = 0, both_alone = 0;
   for (const double share : {0.0, 0.5, 1.0, 2.0}) {
     const double forward_pace = share * forward_alone;
     const double backward_pace = share * (both_alone - forward_alone);
     exchange.Pace(forward_pace, backward_pace);
-    // The network that the plan is told of is the one that there is; jobs are planned for 25 GB/s.
-    TileShape tiles = TileShapeOf(q, k);
-    const auto flops_per_byte = [&](uint64_t received, double times) {
-      return received == 0 ? 0 : times * share * flops / static_cast<double>(received);
-    };
-    tiles.flops_per_byte =
-        std::max(flops_per_byte(bytes, 1), flops_per_byte(backward_bytes, kBackwardOverForward));
-    call.parts =
-        FindParts(options, map, arguments.rank, shape.heads, shape.heads, q.device(), tiles);
     const double forward = kernels::Milliseconds([&] {
       exchange.BeginForward();
       Forward(call, q, k, v, nullptr);

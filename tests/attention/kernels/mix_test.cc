@@ -52,7 +52,7 @@ TEST_P(MixTest, MergesParts) {
                                                   {},
                                                   {none, none, none, none, 80}};
   std::vector<float> lses, outs;
-  std::vector<uint32_t> begins = {0};
+  std::vector<uint32_t> begins = {0}, filled, filled_begins;
   std::mt19937_64 random(5);
   std::normal_distribution<float> normal;
   constexpr size_t kBatch = 2;
@@ -65,16 +65,22 @@ TEST_P(MixTest, MergesParts) {
       if (batch == 0) begins.push_back(static_cast<uint32_t>(lses.size()));
     }
   }
+  for (uint32_t place = 0; place < places.size(); ++place) {
+    if (places[place].empty()) continue;
+    filled.push_back(place);
+    filled_begins.push_back(begins[place]);
+  }
+  filled_begins.push_back(begins.back());
   const int64_t parts = begins.back();
   const DeviceArray<float> part_outs(outs), part_lses(lses);
   const DeviceArray<float> lse(std::vector<float>(kBatch * places.size(), 7));
   const DeviceArray<uint16_t> out(
       std::vector<uint16_t>(kBatch * places.size() * dim, ToElement(type, 7)));
-  const DeviceArray<uint32_t> merge_begin(begins);
+  const DeviceArray<uint32_t> device_filled(filled), device_begins(filled_begins);
   const DeviceArray<int8_t> rest(kBatch * places.size() * dim);
   ASSERT_EQ(Mix({type, dim, kBatch, part_outs.data(), part_lses.data(), parts,
-                 static_cast<int64_t>(places.size()), merge_begin.data(), out.data(), lse.data(),
-                 rest.data()},
+                 static_cast<int64_t>(filled.size()), device_filled.data(), device_begins.data(),
+                 static_cast<int64_t>(places.size()), out.data(), lse.data(), rest.data()},
                 nullptr),
             "");
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);

@@ -46,7 +46,7 @@ TEST(TileListContentsTest, WindowsAreOfTheirOwn) {
     std::vector<int64_t> windows;
     std::vector<KeyGradients> gradients;
     bool zero_keys;
-    int64_t summed;
+    int64_t key_sums;
     Documents documents = {};
   };
   const KeyGradients add = KeyGradients::kAdd, store = KeyGradients::kStore;
@@ -76,27 +76,45 @@ TEST(TileListContentsTest, WindowsAreOfTheirOwn) {
       EXPECT_EQ(window.zero_keys, want.zero_keys);
     }
     EXPECT_EQ(windows, want.windows);
-    EXPECT_EQ(std::accumulate(lists.summed.begin(), lists.summed.end(), int64_t{0}), want.summed);
+    EXPECT_EQ(std::accumulate(lists.key_sums.begin(), lists.key_sums.end(), int64_t{0}),
+              want.key_sums);
   }
 }
 
-// A rank that exchanges rows waits for its peers where enough is to be done before.
-TEST(TileListContentsTest, RanksThatWaitMergeAndFinish) {
+void Mark(const RowSet& set, int heads, std::vector<bool>* places) {
+  for (const Run& run : set.runs) {
+    for (int64_t i = 0; i < run.count; ++i) {
+      (*places)[(run.first + i * run.step) * heads + run.head] = true;
+    }
+  }
+}
+
+// Only places with far keys are left for the peers' rows, and only keys that peers see for theirs.
+TEST(TileListContentsTest, PeersAreWaitedForWhereTheyMatter) {
   const auto plan = AttentionPlan::Create(
       DilatedAttentionOptions{.branches = {{64, 1}, {128, 2}, {600, 8}}},
       *ShardMap::FromRanges(600, {{{0, 256}, {512, 600}}, {{256, 512}}}), 2, 2);
-  for (const double flops_per_byte : {0.0, kEndlessFlopsPerByte}) {
-    const bool waits = flops_per_byte == 0;
-    for (int rank = 0; rank < 2; ++rank) {
-      TileShape shape = Shape(plan->map().LocalTokens(rank), 2, 2, 64);
-      shape.flops_per_byte = flops_per_byte;
-      const TileLists lists = MakeTileLists(MakeRankParts(*plan, rank), shape);
-      EXPECT_FALSE(lists.far.tiles.empty());
-      EXPECT_EQ(!lists.last.tiles.empty(), waits);
-      ASSERT_EQ(lists.windows.size(), 1u);
-      EXPECT_EQ(lists.windows[0].finishes(), waits);
-      // The peers' rows are among those of the second branch.
-      EXPECT_FALSE(lists.windows[0].zero_keys);
+  for (int rank = 0; rank < 2; ++rank) {
+    const int64_t tokens = plan->map().LocalTokens(rank);
+    const RankParts parts = MakeRankParts(*plan, rank);
+    const TileLists lists = MakeTileLists(parts, Shape(tokens, 2, 2, 64));
+    std::vector<bool> far(tokens * 2), seen(tokens * 2);
+    for (const Part& part : parts.far) Mark(part.queries, 2, &far);
+    for (const RankParts::Message& message : parts.outgoing) {
+      for (const RowSet& set : message.local) Mark(set, 2, &seen);
+    }
+    for (const RowSet& set : parts.kept.local) Mark(set, 2, &seen);
+    EXPECT_FALSE(lists.far.tiles.empty());
+    EXPECT_FALSE(lists.last.tiles.empty());
+    ASSERT_EQ(lists.windows.size(), 1u);
+    EXPECT_TRUE(lists.windows[0].finishes());
+    EXPECT_FALSE(lists.windows[0].zero_keys);
+    for (int64_t place = 0; place < tokens * 2; ++place) {
+      EXPECT_EQ(std::binary_search(lists.mix_places.begin(), lists.mix_places.end(), place),
+                far[place]);
+      EXPECT_TRUE(!far[place] || lists.merge_begin.empty() ||
+                  lists.merge_begin[place] == lists.merge_begin[place + 1]);
+      EXPECT_EQ((lists.key_sums[place] & kernels::kSumsAfter) != 0, seen[place]);
     }
   }
 }
@@ -133,7 +151,7 @@ TEST(TileListContentsTest, BlocksAreTilesAndNeighboursOneSpan) {
       });
   EXPECT_TRUE(lists.slots.empty());
   EXPECT_TRUE(lists.merge_begin.empty());
-  EXPECT_TRUE(lists.summed.empty());
+  EXPECT_TRUE(lists.key_sums.empty());
   EXPECT_EQ(lists.steps, (std::vector<int64_t>{1}));
   ASSERT_TRUE(lists.local.tiles.empty() && lists.far.tiles.empty());
   std::vector<std::vector<int32_t>> got;

@@ -91,6 +91,9 @@ struct Rank {
     const at::Tensor& x = rows.view == lists.pool_view() ? pool : own;
     return x.mutable_data_ptr<double>() + (Token(rows, i) * x.size(1) + rows.head) * x.size(2);
   }
+  uint8_t SumsBeside(int64_t token, int64_t head) const {
+    return lists.key_sums.empty() ? 0 : lists.key_sums[token * k.size(1) + head];
+  }
   double Dot(const double* a, const double* b) const {
     return std::inner_product(a, a + size(), b, 0.0);
   }
@@ -105,7 +108,7 @@ struct Parts {
   std::vector<double> lses;
 };
 
-// `last`: parts are merged into the results.
+// `last`: the tiles have numbers of their own, and parts are merged into their results.
 void Forward(Rank& rank, const TileLists::QueryTiles& lists, bool last, Parts* parts) {
   const int64_t heads = rank.q.size(1);
   double* const lses = rank.lse.data_ptr<double>();
@@ -126,11 +129,12 @@ void Forward(Rank& rank, const TileLists::QueryTiles& lists, bool last, Parts* p
         }
       }
       const int64_t place = rank.Token(tile.rows, j) * heads + tile.rows.head;
-      const uint32_t slot = last ? kernels::kWhole : rank.lists.slots.at(tile.first_row + j);
+      const auto& slots = last ? rank.lists.last_slots : rank.lists.slots;
+      const uint32_t slot = last && slots.empty() ? kernels::kWhole : slots.at(tile.first_row + j);
       const bool whole = slot == kernels::kWhole;
       const uint32_t first = begin.empty() ? 0 : begin[place];
       const uint32_t end = begin.empty() ? 0 : begin[place + 1];
-      ASSERT_TRUE(last || (whole ? first == end : first <= slot && slot < end));
+      ASSERT_TRUE(last ? whole || first == end : !whole || first == end);
       for (uint32_t i = first; last && i < end; ++i) {
         numerator.add_(parts->outs[i], std::exp(parts->lses[i]));
         sum += std::exp(parts->lses[i]);
@@ -152,20 +156,19 @@ void ForwardAndMerge(Rank& rank) {
   rank.out = at::zeros_like(rank.q);
   rank.lse = at::full({tokens, heads}, std::nan(""), at::kDouble);
   Forward(rank, lists.local, /*last=*/false, &parts);
-  Forward(rank, lists.far, /*last=*/false, &parts);
   Forward(rank, lists.last, /*last=*/true, &parts);
-  ASSERT_EQ(lists.merge_begin.size(),
-            lists.parts() == 0 ? 0 : static_cast<size_t>(tokens * heads + 1));
-  const bool merged = !lists.last.tiles.empty() || lists.parts() == 0;
-  ASSERT_TRUE(lists.last.tiles.empty() || !rank.lse.isnan().any().item<bool>());
-  for (int64_t place = 0; place < tokens * heads && merged; ++place) {
-    const at::Tensor lse = rank.lse[place / heads][place % heads];
-    if (lse.isnan().item<bool>()) lse.fill_(-std::numeric_limits<double>::infinity());
-  }
-  for (int64_t place = 0; place < tokens * heads && !merged; ++place) {
+  Forward(rank, lists.far, /*last=*/false, &parts);
+  ASSERT_TRUE(lists.merge_begin.empty() ||
+              lists.merge_begin.size() == static_cast<size_t>(tokens * heads + 1));
+  ASSERT_EQ(lists.mix_begin.size(), lists.mix_places.empty() ? 0 : lists.mix_places.size() + 1);
+  for (int64_t place = 0, next = 0; place < tokens * heads; ++place) {
     const at::Tensor out = rank.out[place / heads][place % heads];
     const at::Tensor lse = rank.lse[place / heads][place % heads];
-    const uint32_t begin = lists.merge_begin[place], end = lists.merge_begin[place + 1];
+    uint32_t begin = 0, end = 0;
+    if (next < static_cast<int64_t>(lists.mix_places.size()) && lists.mix_places[next] == place) {
+      begin = lists.mix_begin[next], end = lists.mix_begin[++next];
+    }
+    ASSERT_TRUE(lists.last.tiles.empty() || begin < end || !lse.isnan().item<bool>());
     ASSERT_TRUE(begin == end || lse.isnan().item<bool>()) << "whole and in parts";
     double sum = begin == end ? std::exp(lse.item<double>()) : 0;
     for (uint32_t i = begin; i < end; ++i) {
@@ -218,8 +221,7 @@ void Prepare(const Rank& rank, const KeyTile& tile, kernels::KeyGradients gradie
     const int64_t token = rank.Token(tile.rows, j), head = tile.rows.head;
     const at::Tensor dk = (finish ? rank.dk : rank.dk_sums)[token][head];
     const at::Tensor dv = (finish ? rank.dv : rank.dv_sums)[token][head];
-    const auto& summed = rank.lists.summed;
-    if (finish && !summed.empty() && summed[token * rank.k.size(1) + head] != 0) {
+    if (finish && (rank.SumsBeside(token, head) & kernels::kSumsBefore) != 0) {
       dk.copy_(rank.dk_sums[token][head]);
       dv.copy_(rank.dv_sums[token][head]);
     } else {
@@ -266,6 +268,21 @@ void BackwardFar(const Rank& rank) {
   for (const TileLists::Backward& pass : rank.lists.backward_far) Backward(rank, pass);
 }
 
+// Copies the rows of keys whose sums are added to after they are finished, from either of sums and
+// what is finished to the other.
+void CopyAddedTo(const Rank& rank, const TileLists::Backward& finisher, bool to_sums) {
+  for (const KeyTile& tile : finisher.keys.tiles) {
+    for (int32_t j = 0; j < tile.count; ++j) {
+      const int64_t token = rank.Token(tile.rows, j), head = tile.rows.head;
+      if ((rank.SumsBeside(token, head) & kernels::kSumsAfter) == 0) continue;
+      for (auto [sums, finished] : {std::pair(rank.dk_sums, rank.dk), {rank.dv_sums, rank.dv}}) {
+        if (!to_sums) std::swap(sums, finished);
+        sums[token][head].copy_(finished[token][head]);
+      }
+    }
+  }
+}
+
 // Sums that nobody has written are NaN. `add_returned` adds what the pools' rows owe to them.
 template <typename F>
 void BackwardOwn(const Rank& rank, const F& add_returned) {
@@ -279,11 +296,11 @@ void BackwardOwn(const Rank& rank, const F& add_returned) {
     for (const at::Tensor& sums : {part(rank.dk_sums), part(rank.dv_sums)}) {
       if (window.zero_keys) sums.zero_();
     }
-    const size_t sums_end = window.passes.size() - (window.finishes() ? 1 : 0);
-    for (size_t i = 0; i < sums_end; ++i) Backward(rank, window.passes[i]);
+    for (const TileLists::Backward& pass : window.passes) Backward(rank, pass);
+    if (window.finishes()) CopyAddedTo(rank, window.passes.back(), /*to_sums=*/true);
     add_returned();
     if (window.finishes()) {
-      Backward(rank, window.passes.back());
+      CopyAddedTo(rank, window.passes.back(), /*to_sums=*/false);
       continue;
     }
     part(rank.dk).copy_(part(rank.dk_sums));
@@ -293,15 +310,14 @@ void BackwardOwn(const Rank& rank, const F& add_returned) {
 }
 
 std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<RankParts>& parts,
-                            int head_dim, double flops_per_byte, int64_t batch) {
+                            int head_dim, int64_t batch) {
   std::vector<Rank> ranks(problem.map.ranks());
   for (int i = 0; i < problem.map.ranks(); ++i) {
     Rank& rank = ranks[i];
     rank.parts = parts[i];
-    TileShape shape = Shape(problem.map.LocalTokens(i), static_cast<int>(problem.q.size(2)),
-                            static_cast<int>(problem.k.size(2)), head_dim);
-    shape.flops_per_byte = flops_per_byte;
-    rank.lists = MakeTileLists(rank.parts, shape);
+    rank.lists = MakeTileLists(
+        rank.parts, Shape(problem.map.LocalTokens(i), static_cast<int>(problem.q.size(2)),
+                          static_cast<int>(problem.k.size(2)), head_dim));
     rank.positions = at::tensor(problem.map.Positions(i), at::kLong);
     const auto local = [&](const at::Tensor& x) {
       return x[batch].index_select(0, rank.positions);
@@ -325,13 +341,13 @@ std::vector<Rank> MakeRanks(const AttentionCase& problem, const std::vector<Rank
   return ranks;
 }
 
-ReferenceResult Run(const AttentionCase& problem, int head_dim, double flops_per_byte) {
+ReferenceResult Run(const AttentionCase& problem, int head_dim) {
   ReferenceResult result{
       at::zeros_like(problem.q), at::zeros(problem.q.sizes().slice(0, 3), at::kDouble),
       at::zeros_like(problem.q), at::zeros_like(problem.k), at::zeros_like(problem.v)};
   const std::vector<RankParts> parts = PartsOf(problem);
   for (int64_t batch = 0; batch < problem.q.size(0); ++batch) {
-    std::vector<Rank> ranks = MakeRanks(problem, parts, head_dim, flops_per_byte, batch);
+    std::vector<Rank> ranks = MakeRanks(problem, parts, head_dim, batch);
     for (Rank& rank : ranks) {
       ForwardAndMerge(rank);
       if (testing::Test::HasFatalFailure()) return result;
@@ -361,11 +377,11 @@ ReferenceResult Run(const AttentionCase& problem, int head_dim, double flops_per
   return result;
 }
 
-void Check(AttentionCase problem, int head_dim, double flops_per_byte = 0) {
+void Check(AttentionCase problem, int head_dim) {
   problem.options.mix_gradient = MixGradient::kExact;
   const ReferenceResult reference =
       ReferenceAttention(problem.q, problem.k, problem.v, problem.dout, problem.pattern());
-  ReferenceResult result = Run(problem, head_dim, flops_per_byte);
+  ReferenceResult result = Run(problem, head_dim);
   // Where every query sees its own key alone, differences of what is equal remain.
   for (const auto& [got, want] :
        {std::pair(&result.dq, reference.dq), {&result.dk, reference.dk}}) {
@@ -380,7 +396,7 @@ TEST(TileListsTest, EqualTheDenseOracle) {
     const AttentionCase problem =
         RandomCase(seed, {.max_tokens = 24, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}});
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
-    Check(problem, seed % 2 == 0 ? 64 : 128, seed % 3 == 0 ? kEndlessFlopsPerByte : 0);
+    Check(problem, seed % 2 == 0 ? 64 : 128);
   }
 }
 
@@ -391,7 +407,7 @@ TEST(TileListsTest, BlocksEqualTheDenseOracle) {
         seed,
         {.max_tokens = 400, .dtypes = {at::kDouble}, .ranks = {1, 2, 3, 4}, .head_dims = {1, 3}});
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.Describe());
-    Check(problem, seed % 2 == 0 ? 64 : 128, seed % 3 == 0 ? kEndlessFlopsPerByte : 0);
+    Check(problem, seed % 2 == 0 ? 64 : 128);
   }
 }
 

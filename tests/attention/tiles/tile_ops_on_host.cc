@@ -156,8 +156,8 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
       }
       const PartOfTile part = Attend(at::cat(scores, 1), at::cat(seen), q);
       for (int32_t j = 0; j < tile.count; ++j) {
-        const uint32_t slot = places.empty() ? kernels::kWhole : places[tile.first_row + j];
         const int64_t token = queries.First(tile.rows) + j * queries.Step(tile.rows);
+        const uint32_t slot = places.empty() ? kernels::kWhole : places[tile.first_row + j];
         const Tensor rest_of_row = rest.numel() > 0 ? rest[batch][token][tile.rows.head] : rest;
         if (slot != kernels::kWhole) {
           part_outs[batch][slot].copy_(part.out[j]);
@@ -177,20 +177,19 @@ void ForwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   }
 }
 
-void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& merge_begin,
-             const Tensor& out, const Tensor& lse, const Tensor& rest) {
-  const auto begins = List<uint32_t>(merge_begin.view(at::kByte));
-  const int64_t places = out.size(1) * out.size(2);
+void MixHost(const Tensor& part_outs, const Tensor& part_lses, const Tensor& places,
+             const Tensor& begin, const Tensor& out, const Tensor& lse, const Tensor& rest) {
+  const auto mixed = List<uint32_t>(places.view(at::kByte));
+  const auto begins = List<uint32_t>(begin.view(at::kByte));
   for (int64_t batch = 0; batch < out.size(0); ++batch) {
-    for (int64_t place = 0; place < places; ++place) {
-      if (begins[place] == begins[place + 1]) continue;
-      const PartOfTile whole = Merge(part_outs[batch].slice(0, begins[place], begins[place + 1]),
-                                     part_lses[batch].slice(0, begins[place], begins[place + 1]));
+    for (size_t i = 0; i < mixed.size(); ++i) {
+      const PartOfTile whole = Merge(part_outs[batch].slice(0, begins[i], begins[i + 1]),
+                                     part_lses[batch].slice(0, begins[i], begins[i + 1]));
       const auto at = [&](const Tensor& x) {
-        return x.numel() > 0 ? x.view({out.size(0), places, -1})[batch][place] : x;
+        return x.numel() > 0 ? x.flatten(1, 2)[batch][mixed[i]] : x;
       };
       StoreWhole(whole.out, at(out), at(rest));
-      lse.view({out.size(0), places})[batch][place] = whole.lse;
+      at(lse).copy_(whole.lse);
     }
   }
 }
@@ -238,7 +237,7 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   const Tensor& pool_v, at::IntArrayRef steps, double scale, const Tensor& dout,
                   const Tensor& starts, const Tensor& tiles, const Tensor& keys,
                   const Tensor& key_tiles, const Tensor& queries, bool deterministic,
-                  int64_t key_gradients, const Tensor& summed, int64_t begin, const Tensor& dq,
+                  int64_t key_gradients, const Tensor& key_sums, int64_t begin, const Tensor& dq,
                   const Tensor& dk, const Tensor& dv, const Tensor& pool_dk, const Tensor& pool_dv,
                   const Tensor& finished_dk, const Tensor& finished_dv) {
   TORCH_CHECK(deterministic, "these kernels make dq by tiles of queries");
@@ -273,12 +272,18 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
         dk_rows.zero_();
         dv_rows.zero_();
       }
-      for (int32_t j = 0; finish && summed.numel() > 0 && j < tile.count; ++j) {
-        const int64_t token = dks.First(tile.rows) + j * dks.Step(tile.rows);
-        if (summed[token * k.size(2) + tile.rows.head].item<int>() == 0) continue;
-        dk_rows[j].add_(dk_sums.At(batch, tile.rows, tile.count)[j]);
-        dv_rows[j].add_(dv_sums.At(batch, tile.rows, tile.count)[j]);
-      }
+      // Calls f(sums, what is finished) for dk and dv of the keys that have sums beside.
+      const auto for_each_of = [&](uint8_t which, const auto& f) {
+        for (int32_t j = 0; finish && key_sums.numel() > 0 && j < tile.count; ++j) {
+          const int64_t token = dks.First(tile.rows) + j * dks.Step(tile.rows);
+          const uint8_t beside = key_sums[token * k.size(2) + tile.rows.head].item<uint8_t>();
+          if ((beside & which) == 0) continue;
+          f(dk_sums.At(batch, tile.rows, tile.count)[j], dk_rows[j]);
+          f(dv_sums.At(batch, tile.rows, tile.count)[j], dv_rows[j]);
+        }
+      };
+      for_each_of(kernels::kSumsBefore,
+                  [](const Tensor& sums, const Tensor& finished) { finished.add_(sums); });
       for (const TileKeys& span : List<TileKeys>(queries).slice(
                tile.queries_begin, tile.queries_end - tile.queries_begin)) {
         const auto [p, ds] = pairs.Of(batch, span.rows, span.count, tile.rows, tile.count,
@@ -286,9 +291,15 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
         dk_rows.add_(ds.t().matmul(pairs.queries.At(batch, span.rows, span.count)));
         dv_rows.add_(p.t().matmul(pairs.douts.At(batch, span.rows, span.count)));
       }
+      for_each_of(kernels::kSumsAfter,
+                  [](const Tensor& sums, const Tensor& finished) { sums.copy_(finished); });
     }
   }
   dqs.StoreTo(dq);
+  if (finish) {
+    dk_sums.StoreTo(dk);
+    dv_sums.StoreTo(dv);
+  }
   dks.StoreTo(finish ? finished_dk : dk, pool_dk);
   dvs.StoreTo(finish ? finished_dv : dv, pool_dv);
 }

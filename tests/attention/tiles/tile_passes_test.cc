@@ -64,13 +64,12 @@ AttentionCase BlockTileCase(uint64_t seed) {
   return problem;
 }
 
-// Waits for peers before it merges and finishes, however long they take, and joins what it can.
-void WaitForPeers(const AttentionCase& problem, int rank, Call* call) {
+// Joins what can be joined.
+void JoinAll(const AttentionCase& problem, int rank, Call* call) {
   const auto heads = static_cast<int>(problem.q.size(2)),
              kv_heads = static_cast<int>(problem.k.size(2));
   const at::Tensor q = problem.q.narrow(1, 0, problem.map.LocalTokens(rank));
   TileShape shape = TileShapeOf(q.to(g_flags.device), problem.k);
-  shape.flops_per_byte = 0;
   shape.joined = 15;
   call->parts =
       FindParts(problem.pattern(), problem.map, rank, heads, kv_heads, g_flags.device, shape);
@@ -112,7 +111,7 @@ void CheckCases(AttentionCase (*make)(uint64_t seed)) {
         i % 3 == 0 || problem.strategy == Strategy::kHeads
             ? RunRanks(Poisoned(problem, reference), Path::kAsCalled, g_flags.device)
             : RunRanks(Poisoned(problem, reference), Path::kLongSequence, g_flags.device,
-                       [&](int rank, Call* call) { WaitForPeers(problem, rank, call); });
+                       [&](int rank, Call* call) { JoinAll(problem, rank, call); });
     EXPECT_TRUE(result.lse.isneginf().equal(reference.lse.isneginf()));
     const AttentionResult planned = PlannedTraffic(problem);
     EXPECT_EQ(result.sent_bytes, planned.sent_bytes);

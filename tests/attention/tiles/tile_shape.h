@@ -6,7 +6,7 @@
 
 namespace ringmaster::attention {
 
-// With windows as short as segments allow, waiting for peers, all branches joined that may be.
+// With windows as short as segments allow, all branches joined that may be.
 inline TileShape Shape(int64_t tokens, int heads, int kv_heads, int head_dim) {
   return {.tokens = tokens,
           .heads = heads,
@@ -15,6 +15,5 @@ inline TileShape Shape(int64_t tokens, int heads, int kv_heads, int head_dim) {
           .deterministic = true,
           .joined = 15};
 }
-constexpr double kEndlessFlopsPerByte = 1e30;  // waits for nobody who sends something
 
 }  // namespace ringmaster::attention
