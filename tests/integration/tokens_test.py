@@ -3,6 +3,7 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import tempfile
@@ -174,6 +175,16 @@ class LoopbackTest(harness.ClusterTest):
                                'somebody', '--scope=root'], check=False, text=True, capture_output=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn('there is no "root"', done.stderr)
+
+    def test_proxy_gets_nothing_in_the_clear(self):
+        # Nobody listens there.
+        with socket.socket() as proxy:
+            proxy.bind(('127.0.0.1', 0))
+            done = subprocess.run(
+                [f'{harness.binaries()}/ringctl', f'--address={self.cluster.address}', 'list'], check=False, text=True,
+                capture_output=True, timeout=harness.SECONDS, env={
+                    **os.environ, 'http_proxy': f'http://127.0.0.1:{proxy.getsockname()[1]}', 'no_grpc_proxy': ''})
+        self.assertEqual(done.returncode, 0, done)
 
     def test_tokens_over_plain_loopback(self):
         with tempfile.TemporaryDirectory(prefix='ringmaster-tokens-') as folder, \

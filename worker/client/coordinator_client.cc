@@ -50,6 +50,8 @@ std::shared_ptr<grpc::Channel> ChannelFactory::NewChannel() const {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // A manifest names every shard of a world.
   arguments.SetMaxReceiveMessageSize(64 << 20);
+  // A proxy of the environment would hand the token on in the clear.
+  if (address_.tls_ca.empty()) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(address_.target, CredentialsFor(address_).value_or(credentials_),
                                    arguments);
 }

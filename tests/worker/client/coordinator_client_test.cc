@@ -1,6 +1,7 @@
 #include "worker/client/coordinator_client.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -65,6 +66,20 @@ v1::Directive Ack(int64_t sequence) {
   v1::Directive directive;
   directive.mutable_heartbeat_ack()->set_sequence(sequence);
   return directive;
+}
+
+TEST(CoordinatorClientTest, GoesThroughNoProxyInTheClear) {
+  FakeCoordinator coordinator;
+  const FakeCoordinator no_proxy;
+  setenv("http_proxy", ("http://" + no_proxy.address()).c_str(), /*overwrite=*/1);
+  setenv("no_grpc_proxy", "", 1);
+  Journal journal;
+  {
+    CoordinatorClient client(Channels(coordinator.address()), journal.Events());
+    EXPECT_TRUE(journal.WaitFor("up 1"));
+  }
+  unsetenv("http_proxy");
+  unsetenv("no_grpc_proxy");
 }
 
 TEST(CoordinatorClientTest, CarriesReportsAndDirectivesInOrder) {
