@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/cordon.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
@@ -56,7 +57,13 @@ void Adopt(State& state, Job& job) {
   state.settled = state.now + state.options.adoption_window;
   job.adopting = job.record.stage() == store::RING_STAGE_FORMING;
   job.last_step = state.now;
-  if (job.status().state() == v1::TrainingJobStatus::RUNNING) StartRunClock(state, job);
+  if (job.status().state() == v1::TrainingJobStatus::RUNNING) {
+    StartRunClock(state, job);
+    // It ran between two tries to stop. When the next one was to be is not stored.
+    if (!DrainOf(state, job).empty()) {
+      state.timers.Set(TimerKind::kStopAgain, job.name(), state.settled);
+    }
+  }
   for (int rank = 0; rank < job.status().ranks_size(); ++rank) AddUnseenWorker(state, job, rank);
   if (job.record.stage() == store::RING_STAGE_ABORTING) {
     state.timers.Set(TimerKind::kStage, job.name(),

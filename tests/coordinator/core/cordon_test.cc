@@ -378,6 +378,21 @@ TEST(DrainTest, SurvivesARestart) {
   d.FinishRing("job-a", 4);
   EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
   EXPECT_TRUE(Get(d, "a")->drained());
+
+  // Nor is it forgotten where the ring runs between two tries.
+  CoreDriver between;
+  between.RunningPair();
+  for (const char* worker : {"a", "b"}) ASSERT_TRUE(Drain(between, worker).ok());
+  for (const int64_t step : {1, 2}) {
+    between.FinishRing("job-a", step, "no space left on device");
+    for (const int rank : {0, 1}) between.Aborted("job-a", rank, CoreDriver::Held(step));
+    between.Form("job-a", CoreDriver::Held(step));
+  }
+  ASSERT_EQ(between.StateOf("job-a"), "RUNNING");
+  between.Restart(v1::PHASE_RUNNING, CoreDriver::Held(2));
+  EXPECT_EQ(between.StateOf("job-a"), "RUNNING");
+  between.Advance(absl::Seconds(10));
+  EXPECT_EQ(between.StateOf("job-a"), "PAUSING");
 }
 
 TEST(CordonTest, OfAWorkerThatIsAwayItIsKeptAndShown) {
