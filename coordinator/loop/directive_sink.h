@@ -5,8 +5,8 @@
 
 namespace ringmaster::coordinator {
 
-// Where one Session call's directives go. Called on the loop's thread; must not block or call back
-// into the loop.
+// Where one Session call's directives go. Called on the loop's thread; must not block, and of the
+// loop it may call CloseStream() only.
 class DirectiveSink {
  public:
   virtual ~DirectiveSink() = default;

@@ -43,6 +43,10 @@ class Access {
 
   // Runs work that changes tokens, which blocks on the disk.
   void Post(std::function<void()> work) { thread_.Post(std::move(work)); }
+  // What ends calls, on the same thread, which hangs on no shared file system.
+  void PostAfter(absl::Duration delay, std::function<void()> work) {
+    thread_.PostAfter(delay, std::move(work));
+  }
   TokenBook& book() { return *book_; }
   // Ends whatever is held by tokens that are in force no longer.
   void EndDead();

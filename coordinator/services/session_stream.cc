@@ -7,10 +7,14 @@ namespace ringmaster::coordinator {
 
 void SessionStream::Begin(const std::string& caller) {
   self_ = shared_from_this();
+  {
+    // The loop may end it before its number is known here.
+    std::lock_guard lock(mutex_);
+    stream_ = services_.loop->OpenStream(self_);
+  }
   hold_ = services_.access->Hold(caller, [weak = weak_from_this()](const absl::Status& status) {
     if (const auto self = weak.lock()) self->DropAndEnd(status);
   });
-  stream_ = services_.loop->OpenStream(self_);
   ReadNext();
 }
 
@@ -42,7 +46,19 @@ void SessionStream::End(const absl::Status& status) {
   if (ending_) return;
   ending_ = true;
   end_ = status;
+  // At once: of a worker that reads nothing, the call ends when it likes.
+  services_.loop->CloseStream(stream_);
   Advance();
+  if (finished_) return;
+  services_.access->PostAfter(kEndGrace, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->CancelUnfinished();
+  });
+}
+
+void SessionStream::CancelUnfinished() {
+  std::lock_guard lock(mutex_);
+  // Once it has finished, gRPC may have let go of the context.
+  if (!finished_) context_->TryCancel();
 }
 
 void SessionStream::DropWaiting() {
@@ -61,19 +77,18 @@ void SessionStream::Advance() {
 }
 
 void SessionStream::OnReadDone(bool ok) {
-  if (!ok) {
-    // The worker has half-closed, or the stream broke.
-    std::lock_guard lock(mutex_);
-    End(absl::OkStatus());
-    return;
-  }
+  std::lock_guard lock(mutex_);
+  // The worker has half-closed, or the stream broke.
+  if (!ok) End(absl::OkStatus());
+  // With the lock: nothing reaches the loop after its end.
+  if (ending_) return;
   services_.loop->Report(stream_, std::move(report_),
                          [self = shared_from_this()] { self->ReadNext(); });
 }
 
 void SessionStream::ReadNext() {
   std::lock_guard lock(mutex_);
-  if (finished_) return;
+  if (ending_) return;
   report_.Clear();
   StartRead(&report_);
 }
@@ -93,7 +108,6 @@ void SessionStream::OnCancel() { DropAndEnd(absl::CancelledError("the stream bro
 
 void SessionStream::OnDone() {
   services_.access->Release(hold_);
-  services_.loop->CloseStream(stream_);
   absl::Status end;
   {
     std::lock_guard lock(mutex_);

@@ -71,7 +71,7 @@ grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>* WorkerService::Session
   }
   // Its end may be far away, and is in the worker's state.
   Audit(services_, *call, absl::OkStatus());
-  auto stream = std::make_shared<SessionStream>(services_);
+  auto stream = std::make_shared<SessionStream>(services_, context);
   stream->Begin(call->caller);
   return stream.get();
 }

@@ -13,6 +13,7 @@
 namespace ringmaster::coordinator {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -209,6 +210,45 @@ TEST_F(AccessTest, RevokedTokenEndsTheStreamsThatItOpened) {
   ASSERT_TRUE(Revoke(worker.token().name()).ok());
   while (session->Read(&directive)) continue;
   Expect(FromGrpc(session->Finish()), Code::kUnauthenticated, "TOKEN_REVOKED");
+}
+
+// A worker that never reads: the coordinator's first directive is written to the end never.
+TEST_F(AccessTest, RevokedTokenEndsASessionThatIsNotRead) {
+  const v1::CreateTokenResponse worker = Make(Token::WORKER);
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::WorkerService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  grpc::ClientContext context;
+  Show(context, worker.secret());
+  const auto session = stub->Session(&context);
+  const auto hello = [](const std::string& name, char incarnation) {
+    v1::WorkerReport report;
+    report.set_incarnation(std::string(32, incarnation));
+    report.mutable_hello()->set_worker("workers/" + name);
+    report.mutable_hello()->mutable_hardware()->set_device(v1::CPU);
+    return report;
+  };
+  const auto worker_names = [&] {
+    v1::ListWorkersResponse workers;
+    EXPECT_TRUE(CallAs(admin_, &v1::ClusterService::Stub::ListWorkers, cluster_,
+                       v1::ListWorkersRequest(), &workers)
+                    .ok());
+    std::vector<std::string> names;
+    for (const v1::Worker& each : workers.workers()) names.push_back(each.name());
+    return names;
+  };
+  ASSERT_TRUE(session->Write(hello("before", 'a')));
+  while (worker_names().empty()) continue;
+  ASSERT_TRUE(Revoke(worker.token().name()).ok());
+  while (session->Write(hello("after", 'b'))) continue;
+  // gRPC tells how a call ended once what it has of it is read.
+  v1::Directive directive;
+  while (session->Read(&directive)) continue;
+  EXPECT_EQ(session->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_THAT(worker_names(), ElementsAre("workers/before"));
 }
 
 TEST_F(AccessTest, ExpiredTokenOpensNothing) {
