@@ -192,9 +192,14 @@ void Placing::Recover(Job& job) {
     members.push_back(PlaceOf(*worker, rank));
     kind = KindOf(worker->hardware, worker->version);
   }
+  // A ring that broke while it stopped has to stand before its workers are free: for the same job.
+  const auto is_for_higher = [&](const Worker& worker) {
+    const bool for_same = !members.empty() && worker.freed_for == job.preempted_by;
+    return !for_same && IsFreedForHigher(state_, worker, job);
+  };
   std::map<std::string, std::vector<Worker*>> fitting;
   for (Worker* worker : idle_) {
-    if (MisfitOf(requirement, *worker).empty() && !IsFreedForHigher(state_, *worker, job)) {
+    if (MisfitOf(requirement, *worker).empty() && !is_for_higher(*worker)) {
       fitting[KindOf(worker->hardware, worker->version)].push_back(worker);
     }
   }

@@ -398,6 +398,24 @@ TEST(PreemptionTest, ALowerRingThatLooksForAMemberLeavesWhatWasFreedForAHigherJo
   }
 }
 
+// They stop for the same job, and the sooner it stands the sooner that has both.
+TEST(PreemptionTest, ARingThatBrokeWhileItStoppedUsesWhatWasFreedForTheSameJob) {
+  CoreDriver d;
+  RunJob(d, "job-a", 0, 2, 'a');
+  RunJob(d, "job-b", 0, 1, 'c');
+  RunJob(d, "job-c", 9, 1, 'd');
+  ASSERT_TRUE(Submit(d, "waits", 1, 3).ok());
+  ASSERT_EQ(Pausing(d), Names({"job-a", "job-b"}));
+  d.FinishRing("job-b", 2);
+  d.Exit("b", 9);
+  d.Aborted("job-a", 0, CoreDriver::Held(1));
+  EXPECT_EQ(d.WorkerAt("job-a", 1), "c");
+  d.Form("job-a", CoreDriver::Held(1));
+  d.FinishRing("job-a", 2);
+  d.Hello("e", 'e');
+  EXPECT_EQ(d.StateOf("waits"), "STARTING");
+}
+
 // As with what is kept for a job of the queue: without enough workers it holds up nobody.
 TEST(PreemptionTest, WhatWasFreedForAJobThatCanNotHaveEnoughIsThereForABrokenRing) {
   CoreDriver d;
