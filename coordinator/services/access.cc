@@ -109,6 +109,18 @@ absl::Status Access::CheckInForce(const std::string& caller) const {
   return IsTokenName(caller) ? book_->CheckInForce(caller) : absl::OkStatus();
 }
 
+absl::StatusOr<v1::CreateTokenResponse> Access::Make(const v1::CreateTokenRequest& request) {
+  // It would be anybody's, and in force still when tokens are asked for one day.
+  if (!required_ && request.scope() == v1::Token::ADMIN) {
+    return WithErrorInfo(
+        absl::FailedPreconditionError("this coordinator asks for no tokens, so that anybody could "
+                                      "become an administrator: start it with --require-tokens, "
+                                      "the first administrator's is then in its data directory"),
+        "TOKENS_NOT_REQUIRED");
+  }
+  return book_->Create(request);
+}
+
 uint64_t Access::Hold(const std::string& caller, std::function<void(const absl::Status&)> end) {
   if (!IsTokenName(caller)) return 0;
   uint64_t hold = 0;

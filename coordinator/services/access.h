@@ -41,6 +41,9 @@ class Access {
   uint64_t Hold(const std::string& caller, std::function<void(const absl::Status&)> end);
   void Release(uint64_t hold);
 
+  // As TokenService says of CreateToken. On the thread of Post().
+  absl::StatusOr<v1::CreateTokenResponse> Make(const v1::CreateTokenRequest& request);
+
   // Runs work that changes tokens, which blocks on the disk.
   void Post(std::function<void()> work) { thread_.Post(std::move(work)); }
   // What ends calls, on the same thread, which hangs on no shared file system.

@@ -29,10 +29,9 @@ grpc::ServerUnaryReactor* Ask(const ServiceContext& services, const char* name,
 grpc::ServerUnaryReactor* TokenService::CreateToken(grpc::CallbackServerContext* context,
                                                     const v1::CreateTokenRequest* request,
                                                     v1::CreateTokenResponse* response) {
-  return Ask(services_, "CreateToken", context, request, response,
-             [](Access& access, const v1::CreateTokenRequest& asked) {
-               return access.book().Create(asked);
-             });
+  return Ask(
+      services_, "CreateToken", context, request, response,
+      [](Access& access, const v1::CreateTokenRequest& asked) { return access.Make(asked); });
 }
 
 grpc::ServerUnaryReactor* TokenService::ListTokens(grpc::CallbackServerContext* context,

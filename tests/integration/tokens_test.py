@@ -175,6 +175,9 @@ class LoopbackTest(harness.ClusterTest):
                                'somebody', '--scope=root'], check=False, text=True, capture_output=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn('there is no "root"', done.stderr)
+        # That would be anybody's way in when tokens are asked for.
+        with self.assertRaisesRegex(RuntimeError, 'asks for no tokens'):
+            self.cluster.ringctl('tokens', 'create', 'somebody', '--scope=admin')
 
     def test_proxy_gets_nothing_in_the_clear(self):
         # Nobody listens there.

@@ -360,5 +360,22 @@ TEST_F(AccessTest, LoopbackNeedsNoToken) {
   EXPECT_TRUE(ListAs(admin_).ok());
 }
 
+// Anybody could, and would be one still when tokens are asked for.
+TEST_F(AccessTest, LoopbackWithoutTokensMakesNoAdministrators) {
+  server_.reset();
+  Start();
+  tokens_ = v1::TokenService::NewStub(channel_);
+  v1::CreateTokenRequest request;
+  request.set_display_name("a test");
+  request.set_scope(Token::ADMIN);
+  v1::CreateTokenResponse made;
+  const auto create = [&] {
+    return CallAs("", &v1::TokenService::Stub::CreateToken, tokens_, request, &made);
+  };
+  Expect(create(), Code::kFailedPrecondition, "TOKENS_NOT_REQUIRED");
+  request.set_scope(Token::OPERATOR);
+  EXPECT_TRUE(create().ok());
+}
+
 }  // namespace
 }  // namespace ringmaster::coordinator
