@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -9,52 +10,55 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/records/disk_threads.h"
+#include "coordinator/services/rotated_file.h"
 #include "ringmaster/store/audit.pb.h"
 
 namespace ringmaster::coordinator {
 
-// A file of JSON lines that tells who changed what, and who was refused. At 16 MiB it becomes
-// "{path}.1", that one "{path}.2" and so on; nine older parts are kept, and a line is with the
-// operating system soon after its call has ended. Thread-safe.
+// Files of JSON lines that tell who changed what, and who was refused. Those who may change nothing
+// cannot push out what others did: each kind of call has a file of its own, with nine older parts.
+//   {prefix}.jsonl          calls that succeeded
+//   {prefix}-failed.jsonl   calls that failed, of callers who are known, by tokens that ended too
+//   {prefix}-unknown.jsonl  calls of nobody who is known
+// A line is with the operating system soon after its call has ended. Thread-safe.
 class AuditLog {
  public:
-  static constexpr int kRefusalsASecond = 100;
-  static constexpr int64_t kFileBytesMax = 16 << 20;
+  // Of calls that failed, of each kind; the others are counted.
+  static constexpr int kFailuresASecond = 100;
+  static constexpr int64_t kPartBytesMax = 16 << 20;
 
   // `now` tells the time of records.
-  AuditLog(std::string path, std::function<absl::Time()> now,
-           int64_t file_bytes_max = kFileBytesMax);
-  ~AuditLog();
+  AuditLog(const std::string& prefix, std::function<absl::Time()> now,
+           int64_t part_bytes_max = kPartBytesMax);
+  ~AuditLog() { Flush(); }
   AuditLog(const AuditLog&) = delete;
   AuditLog& operator=(const AuditLog&) = delete;
 
   // Completes the record, which has no time, outcome and reason, and has it written; never blocks.
-  // Callers without rights cannot fill the file: of their refusals, kRefusalsASecond are written
-  // and the rest are counted.
   void Write(store::AuditRecord record, const absl::Status& outcome);
   // Waits until what was given to Write() is written.
   void Flush();
 
  private:
-  bool TooManyRefusals(absl::Time now);
-  void WriteLine(store::AuditRecord record);
-  // All of the line, or nothing.
-  absl::Status Append(const std::string& line);
-  void Rotate();
+  enum Kind { kSucceeded, kFailed, kUnknown };
+  struct Load {
+    // Since the second began.
+    absl::Time second = absl::InfinitePast();
+    int failures = 0;
+    // Not written since the last line.
+    int64_t omitted = 0;
+  };
+  // Whether one more may be queued; it is counted as omitted otherwise.
+  bool Admit(Kind kind, absl::Time now);
+  void WriteLine(Kind kind, store::AuditRecord record);
 
-  const std::string path_;
   const std::function<absl::Time()> now_;
-  const int64_t file_bytes_max_;
 
   std::mutex mutex_;
-  // Refusals since the second began.
-  absl::Time second_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
-  int refusals_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t omitted_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::array<Load, 3> loads_ ABSL_GUARDED_BY(mutex_);
 
-  // Of the thread. -1 until the file could be opened.
-  int file_ = -1;
-  int64_t file_bytes_ = 0;
+  // Of the thread.
+  std::array<RotatedFile, 3> files_;
 
   // Last: its work uses the others.
   DiskThreads thread_;

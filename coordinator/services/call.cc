@@ -4,6 +4,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "coordinator/records/manifest.h"
 
 namespace ringmaster::coordinator {
@@ -11,13 +12,20 @@ namespace {
 
 constexpr size_t kResourceBytesMax = 256;
 
+// Whoever is refused may have sent anything. In JSON it stays below twice its size, since what that
+// would make six bytes of is no longer there.
+std::string Escaped(absl::string_view resource) {
+  std::string escaped = absl::CHexEscape(resource.substr(0, kResourceBytesMax));
+  absl::StrReplaceAll({{"<", "\\x3c"}, {">", "\\x3e"}}, &escaped);
+  return escaped.substr(0, kResourceBytesMax);
+}
+
 void WriteDown(const ServiceContext& services, const CallRecord& call, const absl::Status& status) {
   store::AuditRecord record;
   record.set_caller(call.caller);
   record.set_peer(call.peer);
   record.set_method(absl::StrCat(call.method.service, ".", call.method.name));
-  // Whoever is refused may have sent anything.
-  record.set_resource(absl::CHexEscape(call.resource.substr(0, kResourceBytesMax)));
+  record.set_resource(Escaped(call.resource));
   services.audit->Write(std::move(record), status);
 }
 

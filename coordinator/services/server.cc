@@ -135,7 +135,7 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
                    Core::Create(core_options, stored, store_->epoch(), loop_options.now(), seed));
   SPDLOG_INFO("epoch {}, {} stored records, data directory {}", store_->epoch(), stored.rows.size(),
               options_.data_directory);
-  audit_ = std::make_unique<AuditLog>(store_->directory().File("audit.jsonl"), loop_options.now);
+  audit_ = std::make_unique<AuditLog>(store_->directory().File("audit"), loop_options.now);
   loop_ = std::make_unique<EventLoop>(std::move(core), store_.get(), &metrics_, loop_options);
   loop_->Start();
   return absl::OkStatus();

@@ -18,7 +18,7 @@ namespace ringmaster::coordinator {
 //   reserve         zeros; deleted when the disk is full, so that what must be stored still can be
 //   address         where the running coordinator listens, "host:port"
 //   admin-token     the first administrator's, where tokens are asked for; mode 0600
-//   audit.jsonl     who changed what, with older parts audit.jsonl.1 ...
+//   audit*.jsonl    who changed what, and who was refused, with older parts audit.jsonl.1 ...
 // Thread-compatible.
 class DataDirectory {
  public:

@@ -95,10 +95,11 @@ class CertificatesTest(unittest.TestCase):
         harness.wait_until(lambda: 'a token is needed' in other_log(), 'the other is refused')
         self.assertEqual(self.idle_workers(self.first), ['workers/one'])
         self.cluster.coordinator.stop()
-        with open(f'{self.folder}/data/audit.jsonl', encoding='ascii') as file:
-            sessions = {(record.get('caller', ''), record['outcome']) for record in map(json.loads, file)
-                        if record['method'] == 'WorkerService.Session'}
-        self.assertEqual(sessions, {('spiffe://test/ringmaster/worker', 'OK'), ('', 'UNAUTHENTICATED')})
+        for kind, session in (('', ('spiffe://test/ringmaster/worker', 'OK')), ('-unknown', ('', 'UNAUTHENTICATED'))):
+            with open(f'{self.folder}/data/audit{kind}.jsonl', encoding='ascii') as file:
+                sessions = {(record.get('caller', ''), record['outcome']) for record in map(json.loads, file)
+                            if record['method'] == 'WorkerService.Session'}
+            self.assertEqual(sessions, {session})
 
     def test_replaced_certificates_are_taken_up(self):
         flags = [f'--tls-ca={self.live}/ca.crt', f'--tls-cert={self.live}/worker.crt',

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Who may do what, with real processes over TLS: tokens of users and of workers."""
 
+import glob
 import json
 import os
 import socket
@@ -82,8 +83,12 @@ class TokensTest(unittest.TestCase):
             return file.read()
 
     def audit_records(self):
-        with open(f'{self.folder}/data/audit.jsonl', encoding='ascii') as file:
-            return [json.loads(line) for line in file if line.endswith('\n')]
+        """Of all files, in their order."""
+        records = []
+        for path in glob.glob(f'{self.folder}/data/audit*.jsonl'):
+            with open(path, encoding='ascii') as file:
+                records += [json.loads(line) for line in file if line.endswith('\n')]
+        return sorted(records, key=lambda record: record['time'].rstrip('Z'))
 
     def test_users(self):
         self.assertEqual(stat.S_IMODE(os.stat(self.admin).st_mode), 0o600)

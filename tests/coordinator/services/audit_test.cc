@@ -1,11 +1,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "coordinator/core/times.h"
 #include "coordinator/services/audit_log.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/json_util.h"
@@ -20,9 +22,9 @@ using ::testing::SizeIs;
 using ::testing::StartsWith;
 using v1::Token;
 
-std::vector<store::AuditRecord> RecordsIn(const std::string& path) {
+std::vector<store::AuditRecord> RecordsOf(const std::string& text) {
   std::vector<store::AuditRecord> records;
-  for (const auto line : absl::StrSplit(FileText(path), '\n', absl::SkipEmpty())) {
+  for (const auto line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     records.emplace_back();
     EXPECT_TRUE(
         google::protobuf::util::JsonStringToMessage(std::string(line), &records.back()).ok())
@@ -31,16 +33,33 @@ std::vector<store::AuditRecord> RecordsIn(const std::string& path) {
   return records;
 }
 
+std::vector<store::AuditRecord> RecordsIn(const std::string& path) {
+  return RecordsOf(FileText(path));
+}
+
 class AuditTest : public AccessTest {
  protected:
-  std::string File() const { return temporary_.path() + "/data/audit.jsonl"; }
+  std::string File(const std::string& kind = "") const {
+    return absl::StrCat(temporary_.path(), "/data/audit", kind, ".jsonl");
+  }
+  // Of all files.
+  std::vector<store::AuditRecord> Records() const {
+    std::vector<store::AuditRecord> records;
+    for (const std::string kind : {"", "-failed", "-unknown"}) {
+      for (store::AuditRecord& record : RecordsIn(File(kind))) records.push_back(std::move(record));
+    }
+    std::stable_sort(records.begin(), records.end(), [](const auto& a, const auto& b) {
+      return FromProto(a.time()) < FromProto(b.time());
+    });
+    return records;
+  }
 
   // What was written since the last time, and by whom: "token method resource outcome reason". The
   // coordinator starts again.
   std::vector<std::string> Lines() {
     server_.reset();
     std::vector<std::string> lines;
-    const std::vector<store::AuditRecord> records = RecordsIn(File());
+    const std::vector<store::AuditRecord> records = Records();
     for (size_t i = seen_; i < records.size(); ++i) {
       EXPECT_TRUE(records[i].has_time());
       EXPECT_THAT(records[i].peer(), StartsWith("ipv4:127.0.0.1:"));
@@ -75,7 +94,9 @@ TEST_F(AuditTest, TellsWhoChangedWhat) {
                           "TRAINING_JOB_EXISTS");
   EXPECT_EQ(lines[2], admin + " TokenService.RevokeToken " + who + " OK ");
   for (const std::string& secret : {admin_, submitter.secret()}) {
-    EXPECT_THAT(FileText(File()), Not(HasSubstr(secret.substr(secret.rfind('_') + 1))));
+    for (const std::string kind : {"", "-failed"}) {
+      EXPECT_THAT(FileText(File(kind)), Not(HasSubstr(secret.substr(secret.rfind('_') + 1))));
+    }
   }
 }
 
@@ -111,6 +132,24 @@ TEST_F(AuditTest, TellsWhoWasRefused) {
                           "projects/other/trainingJobs/\\n\\\"x PERMISSION_DENIED "
                           "OTHER_PROJECT");
   EXPECT_EQ(lines[6], who + " WorkerService.Session  PERMISSION_DENIED SCOPE_TOO_NARROW");
+  EXPECT_THAT(RecordsIn(File()), SizeIs(4));  // The tokens.
+  EXPECT_THAT(RecordsIn(File("-failed")), SizeIs(5));
+  EXPECT_THAT(RecordsIn(File("-unknown")), SizeIs(2));
+}
+
+TEST_F(AuditTest, LinesOfWhoIsRefusedAreShort) {
+  for (const char c : {'\x01', '<', '"', '\\', '\x7f', 'x'}) {
+    EXPECT_FALSE(GetAs("", std::string(1000, c)).ok());
+  }
+  EXPECT_FALSE(GetAs("", std::string(1000, 'x') + "\xc3\xa4").ok());
+  server_.reset();
+  const std::string text = FileText(File("-unknown"));
+  std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipEmpty());
+  ASSERT_THAT(lines, SizeIs(7));
+  for (const std::string& line : lines) EXPECT_LT(line.size(), 256 * 2 + 256) << line;
+  for (const store::AuditRecord& record : RecordsIn(File("-unknown"))) {
+    EXPECT_LE(record.resource().size(), 256);
+  }
 }
 
 // Refused by gRPC, before there is a request that could be written down.
@@ -125,36 +164,69 @@ TEST_F(AuditTest, OversizedMessageIsRefused) {
 
 class AuditLogTest : public ::testing::Test {
  protected:
-  AuditLogTest() {
-    log_ = std::make_unique<AuditLog>(path_, [this] { return now_; });
+  AuditLogTest() { Restart(); }
+
+  void Restart(int64_t part_bytes_max = AuditLog::kPartBytesMax) {
+    log_ = nullptr;
+    log_ = std::make_unique<AuditLog>(
+        temporary_.path() + "/audit", [this] { return now_; }, part_bytes_max);
   }
 
-  void Write(const absl::Status& status) {
+  void Write(const absl::Status& status, const std::string& caller = "") {
     store::AuditRecord record;
     record.set_method("a call");
+    record.set_caller(caller);
     log_->Write(record, status);
+  }
+  static int64_t Omitted(const std::vector<store::AuditRecord>& records) {
+    int64_t omitted = 0;
+    for (const auto& record : records) omitted += record.omitted();
+    return omitted;
   }
 
   const TemporaryDirectory temporary_;
   const std::string path_ = temporary_.path() + "/audit.jsonl";
+  const std::string failed_ = temporary_.path() + "/audit-failed.jsonl";
+  const std::string unknown_ = temporary_.path() + "/audit-unknown.jsonl";
   absl::Time now_ = absl::FromUnixSeconds(1'000'000'000);
   std::unique_ptr<AuditLog> log_;
 };
 
 TEST_F(AuditLogTest, FloodOfRefusalsIsCounted) {
-  constexpr int kMax = AuditLog::kRefusalsASecond;
+  constexpr int kMax = AuditLog::kFailuresASecond;
   for (int i = 0; i < kMax + 7; ++i) Write(absl::UnauthenticatedError("no"));
   Write(absl::OkStatus());
   now_ += absl::Seconds(1);
+  Write(absl::UnauthenticatedError("no"));
   Write(absl::PermissionDeniedError("no"));
   log_->Flush();
-  const std::vector<store::AuditRecord> records = RecordsIn(path_);
-  ASSERT_THAT(records, SizeIs(kMax + 2));
-  int64_t omitted = 0;
-  for (const auto& record : records) omitted += record.omitted();
-  EXPECT_EQ(omitted, 7);
-  EXPECT_EQ(records[kMax].outcome(), "OK");
-  EXPECT_EQ(records[kMax + 1].outcome(), "PERMISSION_DENIED");
+  const std::vector<store::AuditRecord> records = RecordsIn(unknown_);
+  ASSERT_THAT(records, SizeIs(kMax + 1));
+  EXPECT_EQ(Omitted(records), 7);
+  ASSERT_THAT(RecordsIn(path_), SizeIs(1));
+  EXPECT_EQ(RecordsIn(path_)[0].outcome(), "OK");
+  EXPECT_EQ(Omitted(RecordsIn(path_)), 0);
+  ASSERT_THAT(RecordsIn(failed_), SizeIs(1));
+  EXPECT_EQ(RecordsIn(failed_)[0].outcome(), "PERMISSION_DENIED");
+}
+
+// Who has no token hides neither what was done nor that somebody's token was refused; and who has
+// one does not hide what was done by calls that do nothing.
+TEST_F(AuditLogTest, FloodPushesNothingElseOut) {
+  Restart(/*part_bytes_max=*/150);
+  Write(absl::OkStatus(), "tokens/1");
+  const absl::Status revoked =
+      WithErrorInfo(absl::UnauthenticatedError("no"), "TOKEN_REVOKED", {{"caller", "tokens/2"}});
+  for (int i = 0; i < AuditLog::kFailuresASecond; ++i) Write(absl::UnauthenticatedError("no"));
+  Write(revoked);
+  for (int i = 0; i < 30; ++i) Write(absl::UnauthenticatedError("no"));
+  log_->Flush();
+  ASSERT_THAT(RecordsIn(failed_), SizeIs(1));
+  EXPECT_EQ(RecordsIn(failed_)[0].caller(), "tokens/2");
+  for (int i = 0; i < 30; ++i) Write(absl::NotFoundError("there is none"), "tokens/1");
+  log_->Flush();
+  ASSERT_THAT(RecordsIn(path_), SizeIs(1));
+  EXPECT_EQ(RecordsIn(path_)[0].caller(), "tokens/1");
 }
 
 TEST_F(AuditLogTest, GoesOnWhenItCanBeWrittenAgain) {
@@ -171,8 +243,7 @@ TEST_F(AuditLogTest, GoesOnWhenItCanBeWrittenAgain) {
 }
 
 TEST_F(AuditLogTest, OldPartsAreKeptForAWhile) {
-  log_ = std::make_unique<AuditLog>(
-      path_, [this] { return now_; }, /*file_bytes_max=*/150);
+  Restart(/*part_bytes_max=*/150);
   for (int i = 0; i < 30; ++i) Write(absl::OkStatus());
   log_->Flush();
   const size_t lines = RecordsIn(path_).size();
@@ -190,8 +261,7 @@ TEST_F(AuditLogTest, OldPartsAreKeptForAWhile) {
 
 TEST_F(AuditLogTest, NextLifeAppends) {
   Write(absl::OkStatus());
-  log_ = nullptr;
-  log_ = std::make_unique<AuditLog>(path_, [this] { return now_; });
+  Restart();
   Write(absl::OkStatus());
   log_ = nullptr;
   EXPECT_THAT(RecordsIn(path_), SizeIs(2));

@@ -1,0 +1,64 @@
+#include "coordinator/services/rotated_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+constexpr int kOlderParts = 9;
+
+}  // namespace
+
+absl::Status RotatedFile::Append(const std::string& line) {
+  const auto size = static_cast<int64_t>(line.size());
+  if (file_ < 0) RETURN_IF_ERROR(Open());
+  if (bytes_ > 0 && bytes_ + size > part_bytes_) {
+    Rotate();
+    RETURN_IF_ERROR(Open());
+  }
+  const ssize_t written = write(file_, line.data(), line.size());
+  if (written == size) {
+    bytes_ += size;
+    return absl::OkStatus();
+  }
+  const int error = written < 0 ? errno : ENOSPC;
+  if (written > 0 && ftruncate(file_, bytes_) != 0) {
+    bytes_ += written;
+  }
+  Close();
+  return absl::ErrnoToStatus(error, path_);
+}
+
+absl::Status RotatedFile::Open() {
+  file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  struct stat status = {};
+  if (file_ < 0 || fstat(file_, &status) != 0) {
+    const int error = errno;
+    Close();
+    return absl::ErrnoToStatus(error, path_);
+  }
+  bytes_ = status.st_size;
+  return absl::OkStatus();
+}
+
+void RotatedFile::Close() {
+  if (file_ >= 0) close(std::exchange(file_, -1));
+}
+
+void RotatedFile::Rotate() {
+  Close();
+  const auto part = [this](int number) { return absl::StrCat(path_, ".", number); };
+  for (int i = kOlderParts; i > 1; --i) std::rename(part(i - 1).c_str(), part(i).c_str());
+  std::rename(path_.c_str(), part(1).c_str());
+}
+
+}  // namespace ringmaster::coordinator
