@@ -72,10 +72,16 @@ void AuditLog::WriteLine(Kind kind, store::AuditRecord record) {
     record.set_omitted(std::exchange(loads_[kind].omitted, 0));
   }
   const absl::Status status = files_[kind].Append(Json(record) + "\n");
+  // Calls go on: the disk is full, and who frees it needs the service. Told once, not for each.
+  if (failing_[kind] == status.ok()) {
+    failing_[kind] = !status.ok();
+    if (status.ok()) {
+      SPDLOG_INFO("the audit log is written again");
+    } else {
+      SPDLOG_ERROR("calls are missing in the audit log: {}", status.ToString());
+    }
+  }
   if (status.ok()) return;
-  // Calls go on: the disk is full, and who frees it needs the service.
-  SPDLOG_ERROR("{} by {} is not in the audit log: {}", record.method(), record.caller(),
-               status.ToString());
   const std::lock_guard lock(mutex_);
   loads_[kind].omitted += record.omitted() + 1;
 }

@@ -59,6 +59,7 @@ class AuditLog {
 
   // Of the thread.
   std::array<RotatedFile, 3> files_;
+  std::array<bool, 3> failing_ = {};
 
   // Last: its work uses the others.
   DiskThreads thread_;

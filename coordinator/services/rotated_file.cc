@@ -16,6 +16,12 @@ namespace {
 
 constexpr int kOlderParts = 9;
 
+// Not every file system can set room aside.
+bool LacksRoom(int file, int64_t bytes) {
+  return fallocate(file, FALLOC_FL_KEEP_SIZE, 0, bytes) != 0 &&
+         (errno == ENOSPC || errno == EDQUOT);
+}
+
 }  // namespace
 
 absl::Status RotatedFile::Append(const std::string& line) {
@@ -41,7 +47,7 @@ absl::Status RotatedFile::Append(const std::string& line) {
 absl::Status RotatedFile::Open() {
   file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   struct stat status = {};
-  if (file_ < 0 || fstat(file_, &status) != 0) {
+  if (file_ < 0 || fstat(file_, &status) != 0 || LacksRoom(file_, part_bytes_)) {
     const int error = errno;
     Close();
     return absl::ErrnoToStatus(error, path_);

@@ -8,7 +8,8 @@
 namespace ringmaster::coordinator {
 
 // A file of lines. When it is full it becomes "{path}.1", that one "{path}.2" and so on; nine older
-// parts are kept. Thread-compatible.
+// parts are kept. The room of a part is set aside when it is begun: lines take nothing of what
+// others need on a disk that is full. Thread-compatible.
 class RotatedFile {
  public:
   RotatedFile(std::string path, int64_t part_bytes)

@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -11,11 +13,14 @@
 #include "coordinator/services/audit_log.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/json_util.h"
+#include "spdlog/sinks/ostream_sink.h"
+#include "spdlog/spdlog.h"
 #include "tests/coordinator/services/access_server.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::SizeIs;
@@ -240,6 +245,31 @@ TEST_F(AuditLogTest, GoesOnWhenItCanBeWrittenAgain) {
   const std::vector<store::AuditRecord> records = RecordsIn(path_);
   ASSERT_THAT(records, SizeIs(1));
   EXPECT_EQ(records[0].omitted(), 2);
+}
+
+TEST_F(AuditLogTest, OutageIsToldOnce) {
+  std::ostringstream told;
+  const std::shared_ptr<spdlog::logger> before = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
+  ASSERT_EQ(mkdir(path_.c_str(), 0700), 0);
+  for (int i = 0; i < 10; ++i) Write(absl::OkStatus());
+  log_ = nullptr;
+  spdlog::set_default_logger(before);
+  const std::vector<std::string> lines = absl::StrSplit(told.str(), '\n', absl::SkipEmpty());
+  EXPECT_THAT(lines, ElementsAre(HasSubstr("calls are missing in the audit log")));
+}
+
+// Otherwise lines would take what the store has set aside, once that is given back on a full disk.
+TEST_F(AuditLogTest, RoomOfAPartIsSetAside) {
+  constexpr int64_t kPart = 1 << 20;
+  Restart(kPart);
+  Write(absl::OkStatus());
+  log_->Flush();
+  struct stat status = {};
+  ASSERT_EQ(stat(path_.c_str(), &status), 0);
+  EXPECT_LT(status.st_size, 200);
+  EXPECT_GE(status.st_blocks * 512, kPart);
 }
 
 TEST_F(AuditLogTest, OldPartsAreKeptForAWhile) {
