@@ -58,10 +58,11 @@ bool AuditLog::Admit(Kind kind, absl::Time now) {
     load.second = now;
     load.failures = 0;
   }
-  if (kind != kSucceeded && load.failures >= kFailuresASecond) {
+  if (load.queued >= kQueuedMax || (kind != kSucceeded && load.failures >= kFailuresASecond)) {
     ++load.omitted;
     return false;
   }
+  ++load.queued;
   ++load.failures;
   return true;
 }
@@ -81,9 +82,9 @@ void AuditLog::WriteLine(Kind kind, store::AuditRecord record) {
       SPDLOG_ERROR("calls are missing in the audit log: {}", status.ToString());
     }
   }
-  if (status.ok()) return;
   const std::lock_guard lock(mutex_);
-  loads_[kind].omitted += record.omitted() + 1;
+  --loads_[kind].queued;
+  if (!status.ok()) loads_[kind].omitted += record.omitted() + 1;
 }
 
 }  // namespace ringmaster::coordinator

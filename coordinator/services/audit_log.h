@@ -25,6 +25,8 @@ class AuditLog {
  public:
   // Of calls that failed, of each kind; the others are counted.
   static constexpr int kFailuresASecond = 100;
+  // Records of a kind that wait for a disk that hangs; further ones are counted.
+  static constexpr int kQueuedMax = 10'000;
   static constexpr int64_t kPartBytesMax = 16 << 20;
 
   // `now` tells the time of records.
@@ -42,6 +44,7 @@ class AuditLog {
  private:
   enum Kind { kSucceeded, kFailed, kUnknown };
   struct Load {
+    int queued = 0;
     // Since the second began.
     absl::Time second = absl::InfinitePast();
     int failures = 0;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_join.h"
@@ -270,6 +271,23 @@ TEST_F(AuditLogTest, RoomOfAPartIsSetAside) {
   ASSERT_EQ(stat(path_.c_str(), &status), 0);
   EXPECT_LT(status.st_size, 200);
   EXPECT_GE(status.st_blocks * 512, kPart);
+}
+
+// A pipe that nobody reads takes some lines, and then hangs.
+TEST_F(AuditLogTest, LittleWaitsForADiskThatHangs) {
+  constexpr int kCalls = 30'000;
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  for (int i = 0; i < kCalls; ++i) Write(absl::OkStatus());
+  std::string text;
+  std::thread reader([&] { text = FileText(path_); });
+  log_->Flush();
+  Write(absl::OkStatus());
+  log_ = nullptr;
+  reader.join();
+  const std::vector<store::AuditRecord> records = RecordsOf(text);
+  EXPECT_EQ(static_cast<int64_t>(records.size()) + Omitted(records), kCalls + 1);
+  EXPECT_GE(records.size(), AuditLog::kQueuedMax);
+  EXPECT_LT(records.size(), AuditLog::kQueuedMax + 5'000);  // What the pipe held.
 }
 
 TEST_F(AuditLogTest, OldPartsAreKeptForAWhile) {
