@@ -38,7 +38,7 @@ absl::Status RotatedFile::Append(const std::string& line) {
   }
   const int error = written < 0 ? errno : ENOSPC;
   if (written > 0 && ftruncate(file_, bytes_) != 0) {
-    bytes_ += written;
+    // Open() ends the half line.
   }
   Close();
   return absl::ErrnoToStatus(error, path_);
@@ -53,6 +53,12 @@ absl::Status RotatedFile::Open() {
     return absl::ErrnoToStatus(error, path_);
   }
   bytes_ = status.st_size;
+  // A crash may have left half a line, which would spoil the next one.
+  char last = '\n';
+  if (bytes_ > 0 && pread(file_, &last, 1, bytes_ - 1) == 1 && last != '\n' &&
+      write(file_, "\n", 1) == 1) {
+    ++bytes_;
+  }
   return absl::OkStatus();
 }
 

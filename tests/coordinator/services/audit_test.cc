@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -288,6 +289,18 @@ TEST_F(AuditLogTest, LittleWaitsForADiskThatHangs) {
   EXPECT_EQ(static_cast<int64_t>(records.size()) + Omitted(records), kCalls + 1);
   EXPECT_GE(records.size(), AuditLog::kQueuedMax);
   EXPECT_LT(records.size(), AuditLog::kQueuedMax + 5'000);  // What the pipe held.
+}
+
+TEST_F(AuditLogTest, HalfALineSpoilsNoOther) {
+  log_ = nullptr;
+  std::ofstream(path_) << "{\"caller\": \"tok";
+  Restart();
+  Write(absl::OkStatus(), "tokens/1");
+  log_ = nullptr;
+  const std::vector<std::string> lines = absl::StrSplit(FileText(path_), '\n', absl::SkipEmpty());
+  ASSERT_THAT(lines, SizeIs(2));
+  EXPECT_EQ(lines[0], "{\"caller\": \"tok");
+  EXPECT_THAT(lines[1], StartsWith("{"));
 }
 
 TEST_F(AuditLogTest, OldPartsAreKeptForAWhile) {
