@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,10 +17,26 @@ namespace {
 
 constexpr int kOlderParts = 9;
 
-// Not every file system can set room aside.
-bool LacksRoom(int file, int64_t bytes) {
-  return fallocate(file, FALLOC_FL_KEEP_SIZE, 0, bytes) != 0 &&
-         (errno == ENOSPC || errno == EDQUOT);
+// A part is begun only where this much is left beside it: others need the rest of a disk that
+// fills up, even for the moment in which a file system finds that there is not enough.
+constexpr int64_t kLeftToOthers = 16 << 20;
+
+// Sets `bytes` aside for the file. False, and errno, where there is no room.
+bool SetAside(int file, const struct stat& status, int64_t bytes) {
+  const int64_t missing = bytes - int64_t{status.st_blocks} * 512;
+  if (missing <= 0) return true;
+  struct statvfs disk = {};
+  if (fstatvfs(file, &disk) == 0 &&
+      static_cast<int64_t>(disk.f_bavail * disk.f_frsize) - kLeftToOthers < missing) {
+    errno = ENOSPC;
+    return false;
+  }
+  // Not every file system can.
+  if (fallocate(file, FALLOC_FL_KEEP_SIZE, 0, bytes) == 0) return true;
+  if (errno != ENOSPC && errno != EDQUOT) return true;
+  // Some keep what they have found so far.
+  if (ftruncate(file, status.st_size) == 0) errno = ENOSPC;
+  return false;
 }
 
 }  // namespace
@@ -47,7 +64,7 @@ absl::Status RotatedFile::Append(const std::string& line) {
 absl::Status RotatedFile::Open() {
   file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   struct stat status = {};
-  if (file_ < 0 || fstat(file_, &status) != 0 || LacksRoom(file_, part_bytes_)) {
+  if (file_ < 0 || fstat(file_, &status) != 0 || !SetAside(file_, status, part_bytes_)) {
     const int error = errno;
     Close();
     return absl::ErrnoToStatus(error, path_);

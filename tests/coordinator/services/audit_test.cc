@@ -274,6 +274,17 @@ TEST_F(AuditLogTest, RoomOfAPartIsSetAside) {
   EXPECT_GE(status.st_blocks * 512, kPart);
 }
 
+// What others need of a disk that fills up is not tried for.
+TEST_F(AuditLogTest, PartIsBegunOnlyWhereThereIsRoom) {
+  Restart(/*part_bytes_max=*/int64_t{1} << 60);
+  Write(absl::OkStatus());
+  log_->Flush();
+  struct stat status = {};
+  ASSERT_EQ(stat(path_.c_str(), &status), 0);
+  EXPECT_EQ(status.st_size, 0);
+  EXPECT_EQ(status.st_blocks, 0);
+}
+
 // A pipe that nobody reads takes some lines, and then hangs.
 TEST_F(AuditLogTest, LittleWaitsForADiskThatHangs) {
   constexpr int kCalls = 30'000;
