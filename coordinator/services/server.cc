@@ -156,16 +156,20 @@ void CoordinatorServer::WriteAdminToken() {
   request.set_display_name("first administrator");
   request.set_scope(v1::Token::ADMIN);
   const std::string path = store_->directory().File("admin-token");
-  const absl::StatusOr<v1::CreateTokenResponse> made = access_->book().Create(request);
-  const absl::Status status =
-      made.ok() ? WriteFileAtomically(path, made->secret() + "\n", 0600) : made.status();
-  if (status.ok()) {
+  // The text is on the disk before the token is: one whose text is lost would keep everybody out,
+  // whereas a text without a token is replaced by the next start.
+  const absl::StatusOr<v1::CreateTokenResponse> made =
+      access_->book().Create(request, [&](const std::string& text) {
+        RETURN_IF_ERROR(WriteFileAtomically(path, text + "\n", 0600));
+        return store_->directory().Sync();
+      });
+  if (made.ok()) {
     SPDLOG_INFO("no administrator has a token: {} is in {}", made->token().name(), path);
     return;
   }
   // A coordinator that does not start helps nobody, and those who have tokens may go on.
-  SPDLOG_ERROR("no administrator has a token, and none could be made: {}", status.ToString());
-  if (made.ok()) (void)access_->book().Revoke(made->token().name());
+  SPDLOG_ERROR("no administrator has a token, and none could be made: {}",
+               made.status().ToString());
 }
 
 absl::Status CoordinatorServer::BeginGrpc() {

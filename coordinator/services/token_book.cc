@@ -130,7 +130,9 @@ absl::Status TokenBook::Load() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::CreateTokenResponse> TokenBook::Create(const v1::CreateTokenRequest& request) {
+absl::StatusOr<v1::CreateTokenResponse> TokenBook::Create(
+    const v1::CreateTokenRequest& request,
+    const std::function<absl::Status(const std::string& text)>& keep) {
   RETURN_IF_ERROR(CheckRequest(request));
   RETURN_IF_ERROR(MakeRoom());
   ASSIGN_OR_RETURN(const std::string id, RandomHex(kIdBytes));
@@ -149,6 +151,7 @@ absl::StatusOr<v1::CreateTokenResponse> TokenBook::Create(const v1::CreateTokenR
   store::TokenRecord record;
   *record.mutable_token() = *token;
   record.set_hash(Sha256(response.secret()));
+  if (keep) RETURN_IF_ERROR(keep(response.secret()));
   RETURN_IF_ERROR(Put(std::move(record), &TokenStore::Put));
   return response;
 }

@@ -33,8 +33,11 @@ class TokenBook {
                                                          std::function<absl::Time()> now,
                                                          size_t tokens_max = kTokensMax);
 
-  // As TokenService says.
-  absl::StatusOr<v1::CreateTokenResponse> Create(const v1::CreateTokenRequest& request);
+  // As TokenService says. `keep` gets the text before the token is stored; if it fails, there is no
+  // token.
+  absl::StatusOr<v1::CreateTokenResponse> Create(
+      const v1::CreateTokenRequest& request,
+      const std::function<absl::Status(const std::string& text)>& keep = nullptr);
   absl::StatusOr<v1::Token> Revoke(const std::string& name);
   v1::ListTokensResponse List() const;
 

@@ -65,6 +65,14 @@ absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::st
 
 DataDirectory::~DataDirectory() { close(lock_); }
 
+absl::Status DataDirectory::Sync() const {
+  const int directory = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return SystemError("open", path_, errno);
+  const int error = fsync(directory) == 0 ? 0 : errno;
+  close(directory);
+  return error == 0 ? absl::OkStatus() : SystemError("flush", path_, error);
+}
+
 absl::Status DataDirectory::Reserve(int64_t bytes, int64_t spare) {
   const std::string path = File("reserve");
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -90,11 +98,13 @@ absl::Status WriteFileAtomically(const std::string& path, const std::string& tex
   const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   if (file < 0) return SystemError("write", temporary, errno);
   const ssize_t written = write(file, text.data(), text.size());
-  const int error = errno;
+  const bool whole = written == static_cast<ssize_t>(text.size());
+  const bool durable = whole && fsync(file) == 0;
+  const int error = written >= 0 && !whole ? ENOSPC : errno;
   close(file);
-  if (written != static_cast<ssize_t>(text.size())) {
+  if (!durable) {
     unlink(temporary.c_str());
-    return SystemError("write", temporary, written < 0 ? error : ENOSPC);
+    return SystemError("write", temporary, error);
   }
   if (rename(temporary.c_str(), path.c_str()) != 0) return SystemError("replace", path, errno);
   return absl::OkStatus();

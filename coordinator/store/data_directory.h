@@ -34,6 +34,9 @@ class DataDirectory {
 
   std::string File(const std::string& name) const { return path_ + "/" + name; }
 
+  // Makes the names in it durable: those of files written with WriteFileAtomically(), say.
+  absl::Status Sync() const;
+
   // Sets `bytes` of the disk aside, or keeps what is set aside already, provided that there is room
   // for `spare` more. ResourceExhausted when there is not.
   absl::Status Reserve(int64_t bytes, int64_t spare);
@@ -50,8 +53,8 @@ class DataDirectory {
   const int lock_;
 };
 
-// Replaces `path` with `text` in one step: a reader sees the old text or all of the new. `mode`:
-// who may read it, less the process's umask.
+// Replaces `path` with `text` in one step: a reader sees the old text or all of the new, after
+// a power loss too. `mode`: who may read it, less the process's umask.
 absl::Status WriteFileAtomically(const std::string& path, const std::string& text,
                                  mode_t mode = 0644);
 

@@ -1,5 +1,7 @@
 #include <sys/stat.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -349,6 +351,26 @@ TEST_F(AccessTest, FirstAdministratorsTokenIsForTheOwnerOfTheDirectory) {
   EXPECT_NE(admin_, first);
   Expect(ListAs(first), Code::kUnauthenticated, "TOKEN_REVOKED");
   EXPECT_TRUE(ListAs(admin_).ok());
+}
+
+// Nothing keeps the text of the first administrator's token: then there must be no such token.
+TEST_F(AccessTest, TokenWhoseTextWasNotWrittenIsNotThere) {
+  server_.reset();
+  std::filesystem::remove_all(temporary_.path() + "/data");
+  std::filesystem::create_directories(AdminFile() + "/in-the-way");
+  ServerOptions options = Options();
+  options.require_tokens = true;
+  Start(options);
+  server_.reset();
+  std::filesystem::remove_all(AdminFile());
+  // Of a start that was cut short between the two.
+  std::ofstream(AdminFile()) << "rmt_0123456789ab_" << std::string(64, '0') << "\n";
+  Restart();
+  v1::ListTokensResponse list;
+  ASSERT_TRUE(
+      CallAs(admin_, &v1::TokenService::Stub::ListTokens, tokens_, v1::ListTokensRequest(), &list)
+          .ok());
+  EXPECT_EQ(list.tokens_size(), 1);
 }
 
 // Who asks for no tokens lets everybody in, whatever they show.
