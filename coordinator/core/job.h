@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -43,6 +44,8 @@ struct Unfit {
 using JobAge = std::pair<int64_t, std::string>;
 // The highest priority first, then oldest first.
 using QueueKey = std::pair<int32_t, JobAge>;
+// Before every place.
+const QueueKey kFirstInQueue = {std::numeric_limits<int32_t>::min(), {}};
 
 struct Job {
   store::JobRecord record;

@@ -92,8 +92,9 @@ absl::Status CheckGoesOn(const Job& job) {
 }
 
 // Whether a new job takes its turn among those that wait. A higher one does, and one that is older,
-// as the clock was set back; of one instant whoever was stored first is first, whatever their uids.
+// as the clock was set back; of one instant any may be first, so that it does not.
 bool GoesBeforeOthers(const State& state, const Job& job) {
+  if (job.queue_key() < state.last_lacking) return true;
   const auto place = [](const Job& one) {
     return std::pair(-one.spec().priority(), one.age_key().first);
   };

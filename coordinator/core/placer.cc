@@ -283,6 +283,7 @@ void Placing::MakeRoomFor(const Job& job) {
     kinds = of == kinds.end() ? std::span<Kind>() : std::span<Kind>(&*of, 1);
   }
   preemption_.MakeRoom(job, missing, kinds);
+  state_.last_lacking = job.queue_key();
 }
 
 Choice Placing::Choose(const Requirement& requirement) const {
@@ -402,6 +403,7 @@ void RunPlacer(State& state) {
   Placing placing(state);
   if (std::exchange(state.placement_due, false)) {
     state.new_jobs.clear();
+    state.last_lacking = kFirstInQueue;
     for (auto& [name, worker] : state.workers) worker.claimed = false;
     JobQueue waiting = Recovering(state);
     for (const auto& [place, job] : waiting) placing.Recover(*job);

@@ -1,7 +1,6 @@
 #include "coordinator/core/preemption.h"
 
 #include <algorithm>
-#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -127,9 +126,6 @@ void LookAgain(State& state, const Job& job, absl::Time when) {
   if (when < absl::InfiniteFuture()) state.timers.Set(TimerKind::kMakeRoom, job.name(), when);
 }
 
-// Before every place in the queue.
-const QueueKey kFirst = {std::numeric_limits<int32_t>::min(), {}};
-
 // Whether an idle worker was freed for another job that waits, which could not do with what was
 // stopped for `job` instead. Else the order of the queue decides.
 bool IsNeededByOther(const State& state, const Worker& worker, const Job& job,
@@ -147,7 +143,7 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
   Plan plan;
   auto& freeing = holdings.freeing;
   std::vector<Worker*> own;
-  for (auto it = freeing.lower_bound({job.uid(), kFirst});
+  for (auto it = freeing.lower_bound({job.uid(), kFirstInQueue});
        it != freeing.end() && it->first.first == job.uid(); ++it) {
     own.insert(own.end(), it->second.workers.begin(), it->second.workers.end());
   }

@@ -93,6 +93,9 @@ struct State {
   bool placement_due = false;
   std::vector<std::string> new_jobs;
   std::vector<std::string> unreserved;
+  // The place of the last broken ring that counts on busy workers. What it counts on is looked at
+  // anew for a new job before it.
+  QueueKey last_lacking = kFirstInQueue;
 
   CoreCounters counters;
   int64_t changes = 0;

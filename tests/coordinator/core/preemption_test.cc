@@ -469,6 +469,19 @@ TEST(PreemptionTest, ARingThatFindsNoMemberHasALowerJobStopped) {
   EXPECT_EQ(d.StateOf("lower"), "QUEUED");
 }
 
+// What a ring that cannot have enough keeps for itself is there for a job above it.
+TEST(PreemptionTest, ANewJobAboveARingThatLooksForMembersHasALowerJobStopped) {
+  CoreDriver d;
+  RunJob(d, "broken", 1, 3, 'a');
+  RunJob(d, "lower", 0, 1, 'd');
+  for (const char* worker : {"b", "c"}) d.Exit(worker, 9);
+  d.Aborted("broken", 0, CoreDriver::Held(1));
+  d.Advance(absl::Seconds(10));
+  ASSERT_EQ(Pausing(d), Names());
+  ASSERT_TRUE(Submit(d, "waits", 2).ok());
+  EXPECT_EQ(Pausing(d), Names({"lower"}));
+}
+
 TEST(PreemptionTest, ARingWhoseMemberIsBackSoonHasNobodyStopped) {
   CoreDriver back;
   BreakHigher(back);
