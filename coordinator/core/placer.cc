@@ -111,7 +111,7 @@ class Placing {
   // By kind, without the idle ones.
   std::vector<Kind>& BusyFor(const Requirement& requirement);
   Choice Choose(const Requirement& requirement) const;
-  v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int idle) const;
+  v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int away, int idle) const;
   std::vector<Worker*> WorkersAt(const std::vector<Place>& places);
   void Take(const std::vector<Worker*>& workers);
   void Begin(Job& job, const std::vector<Place>& places);
@@ -289,6 +289,8 @@ void Placing::MakeRoomFor(const Job& job) {
 Choice Placing::Choose(const Requirement& requirement) const {
   struct Group {
     int fitting = 0;
+    // With preemption, of those that are away: what was freed is kept meanwhile.
+    int away = 0;
     Kind kind;
   };
   std::map<std::string, Group> groups;
@@ -296,6 +298,8 @@ Choice Placing::Choose(const Requirement& requirement) const {
     if (worker.lost || !MisfitOf(requirement, worker).empty()) continue;
     Group& group = groups[KindOf(worker.hardware, worker.version)];
     if (worker.attached()) ++group.fitting;
+    const bool back_soon = !worker.attached() && !worker.unresponsive;
+    if (state_.options.preemption && back_soon) ++group.away;
     if (IsMemberOrAway(worker)) group.kind.busy.push_back(&worker);
   }
   for (Worker* worker : idle_) {
@@ -313,23 +317,26 @@ Choice Placing::Choose(const Requirement& requirement) const {
     most_first.push_back(std::move(group));
   }
   std::stable_sort(most_first.begin(), most_first.end(), [](const Group& one, const Group& other) {
-    return one.fitting > other.fitting;
+    return one.fitting + one.away > other.fitting + other.away;
   });
   const Group most = most_first.empty() ? Group() : most_first.front();
-  choice.reason = WhyNot(requirement, most.fitting, static_cast<int>(most.kind.idle.size()));
+  choice.reason =
+      WhyNot(requirement, most.fitting, most.away, static_cast<int>(most.kind.idle.size()));
   for (Group& group : most_first) {
-    if (group.fitting >= requirement.workers) choice.kinds.push_back(std::move(group.kind));
+    if (group.fitting + group.away < requirement.workers) continue;
+    choice.kinds.push_back(std::move(group.kind));
   }
   return choice;
 }
 
-v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, int idle) const {
+v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, int away,
+                                  int idle) const {
   v1::PendingReason reason;
   const std::string needs = absl::StrFormat("needs %d workers", requirement.workers);
-  if (fitting >= requirement.workers) {
+  if (fitting + away >= requirement.workers) {
     reason.set_code(kWorkersBusy);
     reason.set_message(
-        absl::StrFormat("%s; of %d suitable ones %d are free for it", needs, fitting, idle));
+        absl::StrFormat("%s; of %d suitable ones %d are free for it", needs, fitting + away, idle));
   } else if (attached_ < requirement.workers) {
     reason.set_code("NOT_ENOUGH_WORKERS");
     reason.set_message(absl::StrFormat("%s; %d are there", needs, attached_));

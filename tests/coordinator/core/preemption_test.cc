@@ -349,6 +349,17 @@ TEST(PreemptionTest, WorkersThatAreGoneForAMomentAreCountedOn) {
   idle.Advance(absl::Seconds(5));
   EXPECT_EQ(Pausing(idle), Names({"job-a", "job-b"}));
 
+  // Also where there are just as many as it takes.
+  CoreDriver freed;
+  RunJob(freed, "job-a", 0, 1, 'a');
+  RunJob(freed, "job-b", 0, 1, 'b');
+  ASSERT_TRUE(Submit(freed, "waits", 1, 2).ok());
+  freed.FinishRing("job-a", 2);
+  freed.Break("b");
+  EXPECT_EQ(freed.StateOf("job-a"), "QUEUED");
+  freed.Advance(absl::Seconds(5));
+  EXPECT_EQ(freed.StateOf("job-a"), "STARTING");
+
   CoreDriver running;
   RunJob(running, "job-a", 0, 2, 'a');
   RunJob(running, "job-b", 0, 1, 'c');
