@@ -178,7 +178,9 @@ void Placing::SetReason(Job& job, v1::PendingReason reason) {
     Show(state_, job);
   }
   // What was freed for it may be for broken rings now.
-  if (now->code() == kWorkersBusy && reason.code() != kWorkersBusy) state_.placement_due = true;
+  if (state_.options.preemption && now->code() == kWorkersBusy && reason.code() != kWorkersBusy) {
+    state_.placement_due = true;
+  }
   *now = std::move(reason);
 }
 

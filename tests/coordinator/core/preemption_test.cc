@@ -599,6 +599,10 @@ TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
   RunJob(d, "job-a", 0, 1, 'a');
   ASSERT_TRUE(Submit(d, "waits", 1000, 1).ok());
   EXPECT_EQ(Pausing(d), Names());
+  // As nothing is freed for others, nobody has to look for it when too few are there.
+  d.Break("a");
+  auto attempts = d.Core().Snapshot(d.now()).counters.placement_attempts;
+  EXPECT_EQ(attempts["NOT_ENOUGH_WORKERS"], 1);
 }
 
 }  // namespace
