@@ -98,9 +98,10 @@ void RemoveJob(State& state, Job& job) {
 
 void MoveInQueue(State& state, Job& job, const QueueKey& from) {
   if (job.queue_key() == from) return;
-  if (state.queue.erase(from) + state.running.erase(from) == 0) return;
-  Index(state, job);
-  state.placement_due = true;
+  const bool listed = state.queue.erase(from) + state.running.erase(from) > 0;
+  if (listed) Index(state, job);
+  // A broken ring has lower jobs stopped at its place.
+  if (listed || job.status().state() == S::RECOVERING) state.placement_due = true;
 }
 
 void SetState(State& state, Job& job, JobState to, const std::string& reason) {

@@ -505,6 +505,8 @@ TEST(PreemptionTest, ARingWhoseMemberIsBackSoonHasNobodyStopped) {
   BreakHigher(alike, 1);
   alike.Advance(absl::Seconds(30));
   EXPECT_EQ(Pausing(alike), Names());
+  ASSERT_TRUE(Reprioritise(alike, "higher", 2).ok());
+  EXPECT_EQ(Pausing(alike), Names({"lower"}));
 }
 
 CoreOptions WithMinRuntime() {
