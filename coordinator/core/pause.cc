@@ -59,7 +59,7 @@ void StopIfAsked(State& state, Job& job) {
 }
 
 void DelayStop(State& state, Job& job) {
-  if (job.failed_stops == 0) return;
+  if (job.stop_again < absl::InfiniteFuture()) return;
   job.stop_again = state.now + DelayAfter(job.failed_stops - 1);
   state.timers.Set(TimerKind::kStopAgain, job.name(), job.stop_again);
 }
@@ -142,6 +142,8 @@ void CompletePause(State& state, Job& job) {
     job.mutable_status()->clear_pause_requested();
     job.preempted_by.clear();
     ++job.failed_stops;
+    // The pause begins when the ring stands.
+    job.stop_again = absl::InfiniteFuture();
     GiveUpRing(state, job,
                {.cause = v1::RecoveryEpisode::OPERATOR,
                 .message = absl::StrCat(

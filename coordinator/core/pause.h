@@ -22,8 +22,8 @@ std::string ReasonToStop(const State& state, const Job& job);
 // A ring that runs is told so when there is a reason.
 void StopIfAsked(State& state, Job& job);
 
-// A ring stands whose checkpoint could not be written when it was last told to stop: an operator's
-// drain is tried again later, as a recovery is.
+// A ring stands. Where the checkpoint it was last to stop with could not be written, an operator's
+// drain is tried again later, as a recovery is. A ring that breaks until then does not put it off.
 void DelayStop(State& state, Job& job);
 
 // To a member of a ring whose steps have begun.

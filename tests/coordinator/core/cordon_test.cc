@@ -335,18 +335,21 @@ TEST(DrainTest, OfAllMembersACheckpointThatCannotBeWrittenLosesNoStep) {
   EXPECT_EQ(d.StateOf("job-a"), "STARTING");
 }
 
+// A ring of two does a step, fails to write it and stands again.
+void FailToStop(CoreDriver& d, int64_t step) {
+  ASSERT_EQ(d.StateOf("job-a"), "PAUSING");
+  d.FinishRing("job-a", step, "no space left on device");
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(step));
+  d.Form("job-a", CoreDriver::Held(step));
+}
+
 // Each costs a recovery: the first is made at once, the others as those of a recovery.
 TEST(DrainTest, WhileNoCheckpointCanBeWrittenTheJobRunsBetweenTheTries) {
   CoreDriver d;
   d.RunningPair();
   for (const int rank : {0, 1}) ASSERT_TRUE(Drain(d, d.WorkerAt("job-a", rank)).ok());
   int64_t step = 0;
-  const auto fail = [&] {
-    ASSERT_EQ(d.StateOf("job-a"), "PAUSING");
-    d.FinishRing("job-a", ++step, "no space left on device");
-    for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(step));
-    d.Form("job-a", CoreDriver::Held(step));
-  };
+  const auto fail = [&] { FailToStop(d, ++step); };
   fail();
   for (const int64_t ms : {250, 500, 1000}) {
     fail();
@@ -367,6 +370,24 @@ TEST(DrainTest, WhileNoCheckpointCanBeWrittenTheJobRunsBetweenTheTries) {
   EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
 }
 
+TEST(DrainTest, ARingThatBreaksBetweenTheTriesDoesNotPutThemOff) {
+  CoreDriver d;
+  d.RunningPair();
+  for (const char* worker : {"a", "b"}) ASSERT_TRUE(Drain(d, worker).ok());
+  FailToStop(d, 1);
+  FailToStop(d, 2);
+  d.Advance(absl::Milliseconds(250));
+  FailToStop(d, 3);
+  d.Advance(absl::Milliseconds(250));
+  d.Step("job-a", 4);
+  d.Fail("job-a", 0, v1::Fault::COMMUNICATION_ERROR);
+  for (const int rank : {0, 1}) d.Aborted("job-a", rank, CoreDriver::Held(4));
+  d.Form("job-a", CoreDriver::Held(4));
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Advance(absl::Milliseconds(250));
+  EXPECT_EQ(d.StateOf("job-a"), "PAUSING");
+}
+
 TEST(DrainTest, SurvivesARestart) {
   CoreDriver d;
   d.RunningPair();
@@ -383,11 +404,7 @@ TEST(DrainTest, SurvivesARestart) {
   CoreDriver between;
   between.RunningPair();
   for (const char* worker : {"a", "b"}) ASSERT_TRUE(Drain(between, worker).ok());
-  for (const int64_t step : {1, 2}) {
-    between.FinishRing("job-a", step, "no space left on device");
-    for (const int rank : {0, 1}) between.Aborted("job-a", rank, CoreDriver::Held(step));
-    between.Form("job-a", CoreDriver::Held(step));
-  }
+  for (const int64_t step : {1, 2}) FailToStop(between, step);
   ASSERT_EQ(between.StateOf("job-a"), "RUNNING");
   between.Restart(v1::PHASE_RUNNING, CoreDriver::Held(2));
   EXPECT_EQ(between.StateOf("job-a"), "RUNNING");
