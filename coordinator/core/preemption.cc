@@ -44,8 +44,12 @@ bool ComesFree(const State& state, const Job& job) {
 
 // From when on a ring that runs may be stopped: a job gets something done each time it is placed,
 // however often somebody of a higher priority loses a worker and finds it again.
-absl::Time HadItsTime(const State& state, const Job& job) {
-  return job.run_since + state.options.preemption_min_runtime;
+absl::Time MayBeStopped(const State& state, const Job& job) {
+  // One that could not write a checkpoint goes on until it has. Where it writes none by itself,
+  // only another stop can tell.
+  const bool writes = job.spec().checkpoint().interval_steps() > 0;
+  if (job.failed_stops > 0 && writes) return absl::InfiniteFuture();
+  return std::max(job.run_since + state.options.preemption_min_runtime, job.stop_again);
 }
 
 void Add(Worker* worker, Job* job, Holding& holding) {
@@ -65,8 +69,8 @@ Holdings Sorted(State& state, const std::vector<Worker*>& busy) {
       const Job* preemptor = PreemptorOf(state, *job);
       const std::string uid = preemptor == nullptr ? "" : preemptor->uid();
       Add(worker, job, holdings.freeing[{uid, job->queue_key()}]);
-    } else if (job->status().state() == S::RUNNING && job->failed_stops == 0) {
-      const absl::Time when = HadItsTime(state, *job);
+    } else if (job->status().state() == S::RUNNING) {
+      const absl::Time when = MayBeStopped(state, *job);
       if (when <= state.now) {
         Add(worker, job, holdings.running[job->queue_key()]);
       } else {

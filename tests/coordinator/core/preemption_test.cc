@@ -182,6 +182,26 @@ TEST(PreemptionTest, AJobThatCannotWriteACheckpointGoesOnUntilItHasWrittenOne) {
   EXPECT_EQ(Pausing(d), Names({"job-a"}));
 }
 
+// It would write none before its end.
+TEST(PreemptionTest, AJobThatWritesNoCheckpointsByItselfIsStoppedAgainAfterAPause) {
+  CoreDriver d;
+  d.Hello("a", 'a');
+  v1::CreateTrainingJobRequest request = CoreDriver::CreateRequest("job-a", 1);
+  request.mutable_training_job()->mutable_spec()->mutable_checkpoint()->set_interval_steps(-1);
+  ASSERT_TRUE(d.Call<v1::TrainingJob>(request).ok());
+  d.Form("job-a");
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
+  for (const int64_t step : {1, 2}) {
+    ASSERT_EQ(Pausing(d), Names({"job-a"}));
+    d.FinishRing("job-a", step, "no space left");
+    d.Aborted("job-a", 0, CoreDriver::Held(step));
+    d.Form("job-a", CoreDriver::Held(step));
+  }
+  EXPECT_EQ(d.StateOf("job-a"), "RUNNING");
+  d.Advance(absl::Milliseconds(250));
+  EXPECT_EQ(Pausing(d), Names({"job-a"}));
+}
+
 TEST(PreemptionTest, WhileTheStoreIsFullNobodyIsStopped) {
   CoreDriver d;
   d.Hello("a", 'a');
