@@ -222,6 +222,12 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
     }
     worker->job.clear();
   }
+  // What was freed for it and is not among its members is for anybody.
+  if (state.options.preemption) {
+    for (auto& [name, worker] : state.workers) {
+      if (worker.freed_for == job.uid()) worker.freed_for.clear();
+    }
+  }
   v1::TrainingJobStatus* status = job.mutable_status();
   if (status->generation() == 0) {
     state.out.queue_waits.push_back(state.now - FromProto(job.record.job().update_time()));

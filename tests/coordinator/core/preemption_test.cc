@@ -466,6 +466,24 @@ TEST(PreemptionTest, WhatWasFreedForAJobThatCanNotHaveEnoughIsThereForABrokenRin
   EXPECT_EQ(d.WorkerAt("broken", 1), "d");
 }
 
+TEST(PreemptionTest, WhatWasFreedForAJobThatWasPlacedElsewhereIsThereForAll) {
+  CoreDriver d;
+  RunJob(d, "broken", 0, 2, 'a');
+  for (const char worker : {'c', 'd'}) RunJob(d, std::string("low-") + worker, -1, 1, worker);
+  ASSERT_TRUE(Submit(d, "waits", 1, 2).ok());
+  d.FinishRing("low-c", 2);
+  ASSERT_TRUE(Cancel(d, "low-c").ok());
+  d.set_version("2.0.0 (beef)");
+  for (const char worker : {'e', 'f'}) d.Hello(std::string(1, worker), worker);
+  d.Form("waits");
+  d.Exit(d.WorkerAt("waits", 1), 9);
+  d.Aborted("waits", 0, CoreDriver::Held(0));
+  ASSERT_EQ(d.StateOf("waits"), "RECOVERING");
+  d.Exit(d.WorkerAt("broken", 1), 9);
+  d.Aborted("broken", 0, CoreDriver::Held(1));
+  EXPECT_EQ(d.WorkerAt("broken", 1), "c");
+}
+
 TEST(PreemptionTest, OfRingsThatLookForAMemberTheHigherOneGetsIt) {
   CoreDriver d;
   RunJob(d, "older", 0, 2, 'a');
