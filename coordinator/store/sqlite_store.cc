@@ -116,6 +116,7 @@ absl::StatusOr<StoredState> SqliteStore::Load() {
 
 absl::Status SqliteStore::Commit(absl::Span<const RowChange> rows) {
   if (rows.empty()) return absl::OkStatus();
+  const auto writing = Writing();
   RETURN_IF_ERROR(Execute(database_.get(), "BEGIN IMMEDIATE"));
   for (const RowChange& row : rows) {
     if (absl::Status status = Apply(row); !status.ok()) {

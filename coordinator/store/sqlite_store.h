@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/time/time.h"
@@ -32,8 +33,12 @@ class SqliteStore : public Store {
   int64_t epoch() const { return epoch_; }
   const DataDirectory& directory() const { return *directory_; }
 
-  // Another connection to the same database, as durable, for what is not the core's.
+  // Another connection to the same database, as durable, for what is not the core's. Who writes
+  // over it holds Writing() meanwhile.
   absl::StatusOr<Database> Connect() const;
+  // One writer at a time: a second one would wait for no longer than `busy_timeout`, and the event
+  // loop take its failure for that of the disk.
+  std::unique_lock<std::mutex> Writing() { return std::unique_lock(writing_); }
 
   absl::StatusOr<StoredState> Load() override;
   absl::Status Commit(absl::Span<const RowChange> rows) override;
@@ -56,6 +61,7 @@ class SqliteStore : public Store {
   const std::unique_ptr<DataDirectory> directory_;
   const SqliteStoreOptions options_;
   int64_t epoch_ = 0;
+  std::mutex writing_;
   Database database_;
   Statement upsert_;
   Statement erase_;

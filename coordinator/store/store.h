@@ -8,7 +8,8 @@
 namespace ringmaster::coordinator {
 
 // What the event loop needs of durable storage: rows in, rows out, nothing about their meaning.
-// Lives on one thread (the event loop's) once Load() has returned.
+// Lives on one thread (the event loop's) once Load() has returned; only ReleaseReserve() may be
+// called by others.
 class Store {
  public:
   virtual ~Store() = default;
@@ -18,7 +19,8 @@ class Store {
 
   // Makes all of `rows` durable, or none. When it has returned OK, they survive a power loss.
   // Errors that leave the store usable, with nothing of `rows` in it: ResourceExhausted (no space),
-  // Unavailable (another program holds the database). Every other error means that nothing more may
+  // Unavailable (another program holds the database; what this one writes beside it never fails
+  // it, but is waited for). Every other error means that nothing more may
   // be promised: the process must end, and a new one reads what was committed.
   virtual absl::Status Commit(absl::Span<const RowChange> rows) = 0;
 

@@ -38,6 +38,7 @@ absl::StatusOr<std::map<std::string, std::string>> TokenStore::Load() {
 }
 
 absl::Status TokenStore::Put(const std::string& key, const std::string& value) {
+  const auto writing = store_->Writing();
   ASSIGN_OR_RETURN(const Statement upsert, Prepare(database_.get(),
                                                    "INSERT INTO tokens (key, value) VALUES (?1, ?2)"
                                                    " ON CONFLICT (key) DO UPDATE SET value = ?2"));
@@ -53,6 +54,7 @@ absl::Status TokenStore::PutFromReserve(const std::string& key, const std::strin
 }
 
 absl::Status TokenStore::Erase(const std::string& key) {
+  const auto writing = store_->Writing();
   ASSIGN_OR_RETURN(const Statement erase,
                    Prepare(database_.get(), "DELETE FROM tokens WHERE key = ?1"));
   return Step(database_.get(), erase.get(), key);
