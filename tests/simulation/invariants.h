@@ -42,7 +42,9 @@ class Invariants {
 
   void Violated(const std::string& what) { violations_.push_back(what); }
   // Of jobs that are stopped for others.
-  void set_min_runtime(absl::Duration min_runtime) { preemption_.set_min_runtime(min_runtime); }
+  void ConfigurePreemption(bool on, absl::Duration min_runtime) {
+    preemption_.Configure(on, min_runtime);
+  }
   int preemptions() const { return preemption_.count(); }
   const std::vector<std::string>& violations() const { return violations_; }
 

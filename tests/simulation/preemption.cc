@@ -15,9 +15,13 @@ std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
   for (const v1::TrainingJob* job : core.Jobs("projects/-")) {
     // Of the change to the state that it has.
     const absl::Time changed = coordinator::FromProto(job->update_time());
-    if (job->status().state() == S::RUNNING) run_since_.emplace(job->uid(), changed);
-    if (job->status().state() == S::QUEUED) run_since_.erase(job->uid());
-    if (job->status().state() != S::PAUSING) {
+    const auto current = job->status().state();
+    if (current == S::RUNNING) run_since_.emplace(job->uid(), changed);
+    // It may have been in the queue between two looks.
+    if (current == S::QUEUED || current == S::PAUSED || current == S::STARTING) {
+      run_since_.erase(job->uid());
+    }
+    if (current != S::PAUSING) {
       pausing_.erase(job->uid());
       continue;
     }
@@ -26,6 +30,7 @@ std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
       continue;
     }
     ++count_;
+    if (!on_) wrong.push_back(absl::StrCat(job->name(), " is stopped for another one"));
     const auto since = run_since_.find(job->uid());
     const bool seen = since != run_since_.end();
     // Without a time it may be told to stop by what let it run.

@@ -10,11 +10,15 @@
 
 namespace ringmaster::simulation {
 
-// A job is stopped for another one only if that waits and has a strictly higher priority: two jobs
-// cannot stop each other in turns. Nor before it has run for `min_runtime` since it was placed.
+// A job is stopped for another one only if that is switched on, and the other one waits and has a
+// strictly higher priority: two jobs cannot stop each other in turns. Nor before it has run for
+// `min_runtime` since it was placed.
 class Preemption {
  public:
-  void set_min_runtime(absl::Duration min_runtime) { min_runtime_ = min_runtime; }
+  void Configure(bool on, absl::Duration min_runtime) {
+    on_ = on;
+    min_runtime_ = min_runtime;
+  }
   // After every event. What is wrong, in words.
   std::vector<std::string> Check(const coordinator::Core& core);
   // How many jobs were stopped.
@@ -25,6 +29,7 @@ class Preemption {
   std::set<std::string> pausing_;
   // When jobs were first seen to run since they were placed.
   std::map<std::string, absl::Time> run_since_;
+  bool on_ = false;
   absl::Duration min_runtime_;
   int count_ = 0;
 };

@@ -27,9 +27,9 @@ Simulation::Simulation(uint64_t seed)
 void Simulation::StartCoordinator() {
   coordinator::CoreOptions options;
   options.shared_directory = "/shared";
-  options.preemption = true;
+  options.preemption = seed_ % 4 != 0;
   options.preemption_min_runtime = absl::Seconds(seed_ % 3 * 4);
-  invariants_.set_min_runtime(options.preemption_min_runtime);
+  invariants_.ConfigurePreemption(options.preemption, options.preemption_min_runtime);
   coordinator::StoredState stored;
   for (const auto& [key, value] : rows_) {
     stored.rows.push_back({static_cast<coordinator::Table>(key.first), key.second, value});

@@ -34,7 +34,7 @@ TEST(SimulationTest, NoSeedBreaksAnInvariant) {
       ADD_FAILURE() << "seed " << seed << ": " << violation;
     }
   }
-  // A quarter of the seeds have some: without, the invariant that knows them by their words has
+  // A tenth of the seeds have some: without, the invariant that knows them by their words has
   // looked at nothing.
   if (seeds >= 100) {
     EXPECT_GT(preemptions, 0);
