@@ -18,8 +18,8 @@ namespace {
 constexpr absl::string_view kProjects = "projects/";
 constexpr absl::string_view kWorkerPath = "/ringmaster/worker";
 // So far ahead are streams looked at for tokens that expire; so work that waits for its time stays
-// little, however long tokens last.
-constexpr absl::Duration kLookAhead = absl::Hours(1);
+// little, however long tokens last, and a machine that was suspended finds soon which have expired.
+constexpr absl::Duration kLookAhead = absl::Minutes(1);
 
 absl::Status Denied(absl::string_view reason, const v1::Token& caller, absl::string_view message) {
   return WithErrorInfo(absl::PermissionDeniedError(message), reason, {{"caller", caller.name()}});

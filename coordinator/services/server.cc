@@ -1,5 +1,6 @@
 #include "coordinator/services/server.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <future>
 #include <random>
@@ -143,7 +144,9 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
 
 absl::Status CoordinatorServer::BeginAccess() {
   ASSIGN_OR_RETURN(const bool required, TokensRequired(options_));
-  const auto now = [loop = loop_.get()] { return loop->Now(); };
+  // A steady clock stands still while the machine is suspended, the wall clock may be set back:
+  // tokens live no longer than by either.
+  const auto now = [loop = loop_.get()] { return std::max(loop->Now(), absl::Now()); };
   ASSIGN_OR_RETURN(auto store, TokenStore::Open(*store_));
   ASSIGN_OR_RETURN(auto book, TokenBook::Open(std::move(store), now));
   access_ = std::make_unique<Access>(required, std::move(book), now);

@@ -28,7 +28,7 @@ class TokenBook {
  public:
   static constexpr size_t kTokensMax = 4096;
 
-  // Reads the store. `now`: a clock that never steps back. Errors: DataLoss, and the store's.
+  // Reads the store. `now`: the clock that tokens expire by. Errors: DataLoss, and the store's.
   static absl::StatusOr<std::unique_ptr<TokenBook>> Open(std::unique_ptr<TokenStore> store,
                                                          std::function<absl::Time()> now,
                                                          size_t tokens_max = kTokensMax);

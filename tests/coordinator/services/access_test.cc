@@ -278,6 +278,18 @@ TEST_F(AccessTest, ExpiredTokenEndsTheStreamsThatItOpened) {
   }
 }
 
+// As that of a machine which was suspended: the steady clock has not seen the hour.
+TEST_F(AccessTest, SlowClockLetsNoTokenLiveLonger) {
+  const std::string token = Make(Token::VIEWER, "", 1).secret();
+  ahead_ = -3600;
+  Restart();
+  absl::Status status;
+  for (const absl::Time end = absl::Now() + absl::Seconds(30); status.ok() && absl::Now() < end;) {
+    status = ListAs(token);
+  }
+  Expect(status, Code::kUnauthenticated, "TOKEN_EXPIRED");
+}
+
 TEST_F(AccessTest, BadRequestsForTokens) {
   const auto refused = [&](auto spoil) {
     v1::CreateTokenRequest request;
