@@ -101,6 +101,26 @@ TEST_F(RunningServerTest, NewerStreamOfAWorkerEndsTheOlderOne) {
   EXPECT_EQ(FromGrpc(first->Finish()).code(), absl::StatusCode::kAborted);
 }
 
+// It does not read WORKER_TOO_SLOW either.
+TEST_F(RunningServerTest, WorkerThatReadsNoDirectivesIsCutOff) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::WorkerService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
+  const auto stream = stub->Session(&context);
+  v1::WorkerReport report = Hello("w-0", std::string(32, 'a'));
+  for (int sequence = 1; stream->Write(report); ++sequence) {
+    report.mutable_heartbeat()->set_sequence(sequence);
+  }
+  v1::Directive directive;
+  while (stream->Read(&directive)) continue;
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 TEST_F(RunningServerTest, IdleWorkerIsTakenForAQueuedJob) {
   grpc::ClientContext context;
   auto stream = workers_->Session(&context);
