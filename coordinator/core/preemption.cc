@@ -7,11 +7,15 @@
 #include "absl/strings/str_format.h"
 #include "coordinator/core/pause.h"
 #include "coordinator/core/suitability.h"
+#include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
 using S = v1::TrainingJobStatus;
+
+// A ring that has not stopped for this long is counted on no more: its checkpoint may hang.
+constexpr absl::Duration kStopsWithin = absl::Minutes(10);
 
 // Until when a job stops nobody, as workers are about to come back: after a start of the
 // coordinator, and where a ring has just lost some, which are mostly restarted at once.
@@ -66,6 +70,11 @@ Holdings Sorted(State& state, const std::vector<Worker*>& busy) {
       // It is away, and expected back until its lease is over.
       Add(worker, job, holdings.freeing[{}]);
     } else if (ComesFree(state, *job)) {
+      if (job->status().state() == S::PAUSING) {
+        const absl::Time overdue = FromProto(job->record.job().update_time()) + kStopsWithin;
+        if (overdue <= state.now) continue;
+        holdings.overdue = std::min(holdings.overdue, overdue);
+      }
       const Job* preemptor = PreemptorOf(state, *job);
       const std::string uid = preemptor == nullptr ? "" : preemptor->uid();
       Add(worker, job, holdings.freeing[{uid, job->queue_key()}]);
@@ -208,9 +217,9 @@ std::vector<Worker*> Preemption::MakeRoom(const Job& job, int workers, std::span
     plans.push_back(PlanRoom(state_, job, workers, kind.idle, *kind.holdings));
   }
   const auto plan = std::min_element(plans.begin(), plans.end(), IsBetter);
+  Kind& kind = kinds[static_cast<size_t>(plan - plans.begin())];
   if (!plan->enough) {
     // Whatever else becomes free is kept for it: nobody behind it would get what they stopped.
-    Kind& kind = kinds[static_cast<size_t>(plan - plans.begin())];
     for (Worker* worker : kind.busy) worker->claimed = true;
     kind.busy.clear();
     kind.holdings = Holdings();
@@ -218,6 +227,7 @@ std::vector<Worker*> Preemption::MakeRoom(const Job& job, int workers, std::span
     return kind.idle;
   }
   for (Worker* worker : plan->claimed) worker->claimed = true;
+  LookAgain(state_, job, kind.holdings->overdue);
   // A ring that has finished would wait until there is room for its checkpoint.
   if (plan->victims.empty() || state_.store_full) return plan->kept;
   if (const absl::Time until = WaitsUntil(state_, job); state_.now < until) {

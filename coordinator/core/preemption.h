@@ -29,6 +29,8 @@ struct Holdings {
   // Those of jobs that may be stopped for a higher one, and when there are more of them.
   std::map<QueueKey, Holding> running;
   absl::Time next = absl::InfiniteFuture();
+  // When the first of those that come free has taken too long.
+  absl::Time overdue = absl::InfiniteFuture();
 };
 
 // Workers that are alike, and would do for a job.

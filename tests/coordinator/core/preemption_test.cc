@@ -93,6 +93,18 @@ TEST(PreemptionTest, WorkersThatComeFreeAreCountedOn) {
   EXPECT_EQ(d.StateOf("job-b"), "RUNNING");
 }
 
+// A checkpoint may take minutes, or hang.
+TEST(PreemptionTest, WhoDoesNotStopInTimeIsNotCountedOnAnyMore) {
+  CoreDriver d;
+  RunJob(d, "job-a", 0, 1, 'a');
+  RunJob(d, "job-b", -1, 1, 'b');
+  ASSERT_TRUE(Submit(d, "waits", 1, 1).ok());
+  d.Advance(absl::Minutes(10) - absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"job-b"}));
+  d.Advance(absl::Seconds(1));
+  EXPECT_EQ(Pausing(d), Names({"job-a", "job-b"}));
+}
+
 TEST(PreemptionTest, AJobBehindOneThatWaitsOnStopsNobody) {
   CoreDriver d;
   RunJob(d, "job-a", 0, 1, 'a');
