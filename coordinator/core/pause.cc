@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/core/checkpoints.h"
@@ -32,6 +33,16 @@ void FinishRing(State& state, Job& job) {
     const Worker* worker = state.Member(job, rank);
     if (worker != nullptr) TellFinish(state, job, rank, *worker);
   }
+}
+
+// Of a ring that has stopped.
+std::string ReasonItStopped(const State& state, const Job& job) {
+  const std::string reason = ReasonToStop(state, job);
+  if (!reason.empty()) return reason;
+  // For whom is not known after a restart, only what was said then.
+  const std::string& said = job.status().state_reason();
+  if (job.preempted_by.empty() && absl::EndsWith(said, kTakesItsPlace)) return said;
+  return "what it stopped for was taken back";
 }
 
 // `mishap` is why not all steps are in a checkpoint; empty when they are.
@@ -120,8 +131,7 @@ bool LeaveIfSaved(State& state, Job& job) {
     if (IsOverTime(job)) {
       EndOverTime(state, job, "");
     } else {
-      const std::string reason = ReasonToStop(state, job);
-      LeaveRing(state, job, reason.empty() ? "what it stopped for was taken back" : reason);
+      LeaveRing(state, job, ReasonItStopped(state, job));
     }
     return true;
   }

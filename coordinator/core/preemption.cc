@@ -261,8 +261,8 @@ bool IsFreedForHigher(const State& state, const Worker& worker, const Job& job) 
 std::string PreemptionOf(const State& state, const Job& job) {
   const Job* preemptor = PreemptorOf(state, job);
   if (preemptor == nullptr || state.store_full) return "";
-  return absl::StrFormat("%s of priority %d takes its place", preemptor->name(),
-                         preemptor->spec().priority());
+  return absl::StrFormat("%s of priority %d %s", preemptor->name(), preemptor->spec().priority(),
+                         kTakesItsPlace);
 }
 
 }  // namespace ringmaster::coordinator

@@ -77,6 +77,8 @@ const Job* PreemptorOf(const State& state, const Job& job);
 bool IsFreedForOther(const State& state, const Worker& worker, const Job& job);
 bool IsFreedForHigher(const State& state, const Worker& worker, const Job& job);
 
+// Ends the words of PreemptionOf.
+constexpr char kTakesItsPlace[] = "takes its place";
 // For whom `job` is to stop, in words; empty when for nobody.
 std::string PreemptionOf(const State& state, const Job& job);
 

@@ -462,6 +462,7 @@ TEST(PreemptionTest, AfterARestartWhoStopsGoesOnStopping) {
   d.FinishRing("job-a", 2);
   EXPECT_EQ(d.StateOf("waits"), "STARTING");
   EXPECT_EQ(d.StateOf("job-b"), "RUNNING");
+  EXPECT_THAT(d.Job("job-a").status().state_reason(), HasSubstr("waits of priority 1 takes"));
 }
 
 TEST(PreemptionTest, NobodyIsStoppedUnlessOperatorsSwitchItOn) {
