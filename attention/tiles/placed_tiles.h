@@ -11,9 +11,8 @@
 
 namespace ringmaster::attention {
 
-// TileLists on a device: each list is a tensor of the bytes of its structures, slots and
-// those of numbers of parts and places are int32 tensors with the bits of uint32, key_sums is one
-// of bytes. Immutable; thread-safe.
+// TileLists on a device: lists of structures are tensors of their bytes, key_sums of its own, all
+// other lists int32 tensors with the bits of uint32. Immutable; thread-safe.
 struct PlacedTiles {
   struct Queries {
     at::Tensor tiles;
