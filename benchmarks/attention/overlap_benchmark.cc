@@ -21,7 +21,6 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "attention/plan/plan.h"
-#include "attention/tiles/tile_passes.h"
 #include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/rank_passes.h"
 

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
 
 #include <string>
 
 #include "tests/attention/kernels/device_array.h"
+#include "tests/attention/kernels/elements.h"
 
 namespace ringmaster::attention::kernels {
 
@@ -19,6 +21,19 @@ inline std::string WhyNoHopper() {
   return major == 9
              ? ""
              : "the kernels are for Hopper (9.x), the device is of " + std::to_string(major) + ".x";
+}
+
+// For each type and head size; skipped where there is no Hopper.
+class HopperTest : public testing::TestWithParam<ElementCase> {
+ protected:
+  void SetUp() override {
+    const std::string why = WhyNoHopper();
+    if (!why.empty()) GTEST_SKIP() << why;
+  }
+};
+inline auto AllElements() {
+  return testing::Values(ElementCase{ElementType::kBf16, 64}, ElementCase{ElementType::kBf16, 128},
+                         ElementCase{ElementType::kFp16, 64}, ElementCase{ElementType::kFp16, 128});
 }
 
 }  // namespace ringmaster::attention::kernels

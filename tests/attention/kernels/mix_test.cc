@@ -12,25 +12,14 @@
 
 #include "attention/kernels/rest.h"
 #include "tests/attention/kernels/device_array.h"
-#include "tests/attention/kernels/elements.h"
 #include "tests/attention/kernels/hopper.h"
 
 namespace ringmaster::attention::kernels {
 namespace {
 
-class MixTest : public testing::TestWithParam<ElementCase> {
- protected:
-  void SetUp() override {
-    const std::string why = WhyNoHopper();
-    if (!why.empty()) GTEST_SKIP() << why;
-  }
-};
+using MixTest = HopperTest;
 
-INSTANTIATE_TEST_SUITE_P(Elements, MixTest,
-                         testing::Values(ElementCase{ElementType::kBf16, 64},
-                                         ElementCase{ElementType::kBf16, 128},
-                                         ElementCase{ElementType::kFp16, 64},
-                                         ElementCase{ElementType::kFp16, 128}));
+INSTANTIATE_TEST_SUITE_P(Elements, MixTest, AllElements());
 
 float Whole(ElementType type, uint16_t rounded, int8_t rest) {
   return WithElement(type,

@@ -250,11 +250,7 @@ TEST_P(TileGradientsTest, EqualSumsOnTheHost) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Elements, TileGradientsTest,
-                         testing::Values(ElementCase{ElementType::kBf16, 64},
-                                         ElementCase{ElementType::kBf16, 128},
-                                         ElementCase{ElementType::kFp16, 64},
-                                         ElementCase{ElementType::kFp16, 128}));
+INSTANTIATE_TEST_SUITE_P(Elements, TileGradientsTest, AllElements());
 
 }  // namespace
 }  // namespace ringmaster::attention::kernels

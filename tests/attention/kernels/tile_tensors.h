@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "attention/kernels/tile_list.h"
@@ -48,15 +47,6 @@ inline int64_t Draw(std::mt19937_64* random, int64_t low, int64_t high) {
 inline int64_t TokenOf(const View& view, const TileRows& rows, int64_t i) {
   return rows.residue + (rows.first + i) * view.step;
 }
-
-// For each type and head size; skipped where there is no Hopper.
-class HopperTest : public testing::TestWithParam<ElementCase> {
- protected:
-  void SetUp() override {
-    const std::string why = WhyNoHopper();
-    if (!why.empty()) GTEST_SKIP() << why;
-  }
-};
 
 // The errors of design: difference over the value plus the size of the whole; `model` is a dense
 // sum that rounds what the kernels round and nothing else.
