@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/loopback.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "proto/rpc_status.h"
@@ -72,10 +73,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> TlsCredentials(const C
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> LocalCredentials(
     const std::string& target) {
   if (absl::StartsWith(target, "unix:")) return grpc::experimental::LocalCredentials(UDS);
-  const std::string host = target.substr(0, target.rfind(':'));
-  if (host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.")) {
-    return grpc::experimental::LocalCredentials(LOCAL_TCP);
-  }
+  if (IsLoopback(target)) return grpc::experimental::LocalCredentials(LOCAL_TCP);
   return absl::InvalidArgumentError(
       absl::StrCat("the token would be sent to ", target,
                    " in the clear: give --tls-ca, the authority to trust"));

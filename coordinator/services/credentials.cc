@@ -1,12 +1,12 @@
 #include "coordinator/services/credentials.h"
 
-#include <arpa/inet.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/loopback.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "grpcpp/security/tls_certificate_provider.h"
@@ -17,14 +17,6 @@ namespace {
 
 // How soon files that were replaced are taken up.
 constexpr unsigned int kRefreshSeconds = 5;
-
-// Of a whole address: a host's name may begin with "127." as well, and a list of addresses, which
-// the HTTP server would take, with a loopback one.
-bool IsLoopback(const std::string& host) {
-  in_addr address = {};
-  return host == "localhost" || host == "[::1]" ||
-         (inet_pton(AF_INET, host.c_str(), &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
-}
 
 absl::StatusOr<std::string> ReadPem(absl::string_view flag, const std::string& path) {
   if (path.empty()) {
@@ -78,7 +70,7 @@ absl::Status CheckListenAddress(const std::string& flag, const std::string& addr
     return absl::InvalidArgumentError(
         absl::StrCat(flag, ": \"", address, "\" is not HOST:PORT, for example 127.0.0.1:7077"));
   }
-  if (IsLoopback(address.substr(0, colon)) || !tls.certificate.empty() || insecure_i_understand) {
+  if (IsLoopback(address) || !tls.certificate.empty() || insecure_i_understand) {
     return absl::OkStatus();
   }
   return absl::FailedPreconditionError(absl::StrCat(
@@ -87,7 +79,7 @@ absl::Status CheckListenAddress(const std::string& flag, const std::string& addr
 }
 
 absl::StatusOr<bool> TokensRequired(const ServerOptions& options) {
-  const bool loopback = IsLoopback(options.listen.substr(0, options.listen.rfind(':')));
+  const bool loopback = IsLoopback(options.listen);
   if (!options.require_tokens) return !loopback && !options.insecure_i_understand;
   if (loopback || !options.tls.certificate.empty()) return true;
   return absl::FailedPreconditionError(
