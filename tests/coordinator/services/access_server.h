@@ -1,10 +1,10 @@
 #pragma once
 
 #include <atomic>
-#include <fstream>
 #include <memory>
 #include <string>
 
+#include "base/read_file.h"
 #include "google/protobuf/descriptor.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "ringmaster/v1/token_service.grpc.pb.h"
@@ -12,10 +12,8 @@
 
 namespace ringmaster::coordinator {
 
-inline std::string FileText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
+// Empty when there is no such file.
+inline std::string FileText(const std::string& path) { return ReadFile(path).value_or(""); }
 
 // A coordinator that asks for tokens.
 class AccessTest : public ServerTest {

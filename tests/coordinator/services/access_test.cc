@@ -217,12 +217,7 @@ TEST_F(AccessTest, RevokedTokenEndsTheStreamsThatItOpened) {
 // A worker that never reads: the coordinator's first directive is written to the end never.
 TEST_F(AccessTest, RevokedTokenEndsASessionThatIsNotRead) {
   const v1::CreateTokenResponse worker = Make(Token::WORKER);
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  const auto stub = v1::WorkerService::NewStub(
-      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  const auto stub = v1::WorkerService::NewStub(DialWithoutReading());
   grpc::ClientContext context;
   Show(context, worker.secret());
   const auto session = stub->Session(&context);

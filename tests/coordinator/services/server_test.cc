@@ -103,12 +103,7 @@ TEST_F(RunningServerTest, NewerStreamOfAWorkerEndsTheOlderOne) {
 
 // It does not read WORKER_TOO_SLOW either.
 TEST_F(RunningServerTest, WorkerThatReadsNoDirectivesIsCutOff) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  const auto stub = v1::WorkerService::NewStub(
-      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  const auto stub = v1::WorkerService::NewStub(DialWithoutReading());
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
   const auto stream = stub->Session(&context);

@@ -49,12 +49,19 @@ class ServerTest : public ::testing::Test {
     workers_ = v1::WorkerService::NewStub(channel_);
   }
 
-  std::shared_ptr<grpc::Channel> Dial() const {
+  std::shared_ptr<grpc::Channel> Dial(grpc::ChannelArguments arguments = {}) const {
     // Not shared with the channels of an earlier server of this process.
-    grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(),
                                      arguments);
+  }
+
+  // Whose calls take in a few bytes and no more until they are read.
+  std::shared_ptr<grpc::Channel> DialWithoutReading() const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 5);
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    return Dial(arguments);
   }
 
   static std::string Name(const std::string& id) { return "projects/default/trainingJobs/" + id; }
