@@ -97,8 +97,8 @@ struct BackwardProblem {
   const TileKeys* queries = nullptr;
   // Room for one number, which no other call uses until this one has run.
   unsigned* taken = nullptr;
-  // By view: where the rows of each view's operand have their gradients. No row lies in two tiles
-  // of one call.
+  // By view: where the rows of each view's operand have their gradients. No row of queries lies in
+  // two tiles of one call, and none of keys if deterministic or not kAdd.
   std::vector<Gradient> dq;
   std::vector<Gradient> dk;
   std::vector<Gradient> dv;

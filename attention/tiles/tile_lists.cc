@@ -52,6 +52,7 @@ class Builder {
     for (const auto& [branch, groups] : ByBranch(parts_.far, &All)) {
       result_.backward_far.push_back(MakePass(groups, /*far=*/true, nullptr));
     }
+    JoinAdding(&result_.backward_far);
     AddWindows();
     return std::move(result_);
   }
@@ -138,10 +139,8 @@ class Builder {
         }
       }
     }
-    if (parts_.tile_order.has_value()) {
-      for (TileLists::QueryTiles* lists : {&result_.local, &result_.last, &result_.far}) {
-        SortTiles(*parts_.tile_order, lists->keys, &lists->tiles);
-      }
+    for (TileLists::QueryTiles* lists : {&result_.local, &result_.last, &result_.far}) {
+      Order(lists->keys, &lists->tiles);
     }
     return joint;
   }
@@ -242,10 +241,6 @@ class Builder {
     for (const SeenKeys& seen : keys.Take()) {
       AddKeys(seen, far, &pass.keys);
     }
-    if (parts_.tile_order.has_value()) {
-      SortTiles(*parts_.tile_order, pass.queries.keys, &pass.queries.tiles);
-      SortTiles(*parts_.tile_order, pass.keys.queries, &pass.keys.tiles);
-    }
     return pass;
   }
 
@@ -327,6 +322,42 @@ class Builder {
                            [](int64_t rows, const KeyTile& tile) { return rows + tile.count; });
   }
 
+  // Calls that add to sums become one, and all are put in order: at the end of each call
+  // multiprocessors are idle. What shares sums does not give the same bits every time.
+  void JoinAdding(std::vector<TileLists::Backward>* passes) const {
+    std::vector<TileLists::Backward> joined;
+    for (TileLists::Backward& pass : *passes) {
+      if (!shape_.deterministic && !joined.empty() &&
+          pass.key_gradients == kernels::KeyGradients::kAdd &&
+          joined.back().key_gradients == kernels::KeyGradients::kAdd) {
+        Append(pass.keys, &joined.back().keys);
+      } else {
+        joined.push_back(std::move(pass));
+      }
+    }
+    for (TileLists::Backward& pass : joined) {
+      Order(pass.queries.keys, &pass.queries.tiles);
+      Order(pass.keys.queries, &pass.keys.tiles);
+    }
+    *passes = std::move(joined);
+  }
+  static void Append(const TileLists::KeyTiles& from, TileLists::KeyTiles* to) {
+    const auto moved = static_cast<int32_t>(to->queries.size());
+    for (KeyTile tile : from.tiles) {
+      tile.queries_begin += moved;
+      tile.queries_end += moved;
+      to->tiles.push_back(tile);
+    }
+    to->queries.insert(to->queries.end(), from.queries.begin(), from.queries.end());
+  }
+
+  template <typename AnyTile>
+  void Order(const std::vector<TileKeys>& lists, std::vector<AnyTile>* tiles) const {
+    const TileOrder order = parts_.tile_order.value_or(TileOrder::kHeavyFirst);
+    if (parts_.tile_order.has_value()) SortTiles(order, lists, tiles);
+    if (order == TileOrder::kHeavyFirst) SortLastTiles(lists, tiles);
+  }
+
   // Marks sums that are added to before they are finished. Returns how many were not before.
   int64_t Sum(const TileLists::Backward& pass) {
     int64_t fresh = 0;
@@ -387,6 +418,7 @@ class Builder {
       std::for_each(passes.begin(), sums_end,
                     [](auto& pass) { pass.key_gradients = KeyGradients::kAdd; });
     }
+    JoinAdding(&passes);
     SumReturned();
   }
 

@@ -22,14 +22,16 @@ struct TileLists {
     std::vector<kernels::KeyTile> tiles;
     std::vector<kernels::TileKeys> queries;
   };
-  // One call of the backward pass. No row of queries lies in two tiles, and none of keys.
+  // One call of the backward pass. No row of queries lies in two tiles, and none of keys, unless
+  // it is added to and the order of sums is free.
   struct Backward {
     QueryTiles queries;  // only if deterministic
     KeyTiles keys;
     kernels::KeyGradients key_gradients = kernels::KeyGradients::kAdd;
   };
   // Consecutive local tokens that meet no others, and the calls for them, one for each branch that
-  // has work: sums in fp32 are of one window at a time. What comes from peers is added when all
+  // has work, but one for all that add where the order of sums is free: sums in fp32 are of one
+  // window at a time. What comes from peers is added when all
   // calls have been made. Where the last one finishes, only the sums it was added to are to be
   // rounded then, else all.
   struct Window {
@@ -72,7 +74,7 @@ struct TileLists {
     return begin.empty() ? 0 : begin.back();
   }
 
-  // Gradients of keys of the pool, one call for each branch that has work.
+  // Gradients of keys of the pool, in calls as a window's.
   std::vector<Backward> backward_far;
   // All tokens; one alone if the rank exchanges rows with others.
   std::vector<Window> windows;
@@ -99,7 +101,8 @@ struct TileShape {
   friend bool operator==(const TileShape&, const TileShape&) = default;
 };
 
-// Heavy tiles come first within each run of queries, or within each head (RankParts::tile_order).
+// Heavy tiles come first within each run of queries, or within each head (RankParts::tile_order),
+// and the last ones of a call come down in weight (SortLastTiles).
 // Time and memory grow with tokens * heads. REQUIRES: fewer than 2^30 tokens and pool rows, fewer
 // than 2^32 rows of queries in all parts.
 TileLists MakeTileLists(const RankParts& parts, const TileShape& shape);

@@ -86,5 +86,30 @@ TEST(TileOrderTest, HeavyTilesComeFirstWithinAHead) {
   EXPECT_EQ(key_tiles[0].rows.first, 1);
 }
 
+// Of many, three sizes in turn: the first stay as they are, the last come down in weight.
+TEST(TileOrderTest, TheLastTilesAreSortedByWeight) {
+  constexpr int kAll = 1000;
+  // 40, 100 and, by its last query, 3 * 63 + 1 keys.
+  const std::vector<TileKeys> keys = {
+      {{}, 40, kernels::kAllVisible}, {{}, 100, kernels::kAllVisible}, {{}, 500, 0, /*step=*/3}};
+  std::vector<Tile> tiles;
+  for (int i = 0; i < kAll; ++i) tiles.push_back({{0, 0, 0, i}, 64, i % 3, i % 3 + 1});
+  const std::vector<Tile> before = tiles;
+  SortLastTiles(keys, &tiles);
+  int kept = 0;
+  while (kept < kAll && tiles[kept].rows.first == before[kept].rows.first) ++kept;
+  EXPECT_GT(kept, kAll / 2);
+  EXPECT_LT(kept, kAll - 132);
+  std::set<int32_t> all;
+  for (int i = 0; i < kAll; ++i) all.insert(tiles[i].rows.first);
+  EXPECT_EQ(all.size(), tiles.size());
+  for (int i = kept + 1; i < kAll; ++i) {
+    EXPECT_LE(tiles[i].keys_begin, tiles[i - 1].keys_begin);
+    // What weighs the same stays in its order.
+    EXPECT_TRUE(tiles[i].keys_begin < tiles[i - 1].keys_begin ||
+                tiles[i].rows.first > tiles[i - 1].rows.first);
+  }
+}
+
 }  // namespace
 }  // namespace ringmaster::attention

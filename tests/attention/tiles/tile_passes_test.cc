@@ -206,13 +206,14 @@ TEST(TilePassesTest, WindowsChangeNothing) {
     EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
     EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
     if (g_flags.device.is_cpu()) continue;
-    // The kernel that sums dq as it comes finds its place in a window by itself.
+    // The kernel that sums dq as it comes finds its place in a window by itself, and branches that
+    // add to dk and dv do it in any order.
     shape.deterministic = false;
     windows.parts = FindParts(options, map, 0, 4, 2, q.device(), shape);
     const Results fast = RunPasses(windows, q, k, v, dout);
     EXPECT_LE(RelativeError(fast.gradients.dq.cpu(), want.gradients.dq.cpu()), 0.02);
-    EXPECT_TRUE(fast.gradients.dk.equal(want.gradients.dk));
-    EXPECT_TRUE(fast.gradients.dv.equal(want.gradients.dv));
+    EXPECT_LE(RelativeError(fast.gradients.dk.cpu(), want.gradients.dk.cpu()), 0.01);
+    EXPECT_LE(RelativeError(fast.gradients.dv.cpu(), want.gradients.dv.cpu()), 0.01);
   }
 }
 
