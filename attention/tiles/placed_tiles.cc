@@ -52,7 +52,7 @@ class Uncovered {
     return std::any_of(places_.begin(), places_.end(), [](uint8_t place) { return place != 0; });
   }
   at::Tensor On(at::Device device) const {
-    return Place(places_, at::kByte, device).to(at::kBool).view({-1, heads_, 1});
+    return Place(places_, at::kBool, device).view({-1, heads_, 1});
   }
 
  private:
@@ -64,8 +64,8 @@ class Uncovered {
 
 PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device) {
   TileLists lists = MakeTileLists(rank, shape);
-  // The last tiles have every place.
-  if (lists.last.tiles.empty()) {
+  // Where branches have last tiles, these have every place, and a query sees its own key.
+  if (lists.last.tiles.empty() || rank.tile_order.has_value()) {
     PlaceUncovered(rank, shape, device);
   }
   local = Place(lists.local, device);
@@ -96,17 +96,14 @@ void PlacedTiles::PlaceUncovered(const RankParts& rank, const TileShape& shape, 
   for (const Part& part : rank.far) {
     queries.Cover(part.queries);
   }
-  if (!queries.any()) {
-    return;
-  }
   for (const RankParts::Message& message : rank.outgoing) {
     std::for_each(message.local.begin(), message.local.end(),
                   [&](const RowSet& rows) { keys.Cover(rows); });
   }
   std::for_each(rank.kept.local.begin(), rank.kept.local.end(),
                 [&](const RowSet& rows) { keys.Cover(rows); });
-  no_query = queries.On(device);
-  no_key = keys.On(device);
+  if (queries.any()) no_query = queries.On(device);
+  if (keys.any()) no_key = keys.On(device);
 }
 
 size_t PlacedTiles::bytes() const {

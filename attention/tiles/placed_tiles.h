@@ -54,9 +54,9 @@ struct PlacedTiles {
   std::vector<Backward> backward_far;
   std::vector<Window> windows;
   at::Tensor key_sums;
-  // Where some queries see no key: bools, [tokens, heads, 1], which places are in no tile of
-  // queries, and [tokens, heads of keys, 1], of which nobody here and no peer sees the keys. What
-  // lies there may be anything, and is read beside tiles. Else undefined.
+  // Bools, [tokens, heads, 1], which places are in no tile of queries, and [tokens, heads of keys,
+  // 1], of which nobody here and no peer sees the keys; undefined where there are none. What lies
+  // there may be anything, and is read beside tiles.
   at::Tensor no_query;
   at::Tensor no_key;
 

@@ -80,13 +80,10 @@ void UseDeterministicAlgorithms(bool deterministic) {
   at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
 }
 
-// NaN wherever a query sees no key, as in dout, and where of a token's keys nobody sees one and its
-// own queries see none.
+// NaN wherever a query sees no key, as in dout, and where nobody sees a key.
 AttentionCase Poisoned(AttentionCase problem, const ReferenceResult& reference) {
   const at::Tensor blind = reference.lse.isneginf().unsqueeze(-1);
-  const at::Tensor unseen = reference.dv.eq(0)
-                                .all(-1, /*keepdim=*/true)
-                                .logical_and(blind.unflatten(2, {problem.k.size(2), -1}).all(3));
+  const at::Tensor unseen = reference.dv.eq(0).all(-1, /*keepdim=*/true);
   problem.q = problem.q.masked_fill(blind, std::nan(""));
   problem.k = problem.k.masked_fill(unseen, std::nan(""));
   problem.v = problem.v.masked_fill(unseen, std::nan(""));
@@ -147,6 +144,27 @@ Results RunPasses(const Call& call, const at::Tensor& q, const at::Tensor& k, co
 
 at::Tensor Random(at::IntArrayRef sizes) {
   return at::randn(sizes).to(at::kBFloat16).to(g_flags.device);
+}
+
+// Every query sees keys, not every key is seen.
+TEST(TilePassesTest, KeysThatNobodySeesMayBeAnything) {
+  const int64_t tokens = 320, block = 64;
+  const BlockSparseAttentionOptions options = {
+      .mask = *BlockMask::Create({.heads = 1, .tokens = tokens, .block_size = block},
+                                 [](int64_t, int64_t, BlockRow& row) { row.Show(0); })};
+  at::manual_seed(4);
+  UseDeterministicAlgorithms(true);
+  const at::Tensor q = Random({1, tokens, 2, 64}), dout = Random({1, tokens, 2, 64});
+  const at::Tensor k = Random({1, tokens, 1, 64}), v = Random({1, tokens, 1, 64});
+  const Call call = MakeCall(q, k, v, options, ShardMap::Contiguous(tokens, 1, 1), nullptr);
+  ASSERT_EQ(call.why_not_tiles, "");
+  const Results want = RunPasses(call, q, k, v, dout);
+  for (const at::Tensor& x : {k, v}) x.narrow(1, block, tokens - block).fill_(std::nan(""));
+  const Results got = RunPasses(call, q, k, v, dout);
+  EXPECT_TRUE(got.output.out.equal(want.output.out));
+  EXPECT_TRUE(got.gradients.dq.equal(want.gradients.dq));
+  EXPECT_TRUE(got.gradients.dk.equal(want.gradients.dk));
+  EXPECT_TRUE(got.gradients.dv.equal(want.gradients.dv));
 }
 
 // So many that each block of a GPU gets several, two sequences of them.
