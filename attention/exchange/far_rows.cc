@@ -12,21 +12,15 @@ namespace {
 
 constexpr int kKeys = 0, kValues = 1;  // second dimension of pools and messages
 
-// A consecutive part of a pool or send buffer: [B, rows, D].
-at::Tensor MessageRows(const at::Tensor& buffer, int64_t begin, int64_t rows, int which) {
-  return buffer.narrow(0, begin, rows).select(1, which).transpose(0, 1);
+// Of a pool or send buffer, or part of one: [B, rows, D].
+at::Tensor RowsIn(const at::Tensor& buffer, int which) {
+  return buffer.select(1, which).transpose(0, 1);
 }
 
-// Calls f(rows, [B, rows, D] of keys, the same of values) for each row set of a message that lies
-// in `buffer`.
-template <typename F>
-void ForEachSet(const PlacedParts::Message& message, const at::Tensor& buffer, const F& f) {
-  int64_t at = message.message->begin;
-  for (const PlacedRows& rows : message.local) {
-    f(rows, MessageRows(buffer, at, rows.set().rows(), kKeys),
-      MessageRows(buffer, at, rows.set().rows(), kValues));
-    at += rows.set().rows();
-  }
+// The rank's own rows in a pool.
+at::Tensor KeptRows(const PlacedParts& parts, const at::Tensor& pool) {
+  const RankParts::Message& kept = parts.parts().kept;
+  return pool.narrow(0, kept.begin, kept.rows);
 }
 
 std::vector<Slice> Slices(const std::vector<RankParts::Message>& messages) {
@@ -45,26 +39,22 @@ at::Tensor EmptyRows(int64_t rows, const at::Tensor& k) {
 at::Tensor Pack(const PlacedParts& parts, const at::Tensor& k, const at::Tensor& v,
                 const at::Tensor& pool) {
   const at::Tensor outgoing = EmptyRows(parts.parts().outgoing_rows, k);
-  const auto pack = [&](const PlacedRows& rows, const at::Tensor& keys, const at::Tensor& values) {
-    PackRows(k, rows, keys);
-    PackRows(v, rows, values);
+  const auto pack = [&](const PlacedRows& rows, const at::Tensor& buffer) {
+    if (buffer.size(0) > 0) {
+      PackRows(k, rows, RowsIn(buffer, kKeys));
+      PackRows(v, rows, RowsIn(buffer, kValues));
+    }
   };
-  for (const PlacedParts::Message& message : parts.outgoing()) {
-    ForEachSet(message, outgoing, pack);
-  }
-  ForEachSet(parts.kept(), pool, pack);
+  pack(parts.outgoing(), outgoing);
+  pack(parts.kept(), KeptRows(parts, pool));
   return outgoing;
 }
 
 }  // namespace
 
-at::Tensor PoolKeys(const at::Tensor& pool) {
-  return pool.select(1, kKeys).transpose(0, 1).unsqueeze(2);
-}
+at::Tensor PoolKeys(const at::Tensor& pool) { return RowsIn(pool, kKeys).unsqueeze(2); }
 
-at::Tensor PoolValues(const at::Tensor& pool) {
-  return pool.select(1, kValues).transpose(0, 1).unsqueeze(2);
-}
+at::Tensor PoolValues(const at::Tensor& pool) { return RowsIn(pool, kValues).unsqueeze(2); }
 
 FarRows::FarRows(const PlacedParts& parts, const at::Tensor& k, const at::Tensor& v,
                  GroupedExchange* exchange)
@@ -83,31 +73,27 @@ FarGradients::FarGradients(const PlacedParts& parts, const at::Tensor& owed, at:
              Slices(parts.parts().outgoing)) {}
 
 void FarGradients::AddTo(const at::Tensor& dk, const at::Tensor& dv) {
-  const auto add = [&](const PlacedRows& rows, const at::Tensor& keys, const at::Tensor& values) {
-    AddRows(keys.unsqueeze(1), rows, dk);
-    AddRows(values.unsqueeze(1), rows, dv);
+  const auto add = [&](const PlacedRows& rows, const at::Tensor& gradients) {
+    if (gradients.size(0) > 0) {
+      AddRows(RowsIn(gradients, kKeys).unsqueeze(1), rows, dk);
+      AddRows(RowsIn(gradients, kValues).unsqueeze(1), rows, dv);
+    }
   };
-  ForEachSet(parts_.kept(), owed_, add);
-  if (parts_.outgoing().empty()) {
-    return;
-  }
-  group_.Wait();
-  const at::Tensor received = returned_.to(owed_.scalar_type());
-  for (const PlacedParts::Message& message : parts_.outgoing()) {
-    ForEachSet(message, received, add);
+  add(parts_.kept(), KeptRows(parts_, owed_));
+  if (returned_.size(0) > 0) {
+    group_.Wait();
+    add(parts_.outgoing(), returned_.to(owed_.scalar_type()));
   }
 }
 
 void FarGradients::Round(const at::Tensor& dk_sums, const at::Tensor& dv_sums, const at::Tensor& dk,
                          const at::Tensor& dv) const {
-  const auto round = [&](const PlacedParts::Message& message) {
-    for (const PlacedRows& rows : message.local) {
-      RoundRows(dk_sums, rows, dk);
-      RoundRows(dv_sums, rows, dv);
+  for (const PlacedRows* rows : {&parts_.kept(), &parts_.outgoing()}) {
+    if (rows->set().rows() > 0) {
+      RoundRows(dk_sums, *rows, dk);
+      RoundRows(dv_sums, *rows, dv);
     }
-  };
-  round(parts_.kept());
-  std::for_each(parts_.outgoing().begin(), parts_.outgoing().end(), round);
+  }
 }
 
 }  // namespace ringmaster::attention

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/logaddexp.h>
 
 namespace ringmaster::attention {
@@ -25,6 +26,11 @@ at::Tensor RowIndex(const RowSet& set, int64_t heads, at::Device device) {
 
 at::Tensor GatherOnDevice(const at::Tensor& whole, const at::Tensor& index) {
   return whole.flatten(1, 2).index_select(1, index);
+}
+
+void GatherOnDevice(const at::Tensor& whole, const at::Tensor& index, const at::Tensor& to) {
+  at::Tensor rows = to;
+  at::index_select_out(rows, whole.flatten(1, 2), 1, index);
 }
 
 void PutOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole) {

@@ -81,6 +81,22 @@ at::Tensor GatesOf(const Part& part, at::Device device) {
   return part.gates.empty() ? at::Tensor() : at::tensor(part.gates, at::kLong).to(device);
 }
 
+// The local rows of messages, one after the other.
+RowSet RowsOf(const std::vector<RankParts::Message>& messages) {
+  RowSet all;
+  size_t sets = 0;
+  for (const RankParts::Message& message : messages) {
+    for (const RowSet& set : message.local) {
+      all.runs.insert(all.runs.end(), set.runs.begin(), set.runs.end());
+      all.rows_per_group += set.rows();
+      ++sets;
+    }
+  }
+  all.group_begin.push_back(all.runs.size());
+  all.distinct = sets <= 1;
+  return all;
+}
+
 bool IsGated(const AttentionPattern& pattern) {
   const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&pattern);
   return blocks != nullptr && blocks->gated;
@@ -111,17 +127,10 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
           {&part, {part.queries, heads, device}, {part.keys, 1, device}, GatesOf(part, device)});
     }
   }
-  const auto place = [&](const RankParts::Message& message) {
-    Message placed{&message, {}};
-    for (const RowSet& set : message.local) {
-      placed.local.emplace_back(set, kv_heads, device);
-    }
-    return placed;
-  };
-  for (const RankParts::Message& message : parts_.outgoing) {
-    outgoing_.push_back(place(message));
-  }
-  kept_ = place(parts_.kept);
+  sent_ = RowsOf(parts_.outgoing);
+  held_ = RowsOf({parts_.kept});
+  outgoing_.emplace(sent_, kv_heads, device);
+  kept_.emplace(held_, kv_heads, device);
 }
 
 void PlacedParts::SetKnownZeros(const at::Tensor& dq, const at::Tensor& dk) const {
@@ -142,13 +151,7 @@ size_t PlacedParts::bytes() const {
              (part.gates.defined() ? part.gates.nbytes() : 0);
     }
   }
-  const auto add = [&sum](const Message& message) {
-    for (const PlacedRows& rows : message.local) {
-      sum += rows.bytes();
-    }
-  };
-  std::for_each(outgoing_.begin(), outgoing_.end(), add);
-  add(kept_);
+  sum += sent_.bytes() + outgoing_->bytes() + held_.bytes() + kept_->bytes();
   if (alone_.has_value()) {
     sum += alone_->queries.bytes() + alone_->keys.bytes();
   }

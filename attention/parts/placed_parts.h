@@ -29,10 +29,6 @@ class PlacedParts {
     PlacedRows queries;
     PlacedRows keys;
   };
-  struct Message {
-    const RankParts::Message* message;
-    std::vector<PlacedRows> local;
-  };
 
   // With a shape for kernels over tiles the parts become lists of tiles, else row sets for stock
   // operations.
@@ -48,8 +44,10 @@ class PlacedParts {
   const std::vector<Dense>& local() const { return local_; }
   const std::vector<Dense>& far() const { return far_; }
   const Alone& alone() const { return *alone_; }
-  const std::vector<Message>& outgoing() const { return outgoing_; }
-  const Message& kept() const { return kept_; }
+  // The local rows of the send buffer, from its first to its last, and those that are kept in the
+  // pool: one group.
+  const PlacedRows& outgoing() const { return *outgoing_; }
+  const PlacedRows& kept() const { return *kept_; }
   // Sets to zero what is zero whatever the numbers are (zero_gradients.h), and no more than their
   // rounding in the rank's gradients [B, T, H, D] and [B, T, Hkv, D], contiguous.
   void SetKnownZeros(const at::Tensor& dq, const at::Tensor& dk) const;
@@ -61,8 +59,8 @@ class PlacedParts {
   std::vector<Dense> local_;
   std::vector<Dense> far_;
   std::optional<Alone> alone_;
-  std::vector<Message> outgoing_;
-  Message kept_;
+  RowSet sent_, held_;  // what these two are of
+  std::optional<PlacedRows> outgoing_, kept_;
   at::Tensor zero_dq_, zero_dk_;  // places on the device
 };
 

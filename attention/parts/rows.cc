@@ -167,7 +167,7 @@ at::Tensor GatherRows(const at::Tensor& whole, const PlacedRows& rows, at::Scala
 
 void PackRows(const at::Tensor& whole, const PlacedRows& rows, const at::Tensor& packed) {
   if (!whole.device().is_cpu()) {
-    packed.copy_(GatherOnDevice(whole, rows.index()));
+    GatherOnDevice(whole, rows.index(), packed);
     return;
   }
   CopyAs(whole, rows.set(), packed.unsqueeze(1));
