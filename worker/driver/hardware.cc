@@ -101,6 +101,9 @@ absl::Status ShowOnlyDevice(int index) {
   return absl::OkStatus();
 }
 
+// Of bf16 products and of fused attention (Ampere).
+constexpr int kLeastCudaMajor = 8;
+
 absl::StatusOr<DeviceChoice> CudaChoice(const HardwareOptions& options, int index) {
   ASSIGN_OR_RETURN(const CudaPlugin* plugin, CudaPlugin::Open());
   RETURN_IF_ERROR(ShowOnlyDevice(index));
@@ -110,6 +113,11 @@ absl::StatusOr<DeviceChoice> CudaChoice(const HardwareOptions& options, int inde
         absl::StrCat("CUDA finds no device ", index, " here, or no driver"));
   }
   ASSIGN_OR_RETURN(const CudaDevice device, plugin->Describe(0));
+  if (device.major < kLeastCudaMajor) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "CUDA device ", index, " (", device.name, ") has compute capability ", device.major, ".",
+        device.minor, ", training wants ", kLeastCudaMajor, ".0 or higher"));
+  }
   DeviceChoice choice{.device = "cuda", .index = 0};
   choice.hardware.set_device(v1::CUDA);
   choice.hardware.set_memory_bytes(static_cast<int64_t>(device.total_bytes));

@@ -83,6 +83,16 @@ TEST_F(WorkerStartTest, AutoIsTheCpuWhereThereIsNoDeviceOrNoLibrary) {
   EXPECT_EXIT(ExitUnlessCpu("auto"), ExitedWithCode(0), "");
 }
 
+TEST_F(WorkerStartTest, ADeviceThatIsTooOldIsNamed) {
+  SetDriver(1, absl::StatusCode::kOk);
+  setenv("FAKE_CUDA_MAJOR", "7", 1);
+  EXPECT_EXIT(Start(On("cuda")), ExitedWithCode(kExitUsage),
+              "a card. has compute capability 7.5, training wants 8.0 or higher");
+  EXPECT_EXIT(ExitUnlessCpu("auto"), ExitedWithCode(0), "");
+  setenv("FAKE_CUDA_MAJOR", "8", 1);
+  EXPECT_EXIT(ExitUnlessCpu("auto"), ExitedWithCode(1), "");
+}
+
 std::string Vendor() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
