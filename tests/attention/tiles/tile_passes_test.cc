@@ -199,6 +199,41 @@ TEST(TilePassesTest, ManyTilesEqualStockOperations) {
   }
 }
 
+// 2.5e9 elements a tensor. Segments meet no others, so that the first and the last tokens have what
+// they would have alone.
+TEST(TilePassesTest, ElementsMayBeMoreThanFitInto31Bits) {
+  if (g_flags.device.is_cpu()) GTEST_SKIP() << "wants 55 GB of a GPU";
+  UseDeterministicAlgorithms(false);
+  const int64_t longest = int64_t{1} << 15, tokens = 37 * longest, some = 2 * longest;
+  const DilatedAttentionOptions options = {
+      .branches = {{longest / 16, 1}, {longest / 4, 4}, {longest, 16}}};
+  const auto random = [&] {
+    return at::empty({1, tokens, 16, 128}, at::TensorOptions(g_flags.device).dtype(at::kBFloat16))
+        .normal_();
+  };
+  const at::Tensor q = random(), k = random(), v = random(), dout = random();
+  ASSERT_GT(q.numel(), int64_t{1} << 31);
+  const auto run = [&](int64_t begin, int64_t count) {
+    const auto part = [&](const at::Tensor& x) { return x.narrow(1, begin, count); };
+    const Call call =
+        MakeCall(part(q), part(k), part(v), options, ShardMap::Contiguous(count, 1, 1), nullptr);
+    EXPECT_EQ(call.why_not_tiles, "");
+    return RunPasses(call, part(q), part(k), part(v), part(dout));
+  };
+  const Results all = run(0, tokens);
+  for (const int64_t begin : {int64_t{0}, tokens - some}) {
+    const Results want = run(begin, some);
+    const auto check = [&](const at::Tensor& x, const at::Tensor& y) {
+      EXPECT_LE(RelativeError(x.narrow(1, begin, some).cpu(), y.cpu()), 0.02);
+    };
+    check(all.output.out, want.output.out);
+    check(all.output.lse, want.output.lse);
+    check(all.gradients.dq, want.gradients.dq);
+    check(all.gradients.dk, want.gradients.dk);
+    check(all.gradients.dv, want.gradients.dv);
+  }
+}
+
 // Sums of one window after the other are the sums of all, bit for bit.
 TEST(TilePassesTest, WindowsChangeNothing) {
   at::manual_seed(3);
