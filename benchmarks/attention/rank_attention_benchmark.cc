@@ -1,5 +1,4 @@
-// One rank's passes of the operator on a GPU, as autograd calls them, on random numbers,
-// causal:
+// One rank's passes of the operator on a GPU (TimePasses), causal:
 //   rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=16x128,12x64] [--rates=1,2,4,8,16]
 //       [--steps=N] TOKENS...
 // heads x head size each, and the rates of branches of 2048 tokens, twice as many, and so on.

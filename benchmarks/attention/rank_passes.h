@@ -55,11 +55,12 @@ std::string MemoryOfSteps(int steps, const worker::CudaPlugin& plugin, const F& 
                          grown(before.reserved_bytes, after.peak_reserved_bytes));
 }
 
-// Times the operator's passes over a whole sequence on one GPU, as autograd calls them, on random
-// numbers of `dtype`. The figures as members of a JSON object: the executor, milliseconds (median
-// of ten after a second), TFLOP/s of `forward_flops` and of both passes, the most device
-// memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all calls
-// of one shape; and MemoryOfSteps, if there are any. Throws where there is too little memory.
+// Times the operator's passes over a whole sequence on one GPU, on random numbers of `dtype`:
+// forward as without gradients, then both as autograd calls them. The figures as members of a JSON
+// object: the executor, milliseconds (median of ten after a second), TFLOP/s of `forward_flops` and
+// of both passes, the most device memory a token, beside q, k, v and dout and beside the lists of
+// tiles, which stay for all calls of one shape; and MemoryOfSteps, if there are any. Throws where
+// there is too little memory.
 inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
                               const AttentionPattern& pattern, double forward_flops,
                               const worker::CudaPlugin& plugin,
