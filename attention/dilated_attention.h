@@ -20,7 +20,8 @@ namespace ringmaster::attention {
 // O(N^2) memory. The gradient of `out` at positions that no branch covers is ignored whatever it
 // holds; at queries that see no key but their own it goes to v alone, q gets zero and so does k,
 // but for rounding where others see this key. The same inputs give the same bits on the CPU for one
-// number of threads. With dropout all is done by products of matrices: no fused kernel knows it.
+// number of threads, and on a GPU where LibTorch is told to use deterministic algorithms (not only
+// to warn, where its own fused backward pass is at work). With dropout all is done by products of matrices: no fused kernel knows it.
 // Throws c10::Error (ValueError) naming the argument when shapes, dtypes or options do not fit.
 // Thread-safe: concurrent calls share nothing but a bounded cache of index plans.
 AttentionOutput DilatedAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -5,12 +5,12 @@
 #include "attention/passes.h"
 #include "attention/tiles/tile_lists.h"
 
-// The passes by kernels over lists of tiles: all branches in one launch, rows read where they lie,
-// one merge. bf16 or fp16, sums in fp32. Heads are filled up with zeros to 64 or 128 columns, in
-// copies that are saved instead of what was given; peers get a head's own columns. The same bits
-// every time, but for dq on a GPU where LibTorch is not told to use deterministic algorithms when
-// the call is made. Contracts as of Forward and Backward, which call them, but that a row that is
-// not finite may spoil its neighbours.
+// The passes by kernels over lists of tiles: all branches in a few launches, rows read where they
+// lie, one merge. bf16 or fp16, sums in fp32. Heads are filled up with zeros to 64 or 128 columns,
+// in copies that are saved instead of what was given; peers get a head's own columns. The same bits
+// every time, but for gradients on a GPU where LibTorch is not told to use deterministic algorithms
+// when the call is made. Contracts as of Forward and Backward, which call them, but that a row that
+// is not finite, and that somebody sees, may spoil its neighbours.
 namespace ringmaster::attention {
 
 // Empty, or why a call is not for these kernels. `accumulate` is what the call sums in.
