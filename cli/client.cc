@@ -25,6 +25,9 @@ constexpr char kServiceConfig[] = R"({"methodConfig": [{
            {"service": "ringmaster.v1.JobService", "method": "CreateTrainingJob"},
            {"service": "ringmaster.v1.JobService", "method": "EstimateTrainingJob"},
            {"service": "ringmaster.v1.ClusterService"},
+           {"service": "ringmaster.v1.QueueService", "method": "GetQueue"},
+           {"service": "ringmaster.v1.QueueService", "method": "ListQueues"},
+           {"service": "ringmaster.v1.QueueService", "method": "UpdateQueue"},
            {"service": "ringmaster.v1.CheckpointService", "method": "ListCheckpoints"},
            {"service": "ringmaster.v1.CheckpointService", "method": "GetCheckpoint"}],
   "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s",
@@ -65,6 +68,7 @@ Client::Client(GlobalOptions options, std::shared_ptr<grpc::Channel> channel)
       jobs_(v1::JobService::NewStub(channel_)),
       cluster_(v1::ClusterService::NewStub(channel_)),
       checkpoints_(v1::CheckpointService::NewStub(channel_)),
+      queues_(v1::QueueService::NewStub(channel_)),
       tokens_(v1::TokenService::NewStub(channel_)) {}
 
 void Client::Prepare(grpc::ClientContext* context) const {

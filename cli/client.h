@@ -14,6 +14,7 @@
 #include "ringmaster/v1/checkpoint_service.grpc.pb.h"
 #include "ringmaster/v1/cluster_service.grpc.pb.h"
 #include "ringmaster/v1/job_service.grpc.pb.h"
+#include "ringmaster/v1/queue_service.grpc.pb.h"
 #include "ringmaster/v1/token_service.grpc.pb.h"
 
 namespace ringmaster::cli {
@@ -44,6 +45,7 @@ class Client {
   v1::JobService::Stub& jobs() { return *jobs_; }
   v1::ClusterService::Stub& cluster() { return *cluster_; }
   v1::CheckpointService::Stub& checkpoints() { return *checkpoints_; }
+  v1::QueueService::Stub& queues() { return *queues_; }
   v1::TokenService::Stub& tokens() { return *tokens_; }
 
   // Readies `context` for a unary call: deadline and wait-for-ready off.
@@ -84,6 +86,7 @@ class Client {
   const std::unique_ptr<v1::JobService::Stub> jobs_;
   const std::unique_ptr<v1::ClusterService::Stub> cluster_;
   const std::unique_ptr<v1::CheckpointService::Stub> checkpoints_;
+  const std::unique_ptr<v1::QueueService::Stub> queues_;
   const std::unique_ptr<v1::TokenService::Stub> tokens_;
 };
 

@@ -43,6 +43,7 @@ void AddWatchCommand(CLI::App& app, CommandContext& context);     // watch
 void AddRecordCommands(CLI::App& app, CommandContext& context);   // logs metrics
 void AddClusterCommands(CLI::App& app, CommandContext& context);  // workers cordon drain uncordon
 void AddCheckpointCommands(CLI::App& app, CommandContext& context);  // checkpoints generate
+void AddQueueCommands(CLI::App& app, CommandContext& context);       // queues
 void AddTokenCommands(CLI::App& app, CommandContext& context);       // tokens
 void AddExplainCommand(CLI::App& app, CommandContext& context);      // explain
 void AddCompletionCommand(CLI::App& app, CommandContext& context);   // completion

@@ -133,6 +133,7 @@ void PrintDescription(std::ostream& out, const TrainingJob& job) {
     out << "Waiting:     " << status.pending_reason().code() << ": "
         << status.pending_reason().message() << "\n";
   }
+  out << "Queue:       " << job.spec().queue() << "\n";
   out << "Priority:    " << job.spec().priority() << "\n";
   out << "Step:        " << progress.step() << " of " << job.spec().steps() << "\n";
   if (progress.step() > 0) {

@@ -78,6 +78,7 @@ int main(int argc, char** argv) {
   ringmaster::cli::AddRecordCommands(app, context);
   ringmaster::cli::AddClusterCommands(app, context);
   ringmaster::cli::AddCheckpointCommands(app, context);
+  ringmaster::cli::AddQueueCommands(app, context);
   ringmaster::cli::AddTokenCommands(app, context);
   ringmaster::cli::AddExplainCommand(app, context);
   ringmaster::cli::AddCompletionCommand(app, context);

@@ -9,9 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "base/status_macros.h"
 #include "coordinator/core/labels.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
+#include "coordinator/core/queues.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/violations.h"
 #include "google/protobuf/descriptor.h"
@@ -135,6 +137,7 @@ std::vector<std::string> SpecChanges(const v1::TrainingJobSpec& before,
     spec->clear_resources();
     // How soon it runs, not what.
     spec->clear_priority();
+    spec->clear_queue();
   }
   // Undecided until the job is placed.
   if (new_spec.precision() == v1::PRECISION_UNSPECIFIED) old_spec.clear_precision();
@@ -181,6 +184,10 @@ absl::StatusOr<store::JobRecord> Admit(
                                      uid.substr(0, kUidDigits)));
   }
   ResolveSpec(spec, &violations);
+  if (IsQueueId(spec->queue())) {
+    ASSIGN_OR_RETURN(const ClusterQueue* queue, OpenQueue(state, spec->queue(), project));
+    CheckCeiling(queue->record.queue(), spec->priority(), &violations);
+  }
   // One of its own has the job's uid in its name; looking at every job for each new one costs.
   if (given) CheckDirectoryIsFree(state, *job, &violations);
   if (violations.empty()) CheckStart(*spec, manifest, &violations);

@@ -14,6 +14,7 @@
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/pause.h"
 #include "coordinator/core/placer.h"
+#include "coordinator/core/queues.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/reports.h"
 #include "coordinator/core/restart.h"
@@ -58,6 +59,11 @@ absl::StatusOr<ApiResponse> Answer(State& state, const ApiRequest& request) {
     R operator()(const v1::ImportCheckpointRequest& r) {
       return Response(ImportCheckpoint(state, r, request.manifest));
     }
+    R operator()(const v1::CreateQueueRequest& r) { return Response(CreateQueue(state, r)); }
+    R operator()(const v1::GetQueueRequest& r) { return Response(GetQueue(state, r)); }
+    R operator()(const v1::ListQueuesRequest& r) { return Response(ListQueues(state, r)); }
+    R operator()(const v1::UpdateQueueRequest& r) { return Response(UpdateQueue(state, r)); }
+    R operator()(const v1::DeleteQueueRequest& r) { return Response(DeleteQueue(state, r)); }
   };
   return std::visit(Visitor{state, request}, request.message);
 }

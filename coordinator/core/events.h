@@ -13,6 +13,7 @@
 #include "ringmaster/v1/checkpoint_service.pb.h"
 #include "ringmaster/v1/cluster_service.pb.h"
 #include "ringmaster/v1/job_service.pb.h"
+#include "ringmaster/v1/queue_service.pb.h"
 #include "ringmaster/v1/worker_service.pb.h"
 
 // What goes into and comes out of the coordinator's core: plain values, no pointers.
@@ -20,7 +21,7 @@ namespace ringmaster::coordinator {
 
 // ---- stored rows
 
-enum class Table { kJobs, kRequests, kCheckpoints, kCordons };
+enum class Table { kJobs, kRequests, kCheckpoints, kCordons, kQueues };
 
 // `value` is a serialized message of proto/ringmaster/store/records.proto; nullopt deletes the row.
 struct RowChange {
@@ -48,7 +49,8 @@ using ApiMessage =
                  v1::ResumeTrainingJobRequest, v1::DeleteTrainingJobRequest, v1::ListWorkersRequest,
                  v1::GetWorkerRequest, v1::CordonWorkerRequest, v1::DrainWorkerRequest,
                  v1::UncordonWorkerRequest, v1::ListCheckpointsRequest, v1::GetCheckpointRequest,
-                 v1::ImportCheckpointRequest>;
+                 v1::ImportCheckpointRequest, v1::CreateQueueRequest, v1::GetQueueRequest,
+                 v1::ListQueuesRequest, v1::UpdateQueueRequest, v1::DeleteQueueRequest>;
 
 // A manifest.json that the shell has read because a request names it: ImportCheckpoint.directory,
 // TrainingJobSpec.init_from or resume_from (a directory or the file itself). File sizes were
@@ -93,7 +95,7 @@ using Event = std::variant<ApiRequest, WorkerReported, StreamClosed, WorkerExite
 using ApiResponse =
     std::variant<v1::TrainingJob, v1::ListTrainingJobsResponse, google::protobuf::Empty,
                  v1::ListWorkersResponse, v1::Worker, v1::ListCheckpointsResponse, v1::Checkpoint,
-                 v1::ReportFaultResponse>;
+                 v1::ReportFaultResponse, v1::Queue, v1::ListQueuesResponse>;
 
 struct Reply {
   uint64_t call = 0;

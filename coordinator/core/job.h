@@ -52,6 +52,9 @@ struct Job {
 
   // By rank, as record.job.status.ranks.
   std::vector<RankState> ranks;
+  // What its queue counts of it. See queues.h.
+  bool waits_in_queue = false;
+  int held = 0;
   // The generation was found in the store and not every member has re-attached yet.
   bool adopting = false;
   // ABORTING, and nobody is aborted any more: the placer looks for workers.

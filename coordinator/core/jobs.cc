@@ -16,6 +16,7 @@
 #include "coordinator/core/pages.h"
 #include "coordinator/core/pause.h"
 #include "coordinator/core/placer.h"
+#include "coordinator/core/queues.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/times.h"
@@ -206,8 +207,9 @@ absl::StatusOr<v1::TrainingJob> UpdateJob(State& state,
   const auto change = [&](Job& job) -> absl::StatusOr<bool> {
     RETURN_IF_ERROR(Refusal(state));
     const QueueKey place = job.queue_key();
-    ASSIGN_OR_RETURN(const bool changed,
-                     ApplyUpdate(update, request.update_mask(), job.record.mutable_job()));
+    ASSIGN_OR_RETURN(
+        const bool changed,
+        ApplyUpdate(update, request.update_mask(), QueueOf(state, job), job.record.mutable_job()));
     // What is asked for again is nothing that others would have to read anew.
     if (!changed) return false;
     SetEtag(job);

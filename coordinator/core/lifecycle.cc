@@ -8,6 +8,7 @@
 #include "coordinator/core/episodes.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/preemption.h"
+#include "coordinator/core/queues.h"
 #include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 #include "proto/rpc_status.h"
@@ -62,6 +63,7 @@ void Index(State& state, Job& job) {
       jobs->erase(job.queue_key());
     }
   }
+  CountInQueue(state, job);
 }
 
 }  // namespace

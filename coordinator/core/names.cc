@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "proto/rpc_status.h"
 
 namespace ringmaster::coordinator {
@@ -36,6 +37,8 @@ bool IsWorkerId(absl::string_view id) {
   });
 }
 
+bool IsQueueId(absl::string_view id) { return IsProjectId(id); }
+
 bool IsUuid(absl::string_view text) {
   if (text.size() != 36) return false;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -44,6 +47,12 @@ bool IsUuid(absl::string_view text) {
   }
   return true;
 }
+
+std::string FormatProjectName(absl::string_view project) {
+  return absl::StrCat("projects/", project);
+}
+
+std::string FormatQueueName(absl::string_view queue) { return absl::StrCat("queues/", queue); }
 
 std::string FormatJobName(absl::string_view project, absl::string_view job) {
   return absl::StrCat("projects/", project, "/trainingJobs/", job);
@@ -71,6 +80,15 @@ absl::StatusOr<std::string> ParseParent(absl::string_view field, absl::string_vi
                      wildcard ? ", or projects/- for all" : ""));
   }
   return parts[1];
+}
+
+absl::StatusOr<std::string> ParseQueueName(absl::string_view field, absl::string_view name) {
+  absl::string_view id = name;
+  if (!absl::ConsumePrefix(&id, "queues/") || !IsQueueId(id)) {
+    return InvalidField(
+        field, absl::StrCat("'", name, "' is not a queue's name; it looks like queues/default"));
+  }
+  return std::string(id);
 }
 
 absl::StatusOr<std::string> ParseCheckpointName(absl::string_view field, absl::string_view name) {

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/cordon.h"
 #include "coordinator/core/lifecycle.h"
+#include "coordinator/core/names.h"
+#include "coordinator/core/queues.h"
 #include "coordinator/core/run_clock.h"
 #include "coordinator/core/times.h"
 #include "coordinator/core/workers.h"
@@ -26,7 +28,11 @@ absl::Status LoadRow(State& state, const Row& row) {
     case Table::kJobs: {
       store::JobRecord record;
       status = Parse(row, &record);
-      if (status.ok()) AddJob(state, std::move(record));
+      if (!status.ok()) return status;
+      // Of a version without queues.
+      v1::TrainingJobSpec* spec = record.mutable_job()->mutable_spec();
+      if (spec->queue().empty()) spec->set_queue(kDefaultQueue);
+      AddJob(state, std::move(record));
       return status;
     }
     case Table::kRequests: {
@@ -45,6 +51,8 @@ absl::Status LoadRow(State& state, const Row& row) {
     }
     case Table::kCordons:
       return Parse(row, &state.cordons[row.key]);
+    case Table::kQueues:
+      return Parse(row, &state.queues[row.key].record);
   }
   return absl::DataLossError(absl::StrCat("the stored row '", row.key, "' is of no known table"));
 }
@@ -80,6 +88,7 @@ absl::Status LoadStored(State& state, const StoredState& stored) {
     const absl::Status status = LoadRow(state, row);
     if (!status.ok()) return status;
   }
+  CompleteQueues(state);
   for (const auto& [age, job] : state.unfinished) Adopt(state, *job);
   for (const auto& [name, cordon] : state.cordons) AddAbsentWorker(state, name);
   state.placement_due = true;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "coordinator/core/names.h"
 #include "coordinator/core/times.h"
 
 namespace ringmaster::coordinator {
@@ -24,7 +25,6 @@ constexpr int64_t kRanksMax = 1024;
 constexpr int64_t kSecondsMax = 315'576'000'000;
 constexpr int64_t kThreadsMax = 1024;
 constexpr int64_t kSequencesMax = 1 << 30;
-constexpr int64_t kPriorityMax = 1000;
 
 void Within(absl::string_view field, int64_t value, int64_t low, int64_t high, Violations* v) {
   if (value < low || value > high) {
@@ -202,8 +202,8 @@ bool IsCleanAbsolutePath(const std::string& path) {
   return true;
 }
 
-void CheckPriority(int32_t priority, Violations* v) {
-  Within("priority", priority, -kPriorityMax, kPriorityMax, v);
+void CheckPriority(absl::string_view field, int32_t priority, Violations* v) {
+  Within(field, priority, -kPriorityMax, kPriorityMax, v);
 }
 
 void FixDevice(v1::Device device, v1::TrainingJobSpec* spec) {
@@ -225,7 +225,11 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
   } else {
     Within("steps", spec->steps(), 1, kStepsMax, v);
   }
-  CheckPriority(spec->priority(), v);
+  CheckPriority("priority", spec->priority(), v);
+  if (spec->queue().empty()) spec->set_queue(kDefaultQueue);
+  if (!IsQueueId(spec->queue())) {
+    v->Field("queue", absl::StrCat("'", absl::CHexEscape(spec->queue()), "' ", kQueueIdRule));
+  }
   if (spec->has_max_runtime()) PositiveDuration("max_runtime", spec->max_runtime(), v);
   Real("dropout", spec->dropout(), 0, 1, false, v);
   Real("attention.dropout", spec->attention().dropout(), 0, 1, false, v);

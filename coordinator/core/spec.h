@@ -19,8 +19,9 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* violations);
 void ResolveModel(v1::TrainingJobSpec* spec, Violations* violations);
 void ResolveAttention(const ModelPreset* preset, v1::TrainingJobSpec* spec, Violations* violations);
 
-// The rule of `priority`.
-void CheckPriority(int32_t priority, Violations* violations);
+// What priorities are at most, and at least, below zero.
+inline constexpr int32_t kPriorityMax = 1000;
+void CheckPriority(absl::string_view field, int32_t priority, Violations* violations);
 
 // Sets the device and, unless the user chose one, its default precision.
 void FixDevice(v1::Device device, v1::TrainingJobSpec* spec);

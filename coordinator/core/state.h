@@ -54,6 +54,15 @@ struct Worker {
   bool attached() const { return stream != 0 && !lost; }
 };
 
+// What jobs share that are of one queue.
+struct ClusterQueue {
+  store::QueueRecord record;
+  // Its jobs that wait; those that hold workers, and how many.
+  int pending = 0;
+  int admitted = 0;
+  int held = 0;
+};
+
 using JobsByAge = std::map<JobAge, Job*>;
 using JobQueue = std::map<QueueKey, Job*>;
 
@@ -79,6 +88,8 @@ struct State {
   JobQueue queue;
   // Those that are RUNNING, in the order of the queue.
   JobQueue running;
+  // By id. Every job that has not ended has one.
+  std::map<std::string, ClusterQueue, std::less<>> queues;
   std::map<std::string, store::RequestRecord, std::less<>> requests;
   std::map<std::string, store::CheckpointRecord, std::less<>> checkpoints;
   std::map<std::string, Worker, std::less<>> workers;

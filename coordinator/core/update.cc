@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "coordinator/core/labels.h"
+#include "coordinator/core/queues.h"
 #include "coordinator/core/spec.h"
 #include "coordinator/core/violations.h"
 #include "google/protobuf/util/message_differencer.h"
@@ -78,7 +79,8 @@ void TakePath(const v1::TrainingJob& update, const std::string& path, const v1::
 }  // namespace
 
 absl::StatusOr<bool> ApplyUpdate(const v1::TrainingJob& update,
-                                 const google::protobuf::FieldMask& mask, v1::TrainingJob* job) {
+                                 const google::protobuf::FieldMask& mask, const v1::Queue& queue,
+                                 v1::TrainingJob* job) {
   Violations violations("");
   Changeable after = {job->labels(), job->spec().priority()};
   if (mask.paths().empty()) {
@@ -89,7 +91,8 @@ absl::StatusOr<bool> ApplyUpdate(const v1::TrainingJob& update,
   violations.UsePrefix("training_job");
   CheckLabels(after.labels, &violations);
   violations.UsePrefix("training_job.spec");
-  CheckPriority(after.priority, &violations);
+  CheckPriority("priority", after.priority, &violations);
+  if (after.priority != job->spec().priority()) CheckCeiling(queue, after.priority, &violations);
   if (!violations.empty()) return violations.ToStatus();
   const bool changed =
       !Same(after.labels, job->labels()) || after.priority != job->spec().priority();

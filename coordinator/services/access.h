@@ -89,7 +89,11 @@ std::string ResourceOf(const Request& request) {
   const auto parent = [](const std::string& named) {
     return named.empty() ? std::string("projects/default") : named;
   };
-  if constexpr (requires { request.update_mask(); }) {
+  if constexpr (requires { request.queue_id(); }) {
+    return "queues/" + request.queue_id();
+  } else if constexpr (requires { request.update_mask(), request.queue(); }) {
+    return request.queue().name();
+  } else if constexpr (requires { request.update_mask(); }) {
     return request.training_job().name();
   } else if constexpr (requires { request.name(), request.parent(); }) {
     return request.name().empty() ? parent(request.parent()) : request.name();

@@ -12,6 +12,7 @@ constexpr char kCluster[] = "ClusterService";
 constexpr char kCheckpoints[] = "CheckpointService";
 constexpr char kWorkers[] = "WorkerService";
 constexpr char kTokens[] = "TokenService";
+constexpr char kQueues[] = "QueueService";
 
 constexpr Permission kPermissions[] = {
     {{kJobs, "GetTrainingJob"}, Token::VIEWER, Reach::kProject},
@@ -34,6 +35,11 @@ constexpr Permission kPermissions[] = {
     {{kCluster, "CordonWorker"}, Token::OPERATOR, Reach::kCluster},
     {{kCluster, "DrainWorker"}, Token::OPERATOR, Reach::kCluster},
     {{kCluster, "UncordonWorker"}, Token::OPERATOR, Reach::kCluster},
+    {{kQueues, "ListQueues"}, Token::VIEWER, Reach::kProject},
+    {{kQueues, "GetQueue"}, Token::VIEWER, Reach::kCluster},
+    {{kQueues, "CreateQueue"}, Token::ADMIN, Reach::kCluster},
+    {{kQueues, "UpdateQueue"}, Token::ADMIN, Reach::kCluster},
+    {{kQueues, "DeleteQueue"}, Token::ADMIN, Reach::kCluster},
     {{kTokens, "CreateToken"}, Token::ADMIN, Reach::kCluster},
     {{kTokens, "ListTokens"}, Token::ADMIN, Reach::kCluster},
     {{kTokens, "RevokeToken"}, Token::ADMIN, Reach::kCluster},

@@ -14,7 +14,7 @@ struct Method {
 
 // What a method is about: whether a token of one project may be enough for it.
 enum class Reach {
-  kProject,  // jobs and checkpoints of the project that the request names
+  kProject,  // jobs, checkpoints and queues of the project that the request names
   kNothing,  // nothing that is stored
   kCluster,  // all that there is
 };

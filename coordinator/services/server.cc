@@ -99,6 +99,7 @@ class CoordinatorServer : public Server {
   std::unique_ptr<JobService> jobs_;
   std::unique_ptr<ClusterService> cluster_;
   std::unique_ptr<CheckpointService> checkpoints_;
+  std::unique_ptr<QueueService> queues_;
   std::unique_ptr<WorkerService> workers_;
   std::unique_ptr<TokenService> tokens_;
   std::unique_ptr<grpc::Server> grpc_;
@@ -188,6 +189,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   jobs_ = std::make_unique<JobService>(services);
   cluster_ = std::make_unique<ClusterService>(services);
   checkpoints_ = std::make_unique<CheckpointService>(services);
+  queues_ = std::make_unique<QueueService>(services);
   workers_ = std::make_unique<WorkerService>(services);
   tokens_ = std::make_unique<TokenService>(services);
 
@@ -201,6 +203,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   builder.RegisterService(jobs_.get());
   builder.RegisterService(cluster_.get());
   builder.RegisterService(checkpoints_.get());
+  builder.RegisterService(queues_.get());
   builder.RegisterService(workers_.get());
   builder.RegisterService(tokens_.get());
   grpc_ = builder.BuildAndStart();

@@ -9,6 +9,7 @@ namespace {
 
 constexpr char kCluster[] = "ClusterService";
 constexpr char kCheckpoint[] = "CheckpointService";
+constexpr char kQueue[] = "QueueService";
 
 }  // namespace
 
@@ -59,6 +60,36 @@ grpc::ServerUnaryReactor* CheckpointService::ImportCheckpoint(
     v1::Checkpoint* response) {
   return AskCore(services_, {kCheckpoint, "ImportCheckpoint"}, context, *request, response,
                  request->directory());
+}
+
+grpc::ServerUnaryReactor* QueueService::CreateQueue(grpc::CallbackServerContext* context,
+                                                    const v1::CreateQueueRequest* request,
+                                                    v1::Queue* response) {
+  return AskCore(services_, {kQueue, "CreateQueue"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* QueueService::GetQueue(grpc::CallbackServerContext* context,
+                                                 const v1::GetQueueRequest* request,
+                                                 v1::Queue* response) {
+  return AskCore(services_, {kQueue, "GetQueue"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* QueueService::ListQueues(grpc::CallbackServerContext* context,
+                                                   const v1::ListQueuesRequest* request,
+                                                   v1::ListQueuesResponse* response) {
+  return AskCore(services_, {kQueue, "ListQueues"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* QueueService::UpdateQueue(grpc::CallbackServerContext* context,
+                                                    const v1::UpdateQueueRequest* request,
+                                                    v1::Queue* response) {
+  return AskCore(services_, {kQueue, "UpdateQueue"}, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* QueueService::DeleteQueue(grpc::CallbackServerContext* context,
+                                                    const v1::DeleteQueueRequest* request,
+                                                    google::protobuf::Empty* response) {
+  return AskCore(services_, {kQueue, "DeleteQueue"}, context, *request, response);
 }
 
 grpc::ServerBidiReactor<v1::WorkerReport, v1::Directive>* WorkerService::Session(

@@ -3,6 +3,7 @@
 #include "coordinator/services/call.h"
 #include "ringmaster/v1/checkpoint_service.grpc.pb.h"
 #include "ringmaster/v1/cluster_service.grpc.pb.h"
+#include "ringmaster/v1/queue_service.grpc.pb.h"
 #include "ringmaster/v1/worker_service.grpc.pb.h"
 
 // The smaller services: each method is one question to the core, or one stream.
@@ -45,6 +46,30 @@ class CheckpointService : public v1::CheckpointService::CallbackService {
   grpc::ServerUnaryReactor* ImportCheckpoint(grpc::CallbackServerContext* context,
                                              const v1::ImportCheckpointRequest* request,
                                              v1::Checkpoint* response) override;
+
+ private:
+  const ServiceContext services_;
+};
+
+class QueueService : public v1::QueueService::CallbackService {
+ public:
+  explicit QueueService(const ServiceContext& services) : services_(services) {}
+
+  grpc::ServerUnaryReactor* CreateQueue(grpc::CallbackServerContext* context,
+                                        const v1::CreateQueueRequest* request,
+                                        v1::Queue* response) override;
+  grpc::ServerUnaryReactor* GetQueue(grpc::CallbackServerContext* context,
+                                     const v1::GetQueueRequest* request,
+                                     v1::Queue* response) override;
+  grpc::ServerUnaryReactor* ListQueues(grpc::CallbackServerContext* context,
+                                       const v1::ListQueuesRequest* request,
+                                       v1::ListQueuesResponse* response) override;
+  grpc::ServerUnaryReactor* UpdateQueue(grpc::CallbackServerContext* context,
+                                        const v1::UpdateQueueRequest* request,
+                                        v1::Queue* response) override;
+  grpc::ServerUnaryReactor* DeleteQueue(grpc::CallbackServerContext* context,
+                                        const v1::DeleteQueueRequest* request,
+                                        google::protobuf::Empty* response) override;
 
  private:
   const ServiceContext services_;

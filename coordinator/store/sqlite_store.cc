@@ -19,7 +19,8 @@ constexpr char kFileName[] = "coordinator.db";
 constexpr std::pair<Table, absl::string_view> kKinds[] = {{Table::kJobs, "jobs"},
                                                           {Table::kRequests, "requests"},
                                                           {Table::kCheckpoints, "checkpoints"},
-                                                          {Table::kCordons, "cordons"}};
+                                                          {Table::kCordons, "cordons"},
+                                                          {Table::kQueues, "queues"}};
 
 absl::string_view KindOf(Table table) {
   for (const auto& [known, kind] : kKinds) {

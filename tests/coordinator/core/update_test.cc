@@ -17,6 +17,12 @@ namespace {
 using ::testing::HasSubstr;
 using Texts = std::map<std::string, std::string>;
 
+v1::Queue AnyPriority() {
+  v1::Queue queue;
+  queue.set_max_priority(1000);
+  return queue;
+}
+
 struct Row {
   const char* name;
   std::vector<std::string> mask;
@@ -46,6 +52,7 @@ TEST(UpdateTest, WhatTheMaskNamesIsChanged) {
       {"no key", {"labels."}, {{"", "1"}}, before, "training_job.labels", "[a-z0-9_-]"},
       {"too long", {"labels"}, {{longest + "x", ""}}, before, "training_job.labels", "63"},
       {"not to be changed", {"spec.steps"}, {}, before, "update_mask", "cannot be changed"},
+      {"nor its queue", {"spec.queue"}, {}, before, "update_mask", "cannot be changed"},
       {"nor this", {"name"}, {}, before, "update_mask", "cannot be changed"},
       {"not there", {"label"}, {}, before, "update_mask", "names nothing"},
       {"none to remove", {"labels.A"}, {}, before, "update_mask", "names nothing"},
@@ -58,7 +65,7 @@ TEST(UpdateTest, WhatTheMaskNamesIsChanged) {
     update.mutable_labels()->insert(row.update.begin(), row.update.end());
     google::protobuf::FieldMask mask;
     for (const std::string& path : row.mask) mask.add_paths(path);
-    const absl::Status status = ApplyUpdate(update, mask, &job).status();
+    const absl::Status status = ApplyUpdate(update, mask, AnyPriority(), &job).status();
     EXPECT_EQ(Texts(job.labels().begin(), job.labels().end()), row.after) << row.name;
     EXPECT_EQ(status.ok(), std::string(row.field).empty()) << row.name << ": " << status;
     if (status.ok()) continue;
@@ -74,9 +81,9 @@ TEST(UpdateTest, NoMoreThanSixtyFour) {
   mask.add_paths("labels.one-more");
   for (int i = 0; i < 64; ++i) (*job.mutable_labels())[absl::StrCat("l", i)] = "";
   (*update.mutable_labels())["one-more"] = "";
-  EXPECT_FALSE(ApplyUpdate(update, mask, &job).ok());
+  EXPECT_FALSE(ApplyUpdate(update, mask, AnyPriority(), &job).ok());
   job.mutable_labels()->erase("l0");
-  EXPECT_TRUE(ApplyUpdate(update, mask, &job).ok());
+  EXPECT_TRUE(ApplyUpdate(update, mask, AnyPriority(), &job).ok());
 }
 
 TEST(UpdateTest, ThePriorityIsChanged) {
@@ -109,7 +116,7 @@ TEST(UpdateTest, ThePriorityIsChanged) {
     update.mutable_spec()->set_priority(row.update);
     google::protobuf::FieldMask mask;
     for (const std::string& path : row.mask) mask.add_paths(path);
-    const auto changed = ApplyUpdate(update, mask, &job);
+    const auto changed = ApplyUpdate(update, mask, AnyPriority(), &job);
     EXPECT_EQ(job.spec().priority(), row.after) << row.name;
     if (changed.ok()) {
       EXPECT_EQ(*row.field, '\0') << row.name;
@@ -128,7 +135,7 @@ TEST(UpdateTest, WithoutASpecThePriorityStays) {
     if (star) mask.add_paths("*");
     job.mutable_spec()->set_priority(5);
     (*update.mutable_labels())["c"] = "3";
-    EXPECT_TRUE(*ApplyUpdate(update, mask, &job));
+    EXPECT_TRUE(*ApplyUpdate(update, mask, AnyPriority(), &job));
     EXPECT_EQ(job.spec().priority(), 5);
   }
 }
@@ -139,7 +146,7 @@ TEST(UpdateTest, OfAWholeJobNothingElseMayDiffer) {
     google::protobuf::FieldMask mask;
     if (star) mask.add_paths("*");
     update.mutable_spec()->set_steps(7);
-    const absl::Status status = ApplyUpdate(update, mask, &job).status();
+    const absl::Status status = ApplyUpdate(update, mask, AnyPriority(), &job).status();
     ASSERT_EQ(Details(status).fields.size(), 1) << status;
     EXPECT_EQ(Details(status).fields[0].field, "training_job.spec");
   }

@@ -162,6 +162,56 @@ TEST_F(AccessTest, OtherProjectsAreTheSameWhateverIsInThem) {
   EXPECT_EQ(there, FromGrpc(stream->Finish()));
 }
 
+TEST_F(AccessTest, WhoIsBoundToAProjectSeesItsQueuesAndNoOthers) {
+  const auto make = [&](const std::string& token, const std::string& id) {
+    v1::CreateQueueRequest request;
+    request.set_queue_id(id);
+    request.mutable_queue()->add_projects("projects/" + id);
+    v1::Queue queue;
+    return CallAs(token, &v1::QueueService::Stub::CreateQueue, queues_, request, &queue);
+  };
+  ASSERT_TRUE(make(admin_, "vision").ok());
+  ASSERT_TRUE(make(admin_, "speech").ok());
+  Expect(make(Secret(Token::OPERATOR), "mine"), Code::kPermissionDenied, "SCOPE_TOO_NARROW");
+  const std::string vision = Secret(Token::SUBMITTER, "projects/vision");
+  std::vector<std::string> names;
+  const auto list = [&](const std::string& parent) {
+    v1::ListQueuesRequest request;
+    request.set_parent(parent);
+    v1::ListQueuesResponse reply;
+    const absl::Status status =
+        CallAs(vision, &v1::QueueService::Stub::ListQueues, queues_, request, &reply);
+    for (const v1::Queue& queue : reply.queues()) names.push_back(queue.name());
+    return status;
+  };
+  EXPECT_TRUE(list("projects/vision").ok());
+  EXPECT_THAT(names, ElementsAre("queues/default", "queues/vision"));
+  for (const char* parent : {"", "projects/-", "projects/speech"}) {
+    Expect(list(parent), Code::kPermissionDenied, "OTHER_PROJECT");
+  }
+  // Nor whether there is one.
+  for (const char* name : {"queues/vision", "queues/absent"}) {
+    v1::GetQueueRequest request;
+    request.set_name(name);
+    v1::Queue queue;
+    Expect(CallAs(vision, &v1::QueueService::Stub::GetQueue, queues_, request, &queue),
+           Code::kPermissionDenied, "OTHER_PROJECT");
+  }
+  for (const char* queue : {"vision", "speech", "absent"}) {
+    v1::CreateTrainingJobRequest request = CreateRequest(std::string("in-") + queue);
+    request.set_parent("projects/vision");
+    request.mutable_training_job()->mutable_spec()->set_queue(queue);
+    v1::TrainingJob job;
+    const absl::Status status =
+        CallAs(vision, &v1::JobService::Stub::CreateTrainingJob, jobs_, request, &job);
+    if (std::string(queue) == "vision") {
+      EXPECT_TRUE(status.ok()) << status;
+    } else {
+      Expect(status, Code::kPermissionDenied, "QUEUE_NOT_OPEN");
+    }
+  }
+}
+
 TEST_F(AccessTest, RevokedTokenOpensNothing) {
   const v1::CreateTokenResponse made = Make(Token::VIEWER);
   EXPECT_TRUE(ListAs(made.secret()).ok());

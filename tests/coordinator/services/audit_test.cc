@@ -107,6 +107,30 @@ TEST_F(AuditTest, TellsWhoChangedWhat) {
   }
 }
 
+TEST_F(AuditTest, TellsWhoEditedQueues) {
+  const v1::CreateTokenResponse submitter = Make(Token::SUBMITTER);
+  const std::string admin = Lines()[0].substr(0, 19);
+  v1::CreateQueueRequest create;
+  create.set_queue_id("vision");
+  v1::UpdateQueueRequest update;
+  update.mutable_queue()->set_name("queues/vision");
+  v1::DeleteQueueRequest remove;
+  remove.set_name("queues/vision");
+  v1::Queue queue;
+  google::protobuf::Empty nothing;
+  using Stub = v1::QueueService::Stub;
+  EXPECT_FALSE(CallAs(submitter.secret(), &Stub::CreateQueue, queues_, create, &queue).ok());
+  EXPECT_TRUE(CallAs(admin_, &Stub::CreateQueue, queues_, create, &queue).ok());
+  EXPECT_TRUE(CallAs(admin_, &Stub::UpdateQueue, queues_, update, &queue).ok());
+  EXPECT_TRUE(CallAs(admin_, &Stub::DeleteQueue, queues_, remove, &nothing).ok());
+  const std::string who = submitter.token().name();
+  EXPECT_THAT(Lines(), ElementsAre(who + " QueueService.CreateQueue queues/vision "
+                                         "PERMISSION_DENIED SCOPE_TOO_NARROW",
+                                   admin + " QueueService.CreateQueue queues/vision OK ",
+                                   admin + " QueueService.UpdateQueue queues/vision OK ",
+                                   admin + " QueueService.DeleteQueue queues/vision OK "));
+}
+
 TEST_F(AuditTest, TellsWhoWasRefused) {
   const v1::CreateTokenResponse viewer = Make(Token::VIEWER, "projects/default");
   const v1::CreateTokenResponse expired = Make(Token::VIEWER, "", 3600);

@@ -262,6 +262,44 @@ TEST_F(RefusalsTest, OtherServices) {
        operate(&Cluster::DrainWorker, v1::DrainWorkerRequest())},
       {"uncordon a nameless worker", Code::kInvalidArgument, kField, "name",
        operate(&Cluster::UncordonWorker, v1::UncordonWorkerRequest())},
+      {"no queue", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       [this] {
+         v1::GetQueueRequest request;
+         request.set_name("queues/none");
+         v1::Queue reply;
+         return Call(&v1::QueueService::Stub::GetQueue, queues_, request, &reply);
+       }},
+      {"a queue's priority", Code::kInvalidArgument, kField, "queue.max_priority",
+       [this] {
+         v1::CreateQueueRequest request;
+         request.set_queue_id("a");
+         request.mutable_queue()->set_max_priority(1001);
+         v1::Queue reply;
+         return Call(&v1::QueueService::Stub::CreateQueue, queues_, request, &reply);
+       }},
+      {"a queue's update", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
+       [this] {
+         v1::UpdateQueueRequest request;
+         request.mutable_queue()->set_name("queues/none");
+         v1::Queue reply;
+         return Call(&v1::QueueService::Stub::UpdateQueue, queues_, request, &reply);
+       }},
+      {"the default queue", Code::kFailedPrecondition, "DEFAULT_QUEUE", "",
+       [this] {
+         v1::DeleteQueueRequest request;
+         request.set_name("queues/default");
+         google::protobuf::Empty reply;
+         return Call(&v1::QueueService::Stub::DeleteQueue, queues_, request, &reply);
+       }},
+      {"queues of no project", Code::kInvalidArgument, kField, "parent",
+       [this] {
+         v1::ListQueuesRequest request;
+         request.set_parent("default");
+         v1::ListQueuesResponse reply;
+         return Call(&v1::QueueService::Stub::ListQueues, queues_, request, &reply);
+       }},
+      {"a job of no queue", Code::kPermissionDenied, "QUEUE_NOT_OPEN", "",
+       WithSpec([](Spec& s) { s.set_queue("none"); })},
       {"no worker", Code::kNotFound, "RESOURCE_NOT_FOUND", "",
        [this] {
          v1::GetWorkerRequest request;

@@ -13,6 +13,7 @@
 #include "ringmaster/v1/checkpoint_service.grpc.pb.h"
 #include "ringmaster/v1/cluster_service.grpc.pb.h"
 #include "ringmaster/v1/job_service.grpc.pb.h"
+#include "ringmaster/v1/queue_service.grpc.pb.h"
 #include "ringmaster/v1/worker_service.grpc.pb.h"
 #include "tests/testing/http_connection.h"
 #include "tests/testing/temporary_directory.h"
@@ -46,6 +47,7 @@ class ServerTest : public ::testing::Test {
     jobs_ = v1::JobService::NewStub(channel_);
     cluster_ = v1::ClusterService::NewStub(channel_);
     checkpoints_ = v1::CheckpointService::NewStub(channel_);
+    queues_ = v1::QueueService::NewStub(channel_);
     workers_ = v1::WorkerService::NewStub(channel_);
   }
 
@@ -126,6 +128,7 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<v1::JobService::Stub> jobs_;
   std::unique_ptr<v1::ClusterService::Stub> cluster_;
   std::unique_ptr<v1::CheckpointService::Stub> checkpoints_;
+  std::unique_ptr<v1::QueueService::Stub> queues_;
   std::unique_ptr<v1::WorkerService::Stub> workers_;
 };
 

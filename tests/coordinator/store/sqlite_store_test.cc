@@ -86,14 +86,16 @@ TEST_F(SqliteStoreTest, KeepsTablesApart) {
                   ->Commit({Put("same", "job"),
                             {.table = Table::kRequests, .key = "same", .value = "request"},
                             {.table = Table::kCordons, .key = "same", .value = "cordon"},
+                            {.table = Table::kQueues, .key = "same", .value = "queue"},
                             {.table = Table::kCheckpoints, .key = "same", .value = ""}})
                   .ok());
   const StoredState state = *store->Load();
-  ASSERT_EQ(state.rows.size(), 4);
+  ASSERT_EQ(state.rows.size(), 5);
   for (const Row& row : state.rows) {
     const std::string want = row.table == Table::kJobs       ? "job"
                              : row.table == Table::kRequests ? "request"
                              : row.table == Table::kCordons  ? "cordon"
+                             : row.table == Table::kQueues   ? "queue"
                                                              : "";
     EXPECT_EQ(row.value, want);
   }
