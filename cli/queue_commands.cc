@@ -25,7 +25,8 @@ std::vector<std::string> Row(const v1::Queue& queue) {
   for (const std::string& project : queue.projects()) projects.push_back(ShortName(project));
   return {ShortName(queue.name()),
           absl::StrCat(queue.max_priority()),
-          absl::StrCat(queue.held_workers()),
+          queue.max_workers() == 0 ? absl::StrCat(queue.held_workers())
+                                   : absl::StrCat(queue.held_workers(), "/", queue.max_workers()),
           absl::StrCat(queue.admitted_jobs()),
           absl::StrCat(queue.pending_jobs()),
           projects.empty() ? "all" : absl::StrJoin(projects, ",")};
@@ -80,6 +81,10 @@ void AddSettings(CLI::App& command, const std::shared_ptr<Settings>& settings) {
       "--max-priority",
       [changed](int32_t priority) { changed("max_priority")->set_max_priority(priority); },
       "What priorities of its jobs may be at most; 1000 unless given");
+  command.add_option_function<int32_t>(
+      "--max-workers",
+      [changed](int32_t workers) { changed("max_workers")->set_max_workers(workers); },
+      "How many workers its jobs may hold together; 0: any number");
   command
       .add_option_function<std::vector<std::string>>(
           "--projects",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/preemption.h"
+#include "coordinator/core/quota.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/ring_order.h"
 #include "coordinator/core/spec.h"
@@ -110,6 +112,7 @@ class Placing {
   int CordonedFor(const Requirement& requirement) const;
   // By kind, without the idle ones.
   std::vector<Kind>& BusyFor(const Requirement& requirement);
+  bool IsHeldByQuota(Job& job, const Requirement& requirement, int position);
   Choice Choose(const Requirement& requirement) const;
   v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int away, int idle) const;
   std::vector<Worker*> WorkersAt(const std::vector<Place>& places);
@@ -368,14 +371,41 @@ v1::PendingReason Placing::WhyNot(const Requirement& requirement, int fitting, i
   return reason;
 }
 
+// Says so, and is done with a job that its queue's quota holds back: the workers are for others.
+bool Placing::IsHeldByQuota(Job& job, const Requirement& requirement, int position) {
+  ClusterQueue& queue = state_.queues.at(job.spec().queue());
+  std::optional<v1::PendingReason> reason = ExceedsQuota(queue, requirement.workers);
+  if (!reason.has_value()) return false;
+  reason->set_queue_position(position);
+  SetReason(job, *std::move(reason));
+  if (!CanBeWithinQuota(queue, requirement.workers)) return true;
+  if (preemption_.MayMakeQuota(job)) {
+    std::map<std::string, int> idle;
+    for (const Worker* worker : idle_) {
+      if (MisfitOf(requirement, *worker).empty()) {
+        ++idle[KindOf(worker->hardware, worker->version)];
+      }
+    }
+    preemption_.MakeQuota(job, requirement.workers, QuotaLeft(queue), idle, BusyFor(requirement));
+  }
+  queue.kept += requirement.workers;
+  return true;
+}
+
 void Placing::Queue(Job& job, int position) {
   const Requirement requirement = WishesOf(state_, job);
   auto known = known_.find(requirement);
   if (known == known_.end()) known = known_.emplace(requirement, Choose(requirement)).first;
   Choice& choice = known->second;
+  const bool may_run = !choice.members.empty() || !choice.kinds.empty();
+  if (may_run && IsHeldByQuota(job, requirement, position)) return;
   if (choice.members.empty()) {
     v1::PendingReason reason = choice.reason;
     reason.set_queue_position(position);
+    // It is placed before any behind it, also as far as its queue's quota is concerned.
+    if (may_run) {
+      state_.queues.at(job.spec().queue()).kept += requirement.workers;
+    }
     SetReason(job, std::move(reason));
     Take(preemption_.MakeRoom(job, requirement.workers, choice.kinds));
     return;
@@ -414,6 +444,10 @@ void RunPlacer(State& state) {
     state.new_jobs.clear();
     state.last_lacking = kFirstInQueue;
     for (auto& [name, worker] : state.workers) worker.claimed = false;
+    for (auto& [id, queue] : state.queues) {
+      queue.kept = 0;
+      queue.has_no_victims = false;
+    }
     JobQueue waiting = Recovering(state);
     for (const auto& [place, job] : waiting) placing.Recover(*job);
     // Who stops others is decided by priority alone.

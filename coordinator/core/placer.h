@@ -8,7 +8,8 @@ namespace ringmaster::coordinator {
 // Recovering jobs come first, but for workers whose rings were stopped for a higher one that still
 // waits; then the queue: both by priority, then oldest first. Workers that an earlier job could use
 // are kept for it, so that it cannot starve; a job that no set of the present workers could ever
-// run holds up nobody. Does nothing unless something changed.
+// run holds up nobody, and one that its queue's quota holds back nobody of another queue. Does
+// nothing unless something changed.
 void RunPlacer(State& state);
 
 }  // namespace ringmaster::coordinator

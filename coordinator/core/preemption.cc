@@ -96,13 +96,21 @@ bool HasUnclaimed(Holding& holding) {
   return !holding.workers.empty();
 }
 
+bool IsOfQueueOf(const Job& job, const Holding& holding) {
+  return holding.job != nullptr && holding.job->spec().queue() == job.spec().queue();
+}
+
+enum class Whose { kAnybodys, kItsQueues };
+
 // The lowest and then the youngest first, as many as it takes; empty when all are not enough.
-std::vector<Holding> ChooseVictims(Holdings& holdings, const Job& job, size_t missing) {
+std::vector<Holding> ChooseVictims(Holdings& holdings, const Job& job, Whose whose,
+                                   size_t missing) {
   std::vector<Holding> victims;
   size_t found = 0;
   for (auto it = holdings.running.rbegin(); it != holdings.running.rend() && found < missing;
        ++it) {
     if (it->second.job->spec().priority() >= job.spec().priority()) return {};
+    if (whose == Whose::kItsQueues && !IsOfQueueOf(job, it->second)) continue;
     if (!HasUnclaimed(it->second)) continue;
     victims.push_back(it->second);
     found += it->second.workers.size();
@@ -183,8 +191,31 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
     ++it;
   }
   take(needed_by_others, plan.kept);
-  if (missing > 0) plan.victims = ChooseVictims(holdings, job, static_cast<size_t>(missing));
+  if (missing > 0) {
+    plan.victims = ChooseVictims(holdings, job, Whose::kAnybodys, static_cast<size_t>(missing));
+  }
   for (const Holding& victim : plan.victims) take(victim.workers, plan.claimed);
+  plan.enough = missing <= 0;
+  return plan;
+}
+
+// What its own queue's jobs have, or free.
+Plan PlanQuota(const Job& job, int missing, Holdings& holdings) {
+  Plan plan;
+  const auto take = [&](const Holding& holding) {
+    plan.claimed.insert(plan.claimed.end(), holding.workers.begin(), holding.workers.end());
+    missing -= static_cast<int>(holding.workers.size());
+  };
+  for (auto& [whom, holding] : holdings.freeing) {
+    if (missing <= 0) break;
+    if (!IsOfQueueOf(job, holding) || !HasUnclaimed(holding)) continue;
+    plan.begun = plan.begun || whom.first == job.uid();
+    take(holding);
+  }
+  if (missing > 0) {
+    plan.victims = ChooseVictims(holdings, job, Whose::kItsQueues, static_cast<size_t>(missing));
+  }
+  for (const Holding& victim : plan.victims) take(victim);
   plan.enough = missing <= 0;
   return plan;
 }
@@ -228,18 +259,46 @@ std::vector<Worker*> Preemption::MakeRoom(const Job& job, int workers, std::span
   }
   for (Worker* worker : plan->claimed) worker->claimed = true;
   LookAgain(state_, job, kind.holdings->overdue);
+  Stop(job, plan->victims);
+  return plan->kept;
+}
+
+void Preemption::Stop(const Job& job, const std::vector<Holding>& victims) {
   // A ring that has finished would wait until there is room for its checkpoint.
-  if (plan->victims.empty() || state_.store_full) return plan->kept;
+  if (victims.empty() || state_.store_full) return;
   if (const absl::Time until = WaitsUntil(state_, job); state_.now < until) {
-    LookAgain(state_, job, until);
-    return plan->kept;
+    return LookAgain(state_, job, until);
   }
-  for (const Holding& victim : plan->victims) {
+  for (const Holding& victim : victims) {
     victim.job->preempted_by = job.uid();
     StopIfAsked(state_, *victim.job);
     stopped_.push_back(victim.job);
   }
-  return plan->kept;
+}
+
+bool Preemption::MayMakeQuota(const Job& job) const {
+  return state_.options.preemption && !state_.queues.at(job.spec().queue()).has_no_victims;
+}
+
+void Preemption::MakeQuota(const Job& job, int workers, int left,
+                           const std::map<std::string, int>& idle, std::span<Kind> kinds) {
+  std::vector<Plan> plans;
+  absl::Time next = absl::InfiniteFuture();
+  for (Kind& kind : kinds) {
+    Refresh(kind);
+    next = std::min(next, kind.holdings->next);
+    const auto idle_ones = idle.find(kind.name);
+    const int others = std::min(left, idle_ones == idle.end() ? 0 : idle_ones->second);
+    plans.push_back(PlanQuota(job, workers - others, *kind.holdings));
+  }
+  const auto plan = std::min_element(plans.begin(), plans.end(), IsBetter);
+  if (plan == plans.end() || !plan->enough) {
+    state_.queues.at(job.spec().queue()).has_no_victims = true;
+    return LookAgain(state_, job, next);
+  }
+  for (Worker* worker : plan->claimed) worker->claimed = true;
+  LookAgain(state_, job, kinds[static_cast<size_t>(plan - plans.begin())].holdings->overdue);
+  Stop(job, plan->victims);
 }
 
 const Job* PreemptorOf(const State& state, const Job& job) {

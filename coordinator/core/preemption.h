@@ -60,9 +60,20 @@ class Preemption {
   // recoveries among the others.
   std::vector<Worker*> MakeRoom(const Job& job, int workers, std::span<Kind> kinds);
 
+  // Whether MakeQuota may help the job: for none of its queue before it did it look in vain, which
+  // would get what it makes room for.
+  bool MayMakeQuota(const Job& job) const;
+  // The same for one of the queue that waits for `workers` and of which only `left` are within its
+  // queue's quota: it stops jobs of that queue alone. It keeps nothing: of the `idle` ones, which
+  // are counted by kind, others may take any. REQUIRES: MayMakeQuota.
+  void MakeQuota(const Job& job, int workers, int left, const std::map<std::string, int>& idle,
+                 std::span<Kind> kinds);
+
  private:
   // Sorts what is busy, or follows what was stopped since.
   void Refresh(Kind& kind) const;
+  // Unless they have to wait.
+  void Stop(const Job& job, const std::vector<Holding>& victims);
 
   State& state_;
   std::vector<const Job*> stopped_;

@@ -26,7 +26,7 @@ constexpr size_t kQueuesMax = 1024;
 constexpr int kProjectsMax = 256;
 
 // What an administrator decides of a queue.
-constexpr const char* kFields[] = {"max_priority", "projects"};
+constexpr const char* kFields[] = {"max_priority", "max_workers", "projects"};
 
 void FillIn(v1::Queue* queue) {
   if (!queue->has_max_priority()) queue->set_max_priority(kPriorityMax);
@@ -78,6 +78,11 @@ absl::Status Apply(v1::Queue from, const std::vector<const FieldDescriptor*>& fi
   FillIn(to);
   Violations violations("queue");
   CheckPriority("max_priority", to->max_priority(), &violations);
+  if (to->max_workers() < 0) {
+    violations.Field("max_workers", absl::StrFormat("is %d; it must be at least 1, or 0 for any "
+                                                    "number",
+                                                    to->max_workers()));
+  }
   if (to->projects_size() > kProjectsMax) {
     violations.Field("projects", absl::StrFormat("has %d entries; at most %d are possible",
                                                  to->projects_size(), kProjectsMax));

@@ -61,6 +61,10 @@ struct ClusterQueue {
   int pending = 0;
   int admitted = 0;
   int held = 0;
+  // Of the last look at all: workers that jobs which wait are to get before any behind them in the
+  // queue; that one, which the quota holds back, looked in vain for jobs of the queue to stop.
+  int kept = 0;
+  bool has_no_victims = false;
 };
 
 using JobsByAge = std::map<JobAge, Job*>;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Queues, with real processes: who may submit what, and what is stored of it."""
+"""Queues, with real processes: who may submit what, how many workers its jobs have, and what is stored of it."""
 
 import json
 
@@ -21,7 +21,6 @@ class QueuesTest(harness.ClusterTest):
     def restart_coordinator(self):
         self.cluster.coordinator.kill()
         self.cluster.start_coordinator()
-        self.cluster.wait_for_workers(self.workers)
 
     def test_a_queue_bounds_priorities_and_takes_its_projects_jobs(self):
         self.assertRegex(self.cluster.ringctl('queues', 'create', 'vision', '--projects', 'default,vision',
@@ -47,6 +46,31 @@ class QueuesTest(harness.ClusterTest):
         self.wait_for_end('held', 'CANCELLED')
         self.cluster.ringctl('queues', 'delete', 'vision')
         self.refused("may submit to no queue 'vision'", 'submit', job, '--set', 'queue=vision')
+
+    def test_a_quota_holds_back_its_queue_and_no_other(self):
+        self.cluster.ringctl('queues', 'create', 'small', '--max-workers', '1')
+        alone = ('queue=small', 'parallel.ring_size=1')
+        self.submit('first', 1000000, alone)
+        self.wait_for_step('first', 1)
+        self.submit('second', 20, alone)
+        # As many workers as it needs are idle, and another queue's job, which is younger, gets them.
+        self.submit('other', 20)
+        self.wait_for_end('other')
+
+        def check():
+            # As soon as the workers are back.
+            job = self.wait_for('second', lambda job: job['status']['pending_reason']['code'] == 'WAITING_FOR_QUOTA',
+                                'its reason to wait')
+            self.assertEqual(job['status']['pending_reason']['message'],
+                             'needs 1 workers; of the 1 that jobs of queues/small may hold together 1 are held')
+            self.assertRegex(self.cluster.ringctl('queues', 'list'), r'(?m)^small +1000 +1/1 +1 +1 +all$')
+        check()
+        self.restart_coordinator()
+        check()
+        self.cluster.ringctl('queues', 'update', 'small', '--max-workers', '2')
+        self.wait_for_end('second')
+        self.cluster.ringctl('cancel', 'first')
+        self.wait_for_end('first', 'CANCELLED')
 
 
 if __name__ == '__main__':

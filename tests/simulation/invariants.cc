@@ -8,6 +8,8 @@
 #include "absl/strings/str_format.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/times.h"
+#include "tests/simulation/ceilings.h"
+#include "tests/simulation/quota_reasons.h"
 
 namespace ringmaster::simulation {
 namespace {
@@ -274,7 +276,11 @@ void Invariants::CheckFailure(const store::JobRecord& record) {
   }
 }
 
-void Invariants::CheckMemory(const coordinator::Core& core) {
+void Invariants::CheckMemory(const coordinator::Core& core, const Rows& rows) {
+  const Queues queues = QueuesIn(rows);
+  for (const std::string& wrong : CheckCeilings(core, queues)) Violated(wrong);
+  for (const std::string& wrong : held_workers_.Check(core, queues)) Violated(wrong);
+  for (const std::string& wrong : CheckQuotaReasons(core, queues)) Violated(wrong);
   for (const std::string& wrong : queue_order_.Check(core)) Violated(wrong);
   for (const std::string& wrong : preemption_.Check(core)) Violated(wrong);
   for (const v1::TrainingJob* job : core.Jobs("projects/-")) {

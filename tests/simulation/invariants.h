@@ -9,8 +9,10 @@
 
 #include "coordinator/core/core.h"
 #include "ringmaster/store/records.pb.h"
+#include "tests/simulation/held_workers.h"
 #include "tests/simulation/preemption.h"
 #include "tests/simulation/queue_order.h"
+#include "tests/simulation/queues.h"
 
 namespace ringmaster::simulation {
 
@@ -18,7 +20,7 @@ namespace ringmaster::simulation {
 // goes with it. Remembers over the coordinator's lives.
 class Invariants {
  public:
-  using Rows = std::map<std::pair<int, std::string>, std::string>;
+  using Rows = simulation::Rows;
 
   // What the simulation knows and the coordinator can only be told.
   struct Truth {
@@ -36,7 +38,7 @@ class Invariants {
   // A rank of the job is about to tell of this.
   void Faulted(const std::string& uid, const v1::Fault& fault) { ++faults_[{uid, fault.kind()}]; }
   // After every event.
-  void CheckMemory(const coordinator::Core& core);
+  void CheckMemory(const coordinator::Core& core, const Rows& rows);
   // A life of the coordinator begins: steps that were known in memory only may be unknown now.
   void NewLife() { steps_.clear(); }
 
@@ -80,6 +82,7 @@ class Invariants {
   int FaultsOf(const store::JobRecord& record, v1::Fault::Kind kind) const;
 
   QueueOrder queue_order_;
+  HeldWorkers held_workers_;
   Preemption preemption_;
   std::map<std::string, Seen> seen_;
   // By job's uid, before the commit that is looked at.

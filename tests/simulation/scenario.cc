@@ -17,6 +17,15 @@ void SetName(const std::string& name, v1::UpdateTrainingJobRequest* request) {
   request->mutable_training_job()->set_name(name);
 }
 
+// The one that is asked for, or `now`.
+template <typename Request>
+int32_t PriorityIn(const Request&, int32_t now) {
+  return now;
+}
+int32_t PriorityIn(const v1::UpdateTrainingJobRequest& request, int32_t) {
+  return request.training_job().spec().priority();
+}
+
 }  // namespace
 
 void Simulation::PlanUsers() {
@@ -77,6 +86,12 @@ void Simulation::Submit(size_t index) {
     if (reply == nullptr || reply->response.status().code() == absl::StatusCode::kUnavailable) {
       return retry();
     }
+    if (!reply->response.ok() && IsRefusedByQueue(submissions_[index].request.training_job().spec(),
+                                                  reply->response.status())) {
+      // Low enough for every queue.
+      submissions_[index].request.mutable_training_job()->mutable_spec()->set_priority(-2);
+      return retry();
+    }
     if (!reply->response.ok()) {
       invariants_.Violated(absl::StrCat("create: ", reply->response.status().ToString()));
       return;
@@ -97,7 +112,7 @@ void Simulation::Ask(size_t index, std::function<void()> done, Request request) 
   if (core_ == nullptr || submissions_[index].name.empty()) return retry();
   SetName(submissions_[index].name, &request);
   const uint64_t call = ++last_call_;
-  calls_[call] = [this, index, retry, done](const coordinator::Reply* reply) {
+  calls_[call] = [this, index, retry, done, request](const coordinator::Reply* reply) {
     if (reply == nullptr || reply->response.status().code() == absl::StatusCode::kUnavailable) {
       return retry();
     }
@@ -105,7 +120,10 @@ void Simulation::Ask(size_t index, std::function<void()> done, Request request) 
     const v1::TrainingJob* job = core_->FindJob(submissions_[index].name);
     const bool ends = coordinator::IsTerminal(job->status().state()) ||
                       job->status().state() == v1::TrainingJobStatus::CANCELLING;
-    if (!status.ok() && !(ends && status.code() == absl::StatusCode::kFailedPrecondition)) {
+    v1::TrainingJobSpec asked = job->spec();
+    asked.set_priority(PriorityIn(request, asked.priority()));
+    if (!status.ok() && !IsRefusedByQueue(asked, status) &&
+        !(ends && status.code() == absl::StatusCode::kFailedPrecondition)) {
       invariants_.Violated(absl::StrCat(Request::descriptor()->name(), ": ", status.ToString()));
     }
     done();
@@ -217,6 +235,7 @@ void Simulation::PlanFaults() {
   }
   scheduler_.At(quiet, [this] {
     faults_ = false;
+    LiftQuotas();
     crash_after_commit_ = crash_before_commit_ = false;
     trainers_.SetFaults(0, 0);
     for (const auto& process : processes_) process->lack = Process::Lack::kNothing;

@@ -99,7 +99,7 @@ bool Simulation::Commit(const coordinator::Output& output) {
                            [this](const std::string& uid, int64_t generation) {
                              return trainers_.AgreedStep(uid, generation);
                            }});
-  invariants_.CheckMemory(*core_);
+  invariants_.CheckMemory(*core_, rows_);
   return true;
 }
 
@@ -324,6 +324,7 @@ bool Simulation::AllEnded() const {
 std::vector<std::string> Simulation::Run() {
   StartCoordinator();
   PlanUsers();
+  PlanAdministrators();
   PlanFaults();
   const absl::Time quiet = scheduler_.now() + kFaultPhase;
   const absl::Time end = quiet + kQuietPhase;

@@ -93,6 +93,21 @@ class Simulation {
   void AskOf(const std::string& worker,
              std::function<void(const absl::StatusOr<v1::Worker>&)> done);
 
+  // ---- administrators
+  // Some seeds have a second queue.
+  void PlanAdministrators();
+  void MakeQueue(int32_t max_workers);
+  void EditQueue();
+  void DeleteQueue();
+  void LiftQuotas();
+  // Asks until there is an answer, in quiet times only when it `insists`. Then calls `done`, if there
+  // is one.
+  template <typename Request>
+  void Administer(const Request& request, bool insists,
+                  std::function<void(const absl::Status&)> done = {});
+  // The queue does not take such a job at present.
+  bool IsRefusedByQueue(const v1::TrainingJobSpec& spec, const absl::Status& status) const;
+
   // ---- faults
   void PlanFaults();
   void InjectFault();

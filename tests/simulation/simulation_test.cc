@@ -1,5 +1,6 @@
-// simulation_test [--seeds N] [--seed S] [--verbose]: runs N seeds from S on and prints each that
-// fails, so that `--seed S --seeds 1` shows it again.
+// simulation_test [--seeds N] [--seed S] [--verbose] [--mutated]: runs N seeds from S on and prints
+// each that fails, so that `--seed S --seeds 1` shows it again. With --mutated one has to fail, and
+// is the last.
 
 #include "tests/simulation/simulation.h"
 
@@ -16,8 +17,22 @@ namespace {
 uint64_t first_seed = 1;
 int64_t seeds = 200;
 bool verbose = false;
+bool mutated = false;
+
+TEST(SimulationTest, AFaultIsFound) {
+  if (!mutated) GTEST_SKIP() << "there is none";
+  for (int64_t i = 0; i < seeds; ++i) {
+    const uint64_t seed = first_seed + i;
+    const std::vector<std::string> violations = Simulation(seed).Run();
+    if (violations.empty()) continue;
+    std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed), violations[0].c_str());
+    return;
+  }
+  FAIL() << "not within " << seeds << " seeds from " << first_seed << " on";
+}
 
 TEST(SimulationTest, NoSeedBreaksAnInvariant) {
+  if (mutated) GTEST_SKIP() << "some are to";
   std::printf("seeds %llu to %llu\n", static_cast<unsigned long long>(first_seed),
               static_cast<unsigned long long>(first_seed + seeds - 1));
   int preemptions = 0;
@@ -49,6 +64,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
     if (flag == "--verbose") ringmaster::simulation::verbose = true;
+    if (flag == "--mutated") ringmaster::simulation::mutated = true;
     if (i + 1 == argc) break;
     if (flag == "--seed")
       ringmaster::simulation::first_seed = std::strtoull(argv[++i], nullptr, 10);
