@@ -25,6 +25,7 @@ std::vector<std::string> Row(const v1::Queue& queue) {
   for (const std::string& project : queue.projects()) projects.push_back(ShortName(project));
   return {ShortName(queue.name()),
           absl::StrCat(queue.max_priority()),
+          absl::StrCat(queue.weight()),
           queue.max_workers() == 0 ? absl::StrCat(queue.held_workers())
                                    : absl::StrCat(queue.held_workers(), "/", queue.max_workers()),
           absl::StrCat(queue.admitted_jobs()),
@@ -38,7 +39,8 @@ void Print(const CommandContext& context, const std::vector<const v1::Queue*>& q
   } else if (context.options.output == OutputFormat::kTable) {
     std::vector<std::vector<std::string>> rows;
     for (const auto* queue : queues) rows.push_back(Row(*queue));
-    PrintTable(*context.out, {"NAME", "MAX PRIORITY", "WORKERS", "ADMITTED", "PENDING", "PROJECTS"},
+    PrintTable(*context.out,
+               {"NAME", "MAX PRIORITY", "WEIGHT", "WORKERS", "ADMITTED", "PENDING", "PROJECTS"},
                rows);
   } else {
     PrintMessages(*context.out, {queues.begin(), queues.end()}, context.options.output);
@@ -81,6 +83,9 @@ void AddSettings(CLI::App& command, const std::shared_ptr<Settings>& settings) {
       "--max-priority",
       [changed](int32_t priority) { changed("max_priority")->set_max_priority(priority); },
       "What priorities of its jobs may be at most; 1000 unless given");
+  command.add_option_function<int32_t>(
+      "--weight", [changed](int32_t weight) { changed("weight")->set_weight(weight); },
+      "Its share of the workers, beside others' weights; 1 unless given");
   command.add_option_function<int32_t>(
       "--max-workers",
       [changed](int32_t workers) { changed("max_workers")->set_max_workers(workers); },

@@ -92,10 +92,13 @@ absl::Status CheckGoesOn(const Job& job) {
       absl::StrCat(job.name(), ends ? " is being cancelled" : " has ended already"));
 }
 
-// Whether a new job takes its turn among those that wait. A higher one does, and one that is older,
-// as the clock was set back; of one instant any may be first, so that it does not.
+// Whether a new job takes its turn among those that wait. A higher one does, one of another queue
+// than theirs, as its share may be smaller, and one that is older, as the clock was set back; of
+// one instant any may be first, so that it does not.
 bool GoesBeforeOthers(const State& state, const Job& job) {
-  if (job.queue_key() < state.last_lacking) return true;
+  if (job.queue_key().first <= state.last_lacking.first) return true;
+  const auto of_its_queue = static_cast<size_t>(state.queues.at(job.spec().queue()).pending);
+  if (of_its_queue < state.queue.size()) return true;
   const auto place = [](const Job& one) {
     return std::pair(-one.spec().priority(), one.age_key().first);
   };

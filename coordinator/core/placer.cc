@@ -14,6 +14,7 @@
 #include "coordinator/core/blame.h"
 #include "coordinator/core/cordon.h"
 #include "coordinator/core/episodes.h"
+#include "coordinator/core/fair_order.h"
 #include "coordinator/core/generation.h"
 #include "coordinator/core/journal.h"
 #include "coordinator/core/preemption.h"
@@ -450,10 +451,11 @@ void RunPlacer(State& state) {
     }
     JobQueue waiting = Recovering(state);
     for (const auto& [place, job] : waiting) placing.Recover(*job);
-    // Who stops others is decided by priority alone.
+    // Recoveries have others stopped at their places among the jobs that wait.
     waiting.insert(state.queue.begin(), state.queue.end());
+    FairOrder order(state, waiting);
     int position = 0;
-    for (const auto& [place, job] : waiting) {
+    while (Job* job = order.Next()) {
       if (job->status().state() == v1::TrainingJobStatus::QUEUED) {
         placing.Queue(*job, ++position);
       } else {

@@ -24,12 +24,14 @@ using google::protobuf::Reflection;
 
 constexpr size_t kQueuesMax = 1024;
 constexpr int kProjectsMax = 256;
+constexpr int32_t kWeightMax = 1'000'000;
 
 // What an administrator decides of a queue.
-constexpr const char* kFields[] = {"max_priority", "max_workers", "projects"};
+constexpr const char* kFields[] = {"max_priority", "weight", "max_workers", "projects"};
 
 void FillIn(v1::Queue* queue) {
   if (!queue->has_max_priority()) queue->set_max_priority(kPriorityMax);
+  if (queue->weight() == 0) queue->set_weight(1);
 }
 
 v1::Queue NewQueue(const std::string& id) {
@@ -78,6 +80,10 @@ absl::Status Apply(v1::Queue from, const std::vector<const FieldDescriptor*>& fi
   FillIn(to);
   Violations violations("queue");
   CheckPriority("max_priority", to->max_priority(), &violations);
+  if (to->weight() < 1 || to->weight() > kWeightMax) {
+    violations.Field("weight",
+                     absl::StrFormat("is %d; it must be 1 to %d", to->weight(), kWeightMax));
+  }
   if (to->max_workers() < 0) {
     violations.Field("max_workers", absl::StrFormat("is %d; it must be at least 1, or 0 for any "
                                                     "number",

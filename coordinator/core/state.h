@@ -109,7 +109,7 @@ struct State {
   std::vector<std::string> new_jobs;
   std::vector<std::string> unreserved;
   // The place of the last broken ring that counts on busy workers. What it counts on is looked at
-  // anew for a new job before it.
+  // anew for a new job that may be before it: of no lower priority.
   QueueKey last_lacking = kFirstInQueue;
 
   CoreCounters counters;

@@ -63,7 +63,7 @@ class QueuesTest(harness.ClusterTest):
                                 'its reason to wait')
             self.assertEqual(job['status']['pending_reason']['message'],
                              'needs 1 workers; of the 1 that jobs of queues/small may hold together 1 are held')
-            self.assertRegex(self.cluster.ringctl('queues', 'list'), r'(?m)^small +1000 +1/1 +1 +1 +all$')
+            self.assertRegex(self.cluster.ringctl('queues', 'list'), r'(?m)^small +1000 +1 +1/1 +1 +1 +all$')
         check()
         self.restart_coordinator()
         check()

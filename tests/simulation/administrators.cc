@@ -59,11 +59,16 @@ void Simulation::EditQueue() {
   v1::UpdateQueueRequest request;
   v1::Queue* queue = request.mutable_queue();
   queue->set_name(absl::StrCat("queues/", scheduler_.Chance(0.6) ? kOther : "default"));
-  if (scheduler_.Chance(0.7)) {
-    request.mutable_update_mask()->add_paths("max_workers");
-    queue->set_max_workers(static_cast<int32_t>(scheduler_.Int(0, 6)));
-  } else {
-    queue->set_max_priority(static_cast<int32_t>(scheduler_.Int(-2, 3)));
+  switch (scheduler_.Int(0, 4)) {
+    case 0:
+      queue->set_max_priority(static_cast<int32_t>(scheduler_.Int(-2, 3)));
+      break;
+    case 1:
+      queue->set_weight(static_cast<int32_t>(scheduler_.Int(1, 4)));
+      break;
+    default:
+      request.mutable_update_mask()->add_paths("max_workers");
+      queue->set_max_workers(static_cast<int32_t>(scheduler_.Int(0, 6)));
   }
   Administer(request, /*insists=*/false);
 }

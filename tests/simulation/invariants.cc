@@ -280,6 +280,7 @@ void Invariants::CheckMemory(const coordinator::Core& core, const Rows& rows) {
   const Queues queues = QueuesIn(rows);
   for (const std::string& wrong : CheckCeilings(core, queues)) Violated(wrong);
   for (const std::string& wrong : held_workers_.Check(core, queues)) Violated(wrong);
+  for (const std::string& wrong : fair_shares_.Check(core, queues)) Violated(wrong);
   for (const std::string& wrong : CheckQuotaReasons(core, queues)) Violated(wrong);
   for (const std::string& wrong : queue_order_.Check(core)) Violated(wrong);
   for (const std::string& wrong : preemption_.Check(core)) Violated(wrong);

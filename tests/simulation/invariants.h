@@ -9,6 +9,7 @@
 
 #include "coordinator/core/core.h"
 #include "ringmaster/store/records.pb.h"
+#include "tests/simulation/fair_shares.h"
 #include "tests/simulation/held_workers.h"
 #include "tests/simulation/preemption.h"
 #include "tests/simulation/queue_order.h"
@@ -83,6 +84,7 @@ class Invariants {
 
   QueueOrder queue_order_;
   HeldWorkers held_workers_;
+  FairShares fair_shares_;
   Preemption preemption_;
   std::map<std::string, Seen> seen_;
   // By job's uid, before the commit that is looked at.

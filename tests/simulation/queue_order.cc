@@ -12,8 +12,12 @@ namespace {
 using coordinator::FromProto;
 using S = v1::TrainingJobStatus;
 
-// Of jobs that came at the same instant any may be first.
+// Of jobs that came at the same instant any may be first, and of those of one priority in two
+// queues the one whose queue holds less: see FairShares.
 bool IsBefore(const v1::TrainingJob* one, const v1::TrainingJob* other) {
+  if (one->spec().queue() != other->spec().queue()) {
+    return one->spec().priority() > other->spec().priority();
+  }
   return std::tuple(-one->spec().priority(), FromProto(one->create_time())) <
          std::tuple(-other->spec().priority(), FromProto(other->create_time()));
 }
@@ -49,10 +53,11 @@ std::vector<std::string> QueueOrder::Check(const coordinator::Core& core) {
       wrong.push_back(absl::StrFormat("%s: at position %d of the queue, not %d", queue[i]->name(),
                                       PositionOf(*queue[i]), i + 1));
     }
-    if (i > 0 && IsBefore(queue[i], queue[i - 1])) {
+    for (size_t j = 0; j < i; ++j) {
+      if (!IsBefore(queue[i], queue[j])) continue;
       wrong.push_back(absl::StrFormat("%s of priority %d waits behind %s of %d", queue[i]->name(),
-                                      queue[i]->spec().priority(), queue[i - 1]->name(),
-                                      queue[i - 1]->spec().priority()));
+                                      queue[i]->spec().priority(), queue[j]->name(),
+                                      queue[j]->spec().priority()));
     }
     for (const v1::TrainingJob* job : placed) {
       if (IsBefore(queue[i], job) && HasWorkersKept(*queue[i])) {

@@ -8,8 +8,8 @@
 
 namespace ringmaster::simulation {
 
-// The queue is in the order of priority and age, and no job is placed from it while one before it
-// could have had the same workers.
+// Jobs wait in the order of priority, and of age within a queue, and no job is placed from it while
+// one before it could have had the same workers.
 class QueueOrder {
  public:
   // After every event. What is wrong, in words.

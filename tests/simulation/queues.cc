@@ -11,6 +11,7 @@ using S = v1::TrainingJobStatus;
 Queues QueuesIn(const Rows& rows) {
   Queues queues;
   queues["default"].set_max_priority(1000);
+  queues["default"].set_weight(1);
   const int table = static_cast<int>(coordinator::Table::kQueues);
   for (auto it = rows.lower_bound({table, ""}); it != rows.end() && it->first.first == table;
        ++it) {
