@@ -54,7 +54,8 @@ struct Saved {
   std::vector<at::Tensor> outs;
   at::Tensor lse;  // in the accumulation type
   // Rows received from the peers and kept for own later ranges: [rows, 2 (K, V), B, D]. Kept rather
-  // than exchanged again: it is small, because only selected rows travel.
+  // than exchanged again: only selected rows travel, and where memory is short a layer's activations
+  // are not kept at all, so that its forward pass, exchange and all, is run again.
   at::Tensor pool;
   at::Tensor log_gates;  // undefined without gates
 };

@@ -1,11 +1,12 @@
 // One rank's passes of the operator on a GPU (TimePasses), causal:
 //   rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=16x128,12x64] [--rates=1,2,4,8,16]
-//       [--steps=N] TOKENS...
+//       [--steps=N] [--stock] TOKENS...
 // heads x head size each, and the rates of branches of 2048 tokens, twice as many, and so on.
 // Prints one JSON object a case: milliseconds (median of ten after a second) and effective TFLOP/s,
 // the sparse products of all branches, 2 forward and 5 backward, over the whole time; and the most
 // device memory a token, beside q, k, v and dout and beside the lists of tiles, which stay for all
-// calls of one shape; with steps, what memory N more of them take (MemoryOfSteps).
+// calls of one shape; with steps, what memory N more of them take (MemoryOfSteps). With --stock by
+// LibTorch's operations.
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -30,6 +31,7 @@ struct Arguments {
   std::vector<HeadShape> shapes = {{16, 128}, {12, 64}};
   std::vector<int64_t> rates = {1, 2, 4, 8, 16};
   int steps = 0;
+  bool stock = false;
   std::vector<int64_t> lengths;
 };
 
@@ -45,8 +47,8 @@ void Run(int64_t tokens, const HeadShape& shape, const Arguments& arguments,
   const auto plan = AttentionPlan::Create(options, map, shape.heads, shape.heads);
   if (!plan.ok()) throw std::invalid_argument(plan.status().ToString());
   const double flops = plan->ForwardFlops(0, {.batch = 1, .head_dim = shape.dim});
-  const std::string figures =
-      TimePasses(shape, tokens, options, flops, plugin, arguments.dtype, arguments.steps);
+  const std::string figures = TimePasses(shape, tokens, options, flops, plugin, arguments.dtype,
+                                         arguments.steps, arguments.stock);
   std::printf(
       "{\"benchmark\": \"rank_attention\", \"dtype\": \"%s\", \"tokens\": %ld, "
       "\"heads\": %d, \"head_dim\": %d, \"rates\": [%s], %s}\n",
@@ -70,7 +72,8 @@ bool Read(absl::string_view argument, Arguments* arguments) {
   if (absl::ConsumePrefix(&argument, "--steps=")) {
     return absl::SimpleAtoi(argument, &arguments->steps) && arguments->steps > 0;
   }
-  return false;
+  arguments->stock |= argument == "--stock";
+  return argument == "--stock";
 }
 
 int Main(int argc, char** argv) {
@@ -78,7 +81,7 @@ int Main(int argc, char** argv) {
   const auto read = [&](absl::string_view argument) { return Read(argument, &arguments); };
   if (!ReadArguments(argc, argv,
                      "rank_attention_benchmark [--dtype=bf16|fp16] [--shapes=HxD,...] "
-                     "[--rates=R,...] [--steps=N] TOKENS...",
+                     "[--rates=R,...] [--steps=N] [--stock] TOKENS...",
                      read, &arguments.lengths)) {
     return 2;
   }

@@ -64,14 +64,20 @@ std::string MemoryOfSteps(int steps, const worker::CudaPlugin& plugin, const F& 
 inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
                               const AttentionPattern& pattern, double forward_flops,
                               const worker::CudaPlugin& plugin,
-                              at::ScalarType dtype = at::kBFloat16, int steps = 0) {
+                              at::ScalarType dtype = at::kBFloat16, int steps = 0,
+                              bool stock = false) {
   const auto random = [&] {
     return at::empty({1, tokens, shape.heads, shape.dim},
                      at::TensorOptions(at::Device(at::kCUDA, 0)).dtype(dtype))
         .normal_();
   };
   const at::Tensor q = random(), k = random(), v = random(), dout = random();
-  const Call call = MakeCall(q, k, v, pattern);
+  Call call = MakeCall(q, k, v, pattern);
+  if (stock) {
+    call.why_not_tiles = "as asked for";
+    call.parts = FindParts(pattern, ShardMap::Contiguous(tokens, 1, 1), 0, shape.heads, shape.heads,
+                           q.device(), /*tiles=*/{});
+  }
   const auto both = [&] {
     Saved saved;
     Forward(call, q, k, v, &saved);
@@ -92,7 +98,7 @@ inline std::string TimePasses(const HeadShape& shape, int64_t tokens,
       "\"by\": \"%s\", \"forward_ms\": %.3f, \"forward_backward_ms\": %.3f, "
       "\"forward_tflops\": %.1f, \"forward_backward_tflops\": %.1f, \"bytes_per_token\": %.0f, "
       "\"lists_bytes\": %d%s",
-      DescribeExecutor(q, pattern, tokens), forward, forward_backward,
+      stock ? "stock operations" : DescribeExecutor(q, pattern, tokens), forward, forward_backward,
       forward_flops / forward / 1e9,
       (1 + kBackwardOverForward) * forward_flops / forward_backward / 1e9,
       static_cast<double>(peak - inputs) / static_cast<double>(tokens), call.parts->bytes(),
