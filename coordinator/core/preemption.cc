@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "coordinator/core/pause.h"
+#include "coordinator/core/quota.h"
 #include "coordinator/core/suitability.h"
 #include "coordinator/core/times.h"
 
@@ -302,7 +303,12 @@ void Preemption::MakeQuota(const Job& job, int workers, int left,
 }
 
 const Job* PreemptorOf(const State& state, const Job& job) {
-  return WaitingAbove(state, job.preempted_by, job);
+  const Job* other = WaitingAbove(state, job.preempted_by, job);
+  // A quota that was lowered since is what it waits for now: another queue's workers do not help.
+  const bool in_vain = other != nullptr && other->status().state() == S::QUEUED &&
+                       other->status().pending_reason().code() == kWaitingForQuota &&
+                       other->spec().queue() != job.spec().queue();
+  return in_vain ? nullptr : other;
 }
 
 bool IsFreedForOther(const State& state, const Worker& worker, const Job& job) {

@@ -80,7 +80,7 @@ class Preemption {
 };
 
 // The job that the workers of `job` are for when it has stopped; null when there is none, as it
-// does not wait any more, or has no higher priority.
+// does not wait any more, has no higher priority, or waits for the quota of another queue.
 const Job* PreemptorOf(const State& state, const Job& job);
 
 // Whether the ring of an idle worker was stopped for a job that still waits: for another one than

@@ -41,6 +41,11 @@ std::vector<std::string> Preemption::Check(const coordinator::Core& core) {
     const v1::TrainingJob* preemptor = core.FindJob(words.front());
     const bool waits = preemptor != nullptr && (preemptor->status().state() == S::QUEUED ||
                                                 preemptor->status().state() == S::RECOVERING);
+    // A quota is made by jobs of its own queue alone.
+    if (waits && preemptor->status().pending_reason().code() == "WAITING_FOR_QUOTA" &&
+        preemptor->spec().queue() != job->spec().queue()) {
+      wrong.push_back(absl::StrCat(job->name(), " of another queue stops, as ", reason));
+    }
     if (!waits || preemptor->spec().priority() <= job->spec().priority()) {
       wrong.push_back(absl::StrFormat("%s of priority %d stops, as %s", job->name(),
                                       job->spec().priority(), reason));

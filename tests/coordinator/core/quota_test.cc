@@ -252,6 +252,22 @@ TEST(QuotaTest, WhatItStoppedMakesItsQuota) {
   ExpectWaits(d, "lower", kWaitingForQuota, "2 are held");
 }
 
+// The ring broke while it stopped for a job that has to wait for its quota by now.
+TEST(QuotaTest, ForALoweredOneNoJobOfAnotherQueueStops) {
+  CoreDriver d;
+  MakeQueue(d, "a", 0);
+  RunIn(d, "default", "lower", 0, 2, 'a');
+  ASSERT_TRUE(SubmitTo(d, "a", "higher", 1, 2).ok());
+  EXPECT_EQ(Pausing(d), Names{"lower"});
+  d.Exit("a", 9);
+  d.Hello("c", 'c');
+  SetQuota(d, "a", 1);
+  ExpectWaits(d, "higher", kWaitingForQuota);
+  d.Aborted("lower", d.WorkerAt("lower", 0) == "a" ? 1 : 0, CoreDriver::Held(1));
+  d.Form("lower", CoreDriver::Held(1));
+  EXPECT_EQ(d.StateOf("lower"), "RUNNING");
+}
+
 TEST(QuotaTest, BehindOneThatStoppedNobodyNobodyIsStopped) {
   CoreDriver d;
   MakeQueue(d, "a", 2);
