@@ -22,11 +22,13 @@ Vector Load(const float* from) { return *reinterpret_cast<const Unaligned*>(from
 void Store(Vector x, float* to) { *reinterpret_cast<Unaligned*>(to) = x; }
 Vector Max(Vector x, Vector y) { return x > y ? x : y; }
 
-// e^x for x that is not above 88, to about one unit in the last place; 0 below -87.
+// e^x for x that is not above 88, to about one unit in the last place; 0 below -87, and what is not
+// a number stays so, whatever bits it has: the power of two is a factor, not added to p's exponent.
 Vector Exp(Vector x) {
   const Bits tiny = x < -87.0f;
-  const Vector bounded = tiny ? Vector{} - 87.0f : x;  // not a number stays so
-  constexpr float kRound = 12582912.0f;                // 1.5 * 2^23: its last place is one
+  const Vector bounded = tiny ? Vector{} - 87.0f : x;
+  // 1.5 * 2^23, whose last place is one, and the exponent of one.
+  constexpr float kRound = 12582912.0f + 127.0f;
   const Vector shifted = bounded * 1.44269504088896341f + kRound;
   const Vector n = shifted - kRound;
   const Vector r = bounded - n * 0.693359375f - n * -2.12194440e-4f;
@@ -36,9 +38,8 @@ Vector Exp(Vector x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const Vector result =
-      reinterpret_cast<Vector>(reinterpret_cast<Bits>(p) + (reinterpret_cast<Bits>(shifted) << 23));
-  return tiny ? Vector{} : result;
+  const Vector power = reinterpret_cast<Vector>(reinterpret_cast<Bits>(shifted) << 23);
+  return tiny ? Vector{} : p * power;
 }
 
 // A matrix whose elements are read one by one.

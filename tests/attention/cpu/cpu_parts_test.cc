@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -193,6 +194,36 @@ TEST(CpuPartsTest, WhatIsNotANumberStaysWithWhoSeesIt) {
     EXPECT_EQ(x.out.isnan().any(-1).sum().item<int64_t>(), kBatch);
     EXPECT_EQ(x.dq.isnan().any(-1).sum().item<int64_t>(), kBatch);
     EXPECT_EQ(x.dk.isnan().any(-1).sum().item<int64_t>(), kBatch * 100);
+  }
+}
+
+// Whatever its bits, quiet or signalling, of a query or of a key among others.
+TEST(CpuPartsTest, EveryNotANumberStaysOne) {
+  at::manual_seed(8);
+  const Part part{.causal = true, .queries = Set(100, false), .keys = Set(100, false)};
+  const attention::Run& run = part.queries.runs[1];
+  const auto rows = [](const at::Tensor& x) { return x.select(0, 1).select(1, 1); };
+  const auto count = [&](const at::Tensor& x) {
+    return rows(x).isnan().flatten(1).all(-1).sum().item<int64_t>();
+  };
+  for (const auto& [name, code] : Codes()) {
+    for (const uint32_t bits : {0x7FC00000u, 0x7FC00001u, 0x7FF12345u, 0x7FFFFFFFu, 0x7F800001u,
+                                0xFFC00001u, 0xFFFFFFFFu}) {
+      for (const bool of_key : {true, false}) {
+        SCOPED_TRACE(testing::Message()
+                     << name << ": " << std::hex << bits << ", of a key " << of_key);
+        const Tensors x = Random({100, 100, 16, true, false, 0.2, at::kFloat});
+        const int64_t token = of_key ? run.first : run.first + run.count - 1;
+        std::memcpy(rows(of_key ? x.k : x.q)[token].data_ptr<float>() + 5, &bits, sizeof(bits));
+        Compute(*code, part, 0.2, x);
+        const int64_t queries = of_key ? run.count : 1;
+        EXPECT_EQ(count(x.out), queries);
+        EXPECT_EQ(count(x.lse.unsqueeze(-1)), queries);
+        EXPECT_EQ(count(x.dq), queries);
+        EXPECT_EQ(count(x.dk), 100);
+        EXPECT_EQ(count(x.dv), 100);
+      }
+    }
   }
 }
 
