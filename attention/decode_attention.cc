@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -63,6 +64,32 @@ at::Tensor SelectHeads(const at::Tensor& x, int64_t dim, const std::vector<int64
   return heads == all ? x : x.index_select(dim, IndexOf(heads, x));
 }
 
+// Query heads by the key/value head that they read, as many of each: where one has fewer, its last
+// query head stands there again.
+struct HeadGroups {
+  // `heads` ascend; `group` of all heads read one key/value head.
+  HeadGroups(const std::vector<int64_t>& heads, int64_t group) {
+    std::map<int64_t, std::vector<int64_t>> readers;
+    size_t most = 0;
+    for (const int64_t head : heads) {
+      std::vector<int64_t>& of_one = readers[head / group];
+      of_one.push_back(head);
+      most = std::max(most, of_one.size());
+    }
+    for (auto& [head, of_one] : readers) {
+      kv.push_back(head);
+      for (size_t i = 0; i < most; ++i) {
+        if (i < of_one.size()) places.push_back(static_cast<int64_t>(queries.size()));
+        queries.push_back(of_one[std::min(i, of_one.size() - 1)]);
+      }
+    }
+  }
+
+  std::vector<int64_t> kv;
+  std::vector<int64_t> queries;  // as many for each of `kv`
+  std::vector<int64_t> places;   // in `queries`, of each of the heads
+};
+
 // Tokens first, first + rate, ... below `end`, of a ring of rows: at most two strided slices.
 template <typename Visit>
 void ForEachSlice(int64_t first, int64_t end, int64_t rate, int64_t rows, Visit visit) {
@@ -109,21 +136,23 @@ class Query {
 
   // Adds what `heads` find in tokens first, first + step, ... below `end`.
   void Attend(const std::vector<int64_t>& heads, int64_t first, int64_t end, int64_t step) {
-    std::vector<int64_t> kv;
-    for (const int64_t head : heads) kv.push_back(head / group_);
-    const at::Tensor query = SelectHeads(scaled_, 1, heads).unsqueeze(-1);  // [B, heads, D, 1]
+    const HeadGroups groups(heads, group_);
+    const at::Tensor query =  // [B, kv heads, query heads of each, D]
+        SelectHeads(scaled_, 1, groups.queries)
+            .unflatten(1, {static_cast<int64_t>(groups.kv.size()), -1});
     ForEachSlice(first, end, step, cache_.keys().size(1), [&](int64_t row, int64_t row_end) {
-      const auto rows = [&](const at::Tensor& kept) {  // [B, heads, rows, D]
-        return SelectHeads(kept.slice(1, row, row_end, step), 2, kv)
+      const auto rows = [&](const at::Tensor& kept) {  // [B, kv heads, rows, D]
+        return SelectHeads(kept.slice(1, row, row_end, step), 2, groups.kv)
             .transpose(1, 2)
             .to(scaled_.scalar_type());
       };
-      const at::Tensor scores = at::matmul(rows(cache_.keys()), query).squeeze(-1);
-      const at::Tensor found =
-          at::matmul(at::softmax(scores, -1).unsqueeze(-2), rows(cache_.values())).squeeze(-2);
-      // Of one token.
-      MergeOnDevice(found.unsqueeze(1), at::logsumexp(scores, -1).unsqueeze(1),
-                    IndexOf(heads, out_), out_.unsqueeze(1), lse_.unsqueeze(1));
+      const at::Tensor scores = at::matmul(query, rows(cache_.keys()).transpose(2, 3));
+      const at::Tensor found = at::matmul(at::softmax(scores, -1), rows(cache_.values()));
+      const auto of_heads = [&](const at::Tensor& x) {  // of one token
+        return SelectHeads(x.flatten(1, 2), 1, groups.places).unsqueeze(1);
+      };
+      MergeOnDevice(of_heads(found), of_heads(at::logsumexp(scores, -1)), IndexOf(heads, out_),
+                    out_.unsqueeze(1), lse_.unsqueeze(1));
     });
   }
 

@@ -2,10 +2,13 @@
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -148,6 +151,39 @@ TEST(DecodeAttentionTest, RefusesMasksThatDoNotFit) {
   EXPECT_THROW(DecodeAttention(at::zeros({1, 1, 2, 4}), cache), c10::Error) << "2 of 4 heads";
   options.gated = true;
   EXPECT_THROW(KeyValueCache(options, 1, 2, 4, 100, at::kFloat), c10::Error);
+}
+
+// Counts what this thread's tensors take while it lives.
+class Allocations : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void* /*ptr*/, int64_t size, size_t /*total_allocated*/,
+                         size_t /*total_reserved*/, c10::Device /*device*/) override {
+    if (size > 0) bytes += size;
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+
+  int64_t bytes = 0;
+};
+
+// However many query heads read a row, it is widened to fp32 once.
+TEST(DecodeAttentionTest, QueryHeadsShareTheirKeysAndValues) {
+  at::set_num_threads(1);
+  constexpr int64_t kRows = 4096, kKvHeads = 2, kHeads = 16, kHeadDim = 64;
+  KeyValueCache cache(DilatedAttentionOptions{.branches = {{kRows, 1}}}, 1, kKvHeads, kHeadDim,
+                      kRows, at::kBFloat16);
+  const auto randn = [](int64_t rows, int64_t heads) {
+    return at::randn({1, rows, heads, kHeadDim}).to(at::kBFloat16);
+  };
+  cache.Append(randn(kRows, kKvHeads), randn(kRows, kKvHeads));
+  const at::Tensor q = randn(1, kHeads);
+  const auto allocations = std::make_shared<Allocations>();
+  {
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, allocations);
+    DecodeAttention(q, cache);
+  }
+  constexpr int64_t kWide = 2 * kRows * kKvHeads * kHeadDim * 4, kScores = kRows * kHeads * 4;
+  EXPECT_GE(allocations->bytes, kWide);
+  EXPECT_LE(allocations->bytes, kWide + 8 * kScores);
 }
 
 TEST(DecodeAttentionTest, MemoryIsThatOfTheLongestSegment) {
