@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <iterator>
 #include <list>
 #include <utility>
 #include <variant>
@@ -17,6 +18,9 @@ namespace ringmaster::attention {
 namespace {
 
 constexpr size_t kCacheBytes = size_t{1} << 30;
+// Patterns that differ in nothing but their documents or blocks: mostly each is of one step, and
+// all of its layers ask for the same.
+constexpr int kVariantsKept = 4;
 
 struct Key {
   AttentionPattern pattern;
@@ -39,6 +43,23 @@ AttentionPattern WorkOf(AttentionPattern pattern) {
   return pattern;
 }
 
+// Whether they differ in nothing but their documents or blocks.
+bool AreVariants(const AttentionPattern& a, const AttentionPattern& b) {
+  if (a.index() != b.index()) return false;
+  AttentionPattern same = a;
+  std::visit([&](auto& options) { options.documents = DocumentsOf(b); }, same);
+  if (auto* blocks = std::get_if<BlockSparseAttentionOptions>(&same)) {
+    blocks->mask = std::get<BlockSparseAttentionOptions>(b).mask;
+  }
+  return same == b;
+}
+
+bool AreVariants(const Key& a, const Key& b) {
+  return a.rank == b.rank && a.heads == b.heads && a.kv_heads == b.kv_heads &&
+         a.device == b.device && a.tiles == b.tiles && a.map == b.map &&
+         AreVariants(a.pattern, b.pattern);
+}
+
 class Cache {
  public:
   std::shared_ptr<const PlacedParts> Find(const Key& key) {
@@ -56,14 +77,24 @@ class Cache {
     absl::MutexLock lock(&mutex_);
     entries_.emplace_front(std::move(key), std::move(parts));
     bytes_ += BytesOf(entries_.front());
-    while (bytes_ > kCacheBytes && entries_.size() > 1) {
-      bytes_ -= BytesOf(entries_.back());
-      entries_.pop_back();
+    int variants = 0;
+    for (auto entry = entries_.begin(); entry != entries_.end();) {
+      const auto next = std::next(entry);
+      if (AreVariants(entry->first, entries_.front().first) && ++variants > kVariantsKept) {
+        Remove(entry);
+      }
+      entry = next;
     }
+    while (bytes_ > kCacheBytes && entries_.size() > 1) Remove(std::prev(entries_.end()));
   }
 
  private:
   using Entry = std::pair<Key, std::shared_ptr<const PlacedParts>>;
+
+  void Remove(std::list<Entry>::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    bytes_ -= BytesOf(*entry);
+    entries_.erase(entry);
+  }
 
   static size_t BytesOf(const Entry& entry) {
     const auto* blocks = std::get_if<BlockSparseAttentionOptions>(&entry.first.pattern);

@@ -3,9 +3,12 @@
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "attention/parts/device_rows.h"
 #include "attention/parts/placed_parts.h"
@@ -161,6 +164,36 @@ TEST(FindPartsTest, TheSamePatternIsMadeOnce) {
   EXPECT_EQ(FindParts(options, map, 0, 4, 2, at::kCPU, {}), documents);
   options.documents = {0, 6};
   EXPECT_NE(FindParts(options, map, 0, 4, 2, at::kCPU, {}), documents);
+}
+
+// Of packed sequences, and of masks that are chosen: one of each step.
+TEST(FindPartsTest, PatternsOfOneStepDoNotStay) {
+  const auto alive = [](const std::vector<std::weak_ptr<const PlacedParts>>& parts) {
+    return std::ranges::count_if(parts, [](const auto& part) { return !part.expired(); });
+  };
+  const auto find = [](const AttentionPattern& pattern) {
+    return FindParts(pattern, ShardMap::Contiguous(640, 1, 1), 0, 4, 2, at::kCPU, {});
+  };
+  const DilatedAttentionOptions fixed{.branches = {{640, 4}}};
+  const std::weak_ptr<const PlacedParts> kept = find(fixed);
+  std::vector<std::weak_ptr<const PlacedParts>> packed, chosen;
+  for (int64_t step = 1; step <= 40; ++step) {
+    const DilatedAttentionOptions documents{.branches = {{640, 3}}, .documents = {0, step}};
+    packed.push_back(find(documents));
+    EXPECT_EQ(find(documents), packed.back().lock()) << "of another layer";
+    const BlockSparseAttentionOptions mask{
+        .mask = *BlockMask::Create({.heads = 1, .tokens = 640, .block_size = 64},
+                                   [&](int64_t, int64_t query, BlockRow& row) {
+                                     row.Show(query);
+                                     if (query == 9) row.Show(step % 9);
+                                     if (query == 8) row.Show(step / 9);
+                                   })};
+    chosen.push_back(find(mask));
+    EXPECT_EQ(find(mask), chosen.back().lock()) << "of another layer";
+  }
+  EXPECT_LE(alive(packed), 4);
+  EXPECT_LE(alive(chosen), 4);
+  EXPECT_EQ(find(fixed), kept.lock()) << "of every step";
 }
 
 }  // namespace
