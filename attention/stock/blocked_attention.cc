@@ -82,9 +82,11 @@ DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::T
 
 DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                               bool causal, double scale, const DropoutMask* dropout) {
+                               bool causal, double scale, const DropoutMask* dropout,
+                               const at::Tensor& alone) {
   const at::Tensor queries = Flat(q), keys = Flat(k), values = Flat(v);
   const at::Tensor gradients = Flat(dout), sums = Flat(lse);
+  const at::Tensor marked = alone.defined() ? Flat(alone) : alone;
   const at::Tensor delta = (gradients * Flat(out)).sum(-1, true);
   at::Tensor dq = at::empty_like(queries), dk = at::zeros_like(keys), dv = at::zeros_like(values);
   Blocking(queries, keys, dropout != nullptr)
@@ -108,6 +110,7 @@ DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, cons
                    taken = p * factors;
                  }
                  ds.sub_(rows_of(delta)).mul_(p).mul_(scale);
+                 if (marked.defined()) ds.masked_fill_(rows_of(marked).unsqueeze(-1), 0);
                  rows_of(dq).copy_(at::bmm(ds, keys_of(keys)));
                  keys_of(dk).add_(at::bmm(ds.transpose(1, 2), rows_of(queries)));
                  keys_of(dv).add_(at::bmm(taken.transpose(1, 2), rows_of(gradients)));

@@ -52,11 +52,13 @@ DenseGradients DenseBackward(const at::Tensor& dout, const at::Tensor& q, const 
                              bool causal, double scale);
 
 // The same two out of matrix products, for devices, types and shapes that no fused kernel takes,
-// and for dropout, which none knows as it is here; `dropout` may be null.
+// and for dropout, which none knows as it is here; `dropout` may be null. Queries that `alone`
+// marks [B, G, M], if it is given, have no gradient but that of v.
 DenseOutput BlockedForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                            bool causal, double scale, const DropoutMask* dropout = nullptr);
 DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                               bool causal, double scale, const DropoutMask* dropout = nullptr);
+                               bool causal, double scale, const DropoutMask* dropout = nullptr,
+                               const at::Tensor& alone = {});
 
 }  // namespace ringmaster::attention

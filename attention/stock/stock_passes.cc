@@ -160,7 +160,7 @@ class BackwardPass {
         parts_(*call.parts),
         saved_(saved),
         dout_(WithUnitRows(dout)),
-        sums_(call.dropout.on() ? saved.lse : WithoutAlone(parts_, saved.lse)),
+        sums_(WithoutAlone(parts_, saved.lse)),
         masks_(call.dropout, parts_.parts()) {}
 
   DenseGradients Run() {
@@ -175,8 +175,6 @@ class BackwardPass {
       if (!call_.dropout.on()) GiveAlone(parts_, dout_, dv_);
       Compute(options);
     }
-    // Else these queries took no part.
-    if (call_.dropout.on()) parts_.SetKnownZeros(dq_, dk_);
     const at::ScalarType dtype = saved_.q.scalar_type();
     return {dq_.to(dtype), dk_.to(dtype), dv_.to(dtype)};
   }
@@ -216,16 +214,18 @@ class BackwardPass {
     const at::Tensor q = GatherRows(saved_.q, dense.queries, type);
     const at::Tensor k = GatherRows(keys, dense.keys, type);
     const at::Tensor v = GatherRows(values, dense.keys, type);
-    at::Tensor sums = GatherSums(sums_, dense.queries);
     const Mask mask = masks_.Of(part, far, q.device());
+    // How much of its own key such a query takes is drawn branch by branch, so that it has a part
+    // in the products, for dv.
+    at::Tensor sums = GatherSums(mask.has_value() ? saved_.lse : sums_, dense.queries);
     if (dense.gates.defined()) {
       sums.sub_(GatesOf(saved_.log_gates, dense, sums.scalar_type()));
       AddGates(Solve(call_, part, q, k, v, mask), sums, dout, out, dense.gates);
     }
     const DenseGradients gradients =
-        mask.has_value()
-            ? BlockedBackward(dout, q, k, v, out, sums, part.causal, call_.scale, &*mask)
-            : DenseBackward(dout, q, k, v, out, sums, part.causal, call_.scale);
+        mask.has_value() ? BlockedBackward(dout, q, k, v, out, sums, part.causal, call_.scale,
+                                           &*mask, GatherSums(sums_, dense.queries).isposinf())
+                         : DenseBackward(dout, q, k, v, out, sums, part.causal, call_.scale);
     AddRows(gradients.dq, dense.queries, dq_);
     AddRows(gradients.dk, dense.keys, dkeys);
     AddRows(gradients.dv, dense.keys, dvalues);
@@ -247,7 +247,7 @@ class BackwardPass {
   const PlacedParts& parts_;
   const Saved& saved_;
   const at::Tensor dout_;
-  const at::Tensor sums_;  // the log denominators
+  const at::Tensor sums_;  // the log denominators, infinite for queries that are alone
   const DropoutMasks masks_;
   at::Tensor dq_, dk_, dv_, dlog_gates_;
 };
