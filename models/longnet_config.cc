@@ -18,17 +18,16 @@ absl::Status CheckPositive(const char* field, int64_t value) {
 
 // XPOS writes the decay between a query and a key as the quotient of two factors, each relative to
 // a segment that holds both: that needs one kind of segment that contains all others, short enough
-// for the factors to stay finite in fp32.
+// for gradients of what is scaled by the factors.
 absl::Status CheckXpos(const attention::DilatedAttentionOptions& attention) {
-  constexpr int64_t kLongestSegment = 65536;
   int64_t longest = 0;
   for (const attention::Branch& branch : attention.branches) {
     longest = std::max(longest, branch.segment_length);
   }
-  if (longest > kLongestSegment) {
-    return absl::InvalidArgumentError(absl::StrCat("model.positions XPOS with a segment of ",
-                                                   longest, " tokens; the decay overflows beyond ",
-                                                   kLongestSegment, ", use ROTARY"));
+  if (longest > kLongestXposSegment) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model.positions XPOS with a segment of ", longest, " tokens; beyond ", kLongestXposSegment,
+        " its factors are above 2^58 and small gradients underflow, use ROTARY"));
   }
   for (const attention::Branch& branch : attention.branches) {
     if (longest % branch.segment_length != 0) {

@@ -14,6 +14,12 @@ namespace ringmaster::models {
 
 enum class Positions { kNone, kRotary, kXpos };
 
+// The longest segment of a model with XPOS. Its factors are at most 3.5^(segment / 1024), here
+// 2^58, and gradients of scaled queries and keys are smaller by that: from 2^(58 - 126) = 3e-21 on
+// they are normal numbers of fp32 and bf16. Those of a segment twice as long would be from 2^-10
+// on.
+constexpr int64_t kLongestXposSegment = 32768;
+
 // A LongNet decoder: pre-LN blocks of dilated, or block-sparse, attention and a GELU feed-forward
 // block, with MAGNETO's extra LayerNorms (sub-LN) and initialisation. Plain values.
 struct LongNetConfig {

@@ -21,8 +21,9 @@ using attention::BlockPattern;
 using v1::BlockSparseSpec;
 
 constexpr int kBranchesMax = 32;
-// The decay of XPOS overflows in longer segments.
-constexpr int64_t kXposSegmentMax = 65536;
+// In longer segments XPOS has factors above 2^58 (models/longnet_config.h), and small gradients
+// underflow.
+constexpr int64_t kXposSegmentMax = 32768;
 // Of a job's masks, 32 MiB, which a rank takes seconds to make while its peers wait.
 constexpr double kMaskBitsMax = 0x1p28;
 // Of blocks that lie apart and that a rank's queries see: each is a span in the lists that it works
@@ -62,8 +63,8 @@ void CheckXpos(const v1::AttentionSpec& attention, Violations* v) {
   for (const int64_t w : attention.segment_lengths()) longest = std::max(longest, w);
   if (longest > kXposSegmentMax) {
     v->Field("model.positions",
-             absl::StrFormat("XPOS has no finite decay over a segment of %d tokens, at most %d; "
-                             "use ROTARY",
+             absl::StrFormat("is XPOS, and a segment has %d tokens; beyond %d its factors are "
+                             "above 2^58 and small gradients underflow; use ROTARY",
                              longest, kXposSegmentMax));
     return;
   }

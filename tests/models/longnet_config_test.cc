@@ -51,10 +51,10 @@ TEST(LongNetConfigTest, NamesTheFieldThatDoesNotFit) {
          c.positions = Positions::kXpos;
          c.attention.branches.push_back({48, 1});
        }},
-      {"overflows beyond 65536",
+      {"beyond 32768 its factors are above 2^58",
        [](auto& c) {
          c.positions = Positions::kXpos;
-         c.attention.branches.push_back({1 << 20, 8});
+         c.attention.branches.push_back({65536, 8});
        }},
       {"model.blocks is given beside model.attention",
        [](auto& c) { c.blocks = attention::BlockPattern(); }},

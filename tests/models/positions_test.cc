@@ -1,12 +1,16 @@
 #include "models/positions.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 
 #include <cmath>
 #include <complex>
+#include <numeric>
+#include <utility>
 #include <vector>
 
+#include "attention/dilated_attention.h"
 #include "gtest/gtest.h"
 #include "tests/models/small_models.h"
 #include "torch/csrc/autograd/autograd.h"
@@ -55,16 +59,62 @@ TEST(RotaryTest, ScoresDependOnTheDistanceOnlyAlsoFarOut) {
 TEST(RotaryTest, XposDecaysWithTheDistanceInEverySegment) {
   LongNetConfig config = SmallConfig();
   config.positions = Positions::kXpos;
-  config.attention.branches = {{512, 1}, {65536, 16}};
-  for (const int64_t begin : {int64_t{0}, int64_t{65536} * 1000}) {
+  config.attention.branches = {{512, 1}, {kLongestXposSegment, 16}};
+  for (const int64_t begin : {int64_t{0}, kLongestXposSegment * 1000}) {
     for (const auto& [query, key] : std::vector<std::pair<int64_t, int64_t>>{
-             {5, 5}, {600, 20}, {65535, 65000}, {40000, 30000}}) {
+             {5, 5}, {600, 20}, {32767, 32300}, {30000, 20000}}) {
       const double expected = Expected(config, query, key);
       EXPECT_NEAR(Score(config, begin + query, begin + key, at::kFloat), expected,
                   2e-5 + 1e-5 * std::abs(expected));
     }
   }
-  EXPECT_LT(std::abs(Score(config, 65535, 0, at::kFloat)), 1e-4);
+  EXPECT_LT(std::abs(Score(config, kLongestXposSegment - 1, 0, at::kFloat)), 1e-4);
+}
+
+struct Gradients {
+  at::Tensor query, key;
+};
+
+// Of one head of 64 channels, through attention within one segment.
+Gradients GradientsThroughAttention(int64_t segment, const at::Tensor& x, const at::Tensor& dout) {
+  LongNetConfig config = SmallConfig();
+  config.positions = Positions::kXpos;
+  config.dim = 64;
+  config.heads = config.kv_heads = 1;
+  config.attention.branches = {{segment, 32}};
+  EXPECT_TRUE(config.Validate().ok());
+  std::vector<int64_t> positions(segment);
+  std::iota(positions.begin(), positions.end(), 0);
+  const RotaryTables tables = MakeRotaryTables(config, positions, x.options());
+  const at::Tensor q = x[0].detach().set_requires_grad(true);
+  const at::Tensor k = x[1].detach().set_requires_grad(true);
+  const at::Tensor out =
+      attention::DilatedAttention(Rotate(q, tables.query_cos, tables.query_sin),
+                                  Rotate(k, tables.key_cos, tables.key_sin), x[2], config.attention)
+          .out;
+  const auto gradients = torch::autograd::grad({out}, {q, k}, {dout});
+  return {gradients[0], gradients[1]};
+}
+
+// The largest error of a channel beside its size.
+double WorstChannel(const at::Tensor& x, const at::Tensor& expected) {
+  const auto norm = [](const at::Tensor& y) { return y.pow(2).sum({0, 1, 2}).sqrt(); };
+  return norm(x.to(at::kDouble) - expected).div(norm(expected)).max().item<double>();
+}
+
+// Of losses that are means over many tokens, where the decay is strongest.
+TEST(RotaryTest, XposKeepsSmallGradientsOfTheLongestSegment) {
+  at::manual_seed(8);
+  const at::Tensor x = at::randn({3, 1, kLongestXposSegment, 1, 64}, at::kDouble);
+  const at::Tensor dout = at::randn(x[0].sizes(), at::kDouble) * 1e-8;
+  for (const auto& [dtype, bound] : {std::pair{at::kFloat, 1e-5}, {at::kBFloat16, 0.02}}) {
+    const at::Tensor rounded = x.to(dtype), gradient = dout.to(dtype);
+    const Gradients got = GradientsThroughAttention(kLongestXposSegment, rounded, gradient);
+    const Gradients want = GradientsThroughAttention(kLongestXposSegment, rounded.to(at::kDouble),
+                                                     gradient.to(at::kDouble));
+    EXPECT_LT(WorstChannel(got.query, want.query), bound) << c10::toString(dtype);
+    EXPECT_LT(WorstChannel(got.key, want.key), bound) << c10::toString(dtype);
+  }
 }
 
 TEST(RotaryTest, GradientIsTheTransposeAndBf16RoundsOnce) {

@@ -234,6 +234,13 @@ std::vector<Row> Rows() {
        "training_job.spec.resume_from"},
       {"init_relative", [](R& r) { SpecOf(r).set_init_from("ckpt"); },
        "training_job.spec.init_from"},
+      {"xpos_too_long",
+       [](R& r) {
+         SpecOf(r).mutable_model()->set_positions(v1::XPOS);
+         SpecOf(r).mutable_attention()->add_segment_lengths(65536);
+         SpecOf(r).mutable_attention()->add_dilation_rates(16);
+       },
+       "training_job.spec.model.positions"},
       {"xpos",
        [](R& r) {
          SpecOf(r).mutable_model()->set_positions(v1::XPOS);
