@@ -3,11 +3,14 @@
 
 #include <cstdio>
 #include <map>
+#include <optional>
+#include <vector>
 
 #include "attention/dilated_attention.h"
 #include "attention/passes.h"
 #include "attention/reference_attention.h"
 #include "tests/attention/attention_case.h"
+#include "tests/attention/disordered_exchange.h"
 #include "tests/attention/flags.h"
 
 namespace ringmaster::attention {
@@ -40,6 +43,25 @@ class Tally {
     ++row.cases;
   }
 
+  // Whatever order messages travel and arrive in.
+  void CheckDisorder(const AttentionCase& problem, uint64_t seed) {
+    const AttentionResult expected = RunRanks(problem, Path::kLongSequence);
+    std::vector<std::optional<DisorderedExchange>> exchanges(problem.map.ranks());
+    const AttentionResult result =
+        RunRanks(problem, Path::kLongSequence, at::kCPU, [&](int rank, Call* call) {
+          call->exchange = &exchanges[rank].emplace(call->exchange, seed + rank);
+        });
+    const auto expect_same = [](const char* name, const at::Tensor& a, const at::Tensor& b) {
+      EXPECT_TRUE(a.equal(b)) << name << " depends on the order of arrival";
+    };
+    expect_same("out", result.out, expected.out);
+    expect_same("lse", result.lse, expected.lse);
+    expect_same("dq", result.dq, expected.dq);
+    expect_same("dk", result.dk, expected.dk);
+    expect_same("dv", result.dv, expected.dv);
+    ++disordered_;
+  }
+
   void Print() const {
     for (const auto& [key, row] : rows_) {
       std::printf("%-9s sums in %s: %4d cases, worst", c10::toString(key.first),
@@ -49,6 +71,7 @@ class Tally {
       }
       std::printf("\n");
     }
+    std::printf("%d cases in another order of arrival\n", disordered_);
   }
 
  private:
@@ -57,6 +80,7 @@ class Tally {
     CaseErrors worst = {};
   };
   std::map<std::pair<at::ScalarType, bool>, Row> rows_;
+  int disordered_ = 0;
 };
 
 using MakeCase = AttentionCase (*)(uint64_t seed, const CaseLimits& limits);
@@ -78,6 +102,7 @@ void CheckCases(MakeCase make, int cases, const CaseLimits& limits) {
     if (problem.q.scalar_type() != at::kDouble && problem.map.tokens() <= kMaxShortTokens) {
       tally.Check(problem, Path::kLongSequence, reference, same);
     }
+    if (problem.map.ranks() > 1 && g_flags.device.is_cpu()) tally.CheckDisorder(problem, seed);
   }
   tally.Print();
 }
