@@ -3,12 +3,14 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/ScalarType.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "attention/parts/row_loops.h"
@@ -23,15 +25,28 @@ constexpr int64_t kMinCut = 4 * kTileQueries;
 int64_t CeilOf(int64_t x, int64_t by) { return (x + by - 1) / by; }
 int64_t RoundUp(int64_t x, int64_t step) { return CeilOf(x, step) * step; }
 
-// Memory of one thread for rows of `dim` floats, aligned to the caches' lines.
+template <typename Real>
+constexpr at::ScalarType kTypeOf = c10::CppTypeToScalarType<Real>::value;
+
+template <typename Real>
+const TilePasses<Real>& PassesOf(const TileCode& code) {
+  if constexpr (std::is_same_v<Real, float>) {
+    return code.fp32;
+  } else {
+    return code.fp64;
+  }
+}
+
+// Memory of one thread for rows of `dim` numbers, aligned to the caches' lines.
+template <typename Real>
 class Workspace {
  public:
   explicit Workspace(int64_t dim) : dim_(dim) {}
 
-  float* Rows(int64_t rows) { return Floats(rows * dim_); }
-  float* Floats(int64_t count) {
-    buffers_.push_back(at::empty({count}, at::kFloat));
-    return buffers_.back().data_ptr<float>();
+  Real* Rows(int64_t rows) { return Numbers(rows * dim_); }
+  Real* Numbers(int64_t count) {
+    buffers_.push_back(at::empty({count}, kTypeOf<Real>));
+    return buffers_.back().template data_ptr<Real>();
   }
 
  private:
@@ -50,14 +65,15 @@ struct Shape {
         padded_keys(RoundUp(keys, kRowStep)),
         problems(batch * part.queries.groups()),
         causal(part.causal),
-        sign(static_cast<float>((scale > 0) - (scale < 0))),
-        factor(scale == 0 ? 1 : static_cast<float>(std::abs(scale))) {}
+        sign((scale > 0) - (scale < 0)),
+        factor(scale == 0 ? 1 : std::abs(scale)) {}
 
   // Keys that a query sees.
   int64_t Sees(int64_t query) const { return causal ? keys - queries + query + 1 : keys; }
 
-  QueryTile Tile(const float* q, const float* k, const float* v, int64_t first,
-                 int64_t behind) const {
+  template <typename Real>
+  QueryTile<Real> Tile(const Real* q, const Real* k, const Real* v, int64_t first,
+                       int64_t behind) const {
     return {.q = q,
             .k = k,
             .v = v,
@@ -65,14 +81,14 @@ struct Shape {
             .queries = behind - first,
             .keys = Sees(behind - 1),
             .first_sees = Sees(first),
-            .scale = factor};
+            .scale = static_cast<Real>(factor)};
   }
 
   int64_t batch, head_dim, dim, queries, keys, padded_keys, problems;
   bool causal;
   // The scale: keys are hidden by scores of -inf, so that the factor must be positive, and the
   // queries take the sign, or 0.
-  float sign, factor;
+  double sign, factor;
 };
 
 // Calls work(next) on all threads; next() gives numbers below `tasks`, each to one thread, and -1
@@ -108,35 +124,39 @@ void Expect(const T* row, int64_t size) {
   }
 }
 
-// A slice in fp32, times a factor, each row with zeros behind it up to the padded dimension.
-template <typename T>
+// A slice in the type of the sums, times a factor, each row with zeros behind it up to the padded
+// dimension.
+template <typename T, typename Real>
 void Gather(const Rows<T>& from, const RowSet& set, int64_t b, int64_t group, const Slice& slice,
-            const Shape& shape, float factor, float* to) {
+            const Shape& shape, double times, Real* to) {
+  const auto factor = static_cast<Real>(times);
   ForEachRow(set, group, slice.begin, slice.end, [&](const Run& run, int64_t i, int64_t row) {
     Expect(from.At(b, run, std::min(i + kAhead, run.count - 1)), shape.head_dim);
     const T* values = from.At(b, run, i);
-    float* at = to + (row - slice.begin) * shape.dim;
+    Real* at = to + (row - slice.begin) * shape.dim;
     for (int64_t d = 0; d < shape.head_dim; ++d) {
-      at[d] = static_cast<float>(values[d]) * factor;
+      at[d] = static_cast<Real>(values[d]) * factor;
     }
-    std::fill(at + shape.head_dim, at + shape.dim, 0.0f);
+    std::fill(at + shape.head_dim, at + shape.dim, Real{0});
   });
-  std::fill(to + (slice.end - slice.begin) * shape.dim, to + slice.padded * shape.dim, 0.0f);
+  std::fill(to + (slice.end - slice.begin) * shape.dim, to + slice.padded * shape.dim, Real{0});
 }
 
-void AddRow(const float* values, int64_t size, float factor, float* to) {
+template <typename Real>
+void AddRow(const Real* values, int64_t size, double times, Real* to) {
+  const auto factor = static_cast<Real>(times);
   for (int64_t d = 0; d < size; ++d) {
     to[d] += values[d] * factor;
   }
 }
 
-template <typename T>
+template <typename T, typename Real>
 class ForwardPart {
  public:
   ForwardPart(const TileCode& code, const Part& part, double scale, const at::Tensor& q,
               const at::Tensor& k, const at::Tensor& v, const at::Tensor& merged_out,
               const at::Tensor& merged_lse)
-      : code_(code),
+      : passes_(PassesOf<Real>(code)),
         part_(part),
         shape_(part, scale, q),
         q_(q),
@@ -152,10 +172,10 @@ class ForwardPart {
 
   void Compute() const {
     ForEachTask(shape_.problems * cuts_, [&](const auto& next) {
-      Workspace memory(shape_.dim);
+      Workspace<Real> memory(shape_.dim);
       const Space space{memory.Rows(shape_.padded_keys), memory.Rows(shape_.padded_keys),
                         memory.Rows(kTileQueries), memory.Rows(kTileQueries),
-                        memory.Floats(ScratchSize(shape_.dim))};
+                        memory.Numbers(ScratchSize(shape_.dim))};
       for (int64_t task = next(); task >= 0; task = next()) {
         // Of a causal problem the last queries see the most: they come first.
         const int64_t problem = task / cuts_, cut = cuts_ - 1 - task % cuts_;
@@ -167,7 +187,7 @@ class ForwardPart {
 
  private:
   struct Space {
-    float *k, *v, *q, *out, *scratch;
+    Real *k, *v, *q, *out, *scratch;
   };
 
   // Queries [begin, end) of a problem.
@@ -175,13 +195,13 @@ class ForwardPart {
     const int64_t seen = shape_.Sees(end - 1), padded = RoundUp(seen, kRowStep);
     Gather(k_, part_.keys, b, group, {0, seen, padded}, shape_, 1, space.k);
     Gather(v_, part_.keys, b, group, {0, seen, padded}, shape_, 1, space.v);
-    float lse[kTileQueries];
+    Real lse[kTileQueries];
     for (int64_t first = begin; first < end; first += kTileQueries) {
       const int64_t behind = std::min(first + kTileQueries, end);
       Gather(q_, part_.queries, b, group, {first, behind, kTileQueries}, shape_, shape_.sign,
              space.q);
-      code_.forward(shape_.Tile(space.q, space.k, space.v, first, behind), space.scratch, space.out,
-                    lse);
+      passes_.forward(shape_.Tile(space.q, space.k, space.v, first, behind), space.scratch,
+                      space.out, lse);
       ForEachRow(part_.queries, group, first, behind, [&](const Run& run, int64_t i, int64_t row) {
         MergeRow(space.out + (row - first) * shape_.dim, lse[row - first], shape_.head_dim,
                  out_.At(b, run, i), lse_.At(b, run, i));
@@ -189,19 +209,19 @@ class ForwardPart {
     }
   }
 
-  const TileCode& code_;
+  const TilePasses<Real>& passes_;
   const Part& part_;
   const Shape shape_;
   const Rows<T> q_, k_, v_;
-  const Rows<float> out_, lse_;
+  const Rows<Real> out_, lse_;
   int64_t step_, cuts_;  // queries of a cut, and cuts of a problem
 };
 
-template <typename T>
+template <typename T, typename Real>
 class BackwardPart {
  public:
   BackwardPart(const TileCode& code, const Part& part, double scale, const CpuBackward& tensors)
-      : code_(code),
+      : passes_(PassesOf<Real>(code)),
         part_(part),
         shape_(part, scale, tensors.q),
         dout_(tensors.dout),
@@ -217,19 +237,19 @@ class BackwardPart {
       // Problems that share keys must not meet: their gradients are put side by side, and added in
       // order.
       const auto sizes = {shape_.batch, part.keys.groups(), shape_.keys, shape_.head_dim};
-      apart_k_ = at::empty(sizes, at::kFloat);
-      apart_v_ = at::empty(sizes, at::kFloat);
+      apart_k_ = at::empty(sizes, kTypeOf<Real>);
+      apart_v_ = at::empty(sizes, kTypeOf<Real>);
     }
   }
 
   void Compute(const CpuBackward& tensors) const {
     ForEachTask(shape_.problems, [&](const auto& next) {
-      Workspace memory(shape_.dim);
+      Workspace<Real> memory(shape_.dim);
       const auto keys = [&] { return memory.Rows(shape_.padded_keys); };
       const auto queries = [&] { return memory.Rows(kTileQueries); };
       const Space space{keys(),    keys(),    keys(),
                         keys(),    queries(), queries(),
-                        queries(), queries(), memory.Floats(ScratchSize(shape_.dim))};
+                        queries(), queries(), memory.Numbers(ScratchSize(shape_.dim))};
       for (int64_t task = next(); task >= 0; task = next()) {
         Solve(task % shape_.batch, task / shape_.batch, space);
       }
@@ -242,15 +262,15 @@ class BackwardPart {
 
  private:
   struct Space {
-    float *k, *v, *dk, *dv, *q, *dout, *out, *dq, *scratch;
+    Real *k, *v, *dk, *dv, *q, *dout, *out, *dq, *scratch;
   };
 
   void Solve(int64_t b, int64_t group, const Space& space) const {
     const Slice all{0, shape_.keys, shape_.padded_keys};
     Gather(k_, part_.keys, b, group, all, shape_, 1, space.k);
     Gather(v_, part_.keys, b, group, all, shape_, 1, space.v);
-    std::fill_n(space.dk, shape_.padded_keys * shape_.dim, 0.0f);
-    std::fill_n(space.dv, shape_.padded_keys * shape_.dim, 0.0f);
+    std::fill_n(space.dk, shape_.padded_keys * shape_.dim, Real{0});
+    std::fill_n(space.dv, shape_.padded_keys * shape_.dim, Real{0});
     for (int64_t first = 0; first < shape_.queries; first += kTileQueries) {
       SolveTile(b, group, first, std::min(first + kTileQueries, shape_.queries), space);
     }
@@ -264,19 +284,19 @@ class BackwardPart {
     Gather(q_, part_.queries, b, group, slice, shape_, shape_.sign, space.q);
     Gather(dout_, part_.queries, b, group, slice, shape_, 1, space.dout);
     Gather(out_, part_.queries, b, group, slice, shape_, 1, space.out);
-    float lse[kTileQueries];
-    std::fill_n(lse, kTileQueries, std::numeric_limits<float>::infinity());
+    Real lse[kTileQueries];
+    std::fill_n(lse, kTileQueries, std::numeric_limits<Real>::infinity());
     ForEachRow(part_.queries, group, first, behind, [&](const Run& run, int64_t i, int64_t row) {
       lse[row - first] = *lse_.At(b, run, i);
     });
-    code_.backward(shape_.Tile(space.q, space.k, space.v, first, behind),
-                   {.dout = space.dout,
-                    .out = space.out,
-                    .lse = lse,
-                    .dq = space.dq,
-                    .dk = space.dk,
-                    .dv = space.dv},
-                   space.scratch);
+    passes_.backward(shape_.Tile(space.q, space.k, space.v, first, behind),
+                     {.dout = space.dout,
+                      .out = space.out,
+                      .lse = lse,
+                      .dq = space.dq,
+                      .dk = space.dk,
+                      .dv = space.dv},
+                     space.scratch);
     ForEachRow(part_.queries, group, first, behind, [&](const Run& run, int64_t i, int64_t row) {
       AddRow(space.dq + (row - first) * shape_.dim, shape_.head_dim, shape_.sign * shape_.factor,
              dq_.At(b, run, i));
@@ -284,14 +304,15 @@ class BackwardPart {
   }
 
   // What a problem's keys got.
-  void Give(const float* gradients, float factor, int64_t b, int64_t group, const at::Tensor& apart,
-            const Rows<float>& whole) const {
+  void Give(const Real* gradients, double factor, int64_t b, int64_t group, const at::Tensor& apart,
+            const Rows<Real>& whole) const {
     if (apart.defined()) {
-      float* to = apart.data_ptr<float>() +
-                  (b * part_.keys.groups() + group) * shape_.keys * shape_.head_dim;
+      Real* to = apart.template data_ptr<Real>() +
+                 (b * part_.keys.groups() + group) * shape_.keys * shape_.head_dim;
       for (int64_t row = 0; row < shape_.keys; ++row) {
         for (int64_t d = 0; d < shape_.head_dim; ++d) {
-          to[row * shape_.head_dim + d] = gradients[row * shape_.dim + d] * factor;
+          to[row * shape_.head_dim + d] =
+              gradients[row * shape_.dim + d] * static_cast<Real>(factor);
         }
       }
       return;
@@ -301,24 +322,29 @@ class BackwardPart {
     });
   }
 
-  const TileCode& code_;
+  const TilePasses<Real>& passes_;
   const Part& part_;
   const Shape shape_;
   const Rows<T> dout_, q_, k_, v_;
-  const Rows<float> out_, lse_, dq_, dk_, dv_;
+  const Rows<Real> out_, lse_, dq_, dk_, dv_;
   at::Tensor apart_k_, apart_v_;
 };
 
-// Calls f(T()) for the type of a tensor.
+// Calls f(T(), Real()) for the types of a tensor and of sums of it.
 template <typename F>
-void ForType(const at::Tensor& x, const F& f) {
+void ForTypes(const at::Tensor& x, const at::Tensor& sums, const F& f) {
+  const auto with_sums = [&](auto type) {
+    return sums.scalar_type() == at::kDouble ? f(type, double()) : f(type, float());
+  };
   switch (x.scalar_type()) {
+    case at::kDouble:
+      return f(double(), double());
     case at::kFloat:
-      return f(float());
+      return with_sums(float());
     case at::kBFloat16:
-      return f(at::BFloat16());
+      return with_sums(at::BFloat16());
     default:
-      return f(at::Half());
+      return with_sums(at::Half());
   }
 }
 
@@ -336,15 +362,16 @@ const TileCode* CpuTiles() {
 void ForwardOnCpu(const TileCode& code, const Part& part, double scale, const at::Tensor& q,
                   const at::Tensor& k, const at::Tensor& v, const at::Tensor& merged_out,
                   const at::Tensor& merged_lse) {
-  ForType(q, [&]<typename T>(T) {
-    ForwardPart<T>(code, part, scale, q, k, v, merged_out, merged_lse).Compute();
+  ForTypes(q, merged_out, [&]<typename T, typename Real>(T, Real) {
+    ForwardPart<T, Real>(code, part, scale, q, k, v, merged_out, merged_lse).Compute();
   });
 }
 
 void BackwardOnCpu(const TileCode& code, const Part& part, double scale,
                    const CpuBackward& tensors) {
-  ForType(tensors.q,
-          [&]<typename T>(T) { BackwardPart<T>(code, part, scale, tensors).Compute(tensors); });
+  ForTypes(tensors.q, tensors.dq, [&]<typename T, typename Real>(T, Real) {
+    BackwardPart<T, Real>(code, part, scale, tensors).Compute(tensors);
+  });
 }
 
 }  // namespace ringmaster::attention

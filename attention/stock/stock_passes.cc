@@ -39,7 +39,7 @@ at::ScalarType PartType(const Call& call, const Part& part, const at::Tensor& q)
 // The CPU's own code for a part of this type, or null.
 const TileCode* CodeFor(const Call& call, const PlacedParts::Dense& dense, at::ScalarType type,
                         const at::Tensor& q) {
-  const bool fits = q.device().is_cpu() && type == at::kFloat && !dense.gates.defined();
+  const bool fits = q.device().is_cpu() && type == call.accumulate && !dense.gates.defined();
   return fits && !call.dropout.on() ? CpuTiles() : nullptr;
 }
 

@@ -43,6 +43,7 @@ struct Problem {
   bool shared;  // all heads see the same rows of one key/value head
   double scale;
   at::ScalarType dtype;
+  at::ScalarType sums = at::kFloat;
 };
 
 // `count` rows a head, in two runs.
@@ -83,7 +84,7 @@ Tensors Random(const Problem& problem) {
   // No part has reached some queries yet.
   x.out.slice(1, 20, 60).zero_();
   x.lse.slice(1, 20, 60).fill_(-std::numeric_limits<double>::infinity());
-  return x.To(problem.dtype, at::kFloat);
+  return x.To(problem.dtype, problem.sums);
 }
 
 // Forward, then backward with what came out; one query has no gradient.
@@ -113,8 +114,9 @@ void ComputeByProducts(const Part& part, double scale, const Tensors& x) {
 }
 
 void ExpectNear(const Tensors& x, const Tensors& expected) {
-  const auto near = [](const at::Tensor& a, const at::Tensor& b, const char* name) {
-    EXPECT_TRUE(at::allclose(a.to(at::kDouble), b, 1e-5, 1e-5)) << name;
+  const double limit = x.out.scalar_type() == at::kDouble ? 1e-13 : 1e-5;
+  const auto near = [&](const at::Tensor& a, const at::Tensor& b, const char* name) {
+    EXPECT_TRUE(at::allclose(a.to(at::kDouble), b, limit, limit)) << name;
   };
   near(x.out, expected.out, "out");
   near(x.lse, expected.lse, "lse");
@@ -137,6 +139,11 @@ std::vector<Problem> Problems() {
   problems.push_back({70, 130, 33, true, true, 0, at::kFloat});
   problems.push_back({130, 40, 16, false, true, 0.2, at::kBFloat16});
   problems.push_back({130, 130, 48, true, false, 0.2, at::kHalf});
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
+    problems.push_back({100, 131, 80, true, false, 0.3, dtype, at::kDouble});
+    problems.push_back({70, 130, 33, true, true, -3, dtype, at::kDouble});
+    problems.push_back({130, 40, 5, false, true, 0.2, dtype, at::kDouble});
+  }
   return problems;
 }
 
@@ -144,9 +151,10 @@ TEST(CpuPartsTest, EqualProductsOfMatrices) {
   at::manual_seed(5);
   for (const auto& [name, code] : Codes()) {
     for (const Problem& p : Problems()) {
-      SCOPED_TRACE(testing::Message() << name << ": " << p.queries << " queries, " << p.keys
-                                      << " keys of " << p.head_dim << ", causal " << p.causal
-                                      << ", shared " << p.shared << ", scale " << p.scale);
+      SCOPED_TRACE(testing::Message()
+                   << name << ": " << p.queries << " queries, " << p.keys << " keys of "
+                   << p.head_dim << ", causal " << p.causal << ", shared " << p.shared << ", scale "
+                   << p.scale << ", " << p.dtype << " summed in " << p.sums);
       const Part part{
           .causal = p.causal, .queries = Set(p.queries, false), .keys = Set(p.keys, p.shared)};
       const Tensors x = Random(p), expected = x.To(at::kDouble, at::kDouble);
@@ -197,31 +205,45 @@ TEST(CpuPartsTest, WhatIsNotANumberStaysWithWhoSeesIt) {
   }
 }
 
-// Whatever its bits, quiet or signalling, of a query or of a key among others.
-TEST(CpuPartsTest, EveryNotANumberStaysOne) {
-  at::manual_seed(8);
+// A number that is none, of a query or of a key among others, by its bits.
+template <typename Bits>
+void ExpectNotANumberStays(const TileCode& code, Bits bits, bool of_key) {
+  constexpr at::ScalarType kType = sizeof(Bits) == 8 ? at::kDouble : at::kFloat;
   const Part part{.causal = true, .queries = Set(100, false), .keys = Set(100, false)};
   const attention::Run& run = part.queries.runs[1];
   const auto rows = [](const at::Tensor& x) { return x.select(0, 1).select(1, 1); };
   const auto count = [&](const at::Tensor& x) {
-    return rows(x).isnan().flatten(1).all(-1).sum().item<int64_t>();
+    return rows(x).isnan().flatten(1).all(-1).sum().template item<int64_t>();
   };
+  const Tensors x = Random({100, 100, 16, true, false, 0.2, kType, kType});
+  const int64_t token = of_key ? run.first : run.first + run.count - 1;
+  void* element = rows(of_key ? x.k : x.q)[token].slice(0, 5).mutable_data_ptr();
+  std::memcpy(element, &bits, sizeof(bits));
+  Compute(code, part, 0.2, x);
+  const int64_t queries = of_key ? run.count : 1;
+  EXPECT_EQ(count(x.out), queries);
+  EXPECT_EQ(count(x.lse.unsqueeze(-1)), queries);
+  EXPECT_EQ(count(x.dq), queries);
+  EXPECT_EQ(count(x.dk), 100);
+  EXPECT_EQ(count(x.dv), 100);
+}
+
+// Whatever its bits, quiet or signalling.
+TEST(CpuPartsTest, EveryNotANumberStaysOne) {
+  at::manual_seed(8);
   for (const auto& [name, code] : Codes()) {
-    for (const uint32_t bits : {0x7FC00000u, 0x7FC00001u, 0x7FF12345u, 0x7FFFFFFFu, 0x7F800001u,
-                                0xFFC00001u, 0xFFFFFFFFu}) {
-      for (const bool of_key : {true, false}) {
+    for (const bool of_key : {true, false}) {
+      for (const uint32_t bits : {0x7FC00000u, 0x7FC00001u, 0x7FF12345u, 0x7FFFFFFFu, 0x7F800001u,
+                                  0xFFC00001u, 0xFFFFFFFFu}) {
         SCOPED_TRACE(testing::Message()
                      << name << ": " << std::hex << bits << ", of a key " << of_key);
-        const Tensors x = Random({100, 100, 16, true, false, 0.2, at::kFloat});
-        const int64_t token = of_key ? run.first : run.first + run.count - 1;
-        std::memcpy(rows(of_key ? x.k : x.q)[token].data_ptr<float>() + 5, &bits, sizeof(bits));
-        Compute(*code, part, 0.2, x);
-        const int64_t queries = of_key ? run.count : 1;
-        EXPECT_EQ(count(x.out), queries);
-        EXPECT_EQ(count(x.lse.unsqueeze(-1)), queries);
-        EXPECT_EQ(count(x.dq), queries);
-        EXPECT_EQ(count(x.dk), 100);
-        EXPECT_EQ(count(x.dv), 100);
+        ExpectNotANumberStays(*code, bits, of_key);
+      }
+      for (const uint64_t bits : {0x7FF8000000000000u, 0x7FF8000000000001u, 0x7FFFFFFFFFFFFFFFu,
+                                  0x7FF0000000012345u, 0xFFF8000000000FFFu}) {
+        SCOPED_TRACE(testing::Message()
+                     << name << ": " << std::hex << bits << ", of a key " << of_key);
+        ExpectNotANumberStays(*code, bits, of_key);
       }
     }
   }
