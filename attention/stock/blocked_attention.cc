@@ -110,6 +110,8 @@ DenseGradients BlockedBackward(const at::Tensor& dout, const at::Tensor& q, cons
                    taken = p * factors;
                  }
                  ds.sub_(rows_of(delta)).mul_(p).mul_(scale);
+                 // A key that has all of the weight: its slope and delta are one number.
+                 ds.masked_fill_(p.eq(1), 0);
                  if (marked.defined()) ds.masked_fill_(rows_of(marked).unsqueeze(-1), 0);
                  rows_of(dq).copy_(at::bmm(ds, keys_of(keys)));
                  keys_of(dk).add_(at::bmm(ds.transpose(1, 2), rows_of(queries)));
