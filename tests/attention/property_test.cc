@@ -18,6 +18,10 @@ namespace {
 
 CaseFlags g_flags = {.cases = 2000};
 
+// Of fp32 that is summed in fp64 nothing is rounded but results and what eight ranks send, each by
+// half a step.
+constexpr double kRoundedOnce = 8 * 0x1p-24;
+
 // What was checked, by type and path.
 class Tally {
  public:
@@ -37,7 +41,9 @@ class Tally {
     const CaseErrors errors = ErrorsOf(result, reference);
     Row& row = rows_[{dtype, fp64_sums}];
     for (size_t i = 0; i < errors.size(); ++i) {
-      EXPECT_LE(errors[i], ErrorLimit(dtype, i, same[i])) << kTensors[i];
+      const double limit =
+          dtype == at::kFloat && fp64_sums ? kRoundedOnce : ErrorLimit(dtype, i, same[i]);
+      EXPECT_LE(errors[i], limit) << kTensors[i];
       row.worst[i] = std::max(row.worst[i], errors[i]);
     }
     ++row.cases;
