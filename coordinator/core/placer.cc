@@ -176,9 +176,12 @@ void Placing::Begin(Job& job, const std::vector<Place>& places) {
 void Placing::SetReason(Job& job, v1::PendingReason reason) {
   ++state_.counters.placement_attempts[reason.code()];
   v1::PendingReason* now = job.mutable_status()->mutable_pending_reason();
-  const bool moved = now->queue_position() != reason.queue_position() &&
-                     reason.queue_position() <= kShownPositions;
-  if (moved || now->code() != reason.code() || now->message() != reason.message()) {
+  // A quota's numbers are others for each place, and change with each job that is placed.
+  const bool told = reason.queue_position() <= kShownPositions;
+  const bool moved = told && now->queue_position() != reason.queue_position();
+  const bool reworded =
+      (told || reason.code() != kWaitingForQuota) && now->message() != reason.message();
+  if (moved || reworded || now->code() != reason.code()) {
     Show(state_, job);
   }
   // What was freed for it may be for broken rings now.
@@ -387,7 +390,8 @@ bool Placing::IsHeldByQuota(Job& job, const Requirement& requirement, int positi
         ++idle[KindOf(worker->hardware, worker->version)];
       }
     }
-    preemption_.MakeQuota(job, requirement.workers, QuotaLeft(queue), idle, BusyFor(requirement));
+    preemption_.MakeQuota(job, requirement.workers, QuotaLeft(queue) - QuotaOverdrawn(queue), idle,
+                          BusyFor(requirement));
   }
   queue.kept += requirement.workers;
   return true;

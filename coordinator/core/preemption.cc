@@ -204,8 +204,12 @@ Plan PlanRoom(const State& state, const Job& job, int workers, const std::vector
 Plan PlanQuota(const Job& job, int missing, Holdings& holdings) {
   Plan plan;
   const auto take = [&](const Holding& holding) {
-    plan.claimed.insert(plan.claimed.end(), holding.workers.begin(), holding.workers.end());
-    missing -= static_cast<int>(holding.workers.size());
+    for (Worker* worker : holding.workers) {
+      if (missing <= 0) break;
+      if (worker->claimed) continue;
+      plan.claimed.push_back(worker);
+      --missing;
+    }
   };
   for (auto& [whom, holding] : holdings.freeing) {
     if (missing <= 0) break;

@@ -64,8 +64,9 @@ class Preemption {
   // would get what it makes room for.
   bool MayMakeQuota(const Job& job) const;
   // The same for one of the queue that waits for `workers` and of which only `left` are within its
-  // queue's quota: it stops jobs of that queue alone. It keeps nothing: of the `idle` ones, which
-  // are counted by kind, others may take any. REQUIRES: MayMakeQuota.
+  // queue's quota (fewer than 0: so many are held beyond it): it stops jobs of that queue alone. It
+  // keeps nothing: of the `idle` ones, which are counted by kind, others may take any. REQUIRES:
+  // MayMakeQuota.
   void MakeQuota(const Job& job, int workers, int left, const std::map<std::string, int>& idle,
                  std::span<Kind> kinds);
 

@@ -112,7 +112,8 @@ absl::StatusOr<std::vector<const FieldDescriptor*>> FieldsOf(
   const auto all = [&](const auto& wanted) {
     for (const char* name : kFields) {
       const FieldDescriptor* field = v1::Queue::descriptor()->FindFieldByName(name);
-      if (wanted(*field)) fields.push_back(field);
+      const bool named = std::find(fields.begin(), fields.end(), field) != fields.end();
+      if (!named && wanted(*field)) fields.push_back(field);
     }
   };
   const Reflection& reflection = *queue.GetReflection();

@@ -19,6 +19,11 @@ int QuotaLeft(const ClusterQueue& queue) {
   return std::max(0, QuotaOf(queue) - queue.held - queue.kept);
 }
 
+int QuotaOverdrawn(const ClusterQueue& queue) {
+  const bool is_first = queue.kept == 0;
+  return QuotaOf(queue) == 0 || !is_first ? 0 : std::max(0, queue.held - QuotaOf(queue));
+}
+
 bool CanBeWithinQuota(const ClusterQueue& queue, int workers) {
   return QuotaOf(queue) == 0 || workers <= QuotaOf(queue);
 }

@@ -18,6 +18,10 @@ int QuotaLeft(const ClusterQueue& queue);
 // Nothing when a job with so many `workers` is within the quota.
 std::optional<v1::PendingReason> ExceedsQuota(const ClusterQueue& queue, int workers);
 
+// What is held beyond a quota that was lowered: the first one that waits gets nothing before that
+// is free, too. 0 once there is one before.
+int QuotaOverdrawn(const ClusterQueue& queue);
+
 // Whether it ever can be, as the quota is at present.
 bool CanBeWithinQuota(const ClusterQueue& queue, int workers);
 

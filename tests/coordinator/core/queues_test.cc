@@ -274,5 +274,18 @@ TEST(QueuesTest, JobsOfOlderCoordinatorsAreOfTheDefaultOne) {
   EXPECT_EQ(std::get<v1::Queue>(*output.replies[0].response).held_workers(), 2);
 }
 
+TEST(QueuesTest, AFieldThatIsNamedTwiceIsSetOnce) {
+  CoreDriver d;
+  ASSERT_TRUE(CreateQueue(d, "a").ok());
+  for (const std::vector<std::string>& mask : std::vector<std::vector<std::string>>{
+           {"max_workers", "max_workers"}, {"*", "max_workers"}}) {
+    const int32_t wanted = static_cast<int32_t>(mask[0].size());
+    ASSERT_TRUE(UpdateQueue(
+                    d, "a", [&](v1::Queue& queue) { queue.set_max_workers(wanted); }, mask)
+                    .ok());
+    EXPECT_EQ(GetQueue(d, "a")->max_workers(), wanted);
+  }
+}
+
 }  // namespace
 }  // namespace ringmaster::coordinator

@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/coordinator/core/core_driver.h"
 #include "tests/coordinator/core/job_requests.h"
 #include "tests/coordinator/core/queue_requests.h"
@@ -236,6 +237,52 @@ TEST(QuotaTest, WhoIsHeldBackStopsJobsOfItsOwnQueueOnly) {
     ASSERT_TRUE(Submit(d, "anybody", -10, 50).ok());
     d.Tick();
     EXPECT_EQ(Pausing(d), row.stopped);
+  }
+}
+
+// Else each job that ends would tell every watcher of all that wait.
+TEST(QuotaTest, NumbersOfPlacesFarBehindAreNotTold) {
+  CoreDriver d;
+  MakeQueue(d, "a", 1);
+  Attach(d, 1);
+  ASSERT_TRUE(SubmitTo(d, "a", "runs").ok());
+  ASSERT_TRUE(SubmitTo(d, "a", "last", -1).ok());
+  const std::string before = d.Job("last").status().pending_reason().message();
+  const std::string last = d.Job("last").name();
+  int told = 0;
+  for (int i = 0; i < 150; ++i) {
+    ASSERT_TRUE(SubmitTo(d, "a", absl::StrCat("job-", i)).ok());
+    for (const JobChange& change : d.last().changes) told += change.name == last ? 1 : 0;
+  }
+  EXPECT_NE(d.Job("last").status().pending_reason().message(), before);
+  EXPECT_EQ(d.Job("last").status().pending_reason().queue_position(), 151);
+  EXPECT_GT(told, 90);
+  EXPECT_LE(told, 101);
+}
+
+// What one ring frees is enough for both.
+TEST(QuotaTest, TwoThatWaitShareWhatOneFrees) {
+  CoreDriver d;
+  MakeQueue(d, "a", 4);
+  RunIn(d, "a", "lower", 0, 2, 'a');
+  RunIn(d, "a", "next", 1, 2, 'c');
+  ASSERT_TRUE(SubmitTo(d, "a", "first", 5, 1).ok());
+  ASSERT_TRUE(SubmitTo(d, "a", "second", 5, 1).ok());
+  EXPECT_EQ(Pausing(d), Names{"lower"});
+  ASSERT_TRUE(SubmitTo(d, "a", "three", 5, 1).ok());
+  EXPECT_EQ(Pausing(d), (Names{"lower", "next"}));
+}
+
+// What is held beyond a lowered quota would have to be free as well.
+TEST(QuotaTest, NobodyStopsInVainForALoweredOne) {
+  for (const int32_t lowered : {3, 4}) {
+    CoreDriver d;
+    MakeQueue(d, "a", 0);
+    RunIn(d, "a", "lower", 0, 2, 'a');
+    RunIn(d, "a", "high", 9, 2, 'c');
+    SetQuota(d, "a", lowered);
+    ASSERT_TRUE(SubmitTo(d, "a", "waits", 5, 2).ok());
+    EXPECT_EQ(Pausing(d), lowered == 4 ? Names{"lower"} : Names{});
   }
 }
 
