@@ -176,12 +176,11 @@ void Placing::Begin(Job& job, const std::vector<Place>& places) {
 void Placing::SetReason(Job& job, v1::PendingReason reason) {
   ++state_.counters.placement_attempts[reason.code()];
   v1::PendingReason* now = job.mutable_status()->mutable_pending_reason();
-  // A quota's numbers are others for each place, and change with each job that is placed.
-  const bool told = reason.queue_position() <= kShownPositions;
-  const bool moved = told && now->queue_position() != reason.queue_position();
-  const bool reworded =
-      (told || reason.code() != kWaitingForQuota) && now->message() != reason.message();
-  if (moved || reworded || now->code() != reason.code()) {
+  // Numbers in a reason change with each job that is placed, as positions do.
+  const bool moved =
+      reason.queue_position() <= kShownPositions &&
+      (now->queue_position() != reason.queue_position() || now->message() != reason.message());
+  if (moved || now->code() != reason.code()) {
     Show(state_, job);
   }
   // What was freed for it may be for broken rings now.

@@ -33,7 +33,9 @@ std::optional<v1::PendingReason> ExceedsQuota(const ClusterQueue& queue, int wor
   std::string message =
       absl::StrFormat("needs %d workers; of the %d that jobs of %s may hold together %d are held",
                       workers, QuotaOf(queue), queue.record.queue().name(), queue.held);
-  if (queue.kept > 0) {
+  if (!CanBeWithinQuota(queue, workers)) {
+    message += ": it never can be placed with this quota";
+  } else if (queue.kept > 0) {
     absl::StrAppendFormat(&message, ", and jobs before it need %d", queue.kept);
   }
   v1::PendingReason reason;

@@ -65,17 +65,18 @@ TEST(FairOrderTest, OfTwoQueuesTheOneThatHoldsLessForItsWeightIsNext) {
   }
   for (int i = 3; i <= 6; ++i) ASSERT_TRUE(SubmitTo(d, "three", absl::StrCat("three-", i)).ok());
   // The older one of equal shares: 0 and 0; 1 and 3/3.
-  const auto order = ElementsAre("one-1", "three-1", "three-2", "three-3", "one-2", "three-4",
-                                 "three-5", "three-6");
-  EXPECT_THAT(Waiting(d), order);
-  d.Tick();
-  EXPECT_THAT(Waiting(d), order);
+  EXPECT_THAT(Waiting(d), ElementsAre("one-1", "three-1", "three-2", "three-3", "one-2", "three-4",
+                                      "three-5", "three-6"));
+  // All are looked at again.
+  ASSERT_TRUE(SubmitTo(d, "default", "anybody", -1).ok());
+  EXPECT_THAT(Waiting(d), ElementsAre("one-1", "three-1", "three-2", "three-3", "one-2", "three-4",
+                                      "three-5", "three-6", "anybody"));
   EndBusy(d, 4);
-  EXPECT_THAT(Waiting(d), ElementsAre("one-2", "three-4", "three-5", "three-6"));
+  EXPECT_THAT(Waiting(d), ElementsAre("one-2", "three-4", "three-5", "three-6", "anybody"));
   // What the last three hold now decides, whatever the coordinator.
   d.Start();
   d.Tick();
-  EXPECT_THAT(Waiting(d), ElementsAre("one-2", "three-4", "three-5", "three-6"));
+  EXPECT_THAT(Waiting(d), ElementsAre("one-2", "three-4", "three-5", "three-6", "anybody"));
 }
 
 TEST(FairOrderTest, WhatQueuesHoldDecides) {

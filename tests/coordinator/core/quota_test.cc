@@ -103,7 +103,8 @@ TEST(QuotaTest, WhoeverWaitsForWorkersKeepsItsPlaceInTheQuota) {
   ExpectWaits(d, "large", "WORKERS_BUSY");
   ASSERT_TRUE(SubmitTo(d, "a", "small", 0, 1).ok());
   ExpectWaits(d, "small", kWaitingForQuota, "0 are held, and jobs before it need 2");
-  d.Tick();
+  // All are looked at again.
+  ASSERT_TRUE(Submit(d, "anybody", 0, 1).ok());
   ExpectWaits(d, "small", kWaitingForQuota, "0 are held, and jobs before it need 2");
 }
 
@@ -114,6 +115,7 @@ TEST(QuotaTest, WhoNeedsMoreThanAllOfItHoldsUpNobody) {
   ASSERT_TRUE(SubmitTo(d, "a", "large", 9, 3).ok());
   ASSERT_TRUE(SubmitTo(d, "a", "small", 0, 1).ok());
   ExpectWaits(d, "large", kWaitingForQuota, "needs 3 workers; of the 2 ");
+  ExpectWaits(d, "large", kWaitingForQuota, "never");
   EXPECT_EQ(d.StateOf("small"), "STARTING");
   SetQuota(d, "a", 4);
   EXPECT_EQ(d.StateOf("large"), "STARTING");
@@ -126,7 +128,6 @@ TEST(QuotaTest, WhatNoWorkersAreThereForNeedsNoQuota) {
   ASSERT_TRUE(SubmitTo(d, "a", "large", 9, 4).ok());
   for (const char* id : {"small-1", "small-2"}) {
     ASSERT_TRUE(SubmitTo(d, "a", id, 0, 1).ok());
-    d.Tick();
     ExpectWaits(d, "large", "NOT_ENOUGH_WORKERS");
     EXPECT_EQ(d.StateOf(id), "STARTING");
   }
@@ -235,7 +236,6 @@ TEST(QuotaTest, WhoIsHeldBackStopsJobsOfItsOwnQueueOnly) {
     EXPECT_EQ(Pausing(d), row.stopped);
     // Another look stops no more.
     ASSERT_TRUE(Submit(d, "anybody", -10, 50).ok());
-    d.Tick();
     EXPECT_EQ(Pausing(d), row.stopped);
   }
 }
