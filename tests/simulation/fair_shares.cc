@@ -56,7 +56,7 @@ std::vector<std::string> FairShares::Check(const coordinator::Core& core, const 
       }
     }
     // What is kept for it counts for those behind.
-    after[queue] += WorldOf(*job);
+    if (IsToHaveSome(*job, queues.at(queue))) after[queue] += WorldOf(*job);
   }
   return wrong;
 }

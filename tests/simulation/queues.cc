@@ -33,4 +33,11 @@ int HeldBy(const v1::TrainingJob& job) {
   return holds ? WorldOf(job) : 0;
 }
 
+bool IsToHaveSome(const v1::TrainingJob& job, const v1::Queue& queue) {
+  const std::string& code = job.status().pending_reason().code();
+  const int quota = queue.max_workers();
+  return code == "WORKERS_BUSY" ||
+         (code == "WAITING_FOR_QUOTA" && (quota == 0 || WorldOf(job) <= quota));
+}
+
 }  // namespace ringmaster::simulation

@@ -23,4 +23,8 @@ Queues QueuesIn(const Rows& rows);
 int WorldOf(const v1::TrainingJob& job);
 int HeldBy(const v1::TrainingJob& job);
 
+// Whether the quota of its queue is kept for a job that waits, and workers: not where too few are
+// there, or the quota is too small.
+bool IsToHaveSome(const v1::TrainingJob& job, const v1::Queue& queue);
+
 }  // namespace ringmaster::simulation

@@ -33,8 +33,7 @@ std::vector<std::string> CheckQuotaReasons(const coordinator::Core& core, const 
           "%s says %s: it needs %d workers, queue %s uses %d of %d for those before", job->name(),
           code, WorldOf(*job), job->spec().queue(), of_queue, quota));
     }
-    const bool is_to_have_some = (too_much && WorldOf(*job) <= quota) || code == "WORKERS_BUSY";
-    if (is_to_have_some) of_queue += WorldOf(*job);
+    if (IsToHaveSome(*job, queues.at(job->spec().queue()))) of_queue += WorldOf(*job);
   }
   return wrong;
 }

@@ -100,8 +100,8 @@ class Simulation {
   void EditQueue();
   void DeleteQueue();
   void LiftQuotas();
-  // Asks until there is an answer, in quiet times only when it `insists`. Then calls `done`, if there
-  // is one.
+  // Asks until there is an answer, in quiet times only when it `insists`. Then calls `done`, if
+  // there is one.
   template <typename Request>
   void Administer(const Request& request, bool insists,
                   std::function<void(const absl::Status&)> done = {});

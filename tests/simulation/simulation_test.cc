@@ -20,7 +20,7 @@ bool verbose = false;
 bool mutated = false;
 
 TEST(SimulationTest, AFaultIsFound) {
-  if (!mutated) GTEST_SKIP() << "there is none";
+  if (!mutated) GTEST_SKIP() << "no fault was built in: that is for --mutated";
   for (int64_t i = 0; i < seeds; ++i) {
     const uint64_t seed = first_seed + i;
     const std::vector<std::string> violations = Simulation(seed).Run();
@@ -32,7 +32,7 @@ TEST(SimulationTest, AFaultIsFound) {
 }
 
 TEST(SimulationTest, NoSeedBreaksAnInvariant) {
-  if (mutated) GTEST_SKIP() << "some are to";
+  if (mutated) GTEST_SKIP() << "a fault was built in, which breaks some";
   std::printf("seeds %llu to %llu\n", static_cast<unsigned long long>(first_seed),
               static_cast<unsigned long long>(first_seed + seeds - 1));
   int preemptions = 0;
