@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
 #include "attention/parts/zero_gradients.h"
 #include "attention/plan/plan.h"
 
@@ -112,16 +113,17 @@ at::Tensor GatesOf(const Part& part, at::Device device) {
   return part.gates.empty() ? at::Tensor() : at::tensor(part.gates, at::kLong).to(device);
 }
 
-// The local rows of messages, one after the other.
-RowSet RowsOf(const std::vector<RankParts::Message>& messages) {
+// Takes the local rows of messages: one after the other.
+RowSet TakeRows(absl::Span<RankParts::Message> messages) {
   RowSet all;
   size_t sets = 0;
-  for (const RankParts::Message& message : messages) {
+  for (RankParts::Message& message : messages) {
     for (const RowSet& set : message.local) {
       all.runs.insert(all.runs.end(), set.runs.begin(), set.runs.end());
       all.rows_per_group += set.rows();
       ++sets;
     }
+    message.local = {};
   }
   all.group_begin.push_back(all.runs.size());
   all.distinct = sets <= 1;
@@ -158,8 +160,8 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
           {&part, {part.queries, heads, device}, {part.keys, 1, device}, GatesOf(part, device)});
     }
   }
-  sent_ = RowsOf(parts_.outgoing);
-  held_ = RowsOf({parts_.kept});
+  sent_ = TakeRows(absl::MakeSpan(parts_.outgoing));
+  held_ = TakeRows({&parts_.kept, 1});
   outgoing_.emplace(sent_, kv_heads, device);
   kept_.emplace(held_, kv_heads, device);
 }

@@ -37,7 +37,7 @@ class PlacedParts {
   PlacedParts(const PlacedParts&) = delete;
   PlacedParts& operator=(const PlacedParts&) = delete;
 
-  // Without its parts where there are tiles instead.
+  // Without its parts where there are tiles instead, and without its messages' rows.
   const RankParts& parts() const { return parts_; }
   // Null, or instead of local(), far() and alone().
   const PlacedTiles* tiles() const { return tiles_.get(); }
@@ -67,8 +67,9 @@ class PlacedParts {
 // The parts of `rank`, from a cache of the process that holds at most 1 GiB, or one entry, and
 // forgets the longest unused first. Of patterns that differ in nothing but their documents or
 // blocks it holds four: such are packed sequences, of one step each, and masks that are chosen. But
-// those of a mask with gates are made anew, since such masks are chosen for one call. Thread-safe. REQUIRES: pattern valid, heads a multiple of kv_heads, rank
-// below map.ranks(), `tiles` of this rank.
+// those of a mask with gates are made anew, since such masks are chosen for one call. Thread-safe.
+// REQUIRES: pattern valid, heads a multiple of kv_heads, rank below map.ranks(), `tiles` of this
+// rank.
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,
                                              int rank, int heads, int kv_heads, at::Device device,
                                              const std::optional<TileShape>& tiles);

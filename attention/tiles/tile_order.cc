@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <type_traits>
 #include <utility>
 
 namespace ringmaster::attention {
@@ -68,40 +70,38 @@ Seen SeenBy(const KeyTile& tile, const std::vector<TileKeys>& lists) {
   return seen;
 }
 
+// Sorts by f(tile), which is called once for each; what is equal stays in its order.
+template <typename Iterator, typename F>
+void SortBy(Iterator begin, Iterator end, const F& f) {
+  std::vector<std::pair<decltype(f(*begin)), std::decay_t<decltype(*begin)>>> keyed;
+  keyed.reserve(end - begin);
+  std::transform(begin, end, std::back_inserter(keyed),
+                 [&](const auto& tile) { return std::pair(f(tile), tile); });
+  std::stable_sort(keyed.begin(), keyed.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::transform(keyed.begin(), keyed.end(), begin, [](const auto& pair) { return pair.second; });
+}
+
 template <typename AnyTile>
 void Sort(TileOrder order, const std::vector<TileKeys>& lists, std::vector<AnyTile>* tiles) {
-  using Key = std::pair<int32_t, int64_t>;  // head, place in its order
-  std::vector<std::pair<Key, AnyTile>> keyed;
-  keyed.reserve(tiles->size());
   int64_t side = 1;
   for (const AnyTile& tile : *tiles) {
     const int64_t reach = std::max<int64_t>(tile.rows.first, SeenBy(tile, lists).middle) / kUnit;
     while (side <= reach) side *= 2;
   }
-  for (const AnyTile& tile : *tiles) {
+  SortBy(tiles->begin(), tiles->end(), [&](const AnyTile& tile) {
     const Seen seen = SeenBy(tile, lists);
     const int64_t place = order == TileOrder::kHilbert
                               ? Along(side, tile.rows.first / kUnit, seen.middle / kUnit)
                               : -seen.pairs;
-    keyed.push_back({{tile.rows.head, place}, tile});
-  }
-  std::stable_sort(keyed.begin(), keyed.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::transform(keyed.begin(), keyed.end(), tiles->begin(),
-                 [](const auto& pair) { return pair.second; });
+    return std::pair(tile.rows.head, place);
+  });
 }
 
 template <typename AnyTile>
 void SortLast(const std::vector<TileKeys>& lists, std::vector<AnyTile>* tiles) {
-  std::vector<std::pair<int64_t, AnyTile>> weighed;
   const auto last = tiles->end() - std::min<int64_t>(tiles->size(), kLastTiles);
-  for (auto tile = last; tile != tiles->end(); ++tile) {
-    weighed.emplace_back(SeenBy(*tile, lists).pairs, *tile);
-  }
-  std::stable_sort(weighed.begin(), weighed.end(),
-                   [](const auto& a, const auto& b) { return a.first > b.first; });
-  std::transform(weighed.begin(), weighed.end(), last,
-                 [](const auto& pair) { return pair.second; });
+  SortBy(last, tiles->end(), [&](const AnyTile& tile) { return -SeenBy(tile, lists).pairs; });
 }
 
 }  // namespace
