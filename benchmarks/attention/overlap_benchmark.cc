@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "attention/plan/plan.h"
@@ -228,12 +227,7 @@ int Main(int argc, char** argv) {
                  arguments.ranks);
     return 2;
   }
-  const worker::CudaPlugin& plugin = OpenPlugin();
-  bool ran = true;
-  for (const int64_t tokens : arguments.lengths) {
-    ran &= RunCase(absl::StrCat(tokens, " tokens"), plugin, [&] { Run(arguments, tokens); });
-  }
-  return ran ? 0 : 1;
+  return RunLengths(arguments.lengths, [&](int64_t tokens) { Run(arguments, tokens); });
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attention/passes.h"
 #include "benchmarks/attention/arguments.h"
@@ -37,6 +38,17 @@ bool RunCase(const std::string& name, const worker::CudaPlugin& plugin, const F&
   }
   static_cast<void>(plugin.EmptyCache());
   return ran;
+}
+
+// RunCase of each length. What a program exits with.
+template <typename F>
+int RunLengths(const std::vector<int64_t>& lengths, const F& run) {
+  const worker::CudaPlugin& plugin = OpenPlugin();
+  bool ran = true;
+  for (const int64_t tokens : lengths) {
+    ran &= RunCase(absl::StrCat(tokens, " tokens"), plugin, [&] { run(tokens); });
+  }
+  return ran ? 0 : 1;
 }
 
 // How the most memory of `step` changes while it is run `steps` times more, as members of a JSON

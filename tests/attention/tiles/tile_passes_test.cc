@@ -202,7 +202,7 @@ TEST(TilePassesTest, ManyTilesEqualStockOperations) {
 // 2.5e9 elements a tensor. Segments meet no others, so that the first and the last tokens have what
 // they would have alone.
 TEST(TilePassesTest, ElementsMayBeMoreThanFitInto31Bits) {
-  if (g_flags.device.is_cpu()) GTEST_SKIP() << "wants 55 GB of a GPU";
+  if (g_flags.device.is_cpu()) GTEST_SKIP() << "wants 55 GB of a GPU: run it with --device=cuda";
   UseDeterministicAlgorithms(false);
   const int64_t longest = int64_t{1} << 15, tokens = 37 * longest, some = 2 * longest;
   const DilatedAttentionOptions options = {
