@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""A real Prometheus server scrapes a live job, with our scrape configuration and alert rules."""
+"""A real Prometheus server scrapes live jobs, with our scrape configuration and alert rules, and is asked what our
+dashboards ask."""
 
 import datetime
+import glob
 import json
+import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import unittest
@@ -17,6 +21,7 @@ import yaml
 import harness
 
 FOLDER = os.path.join(harness.CHECKOUT, 'deploy', 'prometheus')
+DASHBOARDS = os.path.join(harness.CHECKOUT, 'deploy', 'grafana', 'dashboards')
 
 
 def free_address():
@@ -26,9 +31,32 @@ def free_address():
         return f'127.0.0.1:{probe.getsockname()[1]}'
 
 
+def panel_expressions():
+    """{'dashboard: panel, query': expression} of all that CPU workers have series for, with "All" for each variable and a
+    window that covers the test."""
+    found = {}
+    for path in glob.glob(f'{DASHBOARDS}/*.json'):
+        with open(path, encoding='utf-8') as file:
+            dashboard = json.load(file)
+        for panel in dashboard['panels']:
+            for target in panel.get('targets', []):
+                expression = re.sub(r'\$(job|worker)\b', '.*', target['expr']).replace('$__rate_interval', '5m')
+                if 'ringmaster_cuda_' not in expression:
+                    found[f'{dashboard["title"]}: {panel["title"]}, {target["refId"]}'] = expression
+    return found
+
+
+def alert_selectors():
+    """{'alert: selector': selector}: what an alert reads, as it is quiet when all is well."""
+    with open(os.path.join(FOLDER, 'alerts.yml'), encoding='utf-8') as file:
+        rules = [rule for group in yaml.safe_load(file)['groups'] for rule in group['rules']]
+    return {f'{rule["alert"]}: {selector}': selector for rule in rules
+            for selector in re.findall(r'\b(?:up|ringmaster_\w+)\b(?:{[^}]*})?', rule['expr'])}
+
+
 @unittest.skipUnless(shutil.which('prometheus'), 'the prometheus server is not installed (package prometheus)')
-class PrometheusLiveTest(harness.ClusterTest):
-    workers = 2
+class ScrapedTest(harness.ClusterTest):
+    """A cluster with a Prometheus server."""
 
     @classmethod
     def setUpClass(cls):
@@ -50,9 +78,6 @@ class PrometheusLiveTest(harness.ClusterTest):
              f'--web.listen-address={cls.address}'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         cls.addClassCleanup(server.wait)
         cls.addClassCleanup(server.kill)
-        test = cls('test_a_live_job_is_seen')
-        test.submit('scraped', steps=100000)
-        test.wait_for_step('scraped', 5)
 
     def ask(self, path):
         with urllib.request.urlopen(f'http://{self.address}/api/v1/{path}', timeout=10) as reply:
@@ -70,6 +95,17 @@ class PrometheusLiveTest(harness.ClusterTest):
             except OSError:
                 return []
         return harness.wait_until(found, expression, harness.SECONDS, pause=0.1)
+
+
+class QuietTest(ScrapedTest):
+    workers = 2
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        test = cls('test_a_live_job_is_seen')
+        test.submit('scraped', steps=100000)
+        test.wait_for_step('scraped', 5)
 
     def test_a_live_job_is_seen(self):
         self.expect('count(up == 1) == 3')
@@ -109,6 +145,62 @@ class PrometheusLiveTest(harness.ClusterTest):
                 exposed = set(re.findall(r'^# TYPE (ringmaster_\w+)', reply.read().decode(), re.M))
             self.assertGreater(len(exposed), 3)
             self.assertLessEqual(exposed, documented)
+
+
+class DisturbedTest(ScrapedTest):
+    """Jobs that run out of memory once and lose a worker: every series that is not rare is there."""
+
+    workers = 3
+    # Of the one job that gets so far.
+    worker_env = {'RINGMASTER_FAULT': 'rank=1,step=30,phase=forward,kind=oom,generation=1'}
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        test = cls('test_every_panel_shows_something')
+        # What counts from its first event on is seen to rise by the second.
+        test.expect(f'count(up == 1) == {cls.workers + 1}')
+        test.submit('short', steps=5)
+        test.wait_for_end('short')
+        test.expect('ringmaster_queue_wait_seconds_count == 1')
+        test.submit('long', steps=100000)
+        test.expect('ringmaster_recovery_episodes_total{cause="out_of_memory_fault", result="recovered"} == 1')
+        # Not the one that has reported a fault: that is told by its process.
+        job = test.wait_for_step('long', 60)
+        os.kill(cls.cluster.worker_pid(test.worker_of_rank(job, 0)), signal.SIGKILL)
+        test.expect('ringmaster_recovery_episodes_total{cause="worker_exit", result="recovered"} == 1')
+
+    def without_data(self, expressions):
+        """Those of {name: expression} that have no value, or none but NaN."""
+        return {name: expression for name, expression in expressions.items()
+                if all(math.isnan(value) for _, value in self.query(expression))}
+
+    def expect_data(self, expressions):
+        left = expressions
+
+        def all_have_data():
+            nonlocal left
+            left = self.without_data(left)
+            return not left
+        try:
+            harness.wait_until(all_have_data, 'data', harness.SECONDS, pause=0.2)
+        except TimeoutError:
+            self.fail(f'no data: {json.dumps(left, indent=1)}')
+
+    def test_every_panel_shows_something(self):
+        expressions = panel_expressions()
+        self.assertGreater(len(expressions), 50)
+        self.expect_data(expressions)
+
+    def test_every_alert_reads_something(self):
+        selectors = alert_selectors()
+        self.assertGreater(len(selectors), 5)
+        self.expect_data(selectors)
+
+    def test_a_misspelt_metric_is_named(self):
+        wrong = {'misspelt': 'sum(ringmaster_wrokers)', 'no such label': 'ringmaster_workers{stat="idle"}',
+                 'never a number': '0 * ringmaster_workers / 0'}
+        self.assertEqual(self.without_data({**wrong, 'right': 'sum(ringmaster_workers)'}), wrong)
 
 
 if __name__ == '__main__':
