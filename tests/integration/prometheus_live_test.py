@@ -46,12 +46,19 @@ def panel_expressions():
     return found
 
 
+# What there is only once something has failed that no test here can let fail: their labels are looked for, with any value.
+RARE = {'ringmaster_grpc_requests_total{code=~"INTERNAL|UNAVAILABLE|UNKNOWN|DATA_LOSS"}',
+        'ringmaster_jobs_finished_total{failure_class=~"budget_exhausted|checkpoint_lost|internal"}'}
+
+
 def alert_selectors():
     """{'alert: selector': selector}: what an alert reads, as it is quiet when all is well."""
     with open(os.path.join(FOLDER, 'alerts.yml'), encoding='utf-8') as file:
         rules = [rule for group in yaml.safe_load(file)['groups'] for rule in group['rules']]
-    return {f'{rule["alert"]}: {selector}': selector for rule in rules
-            for selector in re.findall(r'\b(?:up|ringmaster_\w+)\b(?:{[^}]*})?', rule['expr'])}
+    selectors = {f'{rule["alert"]}: {selector}': selector for rule in rules
+                 for selector in re.findall(r'\b(?:up|ringmaster_\w+)\b(?:{[^}]*})?', rule['expr'])}
+    return {name: re.sub('=~"[^"]*"', '!=""', selector) if selector in RARE else selector
+            for name, selector in selectors.items()}
 
 
 @unittest.skipUnless(shutil.which('prometheus'), 'the prometheus server is not installed (package prometheus)')
@@ -194,7 +201,7 @@ class DisturbedTest(ScrapedTest):
 
     def test_every_alert_reads_something(self):
         selectors = alert_selectors()
-        self.assertGreater(len(selectors), 5)
+        self.assertGreater(len(selectors), 25)
         self.expect_data(selectors)
 
     def test_a_misspelt_metric_is_named(self):
