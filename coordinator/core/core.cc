@@ -315,6 +315,15 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
   snapshot.cordoned_workers = static_cast<int64_t>(state.cordons.size());
   std::sort(snapshot.heartbeat_ages.begin(), snapshot.heartbeat_ages.end());
   snapshot.queue_length = static_cast<int64_t>(state.queue.size());
+  for (const auto& [key, job] : state.queue) {
+    ++snapshot.waiting[job->status().pending_reason().code()];
+  }
+  for (const auto& [id, queue] : state.queues) {
+    snapshot.queues[id] = {.pending_jobs = queue.pending,
+                           .admitted_jobs = queue.admitted,
+                           .held_workers = queue.held,
+                           .max_workers = queue.record.queue().max_workers()};
+  }
   snapshot.unfinished_jobs = static_cast<int64_t>(state.unfinished.size());
   for (const auto& [age, job] : state.unfinished) {
     const bool listed = snapshot.active_jobs.size() < CoreSnapshot::kListedJobs;

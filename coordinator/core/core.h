@@ -35,6 +35,15 @@ struct CoreCounters {
   std::map<std::string, int64_t> worker_quarantines;
 };
 
+// What the jobs of a queue do.
+struct QueueUse {
+  int64_t pending_jobs = 0;
+  int64_t admitted_jobs = 0;
+  int64_t held_workers = 0;
+  // 0: no limit.
+  int64_t max_workers = 0;
+};
+
 // What the status page and the gauges show.
 struct CoreSnapshot {
   int64_t epoch = 0;
@@ -46,6 +55,10 @@ struct CoreSnapshot {
   // Of workers with a lease, in rising order.
   std::vector<absl::Duration> heartbeat_ages;
   int64_t queue_length = 0;
+  // Of the jobs that wait, by the code of the reason why; empty where it has not been told yet.
+  std::map<std::string, int64_t> waiting;
+  // By id.
+  std::map<std::string, QueueUse> queues;
   absl::Duration longest_queue_wait;
   int64_t unfinished_jobs = 0;
   // Of them, oldest first: so many, and beyond only those that have, or wait to have, a ring again.

@@ -113,6 +113,24 @@ void PublishJobs(const CoreSnapshot& snapshot, Metrics& metrics) {
   metrics.Replace(Metric::kJobEpisodes, episodes);
 }
 
+void PublishQueues(const CoreSnapshot& snapshot, Metrics& metrics) {
+  metrics.Set(Metric::kQueuePending, static_cast<double>(snapshot.queue_length));
+  metrics.Set(Metric::kQueueLongestWait, absl::ToDoubleSeconds(snapshot.longest_queue_wait));
+  metrics.Replace(Metric::kJobsWaiting, PerState(snapshot.waiting, [](const std::string& code) {
+                    return code.empty() ? "none" : absl::AsciiStrToLower(code);
+                  }));
+  Series jobs, held, most;
+  for (const auto& [id, use] : snapshot.queues) {
+    jobs.push_back({{id, "pending"}, static_cast<double>(use.pending_jobs)});
+    jobs.push_back({{id, "admitted"}, static_cast<double>(use.admitted_jobs)});
+    held.push_back({{id}, static_cast<double>(use.held_workers)});
+    if (use.max_workers > 0) most.push_back({{id}, static_cast<double>(use.max_workers)});
+  }
+  metrics.Replace(Metric::kQueueJobs, jobs);
+  metrics.Replace(Metric::kQueueHeldWorkers, held);
+  metrics.Replace(Metric::kQueueMaxWorkers, most);
+}
+
 }  // namespace
 
 void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
@@ -120,8 +138,7 @@ void CoreMetrics::Publish(const CoreSnapshot& snapshot, Metrics& metrics) {
   metrics.Set(Metric::kDraining, snapshot.draining);
   metrics.Set(Metric::kStoreFull, snapshot.store_full);
   PublishHeartbeatAges(snapshot.heartbeat_ages, metrics);
-  metrics.Set(Metric::kQueuePending, static_cast<double>(snapshot.queue_length));
-  metrics.Set(Metric::kQueueLongestWait, absl::ToDoubleSeconds(snapshot.longest_queue_wait));
+  PublishQueues(snapshot, metrics);
   metrics.Replace(Metric::kJobs, PerState(snapshot.jobs, StateLabel));
   metrics.Replace(Metric::kWorkers, PerState(snapshot.workers, [](v1::Worker::State state) {
                     return absl::AsciiStrToLower(v1::Worker::State_Name(state));

@@ -45,15 +45,19 @@ FLEET = (
           '`idle` worker means that a lost one has no spare.', ('sum by (state) (ringmaster_workers)', '{{state}}')),
     panel('Jobs by state', 'short', 'Bad: `recovering` or `starting` stays for minutes, or `failed` rises.',
           ('sum by (state) (ringmaster_jobs)', '{{state}}')),
-    panel('Jobs that wait', 'short', 'Bad: it grows while workers are idle; the next panels say why.',
-          ('ringmaster_queue_pending', 'jobs')),
+    panel('Jobs that wait, by reason', 'short', 'Bad: not_enough_workers or workers_unsuitable, which do not end by '
+          'themselves; or any that grows while workers are idle.', ('sum by (reason) (ringmaster_jobs_waiting)', '{{reason}}')),
     panel('Longest wait', 's', 'Of the jobs that wait now. Bad: it grows without end while others are placed.',
           ('ringmaster_queue_longest_wait_seconds', 'longest')),
     panel('Wait until first placed', 's', 'From submission to workers, of jobs placed meanwhile. Bad: p95 far above p50: '
           'some jobs are passed over.', (quantile(0.5, 'ringmaster_queue_wait_seconds'), 'p50'),
           (quantile(0.95, 'ringmaster_queue_wait_seconds'), 'p95')),
-    panel('Looks for workers, by outcome', 'ops', 'Why jobs wait. Bad: not_enough_workers or workers_unsuitable, which '
-          'do not end by themselves; workers_busy and waiting_for_quota do.',
+    panel('Jobs that wait, by queue', 'short', 'Bad: one queue grows while others run.',
+          ('sum by (queue) (ringmaster_queue_jobs{state="pending"})', '{{queue}}')),
+    panel('Workers held by each queue', 'short', 'Beside its quota, where it has one. Bad: at the quota while workers are '
+          'idle and jobs of it wait: the quota is too low.', ('ringmaster_queue_held_workers', '{{queue}}'),
+          ('ringmaster_queue_max_workers', '{{queue}}, quota')),
+    panel('Looks for workers, by outcome', 'ops', 'How often the coordinator tries. Bad: none while jobs wait.',
           (rate('ringmaster_placement_attempts_total', 'result'), '{{result}}')),
     panel('Age of heartbeats', 's', 'Bad: near the lease of 5 s, at which a worker is given up. Only max: one host; p50 '
           'too: the network or the coordinator.', ('ringmaster_worker_heartbeat_age_seconds', '{{stat}}')),
@@ -92,7 +96,7 @@ MEMORY = (
           'job\'s start.', (f'deriv(ringmaster_host_rss_bytes{WORKER}[30m])', '{{instance}}'), low=None),
     panel('Out of memory, as workers reported it', 'short', 'Since each process began. Bad: any: the job asks for too '
           'much, or shares its device.',
-          (f'sum by (instance) (ringmaster_worker_faults_total{{instance=~"$worker", kind="out_of_memory_error"}})',
+          ('sum by (instance) (ringmaster_worker_faults_total{instance=~"$worker", kind="out_of_memory_error"})',
            '{{instance}}')),
     panel('Recoveries from running out of memory', 'short', 'Since the coordinator began. Bad: given_up: the job has '
           'ended for it; `ringctl estimate` says what it needs.',
@@ -100,13 +104,13 @@ MEMORY = (
     row('GPU (no data on CPU workers)'),
     panel('Peak share of the device', 'percentunit', 'Reserved by the allocator at its peak, of what the device has. Bad: '
           'above 0.95: the next longer batch may not fit.',
-          (f'ringmaster_cuda_memory_bytes{{instance=~"$worker", kind="peak_reserved"}} / ignoring (kind) '
-           f'ringmaster_cuda_memory_bytes{{instance=~"$worker", kind="limit"}}', '{{instance}}')),
+          ('ringmaster_cuda_memory_bytes{instance=~"$worker", kind="peak_reserved"} / ignoring (kind) '
+           'ringmaster_cuda_memory_bytes{instance=~"$worker", kind="limit"}', '{{instance}}')),
     panel('Allocated', 'bytes', 'In use by tensors. Bad: it climbs from step to step.',
-          (f'ringmaster_cuda_memory_bytes{{instance=~"$worker", kind="allocated"}}', '{{instance}}')),
+          ('ringmaster_cuda_memory_bytes{instance=~"$worker", kind="allocated"}', '{{instance}}')),
     panel('Reserved but not allocated', 'bytes', 'What the allocator keeps. Bad: gigabytes when memory runs out: it is '
-          'fragmented.', (f'ringmaster_cuda_memory_bytes{{instance=~"$worker", kind="reserved"}} - ignoring (kind) '
-                          f'ringmaster_cuda_memory_bytes{{instance=~"$worker", kind="allocated"}}', '{{instance}}')),
+          'fragmented.', ('ringmaster_cuda_memory_bytes{instance=~"$worker", kind="reserved"} - ignoring (kind) '
+                          'ringmaster_cuda_memory_bytes{instance=~"$worker", kind="allocated"}', '{{instance}}')),
 )
 
 THROUGHPUT = (
@@ -191,7 +195,7 @@ def query_variable(name, label, query, regex=''):
             'refresh': 2, 'sort': 1, 'multi': True, 'includeAll': True, 'current': {'text': 'All', 'value': '$__all'}}
 
 
-# None for all of them: jobs of the chosen projects only, so that "All" of `job` is no more than that.
+# "All" of `job` is all jobs of the chosen projects, as Grafana makes it of the list.
 JOB_VARIABLES = (
     query_variable('project', 'Project', 'label_values(ringmaster_job_step, training_job)', '/^projects\\/([^\\/]+)\\//'),
     query_variable('job', 'Job', 'label_values(ringmaster_job_step{training_job=~"projects/($project)/.*"}, training_job)'))

@@ -170,6 +170,8 @@ class DisturbedTest(ScrapedTest):
         test.submit('short', steps=5)
         test.wait_for_end('short')
         test.expect('ringmaster_queue_wait_seconds_count == 1')
+        cls.cluster.ringctl('queues', 'create', 'limited', '--max-workers', '1')
+        test.submit('waits', settings=['queue=limited'])
         test.submit('long', steps=100000)
         test.expect('ringmaster_recovery_episodes_total{cause="out_of_memory_fault", result="recovered"} == 1')
         # Not the one that has reported a fault: that is told by its process.

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -52,6 +53,14 @@ TEST(QuotaTest, AJobThatWouldPassItWaitsWithNumbers) {
             "needs 2 workers; of the 3 that jobs of queues/a may hold together 2 are held");
   EXPECT_EQ(waits->status().pending_reason().queue_position(), 1);
   ExpectWaits(d, "job-b", kWaitingForQuota);
+  CoreSnapshot snapshot = d.Core().Snapshot(d.now());
+  EXPECT_EQ(snapshot.waiting, (std::map<std::string, int64_t>{{kWaitingForQuota, 1}}));
+  const QueueUse use = snapshot.queues["a"];
+  EXPECT_EQ(use.pending_jobs, 1);
+  EXPECT_EQ(use.admitted_jobs, 1);
+  EXPECT_EQ(use.held_workers, 2);
+  EXPECT_EQ(use.max_workers, 3);
+  EXPECT_EQ(snapshot.queues["default"].max_workers, 0);
   // It holds back nobody else.
   ASSERT_TRUE(Submit(d, "other", -5, 4).ok());
   EXPECT_EQ(d.StateOf("other"), "STARTING");

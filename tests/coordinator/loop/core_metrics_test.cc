@@ -100,6 +100,28 @@ TEST_F(CoreMetricsTest, CordonedWorkersAreCountedBesideTheirStates) {
   EXPECT_THAT(metrics_.Text(), HasSubstr("ringmaster_workers{state=\"active\"} 3\n"));
 }
 
+TEST_F(CoreMetricsTest, QueuesAreShownWhileTheyAreThere) {
+  CoreSnapshot snapshot;
+  snapshot.waiting = {{"WAITING_FOR_QUOTA", 2}, {"", 1}};
+  snapshot.queues["vision"] = {
+      .pending_jobs = 3, .admitted_jobs = 1, .held_workers = 6, .max_workers = 8};
+  snapshot.queues["default"] = {.admitted_jobs = 4};
+  const std::string text = Publish(snapshot);
+  EXPECT_THAT(text, HasSubstr("ringmaster_jobs_waiting{reason=\"waiting_for_quota\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_jobs_waiting{reason=\"none\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_jobs{queue=\"vision\",state=\"pending\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_jobs{queue=\"vision\",state=\"admitted\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_held_workers{queue=\"vision\"} 6\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_max_workers{queue=\"vision\"} 8\n"));
+  EXPECT_THAT(text, HasSubstr("ringmaster_queue_jobs{queue=\"default\",state=\"admitted\"} 4\n"));
+  // Not a quota of 0 workers.
+  EXPECT_THAT(text, Not(HasSubstr("ringmaster_queue_max_workers{queue=\"default\"}")));
+  snapshot.queues.erase("vision");
+  snapshot.waiting.clear();
+  EXPECT_THAT(Publish(snapshot), Not(HasSubstr("vision")));
+  EXPECT_THAT(metrics_.Text(), Not(HasSubstr("ringmaster_jobs_waiting{")));
+}
+
 TEST_F(CoreMetricsTest, SumsByReason) {
   CoreSnapshot snapshot;
   constexpr char kFailures[] = "ringmaster_checkpoint_failures_total{reason=";
