@@ -47,8 +47,8 @@ class InstallTreeTest(unittest.TestCase):
                          set(self.programs))
         for part in ('lib/ucx/libuct_cma.so.0', 'share/ringmaster/proto/ringmaster/v1/job_service.proto',
                      'share/ringmaster/deploy/kubernetes', 'share/ringmaster/deploy/prometheus',
-                     'share/ringmaster/deploy/grafana',
-                     'share/doc/ringmaster/README.md', 'share/doc/ringmaster/licences/libucx0'):
+                     'share/ringmaster/deploy/grafana', 'share/doc/ringmaster/README.md',
+                     'share/doc/ringmaster/licences/libucx0'):
             self.assertTrue(os.path.exists(os.path.join(self.tree, part)), part)
 
     def test_every_library_is_in_the_tree_or_the_hosts(self):
