@@ -29,6 +29,14 @@ constexpr Migration kMigrations[] = {
 
 absl::Span<const Migration> Migrations() { return kMigrations; }
 
+absl::Status CheckSchemaVersion(int64_t version, absl::Span<const Migration> migrations) {
+  const int newest = migrations.empty() ? 0 : migrations.back().version;
+  if (version <= newest) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the database has schema version ", version,
+                                                    ", this program knows up to ", newest,
+                                                    ": start a newer ringmaster-coordinator"));
+}
+
 absl::Status Migrate(sqlite3* database, absl::Span<const Migration> migrations) {
   ASSIGN_OR_RETURN(int64_t version, QueryInteger(database, "PRAGMA user_version"));
   ASSIGN_OR_RETURN(const int64_t application, QueryInteger(database, "PRAGMA application_id"));
@@ -37,12 +45,7 @@ absl::Status Migrate(sqlite3* database, absl::Span<const Migration> migrations) 
   if (application != kApplicationId && (application != 0 || version != 0 || tables != 0)) {
     return absl::FailedPreconditionError("the file is another program's SQLite database");
   }
-  const int newest = migrations.empty() ? 0 : migrations.back().version;
-  if (version > newest) {
-    return absl::FailedPreconditionError(absl::StrCat("the database has schema version ", version,
-                                                      ", this program knows up to ", newest,
-                                                      ": start a newer ringmaster-coordinator"));
-  }
+  RETURN_IF_ERROR(CheckSchemaVersion(version, migrations));
   for (const Migration& step : migrations) {
     if (step.version <= version) continue;
     RETURN_IF_ERROR(Execute(

@@ -8,33 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "coordinator/store/migrations.h"
+#include "coordinator/store/record_kinds.h"
 #include "spdlog/spdlog.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
 constexpr char kFileName[] = "coordinator.db";
-
-// What the tables are called on disk: names may be added, never changed.
-constexpr std::pair<Table, absl::string_view> kKinds[] = {{Table::kJobs, "jobs"},
-                                                          {Table::kRequests, "requests"},
-                                                          {Table::kCheckpoints, "checkpoints"},
-                                                          {Table::kCordons, "cordons"},
-                                                          {Table::kQueues, "queues"}};
-
-absl::string_view KindOf(Table table) {
-  for (const auto& [known, kind] : kKinds) {
-    if (known == table) return kind;
-  }
-  return "";
-}
-
-std::optional<Table> TableOf(absl::string_view kind) {
-  for (const auto& [table, known] : kKinds) {
-    if (known == kind) return table;
-  }
-  return std::nullopt;
-}
 
 absl::StatusOr<Database> OpenDatabase(const std::string& path, const SqliteStoreOptions& options) {
   sqlite3* raw = nullptr;

@@ -31,6 +31,7 @@ FOREIGN = {
     'gRPC': (re.compile(r'^(grpc|grpcpp)/|\.grpc\.pb\.h$'), ('proto', 'coordinator', 'worker', 'cli')),
     'protobuf': (re.compile(r'^google/|\.pb\.h$'),
                  ('proto', 'coordinator/core', 'coordinator', 'worker/session', 'worker', 'cli')),
+    'libpq': (re.compile(r'^libpq-fe\.h$'), ('coordinator',)),
     'SQLite': (re.compile(r'^sqlite3\.h$'), ('coordinator',)),
     # Pure cores get time, randomness and input as arguments and own no thread.
     'threads and files': (re.compile(r'^(thread|mutex|shared_mutex|condition_variable|future|fstream|random)$'

@@ -1,0 +1,179 @@
+#include "coordinator/store/postgres_store.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/coordinator/store/postgres_server.h"
+
+namespace ringmaster::coordinator {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+
+std::map<std::string, std::string> RowsOf(PostgresStore& store) {
+  std::map<std::string, std::string> rows;
+  const absl::StatusOr<StoredState> state = store.Load();
+  EXPECT_TRUE(state.ok()) << state.status();
+  if (state.ok()) {
+    for (const Row& row : state->rows) rows[row.key] = row.value;
+  }
+  return rows;
+}
+
+RowChange Put(const std::string& key, const std::string& value) {
+  return {.table = Table::kJobs, .key = key, .value = value};
+}
+
+class PostgresStoreTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    if (PostgresServer::Installed()) server_ = new PostgresServer;
+  }
+  static void TearDownTestSuite() {
+    delete server_;
+    server_ = nullptr;
+  }
+  void SetUp() override {
+    if (server_ == nullptr) GTEST_SKIP() << "no PostgreSQL server: deploy/local/setup --tests";
+    url_ = server_->NewDatabase();
+  }
+  std::unique_ptr<PostgresStore> MustOpen() {
+    auto store = PostgresStore::Open(url_);
+    EXPECT_TRUE(store.ok()) << store.status();
+    return store.ok() ? std::move(*store) : nullptr;
+  }
+  void Sql(const std::string& sql) {
+    auto connection = ConnectPostgres(url_);
+    ASSERT_TRUE(connection.ok()) << connection.status();
+    const absl::Status status = ExecutePostgres(connection->get(), sql);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  // Returns when the server has ended the sessions too, and so given their locks back.
+  void EndOtherSessions() {
+    Sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()");
+  }
+
+  static PostgresServer* server_;
+  std::string url_;
+};
+PostgresServer* PostgresStoreTest::server_ = nullptr;
+
+TEST_F(PostgresStoreTest, KeepsWhatWasCommitted) {
+  auto first = MustOpen();
+  EXPECT_TRUE(first->Commit({Put("a", "1"), Put("b", "2"), Put("c", std::string("\0x", 2))}).ok());
+  EXPECT_TRUE(first->Commit({Put("a", "3"), {.table = Table::kJobs, .key = "b"}}).ok());
+  EndOtherSessions();
+  auto store = MustOpen();
+  EXPECT_EQ(store->epoch(), 2);
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "3"), Pair("c", std::string("\0x", 2))));
+  EXPECT_GT(store->SizeBytes(), 0);
+}
+
+TEST_F(PostgresStoreTest, KeepsTablesApart) {
+  auto store = MustOpen();
+  ASSERT_TRUE(store
+                  ->Commit({Put("same", "job"),
+                            {.table = Table::kQueues, .key = "same", .value = ""},
+                            {.table = Table::kCordons, .key = "same", .value = "cordon"}})
+                  .ok());
+  const StoredState state = *store->Load();
+  std::map<Table, std::string> values;
+  for (const Row& row : state.rows) values[row.table] = row.value;
+  EXPECT_THAT(values, ElementsAre(Pair(Table::kJobs, "job"), Pair(Table::kCordons, "cordon"),
+                                  Pair(Table::kQueues, "")));
+}
+
+TEST_F(PostgresStoreTest, LastChangeOfARowCounts) {
+  auto store = MustOpen();
+  ASSERT_TRUE(
+      store
+          ->Commit(
+              {Put("a", "1"), Put("b", "1"), Put("a", "2"), {.table = Table::kJobs, .key = "b"}})
+          .ok());
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "2")));
+}
+
+TEST_F(PostgresStoreTest, SecondCoordinatorIsRefused) {
+  auto first = MustOpen();
+  const auto second = PostgresStore::Open(url_);
+  ASSERT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition) << second.status();
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("another coordinator"));
+  // It was not the refused one's turn.
+  EXPECT_TRUE(first->Commit({Put("a", "1")}).ok());
+}
+
+TEST_F(PostgresStoreTest, CommitsOfAnEarlierEpochDoNothing) {
+  auto store = MustOpen();
+  ASSERT_TRUE(store->Commit({Put("a", "1"), Put("b", "1")}).ok());
+  Sql("UPDATE coordinator SET value = value + 1");
+  const absl::Status status = store->Commit({Put("a", "2"), {.table = Table::kJobs, .key = "b"}});
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_FALSE(CanGoOn(status));
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1"), Pair("b", "1")));
+}
+
+TEST_F(PostgresStoreTest, LostConnectionEndsTheProcess) {
+  auto store = MustOpen();
+  EndOtherSessions();
+  const absl::Status status = store->Commit({Put("a", "1")});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_FALSE(CanGoOn(status));
+}
+
+TEST_F(PostgresStoreTest, AnotherProgramsLockIsNoEnd) {
+  auto store = MustOpen();
+  auto other = *ConnectPostgres(url_);
+  ASSERT_TRUE(ExecutePostgres(other.get(), "BEGIN; LOCK TABLE records IN EXCLUSIVE MODE").ok());
+  const absl::Status status = store->Commit({Put("a", "1")});
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_TRUE(ExecutePostgres(other.get(), "ROLLBACK").ok());
+  EXPECT_TRUE(RowsOf(*store).empty());
+  EXPECT_TRUE(store->Commit({Put("a", "1")}).ok());
+}
+
+// A trigger stands for a server that finds its disk full, or itself read-only.
+TEST_F(PostgresStoreTest, FailedCommitLeavesNothing) {
+  const std::vector<std::pair<std::string, absl::StatusCode>> cases = {
+      {"53100", absl::StatusCode::kResourceExhausted},
+      {"25006", absl::StatusCode::kUnavailable},
+      {"40001", absl::StatusCode::kUnavailable},
+      {"XX001", absl::StatusCode::kDataLoss},
+      {"22000", absl::StatusCode::kInternal}};
+  auto store = MustOpen();
+  for (const auto& [state, code] : cases) {
+    Sql("CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'told to fail' USING ERRCODE = '" +
+        state +
+        "'; END $$;"
+        "CREATE OR REPLACE TRIGGER fails BEFORE INSERT ON records FOR EACH ROW"
+        " WHEN (NEW.key = 'z') EXECUTE FUNCTION fail()");
+    EXPECT_EQ(store->Commit({Put("a", "1"), Put("z", "1")}).code(), code) << state;
+    EXPECT_TRUE(RowsOf(*store).empty()) << state;
+  }
+  EXPECT_TRUE(store->RestoreReserve());
+  EXPECT_TRUE(store->Commit({Put("a", "1")}).ok());
+}
+
+TEST_F(PostgresStoreTest, NewerDatabaseIsRefused) {
+  MustOpen();
+  EndOtherSessions();
+  Sql("UPDATE schema_version SET version = 1000");
+  EXPECT_EQ(PostgresStore::Open(url_).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(PostgresUrlTest, SecretsAreRefused) {
+  for (const char* url : {"postgresql://me:hush@host/db", "host=h password=hush", "no url"}) {
+    const absl::Status status = ConnectPostgres(url).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(status.ToString().find("hush"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace ringmaster::coordinator
