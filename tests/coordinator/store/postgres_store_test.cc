@@ -1,7 +1,9 @@
 #include "coordinator/store/postgres_store.h"
 
+#include <atomic>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -116,6 +118,32 @@ TEST_F(PostgresStoreTest, CommitsOfAnEarlierEpochDoNothing) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
   EXPECT_FALSE(CanGoOn(status));
   EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1"), Pair("b", "1")));
+}
+
+// A commit that began before the next epoch did, and waits for it, is not committed after it.
+TEST_F(PostgresStoreTest, CommitThatWaitsForTheNextEpochDoesNothing) {
+  auto store = MustOpen();
+  auto next = *ConnectPostgres(url_);
+  ASSERT_TRUE(ExecutePostgres(next.get(), "BEGIN; UPDATE coordinator SET value = value + 1").ok());
+  absl::Status status;
+  std::atomic<bool> ended = false;
+  std::thread thread([&] {
+    status = store->Commit({Put("a", "1")});
+    ended = true;
+  });
+  const auto waits = [&] {
+    const auto result = *RunPostgres(next.get(), "look for who waits",
+                                     "SELECT count(*) FROM pg_locks WHERE NOT granted");
+    return PostgresIntegerOf(result.get(), 0, 0) > 0;
+  };
+  while (!ended && !waits()) {
+  }
+  EXPECT_TRUE(ExecutePostgres(next.get(), "COMMIT").ok());
+  thread.join();
+  // On a slow machine the lock may have come too late.
+  EXPECT_TRUE(absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) << status;
+  EXPECT_TRUE(RowsOf(*store).empty());
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->Commit({Put("a", "1")})));
 }
 
 TEST_F(PostgresStoreTest, LostConnectionEndsTheProcess) {
