@@ -58,6 +58,26 @@ def durable_submissions():
             'ratio_grouped_to_one_by_one': round(grouped / one_by_one, 1), 'window': 512, 'runs': RUNS}
 
 
+def placement():
+    """Admissions and submissions a second of the coordinator's core with a long queue, by number of queues."""
+    lines = []
+    for _ in range(RUNS):
+        lines += subprocess.run([f'{BUILD}/bin/placement_benchmark'], check=True, capture_output=True, text=True
+                                ).stdout.splitlines()
+    by_queues = {}
+    for found in map(json.loads, lines):
+        by_queues.setdefault(found['queues'], []).append(found)
+    def median(queues, figure):
+        return statistics.median(found[figure] for found in by_queues[queues])
+
+    one, most = min(by_queues), max(by_queues)
+    return {'benchmark': 'placement', 'jobs': by_queues[one][0]['jobs'], 'workers': by_queues[one][0]['workers'],
+            **{f'{figure}_{queues}_queues': median(queues, figure) for queues in by_queues
+               for figure in ('admissions_per_second', 'submissions_per_second', 'slowest_round_ms')},
+            'ratio_admissions_many_queues_to_one': round(
+                median(most, 'admissions_per_second') / median(one, 'admissions_per_second'), 2), 'runs': RUNS}
+
+
 if __name__ == '__main__':
-    for benchmark in (durable_submissions, training_speed):
+    for benchmark in (durable_submissions, placement, training_speed):
         print(json.dumps(benchmark()), flush=True)
