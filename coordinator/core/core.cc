@@ -129,6 +129,9 @@ void OnTimer(State& state, const Timers::Key& timer) {
     case TimerKind::kMakeRoom:
       state.placement_due = true;
       return;
+    case TimerKind::kExplain:
+      state.placement_due = state.explanation_due = true;
+      return;
     case TimerKind::kForgive:
       if (job != nullptr) OnForgiveTimer(state, *job);
       return;
@@ -151,9 +154,45 @@ void OnTimer(State& state, const Timers::Key& timer) {
   }
 }
 
+// Replies tell of what came after them, too: where in the queue a new job waits, and for what.
+void RefreshReplies(State& state) {
+  for (Reply& reply : state.out.replies) {
+    if (!reply.response.ok()) continue;
+    if (auto* job = std::get_if<v1::TrainingJob>(&*reply.response)) {
+      const Job* now = state.FindJob(job->name());
+      if (now != nullptr && now->uid() == job->uid()) *job = now->record.job();
+    } else if (auto* queue = std::get_if<v1::Queue>(&*reply.response)) {
+      Refresh(state, *queue);
+    }
+  }
+}
+
 Output Finish(State& state) {
   RunPlacer(state);
+  RefreshReplies(state);
   return TakeOutput(state);
+}
+
+void HandleOne(State& state, const Event& event) {
+  struct Visitor {
+    State& state;
+    void operator()(const ApiRequest& request) {
+      absl::StatusOr<ApiResponse> response = Answer(state, request);
+      state.out.replies.push_back({request.call, std::move(response)});
+    }
+    void operator()(const WorkerReported& reported) {
+      OnReport(state, reported.stream, reported.report);
+    }
+    void operator()(const StreamClosed& closed) {
+      if (!state.draining) OnStreamClosed(state, closed.stream);
+    }
+    void operator()(const WorkerExited& exited) {
+      auto response = Response(OnWorkerExited(state, exited.request));
+      state.out.replies.push_back({exited.call, std::move(response)});
+    }
+    void operator()(const DrainRequested&) { state.draining = true; }
+  };
+  std::visit(Visitor{state}, event);
 }
 
 void RunTimers(State& state) {
@@ -188,29 +227,11 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Create(CoreOptions options, const St
   return std::unique_ptr<Core>(new Core(*std::move(state)));
 }
 
-Output Core::Handle(absl::Time now, const Event& event) {
+Output Core::Handle(absl::Time now, absl::Span<const Event* const> events) {
   State& state = *state_;
   ForgiveLateness(state, now);
   state.now = now;
-  struct Visitor {
-    State& state;
-    void operator()(const ApiRequest& request) {
-      absl::StatusOr<ApiResponse> response = Answer(state, request);
-      state.out.replies.push_back({request.call, std::move(response)});
-    }
-    void operator()(const WorkerReported& reported) {
-      OnReport(state, reported.stream, reported.report);
-    }
-    void operator()(const StreamClosed& closed) {
-      if (!state.draining) OnStreamClosed(state, closed.stream);
-    }
-    void operator()(const WorkerExited& exited) {
-      auto response = Response(OnWorkerExited(state, exited.request));
-      state.out.replies.push_back({exited.call, std::move(response)});
-    }
-    void operator()(const DrainRequested&) { state.draining = true; }
-  };
-  std::visit(Visitor{state}, event);
+  for (const Event* event : events) HandleOne(state, *event);
   return Finish(state);
 }
 
@@ -319,7 +340,7 @@ CoreSnapshot Core::Snapshot(absl::Time now) const {
     ++snapshot.waiting[job->status().pending_reason().code()];
   }
   for (const auto& [id, queue] : state.queues) {
-    snapshot.queues[id] = {.pending_jobs = queue.pending,
+    snapshot.queues[id] = {.pending_jobs = static_cast<int64_t>(queue.waiting.size()),
                            .admitted_jobs = queue.admitted,
                            .held_workers = queue.held,
                            .max_workers = queue.record.queue().max_workers()};

@@ -8,6 +8,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "coordinator/core/events.h"
 #include "coordinator/core/options.h"
 
@@ -74,7 +75,7 @@ struct CoreSnapshot {
 };
 
 // Every decision of the coordinator: jobs, queue, placement, rings, recovery, checkpoints, leases.
-// Pure: one event in, an Output out; no I/O, clock, lock, thread or random source (ids come from
+// Pure: events in, an Output out; no I/O, clock, lock, thread or random source (ids come from
 // `seed`). Deterministic: equal events at equal times give equal outputs. Thread-compatible; owned
 // by the event loop's thread.
 //
@@ -90,8 +91,11 @@ class Core {
                                                       absl::Time now, uint64_t seed);
   ~Core();
 
-  // Lets no time-out happen: what is here already is heard before anybody counts as silent.
-  Output Handle(absl::Time now, const Event& event);
+  // What came in meanwhile, in its order; jobs are placed once all of it is known, and replies tell
+  // of their job or queue as it is then. Lets no time-out happen: what is here already is heard
+  // before anybody counts as silent.
+  Output Handle(absl::Time now, absl::Span<const Event* const> events);
+  Output Handle(absl::Time now, const Event& event) { return Handle(now, {&event}); }
   // Lets time-outs happen; due when now >= NextTick() and the events that came are handled,
   // harmless at any other time.
   Output Tick(absl::Time now);

@@ -3,7 +3,6 @@
 #include <map>
 #include <set>
 #include <string>
-#include <vector>
 
 #include "coordinator/core/state.h"
 
@@ -16,35 +15,38 @@ namespace ringmaster::coordinator {
 // before others had their turn. Thread-compatible.
 class FairOrder {
  public:
-  // `state` and `waiting` outlive it.
-  FairOrder(const State& state, const JobQueue& waiting);
+  // `recovering`: rings that wait for workers, which are looked at in their places among the jobs
+  // of `state` that wait. `state` outlives it.
+  FairOrder(const State& state, const JobQueue& recovering);
 
   // As shares are now; null when there are no more. Between two calls, only the share of the queue
-  // of the job that the first returned may change.
+  // of the job that the first returned may change, and that job alone leave the queue.
   Job* Next();
 
  private:
-  // The jobs of a queue of one priority.
+  // The jobs of a queue.
   struct Line {
     const ClusterQueue* queue = nullptr;
-    std::vector<Job*> jobs;
-    size_t next = 0;
+    JobQueue recovering;
+    JobQueue::const_iterator next_recovering;
+    JobQueue::const_iterator next_waiting;
+
+    bool empty() const {
+      return next_recovering == recovering.end() && next_waiting == queue->waiting.end();
+    }
+    // REQUIRES: not empty.
+    JobQueue::const_iterator& first();
   };
   struct Head {
+    QueueKey place;
     int64_t workers = 0;
     int64_t weight = 1;
-    QueueKey place;
     Line* line = nullptr;
 
     bool operator<(const Head& other) const;
   };
-  // Those of the highest priority that is left.
-  void TakePriority();
   void Insert(Line& line);
 
-  const State& state_;
-  const JobQueue& waiting_;
-  JobQueue::const_iterator rest_;
   // By queue.
   std::map<std::string, Line> lines_;
   std::set<Head> heads_;

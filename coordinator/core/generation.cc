@@ -219,6 +219,7 @@ void BeginGeneration(State& state, Job& job, const std::vector<Worker*>& members
     if (std::find(members.begin(), members.end(), worker) == members.end()) {
       TellRelease(state, *worker, job.name(), job.uid(), job.generation(),
                   "the job goes on without this worker");
+      state.placement_due = true;
     }
     worker->job.clear();
   }

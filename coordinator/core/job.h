@@ -53,7 +53,6 @@ struct Job {
   // By rank, as record.job.status.ranks.
   std::vector<RankState> ranks;
   // What its queue counts of it. See queues.h.
-  bool waits_in_queue = false;
   int held = 0;
   // The generation was found in the store and not every member has re-attached yet.
   bool adopting = false;

@@ -15,7 +15,6 @@
 #include "coordinator/core/names.h"
 #include "coordinator/core/pages.h"
 #include "coordinator/core/pause.h"
-#include "coordinator/core/placer.h"
 #include "coordinator/core/queues.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/spec.h"
@@ -93,12 +92,14 @@ absl::Status CheckGoesOn(const Job& job) {
 }
 
 // Whether a new job takes its turn among those that wait. A higher one does, one of another queue
-// than theirs, as its share may be smaller, and one that is older, as the clock was set back; of
-// one instant any may be first, so that it does not.
+// than theirs, as its share may be smaller (but where nothing is kept for them, that gains it
+// nothing), and one that is older, as the clock was set back; of one instant any may be first, so
+// that it does not.
 bool GoesBeforeOthers(const State& state, const Job& job) {
   if (job.queue_key().first <= state.last_lacking.first) return true;
-  const auto of_its_queue = static_cast<size_t>(state.queues.at(job.spec().queue()).pending);
-  if (of_its_queue < state.queue.size()) return true;
+  const size_t of_its_queue = state.queues.at(job.spec().queue()).waiting.size();
+  const bool takes_turns = state.keeps_idle || state.options.preemption;
+  if (takes_turns && of_its_queue < state.queue.size()) return true;
   const auto place = [](const Job& one) {
     return std::pair(-one.spec().priority(), one.age_key().first);
   };
@@ -172,13 +173,8 @@ absl::StatusOr<v1::TrainingJob> CreateJob(
   Store(state, job);
   RememberRequest(state, request.request_id(), "CreateTrainingJob", request, job);
   ++state.counters.jobs_submitted;
-  if (GoesBeforeOthers(state, job)) {
-    state.placement_due = true;
-  } else {
-    state.new_jobs.push_back(name);
-  }
-  // So that the reply says what the job waits for, if it waits.
-  RunPlacer(state);
+  if (GoesBeforeOthers(state, job)) state.placement_due = true;
+  state.new_jobs.push_back(name);
   return job.record.job();
 }
 
@@ -218,8 +214,6 @@ absl::StatusOr<v1::TrainingJob> UpdateJob(State& state,
     SetEtag(job);
     Store(state, job);
     MoveInQueue(state, job, place);
-    // So that the reply says where in the queue it is now.
-    RunPlacer(state);
     return true;
   };
   return ChangeJob(state, "UpdateTrainingJob", request,
@@ -244,8 +238,6 @@ absl::StatusOr<v1::TrainingJob> ResumeJob(State& state,
                      RETURN_IF_ERROR(CheckGoesOn(job));
                      RETURN_IF_ERROR(RefusalOfChange(state));
                      if (job.status().pause_requested()) RequestResume(state, job);
-                     // So that the reply says what the job waits for, if it waits.
-                     RunPlacer(state);
                      return true;
                    });
 }

@@ -89,8 +89,6 @@ Job& AddJob(State& state, store::JobRecord record) {
 
 void RemoveJob(State& state, Job& job) {
   const std::string name = job.name();
-  state.queue.erase(job.queue_key());
-  state.running.erase(job.queue_key());
   state.unfinished.erase(job.age_key());
   state.jobs_by_age.erase(job.age_key());
   state.jobs_by_uid.erase(job.uid());
@@ -100,10 +98,14 @@ void RemoveJob(State& state, Job& job) {
 
 void MoveInQueue(State& state, Job& job, const QueueKey& from) {
   if (job.queue_key() == from) return;
-  const bool listed = state.queue.erase(from) + state.running.erase(from) > 0;
+  const bool waits = state.queue.erase(from) > 0;
+  if (waits) state.queues.at(job.spec().queue()).waiting.erase(from);
+  const bool listed = waits || state.running.erase(from) > 0;
   if (listed) Index(state, job);
   // A broken ring has lower jobs stopped at its place.
-  if (listed || job.status().state() == S::RECOVERING) state.placement_due = true;
+  if (listed || job.status().state() == S::RECOVERING) {
+    state.placement_due = state.explanation_due = true;
+  }
 }
 
 void SetState(State& state, Job& job, JobState to, const std::string& reason) {
@@ -133,7 +135,10 @@ void SetState(State& state, Job& job, JobState to, const std::string& reason) {
   SetEtag(job);
   Index(state, job);
   Store(state, job);
-  state.placement_due = true;
+  // One that begins leaves no worker to others; but it may be stopped.
+  const bool begins = to == S::STARTING || to == S::RUNNING;
+  if (!begins || state.options.preemption) state.placement_due = true;
+  if (to == S::QUEUED) state.new_jobs.push_back(job.name());
   if (IsTerminal(to)) {
     *proto->mutable_end_time() = ToProto(state.now);
     job.record.set_stage(store::RING_STAGE_NONE);

@@ -31,6 +31,11 @@ struct CoreOptions {
   // How long a lost worker is still listed.
   absl::Duration lost_worker_retention = absl::Minutes(10);
   int64_t unfinished_jobs_max = 10000;
+  // Jobs at the head of the queue that are told at once of every change of why they wait. Those
+  // behind, for whom no worker is left, are told within `explanation_interval`: else each placement
+  // would cost a look at all of a long queue.
+  int shown_positions = 100;
+  absl::Duration explanation_interval = absl::Seconds(1);
   // Whether running jobs are stopped for waiting ones of a higher priority.
   bool preemption = false;
   // What a job has had of its workers, from its first step's begin on, before they are taken.

@@ -27,9 +27,6 @@
 namespace ringmaster::coordinator {
 namespace {
 
-// Places in the queue up to which every move is told to watchers.
-constexpr int kShownPositions = 100;
-
 Place PlaceOf(const Worker& worker, int previous_rank) {
   return {.worker = worker.name,
           .zone = worker.hardware.zone(),
@@ -97,8 +94,10 @@ class Placing {
   void Recover(Job& job);
   // For a recovery that found too few.
   void MakeRoomFor(const Job& job);
-  // Only looks at `queue` positions from `position` on.
-  void Queue(Job& job, int position);
+  // `position`: where in the queue it is when it must go on waiting. Whether it must.
+  bool Queue(Job& job, int position);
+  // Nobody could be placed any more, nor have others stopped.
+  bool IsOver() const { return idle_.empty() && !state_.options.preemption; }
 
   std::vector<std::string> IdleNames() const {
     std::vector<std::string> names;
@@ -118,6 +117,8 @@ class Placing {
   v1::PendingReason WhyNot(const Requirement& requirement, int fitting, int away, int idle) const;
   std::vector<Worker*> WorkersAt(const std::vector<Place>& places);
   void Take(const std::vector<Worker*>& workers);
+  // For a job that waits for more.
+  void Keep(const std::vector<Worker*>& workers);
   void Begin(Job& job, const std::vector<Place>& places);
   void SetReason(Job& job, v1::PendingReason reason);
 
@@ -160,6 +161,11 @@ void Placing::Take(const std::vector<Worker*>& workers) {
   known_.clear();
 }
 
+void Placing::Keep(const std::vector<Worker*>& workers) {
+  if (!workers.empty()) state_.keeps_idle = true;
+  Take(workers);
+}
+
 std::vector<Worker*> Placing::WorkersAt(const std::vector<Place>& places) {
   std::vector<Worker*> workers;
   for (const Place& place : places) workers.push_back(state_.FindWorker(place.worker));
@@ -178,7 +184,7 @@ void Placing::SetReason(Job& job, v1::PendingReason reason) {
   v1::PendingReason* now = job.mutable_status()->mutable_pending_reason();
   // Numbers in a reason change with each job that is placed, as positions do.
   const bool moved =
-      reason.queue_position() <= kShownPositions &&
+      reason.queue_position() <= state_.options.shown_positions &&
       (now->queue_position() != reason.queue_position() || now->message() != reason.message());
   if (moved || now->code() != reason.code()) {
     Show(state_, job);
@@ -241,7 +247,7 @@ void Placing::Recover(Job& job) {
     }
     reason.set_message(std::move(message));
     SetReason(job, std::move(reason));
-    Take(alike);
+    Keep(alike);
     return;
   }
   std::vector<Place> places = ChoosePlaces(candidates, members, wanted, requirement.ring_size);
@@ -252,7 +258,7 @@ void Placing::Recover(Job& job) {
                                        FailedAttempts(job),
                                        absl::FormatTime(job.retry_at, absl::UTCTimeZone())));
     SetReason(job, std::move(reason));
-    Take(WorkersAt(places));
+    Keep(WorkersAt(places));
     return;
   }
   places.insert(places.end(), members.begin(), members.end());
@@ -396,13 +402,13 @@ bool Placing::IsHeldByQuota(Job& job, const Requirement& requirement, int positi
   return true;
 }
 
-void Placing::Queue(Job& job, int position) {
+bool Placing::Queue(Job& job, int position) {
   const Requirement requirement = WishesOf(state_, job);
   auto known = known_.find(requirement);
   if (known == known_.end()) known = known_.emplace(requirement, Choose(requirement)).first;
   Choice& choice = known->second;
   const bool may_run = !choice.members.empty() || !choice.kinds.empty();
-  if (may_run && IsHeldByQuota(job, requirement, position)) return;
+  if (may_run && IsHeldByQuota(job, requirement, position)) return true;
   if (choice.members.empty()) {
     v1::PendingReason reason = choice.reason;
     reason.set_queue_position(position);
@@ -411,8 +417,8 @@ void Placing::Queue(Job& job, int position) {
       state_.queues.at(job.spec().queue()).kept += requirement.workers;
     }
     SetReason(job, std::move(reason));
-    Take(preemption_.MakeRoom(job, requirement.workers, choice.kinds));
-    return;
+    Keep(preemption_.MakeRoom(job, requirement.workers, choice.kinds));
+    return true;
   }
   std::vector<Worker*> members = choice.members;
   // What was freed for others is left to them where it can be: they may have no use for the rest.
@@ -429,6 +435,7 @@ void Placing::Queue(Job& job, int position) {
   Begin(job, OrderRings(ChoosePlaces(std::move(candidates), {}, requirement.workers,
                                      requirement.ring_size),
                         requirement.ring_size));
+  return false;
 }
 
 JobQueue Recovering(State& state) {
@@ -439,41 +446,75 @@ JobQueue Recovering(State& state) {
   return jobs;
 }
 
+// Why they wait, to all that do.
+void ExplainSoon(State& state) {
+  const absl::Time when = state.explained + state.options.explanation_interval;
+  state.timers.Set(TimerKind::kExplain, "", when);
+}
+
+// All that wait, in their order, until no worker is left for the others.
+void LookAtAll(State& state, Placing& placing) {
+  state.keeps_idle = false;
+  state.last_lacking = kFirstInQueue;
+  for (auto& [name, worker] : state.workers) worker.claimed = false;
+  for (auto& [id, queue] : state.queues) {
+    queue.kept = 0;
+    queue.has_no_victims = false;
+  }
+  const JobQueue recovering = Recovering(state);
+  for (const auto& [place, job] : recovering) placing.Recover(*job);
+  // Recoveries have others stopped at their places among the jobs that wait.
+  FairOrder order(state, recovering);
+  const bool to_the_last = std::exchange(state.explanation_due, false);
+  int position = 1;
+  while (Job* job = order.Next()) {
+    if (job->status().state() != v1::TrainingJobStatus::QUEUED) {
+      placing.MakeRoomFor(*job);
+    } else if (to_the_last || position <= state.options.shown_positions || !placing.IsOver()) {
+      const bool waits = placing.Queue(*job, position);
+      position += static_cast<int>(waits);
+      // Its queue's share is larger now: others may be before those looked at.
+      if (!waits && state.queues.size() > 1) state.placement_due = true;
+    } else {
+      return ExplainSoon(state);
+    }
+  }
+  state.explained = state.now;
+  state.timers.Cancel(TimerKind::kExplain, "");
+}
+
+// What came to the end of the queue, or is too far behind to have been looked at.
+void LookAtNew(State& state, Placing& placing, const std::vector<std::string>& names) {
+  std::vector<Job*> jobs;
+  for (const std::string& name : names) {
+    Job* job = state.FindJob(name);
+    const bool waits = job != nullptr && job->status().state() == v1::TrainingJobStatus::QUEUED;
+    if (waits && !job->status().has_pending_reason()) jobs.push_back(job);
+  }
+  auto position = static_cast<int>(state.queue.size() - jobs.size());
+  for (Job* job : jobs) {
+    if (placing.Queue(*job, position + 1)) ++position;
+    // It may be before some of other queues.
+    if (state.queues.at(job->spec().queue()).waiting.size() < state.queue.size()) {
+      ExplainSoon(state);
+    }
+  }
+}
+
 }  // namespace
 
 void RunPlacer(State& state) {
   if (state.draining || (!state.placement_due && state.new_jobs.empty())) return;
   Placing placing(state);
+  const std::vector<std::string> names = std::exchange(state.new_jobs, {});
   if (std::exchange(state.placement_due, false)) {
-    state.new_jobs.clear();
-    state.last_lacking = kFirstInQueue;
-    for (auto& [name, worker] : state.workers) worker.claimed = false;
-    for (auto& [id, queue] : state.queues) {
-      queue.kept = 0;
-      queue.has_no_victims = false;
-    }
-    JobQueue waiting = Recovering(state);
-    for (const auto& [place, job] : waiting) placing.Recover(*job);
-    // Recoveries have others stopped at their places among the jobs that wait.
-    waiting.insert(state.queue.begin(), state.queue.end());
-    FairOrder order(state, waiting);
-    int position = 0;
-    while (Job* job = order.Next()) {
-      if (job->status().state() == v1::TrainingJobStatus::QUEUED) {
-        placing.Queue(*job, ++position);
-      } else {
-        placing.MakeRoomFor(*job);
-      }
-    }
+    LookAtAll(state, placing);
   } else {
     placing.KeepOnly(state.unreserved);
-    int position = static_cast<int>(state.queue.size() - state.new_jobs.size());
-    for (const std::string& name : std::exchange(state.new_jobs, {})) {
-      placing.Queue(*state.FindJob(name), ++position);
-    }
   }
+  LookAtNew(state, placing, names);
   state.unreserved = placing.IdleNames();
-  // A placement leaves the queue shorter: later jobs moved up.
+  // Somebody was stopped, or left, for another, or the order is another one.
   if (state.placement_due) RunPlacer(state);
 }
 

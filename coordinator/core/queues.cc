@@ -11,7 +11,6 @@
 #include "coordinator/core/journal.h"
 #include "coordinator/core/lifecycle.h"
 #include "coordinator/core/names.h"
-#include "coordinator/core/placer.h"
 #include "coordinator/core/spec.h"
 #include "google/protobuf/field_mask.pb.h"
 
@@ -50,7 +49,7 @@ bool Takes(const v1::Queue& queue, const std::string& project) {
 // With what its jobs do at present.
 v1::Queue ToProtoQueue(const ClusterQueue& queue) {
   v1::Queue proto = queue.record.queue();
-  proto.set_pending_jobs(queue.pending);
+  proto.set_pending_jobs(static_cast<int32_t>(queue.waiting.size()));
   proto.set_admitted_jobs(queue.admitted);
   proto.set_held_workers(queue.held);
   return proto;
@@ -138,7 +137,7 @@ void Edit(State& state, const std::string& id, v1::Queue edited) {
   ClusterQueue& queue = state.queues[id];
   *queue.record.mutable_queue() = std::move(edited);
   Put(state, Table::kQueues, id, queue.record);
-  state.placement_due = true;
+  state.placement_due = state.explanation_due = true;
   const int32_t ceiling = queue.record.queue().max_priority();
   for (Job* job : UnfinishedJobs(state, id)) {
     if (job->spec().priority() <= ceiling) continue;
@@ -148,8 +147,6 @@ void Edit(State& state, const std::string& id, v1::Queue edited) {
     Store(state, *job);
     MoveInQueue(state, *job, place);
   }
-  // So that the answer, and reasons to wait, tell of what follows.
-  RunPlacer(state);
 }
 
 }  // namespace
@@ -240,6 +237,13 @@ absl::StatusOr<const ClusterQueue*> OpenQueue(const State& state, const std::str
       "QUEUE_NOT_OPEN", {{"queue", FormatQueueName(id)}});
 }
 
+void Refresh(const State& state, v1::Queue& queue) {
+  const absl::StatusOr<std::string> id = ParseQueueName("name", queue.name());
+  if (!id.ok()) return;
+  const auto found = state.queues.find(*id);
+  if (found != state.queues.end()) queue = ToProtoQueue(found->second);
+}
+
 v1::Queue QueueOf(const State& state, const Job& job) {
   const auto found = state.queues.find(job.spec().queue());
   return found == state.queues.end() ? NewQueue(job.spec().queue()) : found->second.record.queue();
@@ -254,16 +258,19 @@ void CheckCeiling(const v1::Queue& queue, int32_t priority, Violations* violatio
 
 void CountInQueue(State& state, Job& job) {
   const JobState current = job.status().state();
-  const bool waits = current == S::QUEUED;
+  if (current == S::QUEUED) {
+    state.queues[job.spec().queue()].waiting[job.queue_key()] = &job;
+  } else if (const auto queue = state.queues.find(job.spec().queue());
+             queue != state.queues.end()) {
+    queue->second.waiting.erase(job.queue_key());
+  }
   // A ring that looks for a member is to have all of them again.
-  const bool holds = !waits && current != S::PAUSED && !IsTerminal(current);
+  const bool holds = current != S::QUEUED && current != S::PAUSED && !IsTerminal(current);
   const int held = holds ? job.world_size() : 0;
-  if (waits == job.waits_in_queue && held == job.held) return;
+  if (held == job.held) return;
   ClusterQueue& queue = state.queues[job.spec().queue()];
-  queue.pending += static_cast<int>(waits) - static_cast<int>(job.waits_in_queue);
   queue.admitted += static_cast<int>(held > 0) - static_cast<int>(job.held > 0);
   queue.held += held - job.held;
-  job.waits_in_queue = waits;
   job.held = held;
 }
 

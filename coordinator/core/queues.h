@@ -29,7 +29,10 @@ v1::Queue QueueOf(const State& state, const Job& job);
 // A priority that a job of the queue is to get.
 void CheckCeiling(const v1::Queue& queue, int32_t priority, Violations* violations);
 
-// Counts the job where it is now: among those that wait, or hold workers, or neither.
+// `queue`, which was read before, as it is now; unchanged when it is gone.
+void Refresh(const State& state, v1::Queue& queue);
+
+// Lists the job where it waits, counts what it holds.
 void CountInQueue(State& state, Job& job);
 
 // Once all rows are read: queues that nobody has edited are as new.

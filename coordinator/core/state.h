@@ -54,11 +54,14 @@ struct Worker {
   bool attached() const { return stream != 0 && !lost; }
 };
 
+using JobsByAge = std::map<JobAge, Job*>;
+using JobQueue = std::map<QueueKey, Job*>;
+
 // What jobs share that are of one queue.
 struct ClusterQueue {
   store::QueueRecord record;
-  // Its jobs that wait; those that hold workers, and how many.
-  int pending = 0;
+  JobQueue waiting;
+  // Its jobs that hold workers, and how many.
   int admitted = 0;
   int held = 0;
   // Of the last look at all: workers that jobs which wait are to get before any behind them in the
@@ -66,9 +69,6 @@ struct ClusterQueue {
   int kept = 0;
   bool has_no_victims = false;
 };
-
-using JobsByAge = std::map<JobAge, Job*>;
-using JobQueue = std::map<QueueKey, Job*>;
 
 struct State {
   CoreOptions options;
@@ -102,12 +102,16 @@ struct State {
   std::unordered_map<uint64_t, std::string> streams;
   Timers timers;
 
-  // A worker or a waiting job came, went or changed: the placer looks at everything at the call's
-  // end. Else it looks at the new jobs only, the last of the queue, with the idle workers that it
-  // kept for nobody.
+  // A worker or a waiting job came, went or changed: the placer looks at those that wait at the
+  // call's end. Else at new jobs only, with the idle workers that it kept for nobody; `keeps_idle`:
+  // it keeps others.
   bool placement_due = false;
   std::vector<std::string> new_jobs;
   std::vector<std::string> unreserved;
+  bool keeps_idle = false;
+  // The next look tells all anew why they wait, though no worker is left; when one last did.
+  bool explanation_due = true;
+  absl::Time explained = absl::InfinitePast();
   // The place of the last broken ring that counts on busy workers. What it counts on is looked at
   // anew for a new job that may be before it: of no lower priority.
   QueueKey last_lacking = kFirstInQueue;

@@ -27,6 +27,8 @@ enum class TimerKind {
   kMakeRoom,
   // Subject: a request id.
   kForgetRequest,
+  // Subject: empty.
+  kExplain,
 };
 
 // What must happen when, one deadline per (kind, subject). Thread-compatible.

@@ -251,8 +251,7 @@ void EventLoop::RunOnce() {
 }
 
 absl::Status EventLoop::Attempt(absl::Time now, std::vector<Item>& batch) {
-  Output output;
-  Handle(now, batch, output);
+  Output output = Handle(now, batch);
   if (const absl::Time due = core_->NextTick(); now >= due) {
     metrics_->Set(Metric::kTickLagSeconds, absl::ToDoubleSeconds(now - due));
     Append(output, core_->Tick(now));
@@ -260,8 +259,9 @@ absl::Status EventLoop::Attempt(absl::Time now, std::vector<Item>& batch) {
   return CommitAndRelease(now, std::move(output));
 }
 
-void EventLoop::Handle(absl::Time now, std::vector<Item>& batch, Output& output) {
+Output EventLoop::Handle(absl::Time now, std::vector<Item>& batch) {
   calls_.clear();
+  std::vector<const Event*> events;
   for (Item& item : batch) {
     if (!item.event.has_value()) continue;
     if (item.reply) {
@@ -271,8 +271,9 @@ void EventLoop::Handle(absl::Time now, std::vector<Item>& batch, Output& output)
       calls_[call] = &item.reply;
     }
     metrics_->Count(Metric::kLoopEvents, {KindOf(*item.event)});
-    Append(output, core_->Handle(now, *item.event));
+    events.push_back(&*item.event);
   }
+  return core_->Handle(now, events);
 }
 
 absl::Status EventLoop::CommitAndRelease(absl::Time now, Output output) {

@@ -110,7 +110,7 @@ class EventLoop {
   // Gives the batch to the core and commits; its output is released only if that worked.
   absl::Status Attempt(absl::Time now, std::vector<Item>& batch);
   absl::Status CommitAndRelease(absl::Time now, Output output);
-  void Handle(absl::Time now, std::vector<Item>& batch, Output& output);
+  Output Handle(absl::Time now, std::vector<Item>& batch);
   void Release(const Output& output);
   // The commit failed: the core's memory becomes what is stored.
   void Recover(absl::Time now, const absl::Status& why);
