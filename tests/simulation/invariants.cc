@@ -222,9 +222,10 @@ void Invariants::CheckTold(const v1::Directive& directive, const Rows& rows) {
   const auto row = rows.find({static_cast<int>(Table::kJobs), ring.training_job()});
   const store::JobRecord record = row == rows.end() ? store::JobRecord() : ParseJob(row->second);
   const v1::TrainingJobStatus& status = record.job().status();
-  const bool stored =
-      status.generation() == ring.generation() &&
-      record.stage() == (forms ? store::RING_STAGE_FORMING : store::RING_STAGE_STARTED);
+  // One that broke in the same batch is aborted by the next words.
+  const store::RingStage stage = forms ? store::RING_STAGE_FORMING : store::RING_STAGE_STARTED;
+  const bool stored = status.generation() == ring.generation() &&
+                      (record.stage() == stage || record.stage() == store::RING_STAGE_ABORTING);
   if (!stored) {
     Violated(absl::StrFormat("%s: told of generation %d, stored is %d in stage %d",
                              ring.training_job(), ring.generation(), status.generation(),

@@ -9,6 +9,8 @@
 namespace ringmaster::simulation {
 namespace {
 
+// What one commit takes at most: so long what comes in waits for the next.
+constexpr int kCommitMs = 20;
 constexpr absl::Duration kFaultPhase = absl::Seconds(60);
 // A rejoin timeout, a lease, an adoption window, the minutes for which a job passes over a worker
 // that failed it, and the steps themselves fit several times.
@@ -29,6 +31,7 @@ void Simulation::StartCoordinator() {
   options.shared_directory = "/shared";
   options.preemption = seed_ % 4 != 0;
   options.preemption_min_runtime = absl::Seconds(seed_ % 3 * 4);
+  batches_ = seed_ % 8 >= 3;
   invariants_.ConfigurePreemption(options.preemption, options.preemption_min_runtime);
   coordinator::StoredState stored;
   for (const auto& [key, value] : rows_) {
@@ -44,6 +47,7 @@ void Simulation::CrashCoordinator() {
   if (core_ == nullptr) return;
   ++injected_["coordinator crashes"];
   core_.reset();
+  arrived_.clear();
   std::vector<uint64_t> ids;
   for (const auto& [id, stream] : streams_) ids.push_back(id);
   for (const uint64_t id : ids) BreakStream(id);
@@ -53,7 +57,22 @@ void Simulation::CrashCoordinator() {
 }
 
 void Simulation::Handle(const coordinator::Event& event) {
-  if (core_ != nullptr) Take(core_->Handle(scheduler_.now(), event));
+  if (core_ == nullptr) return;
+  arrived_.push_back(event);
+  if (!batches_) return HandleArrived();
+  if (arrived_.size() > 1) return;
+  const int64_t epoch = epoch_;
+  scheduler_.After(scheduler_.Ms(0, kCommitMs), [this, epoch] {
+    if (epoch == epoch_) HandleArrived();
+  });
+}
+
+void Simulation::HandleArrived() {
+  if (core_ == nullptr || arrived_.empty()) return;
+  const std::vector<coordinator::Event> events = std::exchange(arrived_, {});
+  std::vector<const coordinator::Event*> all;
+  for (const coordinator::Event& event : events) all.push_back(&event);
+  Take(core_->Handle(scheduler_.now(), all));
 }
 
 void Simulation::Take(coordinator::Output output) {
@@ -86,6 +105,7 @@ bool Simulation::Commit(const coordinator::Output& output) {
     PlanTick();
     return false;
   }
+  queues_before_ = QueuesIn(rows_);
   for (const coordinator::RowChange& row : output.rows) {
     const std::pair key(static_cast<int>(row.table), row.key);
     if (row.value.has_value()) {
@@ -135,7 +155,8 @@ void Simulation::PlanTick() {
   scheduler_.At(next, [this, epoch, next] {
     if (core_ == nullptr || epoch != epoch_ || tick_planned_ != next) return;
     tick_planned_ = absl::InfiniteFuture();
-    Take(core_->Tick(scheduler_.now()));
+    HandleArrived();
+    if (core_ != nullptr && epoch == epoch_) Take(core_->Tick(scheduler_.now()));
     PlanTick();
   });
 }

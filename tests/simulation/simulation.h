@@ -51,6 +51,7 @@ class Simulation {
   void StartCoordinator();
   void CrashCoordinator();
   void Handle(const coordinator::Event& event);
+  void HandleArrived();
   void Take(coordinator::Output output);
   bool Commit(const coordinator::Output& output);
   void Release(coordinator::Output output);
@@ -122,7 +123,12 @@ class Simulation {
   uint64_t seed_;
 
   std::unique_ptr<coordinator::Core> core_;
+  // What came in while the coordinator commits; whether it takes time to.
+  std::vector<coordinator::Event> arrived_;
+  bool batches_ = false;
   Invariants::Rows rows_;
+  // Before the last commit.
+  Queues queues_before_;
   int64_t epoch_ = 0;
   absl::Time tick_planned_ = absl::InfiniteFuture();
   bool disk_full_ = false;
