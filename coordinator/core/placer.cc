@@ -449,7 +449,8 @@ JobQueue Recovering(State& state) {
 // Why they wait, to all that do.
 void ExplainSoon(State& state) {
   const absl::Time when = state.explained + state.options.explanation_interval;
-  state.timers.Set(TimerKind::kExplain, "", when);
+  // A time that is past would look like a loop that is late.
+  state.timers.Set(TimerKind::kExplain, "", std::max(state.now, when));
 }
 
 // All that wait, in their order, until no worker is left for the others.
