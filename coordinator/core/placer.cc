@@ -98,6 +98,8 @@ class Placing {
   bool Queue(Job& job, int position);
   // Nobody could be placed any more, nor have others stopped.
   bool IsOver() const { return idle_.empty() && !state_.options.preemption; }
+  // Whether anybody was.
+  bool placed() const { return placed_; }
 
   std::vector<std::string> IdleNames() const {
     std::vector<std::string> names;
@@ -125,6 +127,7 @@ class Placing {
   State& state_;
   Preemption preemption_;
   int attached_ = 0;
+  bool placed_ = false;
   std::vector<Worker*> idle_;
   struct Lack {
     int missing = 0;
@@ -174,6 +177,7 @@ std::vector<Worker*> Placing::WorkersAt(const std::vector<Place>& places) {
 
 void Placing::Begin(Job& job, const std::vector<Place>& places) {
   ++state_.counters.placement_attempts["PLACED"];
+  placed_ = true;
   const std::vector<Worker*> members = WorkersAt(places);
   Take(members);
   BeginGeneration(state_, job, members);
@@ -446,15 +450,9 @@ JobQueue Recovering(State& state) {
   return jobs;
 }
 
-// Why they wait, to all that do.
-void ExplainSoon(State& state) {
-  const absl::Time when = state.explained + state.options.explanation_interval;
-  // A time that is past would look like a loop that is late.
-  state.timers.Set(TimerKind::kExplain, "", std::max(state.now, when));
-}
-
-// All that wait, in their order, until no worker is left for the others.
-void LookAtAll(State& state, Placing& placing) {
+// All that wait, in their order, until no worker is left for the others. False when some were not
+// told why they wait.
+bool LookAtAll(State& state, Placing& placing) {
   state.keeps_idle = false;
   state.last_lacking = kFirstInQueue;
   for (auto& [name, worker] : state.workers) worker.claimed = false;
@@ -477,29 +475,34 @@ void LookAtAll(State& state, Placing& placing) {
       // Its queue's share is larger now: others may be before those looked at.
       if (!waits && state.queues.size() > 1) state.placement_due = true;
     } else {
-      return ExplainSoon(state);
+      return false;
     }
   }
   state.explained = state.now;
   state.timers.Cancel(TimerKind::kExplain, "");
+  return true;
 }
 
-// What came to the end of the queue, or is too far behind to have been looked at.
-void LookAtNew(State& state, Placing& placing, const std::vector<std::string>& names) {
-  std::vector<Job*> jobs;
+// What came to the end of the queue, or is too far behind to have been looked at. False when some
+// may be before others of other queues.
+bool LookAtNew(State& state, Placing& placing, const std::vector<std::string>& names) {
+  JobQueue jobs;
   for (const std::string& name : names) {
     Job* job = state.FindJob(name);
     const bool waits = job != nullptr && job->status().state() == v1::TrainingJobStatus::QUEUED;
-    if (waits && !job->status().has_pending_reason()) jobs.push_back(job);
+    if (waits && !job->status().has_pending_reason()) jobs[job->queue_key()] = job;
   }
+  const bool kept_idle = state.keeps_idle;
+  bool in_place = true;
   auto position = static_cast<int>(state.queue.size() - jobs.size());
-  for (Job* job : jobs) {
+  for (const auto& [place, job] : jobs) {
     if (placing.Queue(*job, position + 1)) ++position;
-    // It may be before some of other queues.
-    if (state.queues.at(job->spec().queue()).waiting.size() < state.queue.size()) {
-      ExplainSoon(state);
-    }
+    const size_t of_its_queue = state.queues.at(job->spec().queue()).waiting.size();
+    in_place = in_place && of_its_queue == state.queue.size();
   }
+  // What is kept since may be others', by their shares.
+  if (!in_place && state.keeps_idle && !kept_idle) state.placement_due = true;
+  return in_place;
 }
 
 }  // namespace
@@ -508,12 +511,19 @@ void RunPlacer(State& state) {
   if (state.draining || (!state.placement_due && state.new_jobs.empty())) return;
   Placing placing(state);
   const std::vector<std::string> names = std::exchange(state.new_jobs, {});
+  bool told = true;
   if (std::exchange(state.placement_due, false)) {
-    LookAtAll(state, placing);
+    told = LookAtAll(state, placing);
   } else {
     placing.KeepOnly(state.unreserved);
   }
-  LookAtNew(state, placing, names);
+  told = LookAtNew(state, placing, names) && told;
+  // Reasons name what was idle, and held, before others were placed.
+  if (!told || placing.placed()) {
+    const absl::Time when = state.explained + state.options.explanation_interval;
+    // A time that is past would look like a loop that is late.
+    state.timers.Set(TimerKind::kExplain, "", std::max(state.now, when));
+  }
   state.unreserved = placing.IdleNames();
   // Somebody was stopped, or left, for another, or the order is another one.
   if (state.placement_due) RunPlacer(state);

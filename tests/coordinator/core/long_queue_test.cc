@@ -1,8 +1,10 @@
 // Looks at a queue whose end nobody needs to see, and at several events at once.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -191,6 +193,69 @@ TEST_F(BatchTest, WhatIsCancelledAtOnceIsNotPlaced) {
   EXPECT_EQ(jobs[1].status().state(), v1::TrainingJobStatus::CANCELLED);
   EXPECT_EQ(jobs[0].etag(), jobs[1].etag());
   EXPECT_EQ(jobs[2].status().state(), v1::TrainingJobStatus::STARTING);
+}
+
+// What the first one keeps is the second one's turn, as its queue holds less.
+TEST_F(BatchTest, JobsOfTwoQueuesTakeTurnsWithinABatch) {
+  CoreDriver d(OptionsShowing(100));
+  ASSERT_TRUE(CreateQueue(d, "a").ok());
+  ASSERT_TRUE(CreateQueue(d, "b").ok());
+  for (char name = 'a'; name < 'd'; ++name) d.Hello(std::string(1, name), name);
+  ASSERT_TRUE(SubmitTo(d, "a", "a-holds", 0, 1).ok());
+  std::vector<Event> events;
+  for (const auto& [queue, ring] : {std::pair("a", 3), std::pair("b", 2)}) {
+    v1::CreateTrainingJobRequest request =
+        CoreDriver::CreateRequest(absl::StrCat("job-", queue), ring);
+    request.mutable_training_job()->mutable_spec()->set_queue(queue);
+    events.push_back(ApiRequest{events.size() + 1, request, {}});
+  }
+  const Output output = d.Core().Handle(d.now(), {&events[0], &events[1]});
+  EXPECT_EQ(d.StateOf("job-a"), "QUEUED");
+  EXPECT_EQ(d.StateOf("job-b"), "STARTING");
+}
+
+// Far behind: it is the look at new jobs that tells it why it waits.
+TEST_F(BatchTest, WhoComesToTheQueueTwiceIsCountedOnce) {
+  CoreDriver d(OptionsShowing(1));
+  ASSERT_TRUE(CreateQueue(d, "a", [](v1::Queue& q) { q.set_max_workers(3); }).ok());
+  d.Hello("a", 'a');
+  ASSERT_TRUE(SubmitTo(d, "a", "job-1").ok());
+  ASSERT_TRUE(SubmitTo(d, "a", "job-2").ok());
+  v1::CreateTrainingJobRequest create = CoreDriver::CreateRequest("job-3", 1);
+  create.mutable_training_job()->mutable_spec()->set_queue("a");
+  v1::PauseTrainingJobRequest pause;
+  v1::ResumeTrainingJobRequest resume;
+  for (std::string* name : {pause.mutable_name(), resume.mutable_name()}) {
+    *name = "projects/default/trainingJobs/job-3";
+  }
+  const std::vector<Event> events = {ApiRequest{1, create, {}}, ApiRequest{2, pause, {}},
+                                     ApiRequest{3, resume, {}}};
+  d.Sleep(absl::Milliseconds(1));
+  const Output output = d.Core().Handle(d.now(), {&events[0], &events[1], &events[2]});
+  EXPECT_EQ(ReasonOf(d.Job("job-3")).substr(0, 14), "2 WORKERS_BUSY");
+}
+
+TEST(LongQueueTest, NumbersInReasonsAreOfPlacementsSinceWithinASecond) {
+  CoreDriver d(OptionsShowing(100));
+  ASSERT_TRUE(CreateQueue(d, "a", [](v1::Queue& q) { q.set_max_workers(2); }).ok());
+  for (char name = 'a'; name < 'e'; ++name) d.Hello(std::string(1, name), name);
+  ASSERT_TRUE(SubmitTo(d, "a", "too-large", 0, 4).ok());
+  ASSERT_TRUE(SubmitTo(d, "a", "small", 0, 2).ok());
+  ASSERT_EQ(d.StateOf("small"), "STARTING");
+  d.Advance(absl::Milliseconds(1250));
+  EXPECT_THAT(ReasonOf(d.Job("too-large")), testing::HasSubstr("together 2 are held"));
+}
+
+// After an hour without a change, what is due to be told is due now.
+TEST(LongQueueTest, ExplanationsAreNoLagOfTheLoop) {
+  CoreDriver d(OptionsShowing(1));
+  d.Hello("a", 'a');
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Submit(d, absl::StrCat("job-", i), 0).ok());
+  d.Form("job-0");
+  d.Advance(absl::Seconds(60));
+  d.FinishRing("job-0", 10);
+  ASSERT_EQ(d.StateOf("job-1"), "STARTING");
+  EXPECT_GE(d.Core().NextTick(), d.now());
 }
 
 TEST_F(BatchTest, AHigherOneOfTheSameBatchIsFirst) {
