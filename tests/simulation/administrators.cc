@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/simulation/queues.h"
@@ -100,14 +102,13 @@ void Simulation::LiftQuotas() {
 
 bool Simulation::IsRefusedByQueue(const v1::TrainingJobSpec& spec,
                                   const absl::Status& status) const {
-  const auto refuses = [&](const Queues& queues) {
+  const std::vector<Queues> recent = store_.RecentQueues();
+  return std::any_of(recent.begin(), recent.end(), [&](const Queues& queues) {
     const auto queue = queues.find(spec.queue().empty() ? "default" : spec.queue());
     if (queue == queues.end()) return status.code() == absl::StatusCode::kPermissionDenied;
     return status.code() == absl::StatusCode::kInvalidArgument &&
            spec.priority() > queue->second.max_priority();
-  };
-  // One that was edited in the same batch may have been so after it.
-  return refuses(QueuesIn(rows_)) || refuses(queues_before_);
+  });
 }
 
 }  // namespace ringmaster::simulation

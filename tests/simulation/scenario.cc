@@ -214,7 +214,8 @@ void Simulation::AwaitDrained(const std::string& worker, int rounds) {
 void Simulation::Uncordon(const std::string& worker, int rounds) {
   AskOf<v1::UncordonWorkerRequest>(worker, [=, this](const absl::StatusOr<v1::Worker>&) {
     // Asked again because the answer was lost, it may be that nobody knows the worker any more.
-    const bool cordoned = rows_.count({static_cast<int>(coordinator::Table::kCordons), worker}) > 0;
+    const bool cordoned =
+        store_.rows().count({static_cast<int>(coordinator::Table::kCordons), worker}) > 0;
     if (cordoned) invariants_.Violated(absl::StrCat(worker, ": its cordon stays"));
     --operated_;
     Operate(worker, rounds - 1);
@@ -296,11 +297,11 @@ void Simulation::InjectFault() {
   } else if (kind < 103) {
     ++injected_["unreadable checkpoints"];
     trainers_.SetUnreadable(scheduler_.now() + scheduler_.Ms(500, 20000));
-  } else if (!disk_full_) {
+  } else if (!store_.full) {
     ++injected_["full disks"];
-    disk_full_ = true;
+    store_.full = true;
     scheduler_.After(scheduler_.Ms(100, 5000), [this] {
-      disk_full_ = false;
+      store_.full = false;
       if (core_ != nullptr) Take(core_->SetStoreFull(scheduler_.now(), false));
     });
   }

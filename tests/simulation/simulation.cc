@@ -20,7 +20,7 @@ constexpr absl::Duration kQuietPhase = absl::Seconds(1200);
 
 Simulation::Simulation(uint64_t seed)
     : scheduler_(seed),
-      trainers_(&scheduler_, &invariants_, &rows_,
+      trainers_(&scheduler_, &invariants_, &store_.rows(),
                 [this](Process& process, const worker::Event& event) { Deliver(process, event); }),
       seed_(seed) {}
 
@@ -31,14 +31,9 @@ void Simulation::StartCoordinator() {
   options.shared_directory = "/shared";
   options.preemption = seed_ % 4 != 0;
   options.preemption_min_runtime = absl::Seconds(seed_ % 3 * 4);
-  batches_ = seed_ % 8 >= 3;
   invariants_.ConfigurePreemption(options.preemption, options.preemption_min_runtime);
-  coordinator::StoredState stored;
-  for (const auto& [key, value] : rows_) {
-    stored.rows.push_back({static_cast<coordinator::Table>(key.first), key.second, value});
-  }
   invariants_.NewLife();
-  core_ = *coordinator::Core::Create(options, stored, ++epoch_, scheduler_.now(), seed_);
+  core_ = *coordinator::Core::Create(options, store_.Load(), ++epoch_, scheduler_.now(), seed_);
   tick_planned_ = absl::InfiniteFuture();
   PlanTick();
 }
@@ -59,7 +54,8 @@ void Simulation::CrashCoordinator() {
 void Simulation::Handle(const coordinator::Event& event) {
   if (core_ == nullptr) return;
   arrived_.push_back(event);
-  if (!batches_) return HandleArrived();
+  const bool commits_at_once = seed_ % 8 < 3;
+  if (commits_at_once) return HandleArrived();
   if (arrived_.size() > 1) return;
   const int64_t epoch = epoch_;
   scheduler_.After(scheduler_.Ms(0, kCommitMs), [this, epoch] {
@@ -85,12 +81,8 @@ void Simulation::Take(coordinator::Output output) {
 }
 
 bool Simulation::Commit(const coordinator::Output& output) {
-  if (disk_full_ && !output.rows.empty() && scheduler_.Chance(0.5)) {
+  if (store_.full && !output.rows.empty() && scheduler_.Chance(0.5)) {
     ++injected_["failed commits"];
-    coordinator::StoredState stored;
-    for (const auto& [key, value] : rows_) {
-      stored.rows.push_back({static_cast<coordinator::Table>(key.first), key.second, value});
-    }
     for (const coordinator::Reply& reply : output.replies) {
       const auto call = calls_.find(reply.call);
       if (call == calls_.end()) continue;
@@ -99,27 +91,19 @@ bool Simulation::Commit(const coordinator::Output& output) {
       done(nullptr);
     }
     invariants_.NewLife();
-    auto reloaded = core_->Reload(scheduler_.now(), stored);
+    auto reloaded = core_->Reload(scheduler_.now(), store_.Load());
     if (!reloaded->rows.empty()) invariants_.Violated("a reload made rows");
     Release(*std::move(reloaded));
     PlanTick();
     return false;
   }
-  queues_before_ = QueuesIn(rows_);
-  for (const coordinator::RowChange& row : output.rows) {
-    const std::pair key(static_cast<int>(row.table), row.key);
-    if (row.value.has_value()) {
-      rows_[key] = *row.value;
-    } else {
-      rows_.erase(key);
-    }
-  }
-  invariants_.CheckCommit(*core_, rows_, output.rows,
+  store_.Commit(output.rows);
+  invariants_.CheckCommit(*core_, store_.rows(), output.rows,
                           {[this](const std::string& path) { return trainers_.FileExists(path); },
                            [this](const std::string& uid, int64_t generation) {
                              return trainers_.AgreedStep(uid, generation);
                            }});
-  invariants_.CheckMemory(*core_, rows_);
+  invariants_.CheckMemory(*core_, store_.rows());
   return true;
 }
 
@@ -133,7 +117,7 @@ void Simulation::Release(coordinator::Output output) {
   }
   for (const coordinator::DirectiveTo& to : output.directives) {
     if (to.directive.has_value()) {
-      invariants_.CheckTold(*to.directive, rows_);
+      invariants_.CheckTold(*to.directive, store_.rows());
       SendToWorker(to.stream, *to.directive);
     }
     if (to.close) {

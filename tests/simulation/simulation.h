@@ -2,12 +2,11 @@
 
 #include <map>
 #include <memory>
-#include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "coordinator/core/core.h"
+#include "tests/simulation/fake_store.h"
 #include "tests/simulation/fake_trainers.h"
 #include "tests/simulation/invariants.h"
 #include "tests/simulation/scheduler.h"
@@ -119,19 +118,15 @@ class Simulation {
 
   Scheduler scheduler_;
   Invariants invariants_;
+  FakeStore store_;
   FakeTrainers trainers_;
   uint64_t seed_;
 
   std::unique_ptr<coordinator::Core> core_;
-  // What came in while the coordinator commits; whether it takes time to.
+  // While it commits.
   std::vector<coordinator::Event> arrived_;
-  bool batches_ = false;
-  Invariants::Rows rows_;
-  // Before the last commit.
-  Queues queues_before_;
   int64_t epoch_ = 0;
   absl::Time tick_planned_ = absl::InfiniteFuture();
-  bool disk_full_ = false;
   bool faults_ = true;
   // Of a process that starts.
   double misfit_chance_ = 0;
