@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/store/postgres.h"
@@ -20,6 +21,12 @@ constexpr char kPath[] =
 
 bool PostgresServer::Installed() {
   return std::system(absl::StrCat(kPath, "command -v initdb >/dev/null").c_str()) == 0;
+}
+
+PostgresServer* PostgresServer::Shared() {
+  static const std::unique_ptr<PostgresServer> server =
+      Installed() ? std::make_unique<PostgresServer>() : nullptr;
+  return server.get();
 }
 
 PostgresServer::PostgresServer() {
@@ -45,6 +52,16 @@ std::string PostgresServer::NewDatabase() {
     EXPECT_TRUE(ExecutePostgres(connection->get(), "CREATE DATABASE " + name).ok());
   }
   return server + name;
+}
+
+void PostgresServer::EndSessions(const std::string& url) {
+  auto connection = ConnectPostgres(url);
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  const absl::Status status =
+      ExecutePostgres(connection->get(),
+                      "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                      " WHERE datname = current_database() AND pid <> pg_backend_pid()");
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 int PostgresServer::Run(const std::string& command) const {

@@ -15,6 +15,9 @@ class PostgresServer {
   // Whether this host has one (initdb in PATH or where Debian puts it).
   static bool Installed();
 
+  // One for all tests of the program, which ends with it; null where none is installed.
+  static PostgresServer* Shared();
+
   PostgresServer();
   ~PostgresServer();
   PostgresServer(const PostgresServer&) = delete;
@@ -22,6 +25,8 @@ class PostgresServer {
 
   // Makes an empty database and returns its URL.
   std::string NewDatabase();
+  // Ends all sessions of the database; they have given their locks back when it returns.
+  static void EndSessions(const std::string& url);
 
  private:
   int Run(const std::string& command) const;

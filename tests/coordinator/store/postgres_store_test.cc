@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/store/postgres_server.h"
+#include "tests/coordinator/store/store_rows.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -17,32 +18,12 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-std::map<std::string, std::string> RowsOf(PostgresStore& store) {
-  std::map<std::string, std::string> rows;
-  const absl::StatusOr<StoredState> state = store.Load();
-  EXPECT_TRUE(state.ok()) << state.status();
-  if (state.ok()) {
-    for (const Row& row : state->rows) rows[row.key] = row.value;
-  }
-  return rows;
-}
-
-RowChange Put(const std::string& key, const std::string& value) {
-  return {.table = Table::kJobs, .key = key, .value = value};
-}
-
 class PostgresStoreTest : public ::testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    if (PostgresServer::Installed()) server_ = new PostgresServer;
-  }
-  static void TearDownTestSuite() {
-    delete server_;
-    server_ = nullptr;
-  }
   void SetUp() override {
-    if (server_ == nullptr) GTEST_SKIP() << "no PostgreSQL server: deploy/local/setup --tests";
-    url_ = server_->NewDatabase();
+    PostgresServer* const server = PostgresServer::Shared();
+    if (server == nullptr) GTEST_SKIP() << "no PostgreSQL server: deploy/local/setup --tests";
+    url_ = server->NewDatabase();
   }
   std::unique_ptr<PostgresStore> MustOpen() {
     auto store = PostgresStore::Open(url_);
@@ -55,50 +36,14 @@ class PostgresStoreTest : public ::testing::Test {
     const absl::Status status = ExecutePostgres(connection->get(), sql);
     EXPECT_TRUE(status.ok()) << status;
   }
-  // Returns when the server has ended the sessions too, and so given their locks back.
-  void EndOtherSessions() {
-    Sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()");
-  }
 
-  static PostgresServer* server_;
   std::string url_;
 };
-PostgresServer* PostgresStoreTest::server_ = nullptr;
 
-TEST_F(PostgresStoreTest, KeepsWhatWasCommitted) {
-  auto first = MustOpen();
-  EXPECT_TRUE(first->Commit({Put("a", "1"), Put("b", "2"), Put("c", std::string("\0x", 2))}).ok());
-  EXPECT_TRUE(first->Commit({Put("a", "3"), {.table = Table::kJobs, .key = "b"}}).ok());
-  EndOtherSessions();
-  auto store = MustOpen();
-  EXPECT_EQ(store->epoch(), 2);
-  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "3"), Pair("c", std::string("\0x", 2))));
-  EXPECT_GT(store->SizeBytes(), 0);
-}
-
-TEST_F(PostgresStoreTest, KeepsTablesApart) {
-  auto store = MustOpen();
-  ASSERT_TRUE(store
-                  ->Commit({Put("same", "job"),
-                            {.table = Table::kQueues, .key = "same", .value = ""},
-                            {.table = Table::kCordons, .key = "same", .value = "cordon"}})
-                  .ok());
-  const StoredState state = *store->Load();
-  std::map<Table, std::string> values;
-  for (const Row& row : state.rows) values[row.table] = row.value;
-  EXPECT_THAT(values, ElementsAre(Pair(Table::kJobs, "job"), Pair(Table::kCordons, "cordon"),
-                                  Pair(Table::kQueues, "")));
-}
-
-TEST_F(PostgresStoreTest, LastChangeOfARowCounts) {
-  auto store = MustOpen();
-  ASSERT_TRUE(
-      store
-          ->Commit(
-              {Put("a", "1"), Put("b", "1"), Put("a", "2"), {.table = Table::kJobs, .key = "b"}})
-          .ok());
-  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "2")));
+TEST_F(PostgresStoreTest, EpochRisesWithEachStart) {
+  EXPECT_EQ(MustOpen()->epoch(), 1);
+  PostgresServer::EndSessions(url_);
+  EXPECT_EQ(MustOpen()->epoch(), 2);
 }
 
 TEST_F(PostgresStoreTest, SecondCoordinatorIsRefused) {
@@ -114,7 +59,7 @@ TEST_F(PostgresStoreTest, CommitsOfAnEarlierEpochDoNothing) {
   auto store = MustOpen();
   ASSERT_TRUE(store->Commit({Put("a", "1"), Put("b", "1")}).ok());
   Sql("UPDATE coordinator SET value = value + 1");
-  const absl::Status status = store->Commit({Put("a", "2"), {.table = Table::kJobs, .key = "b"}});
+  const absl::Status status = store->Commit({Put("a", "2"), Erase("b")});
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
   EXPECT_FALSE(CanGoOn(status));
   EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1"), Pair("b", "1")));
@@ -148,7 +93,7 @@ TEST_F(PostgresStoreTest, CommitThatWaitsForTheNextEpochDoesNothing) {
 
 TEST_F(PostgresStoreTest, LostConnectionEndsTheProcess) {
   auto store = MustOpen();
-  EndOtherSessions();
+  PostgresServer::EndSessions(url_);
   const absl::Status status = store->Commit({Put("a", "1")});
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
   EXPECT_FALSE(CanGoOn(status));
@@ -190,7 +135,7 @@ TEST_F(PostgresStoreTest, FailedCommitLeavesNothing) {
 
 TEST_F(PostgresStoreTest, NewerDatabaseIsRefused) {
   MustOpen();
-  EndOtherSessions();
+  PostgresServer::EndSessions(url_);
   Sql("UPDATE schema_version SET version = 1000");
   EXPECT_EQ(PostgresStore::Open(url_).status().code(), absl::StatusCode::kFailedPrecondition);
 }

@@ -17,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/store/faulty_vfs.h"
+#include "tests/coordinator/store/store_rows.h"
 #include "tests/testing/temporary_directory.h"
 
 namespace ringmaster::coordinator {
@@ -25,20 +26,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
-
-std::map<std::string, std::string> RowsOf(SqliteStore& store) {
-  std::map<std::string, std::string> rows;
-  const absl::StatusOr<StoredState> state = store.Load();
-  EXPECT_TRUE(state.ok()) << state.status();
-  if (state.ok()) {
-    for (const Row& row : state->rows) rows[row.key] = row.value;
-  }
-  return rows;
-}
-
-RowChange Put(const std::string& key, const std::string& value) {
-  return {.table = Table::kJobs, .key = key, .value = value};
-}
 
 class SqliteStoreTest : public ::testing::Test {
  protected:
@@ -68,38 +55,6 @@ class SqliteStoreTest : public ::testing::Test {
   const std::string directory_;
   FaultyVfs vfs_;
 };
-
-TEST_F(SqliteStoreTest, KeepsWhatWasCommitted) {
-  {
-    auto store = MustOpen();
-    EXPECT_TRUE(
-        store->Commit({Put("a", "1"), Put("b", "2"), Put("c", std::string("\0x", 2))}).ok());
-    EXPECT_TRUE(store->Commit({Put("a", "3"), {.table = Table::kJobs, .key = "b"}}).ok());
-  }
-  auto store = MustOpen();
-  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "3"), Pair("c", std::string("\0x", 2))));
-}
-
-TEST_F(SqliteStoreTest, KeepsTablesApart) {
-  auto store = MustOpen();
-  ASSERT_TRUE(store
-                  ->Commit({Put("same", "job"),
-                            {.table = Table::kRequests, .key = "same", .value = "request"},
-                            {.table = Table::kCordons, .key = "same", .value = "cordon"},
-                            {.table = Table::kQueues, .key = "same", .value = "queue"},
-                            {.table = Table::kCheckpoints, .key = "same", .value = ""}})
-                  .ok());
-  const StoredState state = *store->Load();
-  ASSERT_EQ(state.rows.size(), 5);
-  for (const Row& row : state.rows) {
-    const std::string want = row.table == Table::kJobs       ? "job"
-                             : row.table == Table::kRequests ? "request"
-                             : row.table == Table::kCordons  ? "cordon"
-                             : row.table == Table::kQueues   ? "queue"
-                                                             : "";
-    EXPECT_EQ(row.value, want);
-  }
-}
 
 TEST_F(SqliteStoreTest, EpochRisesWithEachStart) {
   EXPECT_EQ(MustOpen()->epoch(), 1);
