@@ -20,7 +20,7 @@
 #include "coordinator/services/status_page.h"
 #include "coordinator/services/token_service.h"
 #include "coordinator/store/sqlite_store.h"
-#include "coordinator/store/token_store.h"
+#include "coordinator/store/sqlite_token_store.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/server.h"
@@ -90,6 +90,7 @@ class CoordinatorServer : public Server {
 
   // In the order of use: what is below is gone first.
   Metrics metrics_;
+  std::shared_ptr<DataDirectory> directory_;
   std::unique_ptr<SqliteStore> store_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<EventLoop> loop_;
@@ -122,12 +123,13 @@ absl::Status CoordinatorServer::Begin() {
 }
 
 absl::Status CoordinatorServer::BeginStoreAndLoop() {
-  ASSIGN_OR_RETURN(store_, SqliteStore::Open({.directory = options_.data_directory}));
+  ASSIGN_OR_RETURN(directory_, DataDirectory::Open(options_.data_directory));
+  ASSIGN_OR_RETURN(store_, SqliteStore::Open({.directory = directory_}));
   ASSIGN_OR_RETURN(const StoredState stored, store_->Load());
   CoreOptions core_options = options_.core;
   // Workers have working directories of their own.
   ASSIGN_OR_RETURN(core_options.shared_directory,
-                   AbsolutePath(options_.shared_directory.empty() ? store_->directory().File("jobs")
+                   AbsolutePath(options_.shared_directory.empty() ? directory_->File("jobs")
                                                                   : options_.shared_directory));
   EventLoopOptions loop_options = {.now = options_.now ? options_.now : SteadyNow,
                                    .on_fatal = DieWithoutStore};
@@ -137,7 +139,7 @@ absl::Status CoordinatorServer::BeginStoreAndLoop() {
                    Core::Create(core_options, stored, store_->epoch(), loop_options.now(), seed));
   SPDLOG_INFO("epoch {}, {} stored records, data directory {}", store_->epoch(), stored.rows.size(),
               options_.data_directory);
-  audit_ = std::make_unique<AuditLog>(store_->directory().File("audit"), loop_options.now);
+  audit_ = std::make_unique<AuditLog>(directory_->File("audit"), loop_options.now);
   loop_ = std::make_unique<EventLoop>(std::move(core), store_.get(), &metrics_, loop_options);
   loop_->Start();
   return absl::OkStatus();
@@ -148,7 +150,7 @@ absl::Status CoordinatorServer::BeginAccess() {
   // A steady clock stands still while the machine is suspended, the wall clock may be set back:
   // tokens live no longer than by either.
   const auto now = [loop = loop_.get()] { return std::max(loop->Now(), absl::Now()); };
-  ASSIGN_OR_RETURN(auto store, TokenStore::Open(*store_));
+  ASSIGN_OR_RETURN(auto store, SqliteTokenStore::Open(*store_));
   ASSIGN_OR_RETURN(auto book, TokenBook::Open(std::move(store), now));
   access_ = std::make_unique<Access>(required, std::move(book), now);
   if (required && !access_->book().HasAdmin()) WriteAdminToken();
@@ -159,13 +161,13 @@ void CoordinatorServer::WriteAdminToken() {
   v1::CreateTokenRequest request;
   request.set_display_name("first administrator");
   request.set_scope(v1::Token::ADMIN);
-  const std::string path = store_->directory().File("admin-token");
+  const std::string path = directory_->File("admin-token");
   // The text is on the disk before the token is: one whose text is lost would keep everybody out,
   // whereas a text without a token is replaced by the next start.
   const absl::StatusOr<v1::CreateTokenResponse> made =
       access_->book().Create(request, [&](const std::string& text) {
         RETURN_IF_ERROR(WriteFileAtomically(path, text + "\n", 0600));
-        return store_->directory().Sync();
+        return directory_->Sync();
       });
   if (made.ok()) {
     SPDLOG_INFO("no administrator has a token: {} is in {}", made->token().name(), path);
@@ -250,7 +252,7 @@ HttpReply CoordinatorServer::Readyz() const {
 absl::Status CoordinatorServer::WriteAddresses() const {
   const std::string text =
       absl::StrCat(address_, "\n", http_address_, http_address_.empty() ? "" : "\n");
-  const std::string own = store_->directory().File("address");
+  const std::string own = directory_->File("address");
   absl::Status written = WriteFileAtomically(own, text);
   if (absl::IsResourceExhausted(written) && store_->ReleaseReserve()) {
     written = WriteFileAtomically(own, text);

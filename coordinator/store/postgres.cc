@@ -16,6 +16,14 @@ constexpr Oid kTextArray = 1009;
 constexpr Oid kBytea = 17;
 constexpr Oid kByteaArray = 1001;
 
+// A person's lock on a row must not stop the event loop; a server that lost the coordinator's host
+// must give its lock back; and "committed" means on the disk.
+constexpr char kSession[] =
+    "SET lock_timeout = '500ms'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;"
+    "SET tcp_keepalives_count = 2;"
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') = 'off'";
+
 template <typename T>
 void AppendBigEndian(std::string& bytes, T value) {
   for (int shift = 8 * (sizeof(T) - 1); shift >= 0; shift -= 8) {
@@ -131,10 +139,13 @@ absl::StatusOr<PostgresConnection> ConnectPostgres(const std::string& url) {
   const char* const values[] = {
       "ringmaster-coordinator", "10", "5", "5", "2", "15000", url.c_str(), "UTF8", nullptr};
   PostgresConnection connection(PQconnectdbParams(names, values, /*expand_dbname=*/1));
-  if (PQstatus(connection.get()) == CONNECTION_OK) return connection;
-  return absl::InternalError(
-      absl::StrCat("store: connect to the database: ",
-                   absl::StripAsciiWhitespace(PQerrorMessage(connection.get()))));
+  if (PQstatus(connection.get()) != CONNECTION_OK) {
+    return absl::InternalError(
+        absl::StrCat("store: connect to the database: ",
+                     absl::StripAsciiWhitespace(PQerrorMessage(connection.get()))));
+  }
+  RETURN_IF_ERROR(ExecutePostgres(connection.get(), kSession));
+  return connection;
 }
 
 absl::StatusOr<PostgresResult> RunPostgres(PGconn* connection, absl::string_view what,

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "coordinator/store/migrations.h"
+#include "coordinator/store/postgres_fence.h"
 #include "coordinator/store/record_kinds.h"
 #include "spdlog/spdlog.h"
 
@@ -16,27 +17,15 @@ namespace {
 // Of a session: only its end gives the lock back. The number is "RngM", as in SQLite's databases.
 constexpr char kLock[] = "SELECT pg_try_advisory_lock(1382967117)::int::bigint";
 
-// A person's lock on a row must not stop the event loop; a server that lost the coordinator's host
-// must give its lock back; and "committed" means on the disk.
-constexpr char kSession[] =
-    "SET lock_timeout = '500ms'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;"
-    "SET tcp_keepalives_count = 2;"
-    "SELECT set_config('synchronous_commit', 'on', false)"
-    " WHERE current_setting('synchronous_commit') = 'off'";
-
-// The leader's row is locked first: who begins the next life waits for this commit, and a commit
-// that waited for that finds the epoch changed and no leader. Of a row that is changed twice the
-// last change counts.
-constexpr char kCommit[] =
-    "WITH leader AS (SELECT 1 FROM coordinator WHERE name = 'epoch' AND value = $1 FOR SHARE),"
-    " change AS (SELECT DISTINCT ON (kind, key) kind, key, value"
+// Of a row that is changed twice the last change counts.
+constexpr char kChanges[] =
+    "change AS (SELECT DISTINCT ON (kind, key) kind, key, value"
     "  FROM leader, unnest($2, $3, $4) WITH ORDINALITY AS c (kind, key, value, place)"
     "  ORDER BY kind, key, place DESC),"
     " written AS (INSERT INTO records SELECT kind, key, value FROM change WHERE value IS NOT NULL"
     "  ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value),"
     " erased AS (DELETE FROM records r USING change c"
-    "  WHERE c.value IS NULL AND r.kind = c.kind AND r.key = c.key)"
-    " SELECT count(*) FROM leader";
+    "  WHERE c.value IS NULL AND r.kind = c.kind AND r.key = c.key)";
 
 absl::StatusOr<int64_t> AskInteger(PGconn* connection, absl::string_view what, const char* sql) {
   ASSIGN_OR_RETURN(const PostgresResult result, RunPostgres(connection, what, sql));
@@ -80,7 +69,6 @@ absl::StatusOr<std::unique_ptr<PostgresStore>> PostgresStore::Open(const std::st
 
 absl::Status PostgresStore::Begin() {
   PGconn* const connection = connection_.get();
-  RETURN_IF_ERROR(ExecutePostgres(connection, kSession));
   ASSIGN_OR_RETURN(const int64_t locked, AskInteger(connection, "lock the database", kLock));
   if (locked == 0) {
     return absl::FailedPreconditionError("another coordinator uses the database");
@@ -125,13 +113,8 @@ absl::Status PostgresStore::Commit(absl::Span<const RowChange> rows) {
     keys.push_back(row.key);
     values.push_back(row.value.has_value() ? &*row.value : nullptr);
   }
-  ASSIGN_OR_RETURN(const PostgresResult result,
-                   RunPostgres(connection_.get(), "commit", kCommit,
-                               {PostgresInteger(epoch_), PostgresTexts(kinds), PostgresTexts(keys),
-                                PostgresBlobs(values)}));
-  if (PostgresIntegerOf(result.get(), 0, 0) == 1) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("store: a later coordinator has the database; epoch ", epoch_, " is over"));
+  return RunFenced(connection_.get(), epoch_, "commit", kChanges,
+                   {PostgresTexts(kinds), PostgresTexts(keys), PostgresBlobs(values)});
 }
 
 bool PostgresStore::RestoreReserve() {

@@ -31,23 +31,21 @@ absl::StatusOr<Database> OpenDatabase(const std::string& path, const SqliteStore
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteStoreOptions& options) {
-  ASSIGN_OR_RETURN(auto directory, DataDirectory::Open(options.directory));
-  auto store = std::unique_ptr<SqliteStore>(new SqliteStore(std::move(directory), options));
+  auto store = std::unique_ptr<SqliteStore>(new SqliteStore(options));
   absl::Status begun = store->Begin();
   // The disk is full. A coordinator that does not start can cancel nothing and recover no ring.
   const bool full = absl::IsResourceExhausted(begun) && store->ReleaseReserve();
   if (full) begun = store->Begin();
   RETURN_IF_ERROR(begun);
   // What is left of a full disk is for what follows; the reserve comes back with the room.
-  if (full || !store->directory_->Reserve(options.reserve_bytes, /*spare=*/0).ok()) {
-    SPDLOG_WARN("store: no room to set {} bytes aside in {}", options.reserve_bytes,
-                options.directory);
+  if (full || !options.directory->Reserve(options.reserve_bytes, /*spare=*/0).ok()) {
+    SPDLOG_WARN("store: no room to set {} bytes aside beside the database", options.reserve_bytes);
   }
   return store;
 }
 
 absl::Status SqliteStore::Begin() {
-  ASSIGN_OR_RETURN(database_, OpenDatabase(directory_->File(kFileName), options_));
+  ASSIGN_OR_RETURN(database_, OpenDatabase(options_.directory->File(kFileName), options_));
   sqlite3* database = database_.get();
   // First, as it refuses a database that is not ours, which must stay as it is.
   RETURN_IF_ERROR(Migrate(database, Migrations()));
@@ -67,7 +65,7 @@ absl::Status SqliteStore::Begin() {
 }
 
 absl::StatusOr<Database> SqliteStore::Connect() const {
-  ASSIGN_OR_RETURN(Database database, OpenDatabase(directory_->File(kFileName), options_));
+  ASSIGN_OR_RETURN(Database database, OpenDatabase(options_.directory->File(kFileName), options_));
   RETURN_IF_ERROR(Execute(database.get(), "PRAGMA synchronous = FULL"));
   return database;
 }
@@ -131,7 +129,8 @@ int64_t SqliteStore::SizeBytes() const {
   int64_t bytes = 0;
   for (const char* suffix : {"", "-wal"}) {
     struct stat status = {};
-    if (stat((directory_->File(kFileName) + suffix).c_str(), &status) == 0) bytes += status.st_size;
+    if (stat((options_.directory->File(kFileName) + suffix).c_str(), &status) == 0)
+      bytes += status.st_size;
   }
   return bytes;
 }

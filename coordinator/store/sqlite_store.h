@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "coordinator/store/data_directory.h"
@@ -12,7 +13,8 @@
 namespace ringmaster::coordinator {
 
 struct SqliteStoreOptions {
-  std::string directory;
+  // The database's file and the reserve are in it; its lock outlives the database.
+  std::shared_ptr<DataDirectory> directory;
   int64_t reserve_bytes = 8 << 20;
   // How long a commit waits for another program's lock: a person with a database shell.
   absl::Duration busy_timeout = absl::Milliseconds(500);
@@ -24,14 +26,13 @@ struct SqliteStoreOptions {
 // the disk when it returns.
 class SqliteStore : public Store {
  public:
-  // Takes the data directory, brings the schema up to date and begins the coordinator's next life
-  // (epoch + 1, durable). Errors: FailedPrecondition (another coordinator runs, or the database is
-  // newer than this program), ResourceExhausted (no space), DataLoss, Internal.
+  // Brings the schema up to date and begins the coordinator's next life (epoch + 1, durable).
+  // Errors: FailedPrecondition (the database is newer than this program), ResourceExhausted (no
+  // space), DataLoss, Internal.
   static absl::StatusOr<std::unique_ptr<SqliteStore>> Open(const SqliteStoreOptions& options);
 
   // The number of this life; 1 in a new directory.
   int64_t epoch() const { return epoch_; }
-  const DataDirectory& directory() const { return *directory_; }
 
   // Another connection to the same database, as durable, for what is not the core's. Who writes
   // over it holds Writing() meanwhile.
@@ -42,23 +43,20 @@ class SqliteStore : public Store {
 
   absl::StatusOr<StoredState> Load() override;
   absl::Status Commit(absl::Span<const RowChange> rows) override;
-  bool ReleaseReserve() override { return directory_->ReleaseReserve(); }
-  bool HasReserve() const override { return directory_->HasReserve(); }
+  bool ReleaseReserve() override { return options_.directory->ReleaseReserve(); }
+  bool HasReserve() const override { return options_.directory->HasReserve(); }
   // The reserve's own room is not enough: the next commit would find the disk full again.
   bool RestoreReserve() override {
-    return directory_->Reserve(options_.reserve_bytes, options_.reserve_bytes).ok();
+    return options_.directory->Reserve(options_.reserve_bytes, options_.reserve_bytes).ok();
   }
   int64_t SizeBytes() const override;
 
  private:
-  SqliteStore(std::unique_ptr<DataDirectory> directory, const SqliteStoreOptions& options)
-      : directory_(std::move(directory)), options_(options) {}
+  explicit SqliteStore(SqliteStoreOptions options) : options_(std::move(options)) {}
 
   absl::Status Begin();
   absl::Status Apply(const RowChange& row);
 
-  // The lock outlives the database.
-  const std::unique_ptr<DataDirectory> directory_;
   const SqliteStoreOptions options_;
   int64_t epoch_ = 0;
   std::mutex writing_;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/store/sqlite_token_store.h"
 #include "gtest/gtest.h"
 #include "proto/rpc_status.h"
 #include "tests/testing/temporary_directory.h"
@@ -13,13 +14,13 @@ namespace {
 class TokenBookTest : public ::testing::Test {
  protected:
   TokenBookTest() {
-    store_ = *SqliteStore::Open({.directory = temporary_.path() + "/data"});
+    store_ = *SqliteStore::Open({.directory = *DataDirectory::Open(temporary_.path() + "/data")});
     book_ = Open();
   }
 
   std::unique_ptr<TokenBook> Open() {
     auto book = TokenBook::Open(
-        *TokenStore::Open(*store_), [this] { return now_; }, /*tokens_max=*/3);
+        *SqliteTokenStore::Open(*store_), [this] { return now_; }, /*tokens_max=*/3);
     EXPECT_TRUE(book.ok()) << book.status();
     return *std::move(book);
   }
@@ -84,9 +85,10 @@ TEST_F(TokenBookTest, EndsWhenItSays) {
 }
 
 TEST_F(TokenBookTest, DamagedRecordIsDataLoss) {
-  ASSERT_TRUE((*TokenStore::Open(*store_))->Put("tokens/a", "x").ok());
-  EXPECT_EQ(TokenBook::Open(*TokenStore::Open(*store_), [this] { return now_; }).status().code(),
-            absl::StatusCode::kDataLoss);
+  ASSERT_TRUE((*SqliteTokenStore::Open(*store_))->Put("tokens/a", "x").ok());
+  EXPECT_EQ(
+      TokenBook::Open(*SqliteTokenStore::Open(*store_), [this] { return now_; }).status().code(),
+      absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

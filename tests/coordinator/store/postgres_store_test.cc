@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "coordinator/store/postgres_token_store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/store/postgres_server.h"
@@ -63,6 +64,26 @@ TEST_F(PostgresStoreTest, CommitsOfAnEarlierEpochDoNothing) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
   EXPECT_FALSE(CanGoOn(status));
   EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1"), Pair("b", "1")));
+}
+
+TEST_F(PostgresStoreTest, TokensOfAnEarlierEpochAreNotWritten) {
+  auto store = MustOpen();
+  auto tokens = *PostgresTokenStore::Open(url_, store->epoch());
+  ASSERT_TRUE(tokens->Put("a", "1").ok());
+  Sql("UPDATE coordinator SET value = value + 1");
+  EXPECT_TRUE(absl::IsFailedPrecondition(tokens->Put("a", "2")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(tokens->Put("b", "1")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(tokens->Erase("a")));
+  EXPECT_THAT(*tokens->Load(), ElementsAre(Pair("a", "1")));
+}
+
+TEST_F(PostgresStoreTest, TokensOutliveALostConnection) {
+  auto store = MustOpen();
+  auto tokens = *PostgresTokenStore::Open(url_, store->epoch());
+  PostgresServer::EndSessions(url_);
+  EXPECT_EQ(tokens->Put("a", "1").code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(tokens->Put("a", "2").ok());
+  EXPECT_THAT(*tokens->Load(), ElementsAre(Pair("a", "2")));
 }
 
 // A commit that began before the next epoch did, and waits for it, is not committed after it.

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "coordinator/store/migrations.h"
-#include "coordinator/store/token_store.h"
+#include "coordinator/store/sqlite_token_store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/store/faulty_vfs.h"
@@ -32,7 +32,9 @@ class SqliteStoreTest : public ::testing::Test {
   SqliteStoreTest() : directory_(temporary_.path() + "/data") {}
 
   absl::StatusOr<std::unique_ptr<SqliteStore>> Open() {
-    return SqliteStore::Open({.directory = directory_,
+    auto directory = DataDirectory::Open(directory_);
+    if (!directory.ok()) return directory.status();
+    return SqliteStore::Open({.directory = *std::move(directory),
                               .reserve_bytes = 1 << 20,
                               .busy_timeout = absl::Milliseconds(5),
                               .vfs = FaultyVfs::kName});
@@ -225,29 +227,11 @@ TEST_F(SqliteStoreTest, RecordsOfAnUnknownKindAreNotIgnored) {
   EXPECT_EQ(MustOpen()->Load().status().code(), absl::StatusCode::kDataLoss);
 }
 
-class TokenStoreTest : public SqliteStoreTest {};
+class SqliteTokenStoreTest : public SqliteStoreTest {};
 
-TEST_F(TokenStoreTest, KeepsRowsOutOfTheCoresSight) {
-  {
-    auto store = MustOpen();
-    auto tokens = *TokenStore::Open(*store);
-    EXPECT_TRUE(tokens->Put("a", std::string("\0x", 2)).ok());
-    EXPECT_TRUE(tokens->Put("b", "1").ok());
-    EXPECT_TRUE(tokens->Put("b", "2").ok());
-    EXPECT_TRUE(tokens->Put("c", "3").ok());
-    EXPECT_TRUE(tokens->Erase("c").ok());
-    EXPECT_TRUE(tokens->Erase("absent").ok());
-    EXPECT_TRUE(store->Commit({Put("job", "1")}).ok());
-  }
+TEST_F(SqliteTokenStoreTest, FlushesBeforeItReturns) {
   auto store = MustOpen();
-  EXPECT_THAT(*(*TokenStore::Open(*store))->Load(),
-              ElementsAre(Pair("a", std::string("\0x", 2)), Pair("b", "2")));
-  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("job", "1")));
-}
-
-TEST_F(TokenStoreTest, FlushesBeforeItReturns) {
-  auto store = MustOpen();
-  auto tokens = *TokenStore::Open(*store);
+  auto tokens = *SqliteTokenStore::Open(*store);
   int syncs = 0;
   vfs_.on_sync = [&](const std::string&) {
     ++syncs;
@@ -259,10 +243,11 @@ TEST_F(TokenStoreTest, FlushesBeforeItReturns) {
 
 // A flush of either would be a busy database for the other, which the event loop takes for a full
 // disk; here nobody waits for one.
-TEST_F(TokenStoreTest, DoesNotDisturbTheCoresCommits) {
-  auto store = *SqliteStore::Open(
-      {.directory = directory_, .reserve_bytes = 1 << 20, .busy_timeout = absl::ZeroDuration()});
-  auto tokens = *TokenStore::Open(*store);
+TEST_F(SqliteTokenStoreTest, DoesNotDisturbTheCoresCommits) {
+  auto store = *SqliteStore::Open({.directory = *DataDirectory::Open(directory_),
+                                   .reserve_bytes = 1 << 20,
+                                   .busy_timeout = absl::ZeroDuration()});
+  auto tokens = *SqliteTokenStore::Open(*store);
   std::atomic<bool> committed = false;
   std::thread thread([&] {
     for (int i = 0; i < 200; ++i) {
@@ -279,9 +264,9 @@ TEST_F(TokenStoreTest, DoesNotDisturbTheCoresCommits) {
   thread.join();
 }
 
-TEST_F(TokenStoreTest, FullDiskLeavesTheRowAsItWas) {
+TEST_F(SqliteTokenStoreTest, FullDiskLeavesTheRowAsItWas) {
   auto store = MustOpen();
-  auto tokens = *TokenStore::Open(*store);
+  auto tokens = *SqliteTokenStore::Open(*store);
   ASSERT_TRUE(tokens->Put("a", "1").ok());
   vfs_.on_write = [](const std::string&) { return SQLITE_FULL; };
   EXPECT_EQ(tokens->Put("a", "2").code(), absl::StatusCode::kResourceExhausted);
@@ -289,9 +274,9 @@ TEST_F(TokenStoreTest, FullDiskLeavesTheRowAsItWas) {
   EXPECT_THAT(*tokens->Load(), ElementsAre(Pair("a", "1")));
 }
 
-TEST_F(TokenStoreTest, ReserveIsForWhatMustNotFail) {
+TEST_F(SqliteTokenStoreTest, ReserveIsForWhatMustNotFail) {
   auto store = MustOpen();
-  auto tokens = *TokenStore::Open(*store);
+  auto tokens = *SqliteTokenStore::Open(*store);
   vfs_.on_write = [this](const std::string&) {
     return access((directory_ + "/reserve").c_str(), F_OK) == 0 ? SQLITE_FULL : SQLITE_OK;
   };
@@ -306,7 +291,7 @@ TEST_F(TokenStoreTest, ReserveIsForWhatMustNotFail) {
 }
 
 // A database as the first version left it.
-TEST_F(TokenStoreTest, FirstVersionsDatabaseGetsTheTable) {
+TEST_F(SqliteTokenStoreTest, FirstVersionsDatabaseGetsTheTable) {
   ASSERT_EQ(mkdir(directory_.c_str(), 0700), 0);
   sqlite3* raw = nullptr;
   ASSERT_EQ(sqlite3_open((directory_ + "/coordinator.db").c_str(), &raw), SQLITE_OK);
@@ -317,7 +302,7 @@ TEST_F(TokenStoreTest, FirstVersionsDatabaseGetsTheTable) {
   ASSERT_NE(store, nullptr);
   EXPECT_EQ(store->epoch(), 8);
   EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "1")));
-  auto tokens = *TokenStore::Open(*store);
+  auto tokens = *SqliteTokenStore::Open(*store);
   EXPECT_TRUE(tokens->Load()->empty());
   EXPECT_TRUE(tokens->Put("b", "2").ok());
 }

@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "coordinator/store/postgres_store.h"
+#include "coordinator/store/postgres_token_store.h"
 #include "coordinator/store/sqlite_store.h"
+#include "coordinator/store/sqlite_token_store.h"
 #include "tests/coordinator/store/postgres_server.h"
 #include "tests/coordinator/store/store_rows.h"
 #include "tests/testing/temporary_directory.h"
@@ -34,21 +36,34 @@ class StoreTest : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<Store> MustOpen() {
     if (is_postgres()) {
       PostgresServer::EndSessions(url_);
-      return Opened(PostgresStore::Open(url_));
+      auto store = Opened(PostgresStore::Open(url_));
+      epoch_ = store->epoch();
+      return store;
     }
-    return Opened(SqliteStore::Open({.directory = temporary_.path() + "/data"}));
+    std::shared_ptr<DataDirectory> directory = Opened(DataDirectory::Open(temporary_.path()));
+    auto store = Opened(SqliteStore::Open({.directory = std::move(directory)}));
+    sqlite_ = store.get();
+    return store;
+  }
+
+  // Of the life that was opened last.
+  std::unique_ptr<TokenStore> MustOpenTokens() {
+    if (is_postgres()) return Opened(PostgresTokenStore::Open(url_, epoch_));
+    return Opened(SqliteTokenStore::Open(*sqlite_));
   }
 
  private:
   static bool is_postgres() { return std::string(GetParam()) == "PostgreSQL"; }
   template <typename T>
-  static std::unique_ptr<Store> Opened(absl::StatusOr<std::unique_ptr<T>> store) {
-    EXPECT_TRUE(store.ok()) << store.status();
-    return store.ok() ? *std::move(store) : nullptr;
+  static std::unique_ptr<T> Opened(absl::StatusOr<std::unique_ptr<T>> opened) {
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    return *std::move(opened);
   }
 
   const TemporaryDirectory temporary_;
+  SqliteStore* sqlite_ = nullptr;
   std::string url_;
+  int64_t epoch_ = 0;
 };
 
 TEST_P(StoreTest, KeepsWhatWasCommitted) {
@@ -84,6 +99,24 @@ TEST_P(StoreTest, LastChangeOfARowCounts) {
   auto store = MustOpen();
   ASSERT_TRUE(store->Commit({Put("a", "1"), Put("b", "1"), Put("a", "2"), Erase("b")}).ok());
   EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("a", "2")));
+}
+
+TEST_P(StoreTest, KeepsTokensOutOfTheCoresSight) {
+  {
+    auto store = MustOpen();
+    auto tokens = MustOpenTokens();
+    EXPECT_TRUE(tokens->Put("a", std::string("\0x", 2)).ok());
+    EXPECT_TRUE(tokens->Put("b", "1").ok());
+    EXPECT_TRUE(tokens->PutFromReserve("b", "2").ok());
+    EXPECT_TRUE(tokens->Put("c", "3").ok());
+    EXPECT_TRUE(tokens->Erase("c").ok());
+    EXPECT_TRUE(tokens->Erase("absent").ok());
+    EXPECT_TRUE(store->Commit({Put("job", "1")}).ok());
+  }
+  auto store = MustOpen();
+  EXPECT_THAT(*MustOpenTokens()->Load(),
+              ElementsAre(Pair("a", std::string("\0x", 2)), Pair("b", "2")));
+  EXPECT_THAT(RowsOf(*store), ElementsAre(Pair("job", "1")));
 }
 
 INSTANTIATE_TEST_SUITE_P(, StoreTest, testing::Values("SQLite", "PostgreSQL"),

@@ -1,4 +1,4 @@
-#include "coordinator/store/token_store.h"
+#include "coordinator/store/sqlite_token_store.h"
 
 #include <utility>
 
@@ -16,12 +16,12 @@ absl::Status Step(sqlite3* database, sqlite3_stmt* statement, const std::string&
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TokenStore>> TokenStore::Open(SqliteStore& store) {
+absl::StatusOr<std::unique_ptr<SqliteTokenStore>> SqliteTokenStore::Open(SqliteStore& store) {
   ASSIGN_OR_RETURN(Database database, store.Connect());
-  return std::unique_ptr<TokenStore>(new TokenStore(std::move(database), &store));
+  return std::unique_ptr<SqliteTokenStore>(new SqliteTokenStore(std::move(database), &store));
 }
 
-absl::StatusOr<std::map<std::string, std::string>> TokenStore::Load() {
+absl::StatusOr<std::map<std::string, std::string>> SqliteTokenStore::Load() {
   std::map<std::string, std::string> rows;
   ASSIGN_OR_RETURN(const Statement select,
                    Prepare(database_.get(), "SELECT key, value FROM tokens"));
@@ -37,7 +37,7 @@ absl::StatusOr<std::map<std::string, std::string>> TokenStore::Load() {
   }
 }
 
-absl::Status TokenStore::Put(const std::string& key, const std::string& value) {
+absl::Status SqliteTokenStore::Put(const std::string& key, const std::string& value) {
   const auto writing = store_->Writing();
   ASSIGN_OR_RETURN(const Statement upsert, Prepare(database_.get(),
                                                    "INSERT INTO tokens (key, value) VALUES (?1, ?2)"
@@ -46,14 +46,14 @@ absl::Status TokenStore::Put(const std::string& key, const std::string& value) {
   return Step(database_.get(), upsert.get(), key);
 }
 
-absl::Status TokenStore::PutFromReserve(const std::string& key, const std::string& value) {
+absl::Status SqliteTokenStore::PutFromReserve(const std::string& key, const std::string& value) {
   const absl::Status status = Put(key, value);
   if (!absl::IsResourceExhausted(status) || !store_->ReleaseReserve()) return status;
   // The event loop finds that the reserve is gone and sets it aside again when there is room.
   return Put(key, value);
 }
 
-absl::Status TokenStore::Erase(const std::string& key) {
+absl::Status SqliteTokenStore::Erase(const std::string& key) {
   const auto writing = store_->Writing();
   ASSIGN_OR_RETURN(const Statement erase,
                    Prepare(database_.get(), "DELETE FROM tokens WHERE key = ?1"));
