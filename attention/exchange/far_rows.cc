@@ -39,6 +39,11 @@ at::Tensor EmptyRows(int64_t rows, const at::Tensor& k) {
 at::Tensor Pack(const PlacedParts& parts, const at::Tensor& k, const at::Tensor& v,
                 const at::Tensor& pool) {
   const at::Tensor outgoing = EmptyRows(parts.parts().outgoing_rows, k);
+  if (parts.tiles() != nullptr) {
+    TilePackRows(k, v, parts.tiles()->messages.sent, outgoing);
+    TilePackRows(k, v, parts.tiles()->messages.kept, KeptRows(parts, pool));
+    return outgoing;
+  }
   const auto pack = [&](const PlacedRows& rows, const at::Tensor& buffer) {
     if (buffer.size(0) > 0) {
       PackRows(k, rows, RowsIn(buffer, kKeys));
@@ -72,7 +77,14 @@ FarGradients::FarGradients(const PlacedParts& parts, const at::Tensor& owed, at:
       group_(exchange, owed.to(wire), Slices(parts.parts().incoming), returned_,
              Slices(parts.parts().outgoing)) {}
 
-void FarGradients::AddTo(const at::Tensor& dk, const at::Tensor& dv) {
+void FarGradients::AddTo(const at::Tensor& dk, const at::Tensor& dv, const FinishedKeys& finished) {
+  if (returned_.size(0) > 0) {
+    group_.Wait();
+  }
+  if (parts_.tiles() != nullptr) {
+    TileAddRows(parts_.tiles()->messages, KeptRows(parts_, owed_), returned_, dk, dv, finished);
+    return;
+  }
   const auto add = [&](const PlacedRows& rows, const at::Tensor& gradients) {
     if (gradients.size(0) > 0) {
       AddRows(RowsIn(gradients, kKeys).unsqueeze(1), rows, dk);
@@ -80,20 +92,7 @@ void FarGradients::AddTo(const at::Tensor& dk, const at::Tensor& dv) {
     }
   };
   add(parts_.kept(), KeptRows(parts_, owed_));
-  if (returned_.size(0) > 0) {
-    group_.Wait();
-    add(parts_.outgoing(), returned_.to(owed_.scalar_type()));
-  }
-}
-
-void FarGradients::Round(const at::Tensor& dk_sums, const at::Tensor& dv_sums, const at::Tensor& dk,
-                         const at::Tensor& dv) const {
-  for (const PlacedRows* rows : {&parts_.kept(), &parts_.outgoing()}) {
-    if (rows->set().rows() > 0) {
-      RoundRows(dk_sums, *rows, dk);
-      RoundRows(dv_sums, *rows, dv);
-    }
-  }
+  add(parts_.outgoing(), returned_.to(owed_.scalar_type()));
 }
 
 }  // namespace ringmaster::attention

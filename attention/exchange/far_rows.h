@@ -5,6 +5,7 @@
 #include "attention/exchange/exchange.h"
 #include "attention/exchange/group_in_flight.h"
 #include "attention/parts/placed_parts.h"
+#include "attention/tiles/tile_ops.h"
 
 // What of keys and values travels between ranks: selected rows there, the gradients of the same
 // rows back. One thread; throw ExchangeError. No message is in flight when they are gone.
@@ -37,10 +38,9 @@ class FarGradients {
                GroupedExchange* exchange);
 
   // Adds to dk and dv [B, T, Hkv, D], of the type of `owed`, what is the rank's own; waits for it.
-  void AddTo(const at::Tensor& dk, const at::Tensor& dv);
-  // Rounds the rows that AddTo has added to, and no others (RoundRows).
-  void Round(const at::Tensor& dk_sums, const at::Tensor& dv_sums, const at::Tensor& dk,
-             const at::Tensor& dv) const;
+  // With tiles `finished`, of k's shape and type, may be given: the totals of rows that something
+  // is added to go there instead, rounded.
+  void AddTo(const at::Tensor& dk, const at::Tensor& dv, const FinishedKeys& finished = {});
   // For what goes to others, too. At the end.
   void Wait() { group_.Wait(); }
 

@@ -33,10 +33,6 @@ void GatherOnDevice(const at::Tensor& whole, const at::Tensor& index, const at::
   at::index_select_out(rows, whole.flatten(1, 2), 1, index);
 }
 
-void PutOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole) {
-  Flat(whole).index_copy_(1, index, values.to(whole.scalar_type()));
-}
-
 void AddOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole) {
   Flat(whole).index_add_(1, index, values.flatten(1, 2).to(whole.scalar_type()));
 }

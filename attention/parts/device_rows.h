@@ -11,7 +11,6 @@ namespace ringmaster::attention {
 at::Tensor RowIndex(const RowSet& set, int64_t heads, at::Device device);
 at::Tensor GatherOnDevice(const at::Tensor& whole, const at::Tensor& index);  // [B, rows, D]
 void GatherOnDevice(const at::Tensor& whole, const at::Tensor& index, const at::Tensor& to);
-void PutOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole);
 void AddOnDevice(const at::Tensor& values, const at::Tensor& index, const at::Tensor& whole);
 void MergeOnDevice(const at::Tensor& out, const at::Tensor& lse, const at::Tensor& index,
                    const at::Tensor& merged_out, const at::Tensor& merged_lse);

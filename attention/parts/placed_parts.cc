@@ -162,8 +162,10 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
   }
   sent_ = TakeRows(absl::MakeSpan(parts_.outgoing));
   held_ = TakeRows({&parts_.kept, 1});
-  outgoing_.emplace(sent_, kv_heads, device);
-  kept_.emplace(held_, kv_heads, device);
+  if (!tiles.has_value()) {
+    outgoing_.emplace(sent_, kv_heads, device);
+    kept_.emplace(held_, kv_heads, device);
+  }
 }
 
 void PlacedParts::SetKnownZeros(const at::Tensor& dq, const at::Tensor& dk) const {
@@ -184,7 +186,10 @@ size_t PlacedParts::bytes() const {
              (part.gates.defined() ? part.gates.nbytes() : 0);
     }
   }
-  sum += sent_.bytes() + outgoing_->bytes() + held_.bytes() + kept_->bytes();
+  sum += sent_.bytes() + held_.bytes();
+  for (const std::optional<PlacedRows>* rows : {&outgoing_, &kept_}) {
+    sum += rows->has_value() ? (*rows)->bytes() : 0;
+  }
   if (alone_.has_value()) {
     sum += alone_->queries.bytes() + alone_->keys.bytes();
   }

@@ -45,7 +45,7 @@ class PlacedParts {
   const std::vector<Dense>& far() const { return far_; }
   const Alone& alone() const { return *alone_; }
   // The local rows of the send buffer, from its first to its last, and those that are kept in the
-  // pool: one group.
+  // pool: one group. Without tiles, which have lists of their own of them.
   const PlacedRows& outgoing() const { return *outgoing_; }
   const PlacedRows& kept() const { return *kept_; }
   // Sets to zero what is zero whatever the numbers are (zero_gradients.h), and no more than their

@@ -82,20 +82,6 @@ void CopyAs(const at::Tensor& whole, const RowSet& set, const at::Tensor& packed
 }
 
 template <typename T>
-void Round(const at::Tensor& sums, const RowSet& set, const at::Tensor& to) {
-  const Rows<float> source(sums);
-  const Rows<T> target(to);
-  const int64_t size = to.size(-1);
-  ForEachGroup(to.size(0), set, size, [&](int64_t b, int64_t group) {
-    ForEachRun(set, group, [&](const Run& run, int64_t /*row*/) {
-      for (int64_t i = 0; i < run.count; ++i) {
-        CopyRow(source.At(b, run, i), size, target.At(b, run, i));
-      }
-    });
-  });
-}
-
-template <typename T>
 void Add(const at::Tensor& added, const RowSet& set, const at::Tensor& whole) {
   const Packed<T> source(added);
   const Rows<T> target(whole);
@@ -171,16 +157,6 @@ void PackRows(const at::Tensor& whole, const PlacedRows& rows, const at::Tensor&
     return;
   }
   CopyAs(whole, rows.set(), packed.unsqueeze(1));
-}
-
-void RoundRows(const at::Tensor& sums, const PlacedRows& rows, const at::Tensor& to) {
-  if (!sums.device().is_cpu()) {
-    PutOnDevice(GatherOnDevice(sums, rows.index()), rows.index(), to);
-  } else if (to.scalar_type() == at::kHalf) {
-    Round<at::Half>(sums, rows.set(), to);
-  } else {
-    Round<at::BFloat16>(sums, rows.set(), to);
-  }
 }
 
 void AddRows(const at::Tensor& values, const PlacedRows& rows, const at::Tensor& whole) {

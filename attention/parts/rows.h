@@ -33,9 +33,6 @@ at::Tensor GatherRows(const at::Tensor& whole, const PlacedRows& rows, at::Scala
 // dimension, same dtype.
 void PackRows(const at::Tensor& whole, const PlacedRows& rows, const at::Tensor& packed);
 
-// Rounds the rows of `sums`, fp32, to those of `to`, bf16 or fp16 and contiguous.
-void RoundRows(const at::Tensor& sums, const PlacedRows& rows, const at::Tensor& to);
-
 // Adds `values` [B, groups, rows, D] to the rows of `whole`, both in the accumulation type (fp32 or
 // fp64) on the CPU. Any strides but 1 in the last dimension.
 void AddRows(const at::Tensor& values, const PlacedRows& rows, const at::Tensor& whole);

@@ -62,7 +62,19 @@ class Uncovered {
 
 }  // namespace
 
-PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device) {
+PlacedTiles::Messages::Messages(const MessageLists& lists, at::Device device)
+    : sent(Place(lists.sent, at::kInt, device)),
+      kept(Place(lists.kept, at::kInt, device)),
+      places(Place(lists.places, at::kInt, device)),
+      begin(Place(lists.begin, at::kInt, device)),
+      rows(Place(lists.rows, at::kInt, device)) {}
+
+size_t PlacedTiles::Messages::bytes() const {
+  return sent.nbytes() + kept.nbytes() + places.nbytes() + begin.nbytes() + rows.nbytes();
+}
+
+PlacedTiles::PlacedTiles(const RankParts& rank, const TileShape& shape, at::Device device)
+    : messages(MakeMessageLists(rank, shape.kv_heads), device) {
   TileLists lists = MakeTileLists(rank, shape);
   // Where branches have last tiles, these have every place, and a query sees its own key.
   if (lists.last.tiles.empty() || rank.tile_order.has_value()) {
@@ -107,7 +119,7 @@ void PlacedTiles::PlaceUncovered(const RankParts& rank, const TileShape& shape, 
 }
 
 size_t PlacedTiles::bytes() const {
-  size_t sum = sizeof(PlacedTiles);
+  size_t sum = sizeof(PlacedTiles) + messages.bytes();
   for (const at::Tensor& list :
        {slots, last_slots, merge_begin, mix_places, mix_begin, key_sums, no_query, no_key}) {
     sum += list.defined() ? list.nbytes() : 0;

@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "attention/parts/rank_parts.h"
+#include "attention/tiles/message_lists.h"
 #include "attention/tiles/tile_lists.h"
 
 namespace ringmaster::attention {
 
-// TileLists on a device: lists of structures are tensors of their bytes, key_sums of its own, all
-// other lists int32 tensors with the bits of uint32. Immutable; thread-safe.
+// TileLists and MessageLists on a device: lists of structures are tensors of their bytes, key_sums
+// of its own, all other lists int32 tensors with the bits of uint32. Immutable; thread-safe.
 struct PlacedTiles {
   struct Queries {
     at::Tensor tiles;
@@ -33,6 +34,17 @@ struct PlacedTiles {
     bool zero_keys;
     bool finishes;
     std::vector<Backward> passes;
+  };
+
+  struct Messages {
+    Messages(const MessageLists& lists, at::Device device);
+    size_t bytes() const;
+
+    at::Tensor sent;
+    at::Tensor kept;
+    at::Tensor places;
+    at::Tensor begin;
+    at::Tensor rows;
   };
 
   // REQUIRES: as MakeTileLists.
@@ -59,6 +71,7 @@ struct PlacedTiles {
   // there may be anything, and is read beside tiles.
   at::Tensor no_query;
   at::Tensor no_key;
+  Messages messages;
 
  private:
   void PlaceUncovered(const RankParts& rank, const TileShape& shape, at::Device device);

@@ -4,6 +4,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <optional>
+
 namespace ringmaster::attention {
 namespace {
 
@@ -23,6 +25,10 @@ TORCH_LIBRARY(ringmaster, library) {
   library.def(
       "tile_starts(Tensor dout, Tensor out, Tensor rest, Tensor lse, float scale, "
       "Tensor(a!) starts) -> ()");
+  library.def("tile_pack_rows(Tensor k, Tensor v, Tensor places, Tensor(a!) message) -> ()");
+  library.def(
+      "tile_add_rows(Tensor places, Tensor begin, Tensor rows, Tensor kept, Tensor returned, "
+      "Tensor(a!) dk_sums, Tensor(b!) dv_sums, Tensor(c!)? dk, Tensor(d!)? dv) -> ()");
   library.def(
       "dropout_factors(Tensor philox_keys, Tensor queries, Tensor keys, int dropped_below, "
       "float kept, Tensor(a!) factors) -> ()");
@@ -136,6 +142,31 @@ void TileBackward(const TileInputs& inputs, const Tensor& dout, const Tensor& st
                   lists.keys.tiles, lists.keys.queries, deterministic,
                   static_cast<int64_t>(lists.key_gradients), key_sums, sums.begin, sums.dq, sums.dk,
                   sums.dv, sums.pool_dk, sums.pool_dv, finished.dk, finished.dv);
+  }
+}
+
+void TilePackRows(const Tensor& k, const Tensor& v, const Tensor& places, const Tensor& message) {
+  static const auto pack =
+      Find("ringmaster::tile_pack_rows")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+  if (places.numel() > 0) {
+    pack.call(k, v, places, message);
+  }
+}
+
+void TileAddRows(const PlacedTiles::Messages& lists, const Tensor& kept, const Tensor& returned,
+                 const Tensor& dk_sums, const Tensor& dv_sums, const FinishedKeys& finished) {
+  static const auto add =
+      Find("ringmaster::tile_add_rows")
+          .typed<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      const Tensor&, const Tensor&, const std::optional<Tensor>&,
+                      const std::optional<Tensor>&)>();
+  const auto or_none = [](const Tensor& x) {
+    return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
+  };
+  if (lists.places.numel() > 0) {
+    add.call(lists.places, lists.begin, lists.rows, kept, returned, dk_sums, dv_sums,
+             or_none(finished.dk), or_none(finished.dv));
   }
 }
 

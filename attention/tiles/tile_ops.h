@@ -7,10 +7,11 @@
 
 #include "attention/tiles/placed_tiles.h"
 
-// The kernels over lists of tiles, of dropout and of positions as operators of LibTorch: schemas
-// are declared here, kernels are registered by whatever brings them. libringmaster_cuda.so
-// registers those of attention/kernels when it is loaded; without it there are none. Asynchronous
-// on the current stream. Thread-safe once the kernels are registered. Throw c10::Error.
+// The kernels over lists of tiles, of rows that travel, of dropout and of positions as operators of
+// LibTorch: schemas are declared here, kernels are registered by whatever brings them.
+// libringmaster_cuda.so registers those of attention/kernels when it is loaded; without it there
+// are none. Asynchronous on the current stream. Thread-safe once the kernels are registered. Throw
+// c10::Error.
 namespace ringmaster::attention {
 
 // Empty, or why no kernels take tensors of this one's device.
@@ -85,5 +86,17 @@ struct FinishedKeys {
 void TileBackward(const TileInputs& inputs, const at::Tensor& dout, const at::Tensor& starts,
                   const PlacedTiles::Backward& lists, const at::Tensor& key_sums,
                   bool deterministic, const TileSums& sums, const FinishedKeys& finished);
+
+// Packs the rows at `places` (a list of PlacedTiles::Messages) of k and v [B, T, Hkv, D] into
+// `message` [rows, 2, B, D], of one two-byte type.
+void TilePackRows(const at::Tensor& k, const at::Tensor& v, const at::Tensor& places,
+                  const at::Tensor& message);
+
+// Adds gradients that come back, fp32 messages of the kept rows and of those that were sent, to the
+// sums of the rank's own keys, fp32 [B, T, Hkv, D]. Where `finished` is defined the totals go
+// there, rounded, and the sums stay what they are. The same bits every time.
+void TileAddRows(const PlacedTiles::Messages& lists, const at::Tensor& kept,
+                 const at::Tensor& returned, const at::Tensor& dk_sums, const at::Tensor& dv_sums,
+                 const FinishedKeys& finished);
 
 }  // namespace ringmaster::attention

@@ -6,12 +6,14 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "attention/kernels/dropout.h"
 #include "attention/kernels/mix.h"
 #include "attention/kernels/rotate.h"
+#include "attention/kernels/rows.h"
 #include "attention/kernels/tile_attention.h"
 
 namespace ringmaster::attention {
@@ -238,6 +240,62 @@ void BackwardCuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   CheckDone(kernels::TileBackward(problem, StreamOf(q)));
 }
 
+template <typename T>
+kernels::Strided<T> StridedOf(const Tensor& x) {
+  TORCH_CHECK_VALUE(x.dim() == 4 && x.stride(3) == 1 && x.element_size() == sizeof(T),
+                    "rows are [B, T, H, D] with columns beside each other, of ", sizeof(T),
+                    " bytes each");
+  void* data = const_cast<void*>(x.const_data_ptr());
+  return {static_cast<T*>(data), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+void PackRowsCuda(const Tensor& k, const Tensor& v, const Tensor& places, const Tensor& message) {
+  const c10::cuda::CUDAGuard guard(k.device());
+  TORCH_CHECK_VALUE(message.is_contiguous() && message.element_size() == k.element_size() &&
+                        v.sizes() == k.sizes() &&
+                        message.numel() == 2 * places.numel() * k.size(0) * k.size(3),
+                    "a message is [rows, 2, B, D], contiguous, of the type of keys and values");
+  CheckDone(kernels::PackRows({.batch = k.size(0),
+                               .heads = static_cast<int>(k.size(2)),
+                               .head_dim = static_cast<int>(k.size(3)),
+                               .rows = places.numel(),
+                               .places = Data<uint32_t>(places),
+                               .k = StridedOf<const uint16_t>(k),
+                               .v = StridedOf<const uint16_t>(v),
+                               .message = static_cast<uint16_t*>(message.mutable_data_ptr())},
+                              StreamOf(k)));
+}
+
+void AddRowsCuda(const Tensor& places, const Tensor& begin, const Tensor& rows, const Tensor& kept,
+                 const Tensor& returned, const Tensor& dk_sums, const Tensor& dv_sums,
+                 const std::optional<Tensor>& dk, const std::optional<Tensor>& dv) {
+  const c10::cuda::CUDAGuard guard(dk_sums.device());
+  for (const Tensor& message : {kept, returned}) {
+    TORCH_CHECK_VALUE(message.is_contiguous() && message.scalar_type() == at::kFloat,
+                      "messages of gradients are contiguous and fp32");
+  }
+  TORCH_CHECK_VALUE(kept.size(0) + returned.size(0) == rows.numel(),
+                    "the lists are of other messages");
+  kernels::AddRowsProblem problem{.batch = dk_sums.size(0),
+                                  .heads = static_cast<int>(dk_sums.size(2)),
+                                  .head_dim = static_cast<int>(dk_sums.size(3)),
+                                  .place_count = places.numel(),
+                                  .places = Data<uint32_t>(places),
+                                  .begin = Data<uint32_t>(begin),
+                                  .rows = Data<uint32_t>(rows),
+                                  .kept_rows = static_cast<uint32_t>(kept.size(0)),
+                                  .kept = Data<float>(kept),
+                                  .returned = Data<float>(returned),
+                                  .dk = StridedOf<float>(dk_sums),
+                                  .dv = StridedOf<float>(dv_sums)};
+  if (dk.has_value() && dv.has_value()) {
+    problem.type = TypeOf(*dk);
+    problem.rounded_dk = StridedOf<uint16_t>(*dk);
+    problem.rounded_dv = StridedOf<uint16_t>(*dv);
+  }
+  CheckDone(kernels::AddRows(problem, StreamOf(dk_sums)));
+}
+
 TORCH_LIBRARY_IMPL(ringmaster, CUDA, library) {
   library.impl("tile_why_not", WhyNotCuda);
   library.impl("tile_forward", ForwardCuda);
@@ -246,6 +304,8 @@ TORCH_LIBRARY_IMPL(ringmaster, CUDA, library) {
   library.impl("dropout_factors", DropoutFactorsCuda);
   library.impl("rotate", RotateCuda);
   library.impl("tile_backward", BackwardCuda);
+  library.impl("tile_pack_rows", PackRowsCuda);
+  library.impl("tile_add_rows", AddRowsCuda);
 }
 
 }  // namespace

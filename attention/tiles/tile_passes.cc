@@ -243,10 +243,11 @@ class BackwardPass {
       return x.narrow(1, window.begin, window.tokens);
     };
     part_of(gradients_.dq).copy_(sums.dq);
-    far.AddTo(Columns(sums.dk, head_dim_), Columns(sums.dv, head_dim_));
-    if (window.finishes) {
-      far.Round(sums.dk, sums.dv, gradients_.dk, gradients_.dv);
-    } else {
+    const auto own = [&](const at::Tensor& x) { return Columns(x, head_dim_); };
+    far.AddTo(
+        own(sums.dk), own(sums.dv),
+        window.finishes ? FinishedKeys{own(gradients_.dk), own(gradients_.dv)} : FinishedKeys{});
+    if (!window.finishes) {
       part_of(gradients_.dk).copy_(sums.dk);
       part_of(gradients_.dv).copy_(sums.dv);
     }

@@ -1,6 +1,6 @@
-// Rows on their way between ranks of a GPU: packed from keys as they lie, and added to sums of
-// their gradients and rounded when they come back, each beside a copy that reads and writes as many
-// bytes:
+// Rows of keys and values on their way between ranks of a GPU: packed as they lie, and their
+// gradients added to sums and rounded when they come back, each beside a copy that reads and writes
+// as many bytes:
 //   rows_benchmark [--shape=16x128] [--rate=R] TOKENS...
 // Of TOKENS tokens every R-th (4) of each head. Prints one JSON object a length: rows, milliseconds
 // (median of ten after a second), and the share of the copy's speed.
@@ -15,7 +15,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "attention/parts/rows.h"
+#include "attention/tiles/message_lists.h"
+#include "attention/tiles/placed_tiles.h"
+#include "attention/tiles/tile_ops.h"
 #include "benchmarks/attention/arguments.h"
 #include "benchmarks/attention/rank_passes.h"
 
@@ -43,39 +45,50 @@ double TimeCopy(int64_t bytes, const at::TensorOptions& options) {
   return Time([&] { to.copy_(from); });
 }
 
-void Run(const Arguments& arguments, int64_t tokens) {
-  const auto [heads, dim] = arguments.shape;
+// Every rate-th row of each head.
+RankParts SentRows(const Arguments& arguments, int64_t tokens) {
+  RankParts rank;
   RowSet set;
-  for (int head = 0; head < heads; ++head) {
+  for (int head = 0; head < arguments.shape.heads; ++head) {
     const int64_t first = head % arguments.rate;
     const int64_t count = (tokens - first + arguments.rate - 1) / arguments.rate;
     set.runs.push_back({first, arguments.rate, count, head});
     set.rows_per_group += count;
   }
   set.group_begin.push_back(set.runs.size());
-  const PlacedRows rows(set, heads, at::Device(at::kCUDA, 0));
-  const at::TensorOptions options(at::Device(at::kCUDA, 0));
-  const at::Tensor keys = at::zeros({1, tokens, heads, dim}, options.dtype(at::kBFloat16));
-  const at::Tensor sums = at::zeros({1, tokens, heads, dim}, options.dtype(at::kFloat));
-  // As they lie in a buffer: keys and values in turn.
-  const auto buffer = [&](at::ScalarType dtype) {
-    return at::zeros({set.rows(), 2, 1, dim}, options.dtype(dtype)).select(1, 0).transpose(0, 1);
+  rank.outgoing_rows = set.rows();
+  rank.outgoing = {{.peer = 1, .rows = set.rows(), .local = {set}}};
+  return rank;
+}
+
+void Run(const Arguments& arguments, int64_t tokens) {
+  const auto [heads, dim] = arguments.shape;
+  const at::Device device(at::kCUDA, 0);
+  const MessageLists lists = MakeMessageLists(SentRows(arguments, tokens), heads);
+  const PlacedTiles::Messages placed(lists, device);
+  const auto rows = static_cast<int64_t>(lists.sent.size());
+  const at::TensorOptions options(device);
+  const auto own = [&](at::ScalarType type) {
+    return at::zeros({1, tokens, heads, dim}, options.dtype(type));
   };
-  const at::Tensor packed = buffer(at::kBFloat16), returned = buffer(at::kFloat).unsqueeze(1);
-  const double pack = Time([&] { PackRows(keys, rows, packed); });
-  const double add = Time([&] { AddRows(returned, rows, sums); });
-  const double round = Time([&] { RoundRows(sums, rows, keys); });
-  const int64_t elements = set.rows() * dim;
-  const auto share = [&](double time, int64_t bytes) {
-    return TimeCopy(bytes * elements, options) / time;
+  const auto message = [&](int64_t of, at::ScalarType type) {
+    return at::zeros({of, 2, 1, dim}, options.dtype(type));
+  };
+  const at::Tensor k = own(at::kBFloat16), v = own(at::kBFloat16), dk = own(at::kFloat),
+                   dv = own(at::kFloat);
+  const at::Tensor packed = message(rows, at::kBFloat16), returned = message(rows, at::kFloat),
+                   none = message(0, at::kFloat);
+  const double pack = Time([&] { TilePackRows(k, v, placed.sent, packed); });
+  const double add = Time([&] { TileAddRows(placed, none, returned, dk, dv, {k, v}); });
+  const auto share = [&](double time, int64_t bytes_of_number) {
+    return TimeCopy(2 * rows * dim * bytes_of_number, options) / time;
   };
   std::printf(
       "{\"benchmark\": \"rows\", \"tokens\": %ld, \"heads\": %d, \"head_dim\": %d, \"rate\": %ld, "
-      "\"rows\": %ld, \"pack_ms\": %.3f, \"add_ms\": %.3f, \"round_ms\": %.3f, "
-      "\"pack_of_copy\": %.2f, \"add_of_copy\": %.2f, \"round_of_copy\": %.2f}\n",
+      "\"rows\": %ld, \"pack_ms\": %.3f, \"add_ms\": %.3f, \"pack_of_copy\": %.2f, "
+      "\"add_of_copy\": %.2f}\n",
       static_cast<long>(tokens), heads, dim, static_cast<long>(arguments.rate),
-      static_cast<long>(set.rows()), pack, add, round, share(pack, 4), share(add, 12),
-      share(round, 6));
+      static_cast<long>(rows), pack, add, share(pack, 4), share(add, 10));
   std::fflush(stdout);
 }
 

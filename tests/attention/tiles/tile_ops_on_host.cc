@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -304,12 +305,45 @@ void BackwardHost(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   dvs.StoreTo(finish ? finished_dv : dv, pool_dv);
 }
 
+void PackRowsHost(const Tensor& k, const Tensor& v, const Tensor& places, const Tensor& message) {
+  const auto list = List<uint32_t>(places.view(at::kByte));
+  for (size_t i = 0; i < list.size(); ++i) {
+    message[i][0].copy_(k.select(1, list[i] / k.size(2)).select(1, list[i] % k.size(2)));
+    message[i][1].copy_(v.select(1, list[i] / k.size(2)).select(1, list[i] % k.size(2)));
+  }
+}
+
+void AddRowsHost(const Tensor& places, const Tensor& begin, const Tensor& rows, const Tensor& kept,
+                 const Tensor& returned, const Tensor& dk_sums, const Tensor& dv_sums,
+                 const std::optional<Tensor>& dk, const std::optional<Tensor>& dv) {
+  const auto list = List<uint32_t>(places.view(at::kByte));
+  const auto begins = List<uint32_t>(begin.view(at::kByte));
+  const auto numbers = List<uint32_t>(rows.view(at::kByte));
+  for (size_t i = 0; i < list.size(); ++i) {
+    for (const int which : {0, 1}) {
+      const auto at_place = [&](const Tensor& x) {
+        return x.select(1, list[i] / x.size(2)).select(1, list[i] % x.size(2));
+      };
+      const Tensor sums = at_place(which == 0 ? dk_sums : dv_sums);
+      Tensor total = sums.clone();
+      for (uint32_t j = begins[i]; j < begins[i + 1]; ++j) {
+        const int64_t of_returned = int64_t{numbers[j]} - kept.size(0);
+        total += of_returned < 0 ? kept[numbers[j]][which] : returned[of_returned][which];
+      }
+      const std::optional<Tensor>& rounded = which == 0 ? dk : dv;
+      (rounded.has_value() ? at_place(*rounded) : sums).copy_(total);
+    }
+  }
+}
+
 TORCH_LIBRARY_IMPL(ringmaster, CPU, library) {
   library.impl("tile_why_not", WhyNotHost);
   library.impl("tile_forward", ForwardHost);
   library.impl("tile_mix", MixHost);
   library.impl("tile_starts", StartsHost);
   library.impl("tile_backward", BackwardHost);
+  library.impl("tile_pack_rows", PackRowsHost);
+  library.impl("tile_add_rows", AddRowsHost);
 }
 
 }  // namespace
