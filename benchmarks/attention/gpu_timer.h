@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <optional>
 #include <string>
@@ -17,22 +18,46 @@ namespace ringmaster::attention::kernels {
 constexpr double kSettleMilliseconds = 1000;
 constexpr int kLeastWarmUps = 3;
 
+// Around one run.
+class EventPair {
+ public:
+  EventPair() {
+    Check(cudaEventCreate(&begin_));
+    Check(cudaEventCreate(&end_));
+  }
+  ~EventPair() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  EventPair(const EventPair&) = delete;
+  EventPair& operator=(const EventPair&) = delete;
+
+  void Enqueue(const std::function<std::string()>& start) const {
+    Check(cudaEventRecord(begin_));
+    Check(start());
+    Check(cudaEventRecord(end_));
+  }
+  float Wait() const {
+    Check(cudaEventSynchronize(end_));
+    float time = 0;
+    Check(cudaEventElapsedTime(&time, begin_, end_));
+    return time;
+  }
+
+ private:
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
 // The median of ten runs, by events of the device, after those that settle it: as many as given, or
-// as fill that time. `start` enqueues the work and returns an error or nothing.
+// as fill that time. The ten are enqueued one behind the other, as layers and steps of a training
+// are: the host's part of a run counts where it takes longer than the device's, not where the
+// device begins from idle. `start` enqueues the work and returns an error or nothing.
 inline double Milliseconds(const std::function<std::string()>& start,
                            std::optional<int> warm_ups = std::nullopt) {
-  constexpr int kRuns = 10;
-  cudaEvent_t begin, end;
-  Check(cudaEventCreate(&begin));
-  Check(cudaEventCreate(&end));
+  const EventPair one;
   const auto run = [&] {
-    Check(cudaEventRecord(begin));
-    Check(start());
-    Check(cudaEventRecord(end));
-    Check(cudaEventSynchronize(end));
-    float time = 0;
-    Check(cudaEventElapsedTime(&time, begin, end));
-    return time;
+    one.Enqueue(start);
+    return one.Wait();
   };
   run();  // may wait for the host
   double settled = 0;
@@ -41,10 +66,10 @@ inline double Milliseconds(const std::function<std::string()>& start,
        ++i) {
     settled += run();
   }
-  std::vector<float> times(kRuns);
-  std::generate(times.begin(), times.end(), run);
-  Check(cudaEventDestroy(begin));
-  Check(cudaEventDestroy(end));
+  const std::array<EventPair, 10> pairs;
+  for (const EventPair& pair : pairs) pair.Enqueue(start);
+  std::vector<float> times;
+  for (const EventPair& pair : pairs) times.push_back(pair.Wait());
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }

@@ -20,7 +20,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from measuring import BACKWARD_OVER_FORWARD, REPEATS, SETTLE_MS, WARM_UPS, describe_machine, emit, speeds
+from measuring import (BACKWARD_OVER_FORWARD, REPEATS, SETTLE_MS, WARM_UPS, describe_machine, elapsed, emit, enqueue,
+                       speeds)
 
 HEADS, HEAD_DIM = 16, 128
 FLOPS_PER_MS = 5e11  # about, of one GPU
@@ -29,18 +30,13 @@ BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
 
 def slowest_ms(call, ranks, flops):
     """The median of the slowest rank's times. All ranks settle with as many calls, each of `flops`."""
-    times, warm_ups = [], WARM_UPS + int(SETTLE_MS * FLOPS_PER_MS / flops)
-    for _ in range(warm_ups + REPEATS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        if ranks > 1:
-            dist.barrier()
-        torch.cuda.synchronize()
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    slowest = torch.tensor(times[warm_ups:], device='cuda')
+    for _ in range(WARM_UPS + int(SETTLE_MS * FLOPS_PER_MS / flops)):
+        elapsed(enqueue(call))
+    if ranks > 1:
+        dist.barrier()
+    torch.cuda.synchronize()
+    pairs = [enqueue(call) for _ in range(REPEATS)]
+    slowest = torch.tensor([elapsed(pair) for pair in pairs], device='cuda')
     if ranks > 1:
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     return statistics.median(slowest.tolist())

@@ -24,6 +24,22 @@ def speeds(flops, forward_ms, both_ms):
             'forward_backward_tflops': round((1 + BACKWARD_OVER_FORWARD) * flops / both_ms / 1e9, 1)}
 
 
+def enqueue(call):
+    """Events before and behind it."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    return begin, end
+
+
+def elapsed(pair):
+    """Milliseconds between two events, which it waits for."""
+    begin, end = pair
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
 class Meter:
     """Of one device. Without a GPU times are the host's and memory is not known."""
 
@@ -32,25 +48,23 @@ class Meter:
         self.is_cuda = self.device.type == 'cuda'
 
     def milliseconds(self, call):
-        """(median, how many calls it is the median of)."""
+        """(median, how many calls it is the median of). On a GPU these are enqueued one behind the other, as in a
+        training: the host's part counts where it takes longer than the device's."""
         warm_ups = []
         while (len(warm_ups) < (SLOW_WARM_UPS if warm_ups and warm_ups[-1] >= SLOW_MS else WARM_UPS)
                or (self.is_cuda and sum(warm_ups[1:]) < SETTLE_MS)):
             warm_ups.append(self._once(call))
         repeats = REPEATS if warm_ups[-1] < SLOW_MS else SLOW_REPEATS
-        return statistics.median(self._once(call) for _ in range(repeats)), repeats
+        if not self.is_cuda:
+            return statistics.median(self._once(call) for _ in range(repeats)), repeats
+        return statistics.median(elapsed(pair) for pair in [enqueue(call) for _ in range(repeats)]), repeats
 
     def _once(self, call):
-        if not self.is_cuda:
-            start = time.perf_counter()
-            call()
-            return (time.perf_counter() - start) * 1e3
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        if self.is_cuda:
+            return elapsed(enqueue(call))
+        start = time.perf_counter()
         call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end)
+        return (time.perf_counter() - start) * 1e3
 
     def speeds(self, flops, forward, both):
         """Those of two calls, and how many times each was made."""
