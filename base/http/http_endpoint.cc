@@ -1,106 +1,212 @@
 #include "base/http/http_endpoint.h"
 
-#include <chrono>
-#include <future>
-#include <thread>
-#include <utility>
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-#include "absl/strings/match.h"
+#include <chrono>
+#include <cstring>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "civetweb.h"
-#include "spdlog/spdlog.h"
+#include "base/http/http_stream.h"
+#include "base/status_macros.h"
+#include "base/steady_now.h"
 
 namespace ringmaster {
 namespace {
 
-// Each connection holds one until its request is there, or for the time-out: a few that say nothing
-// must not keep a kubelet's probe from its answer.
-constexpr char kThreads[] = "8";
+constexpr size_t kHeadBytesMax = 16 << 10;
+// For the handshake and the request together.
+constexpr absl::Duration kReadTime = absl::Seconds(5);
+constexpr absl::Duration kWriteTime = absl::Seconds(30);
+constexpr absl::Duration kFinishTime = absl::Seconds(1);
 
-int Send(mg_connection* connection, const HttpReply& reply) {
-  const bool head = absl::string_view(mg_get_request_info(connection)->request_method) == "HEAD";
-  mg_printf(
-      connection,
-      "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-      "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-      reply.code, mg_get_response_code_text(connection, reply.code), reply.content_type.c_str(),
-      reply.body.size());
-  if (!head) mg_write(connection, reply.body.data(), reply.body.size());
-  return reply.code;
-}
-
-// Called first for every request; not 0 says that it was answered.
-int Answer(mg_connection* connection) {
-  const mg_request_info* request = mg_get_request_info(connection);
-  const auto& handlers =
-      *static_cast<const std::map<std::string, HttpEndpoint::Handler>*>(request->user_data);
-  const absl::string_view method = request->request_method;
-  if (method != "GET" && method != "HEAD") {
-    return Send(connection, {.code = 405, .body = "only GET\n"});
+const char* Meaning(int code) {
+  switch (code) {
+    case 200:
+      return "OK";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 503:
+      return "Service Unavailable";
+    default:
+      return "Error";
   }
-  const auto handler = handlers.find(request->local_uri);
-  if (handler == handlers.end()) return Send(connection, {.code = 404, .body = "no such page\n"});
-  return Send(connection, handler->second());
 }
 
-int LogServerMessage(const mg_connection*, const char* message) {
-  SPDLOG_WARN("http: {}", message);
-  return 1;
+std::string HeadOf(const HttpReply& reply) {
+  std::string head = absl::StrCat(
+      "HTTP/1.1 ", reply.code, " ", Meaning(reply.code), "\r\nContent-Type: ", reply.content_type,
+      "\r\nContent-Length: ", reply.body.size(),
+      "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n");
+  for (const auto& [name, value] : reply.headers) absl::StrAppend(&head, name, ": ", value, "\r\n");
+  return head + "\r\n";
+}
+
+std::string PeerName(const sockaddr_storage& address) {
+  char text[INET6_ADDRSTRLEN] = {};
+  if (address.ss_family == AF_INET) {
+    const auto& four = reinterpret_cast<const sockaddr_in&>(address);
+    inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text));
+    return absl::StrCat("ipv4:", text, ":", ntohs(four.sin_port));
+  }
+  const auto& six = reinterpret_cast<const sockaddr_in6&>(address);
+  inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof(text));
+  return absl::StrCat("ipv6:[", text, "]:", ntohs(six.sin6_port));
+}
+
+int BoundPort(int socket) {
+  sockaddr_storage address = {};
+  socklen_t size = sizeof(address);
+  getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size);
+  return ntohs(address.ss_family == AF_INET
+                   ? reinterpret_cast<const sockaddr_in&>(address).sin_port
+                   : reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+}
+
+// -1 when it cannot be.
+int ListenAt(const addrinfo& address) {
+  const int listener = socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (listener < 0) return -1;
+  const int on = 1;
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (bind(listener, address.ai_addr, address.ai_addrlen) == 0 && listen(listener, 128) == 0) {
+    return listener;
+  }
+  close(listener);
+  return -1;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
-    const std::string& address, std::map<std::string, Handler> handlers) {
+absl::Status HttpEndpoint::Listen(const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = -1;
-  // The server would take a list, and open ports that nobody has looked at.
-  if (colon == std::string::npos || absl::StrContains(address, ',') ||
+  if (colon == std::string::npos || colon == 0 ||
       !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", address, "\" is not an address: HOST:PORT is, for example 127.0.0.1:0"));
   }
-  if (address[0] == '[' && mg_check_feature(MG_FEATURES_IPV6) == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        address, ": the HTTP server of this distribution takes IPv4 addresses and names only"));
+  std::string host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
   }
-  auto endpoint = std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(handlers)));
-  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", kThreads,
-                           "request_timeout_ms", "5000",          nullptr};
-  mg_callbacks callbacks = {};
-  callbacks.log_message = LogServerMessage;
-  callbacks.begin_request = Answer;
-  auto* user_data = const_cast<std::map<std::string, Handler>*>(&endpoint->handlers_);
-  endpoint->server_ = mg_start(&callbacks, user_data, options);
-  if (endpoint->server_ == nullptr) {
+  addrinfo wanted = {};
+  wanted.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  wanted.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &wanted, &found) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", address, "\": there is no such host"));
+  }
+  for (const addrinfo* at = found; at != nullptr && listener_ < 0; at = at->ai_next) {
+    listener_ = ListenAt(*at);
+  }
+  freeaddrinfo(found);
+  if (listener_ < 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen for HTTP at ", address, ": the port is taken, or not ours"));
   }
-  mg_server_port bound = {};
-  mg_get_server_ports(endpoint->server_, 1, &bound);
-  endpoint->host_ = address.substr(0, colon);
-  endpoint->port_ = bound.port;
-  endpoint->address_ = absl::StrCat(endpoint->host_, ":", bound.port);
+  address_ = absl::StrCat(address.substr(0, colon), ":", BoundPort(listener_));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(const std::string& address,
+                                                                  Handler handler,
+                                                                  std::unique_ptr<ServerTls> tls) {
+  auto endpoint =
+      std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(handler), std::move(tls)));
+  RETURN_IF_ERROR(endpoint->Listen(address));
+  for (int i = 0; i < kThreads; ++i) {
+    endpoint->threads_.emplace_back([server = endpoint.get()] { server->Run(); });
+  }
   return endpoint;
 }
 
 HttpEndpoint::~HttpEndpoint() {
-  if (server_ == nullptr) return;
-  std::promise<void> stopped;
-  std::thread stopper([&] {
-    mg_stop(server_);
-    stopped.set_value();
-  });
-  // The server sees that it is to stop when a connection comes, else only every two seconds.
-  const std::future<void> end = stopped.get_future();
-  do {
-    char error[64];
-    mg_connection* const knock = mg_connect_client(host_.c_str(), port_, 0, error, sizeof(error));
-    if (knock != nullptr) mg_close_connection(knock);
-  } while (end.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready);
-  stopper.join();
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (HttpStream* stream : streams_) stream->Interrupt();
+  }
+  // Whoever waits in accept() returns.
+  if (listener_ >= 0) shutdown(listener_, SHUT_RDWR);
+  for (std::thread& thread : threads_) thread.join();
+  if (listener_ >= 0) close(listener_);
+}
+
+bool HttpEndpoint::Stopping() const {
+  const std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
+void HttpEndpoint::Run() {
+  // OpenSSL writes to clients that are gone.
+  sigset_t pipe;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+  while (!Stopping()) {
+    sockaddr_storage peer = {};
+    socklen_t size = sizeof(peer);
+    const int socket =
+        accept4(listener_, reinterpret_cast<sockaddr*>(&peer), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (socket < 0) {
+      // Out of file descriptors, say: that takes a while to end.
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      continue;
+    }
+    HttpStream stream(socket, tls_ == nullptr ? nullptr : tls_->Context());
+    std::list<HttpStream*>::iterator place;
+    {
+      const std::lock_guard lock(mutex_);
+      place = streams_.insert(streams_.end(), &stream);
+      if (stopping_) stream.Interrupt();
+      if (streams_.size() == kThreads) streams_.front()->Interrupt();
+    }
+    Serve(stream, PeerName(peer));
+    const std::lock_guard lock(mutex_);
+    streams_.erase(place);
+  }
+}
+
+void HttpEndpoint::Serve(HttpStream& stream, const std::string& peer) const {
+  const absl::Time deadline = SteadyNow() + kReadTime;
+  if (!stream.Start(deadline)) return;
+  std::string text;
+  size_t end = std::string::npos;
+  while ((end = text.find("\r\n\r\n")) == std::string::npos && text.size() <= kHeadBytesMax) {
+    if (!stream.Read(text, deadline)) return;
+  }
+  HttpReply reply;
+  absl::StatusOr<HttpRequest> request = absl::InvalidArgumentError("the request is too large");
+  if (end == std::string::npos) {
+    reply = {.code = 431, .body = "at most 16 KiB of headers\n"};
+  } else if (request = ParseHttpRequest(text.substr(0, end)); !request.ok()) {
+    reply = {.code = 400, .body = absl::StrCat(request.status().message(), "\n")};
+  } else if (request->method != "GET" && request->method != "HEAD") {
+    reply = {.code = 405, .body = "only GET\n", .headers = {{"Allow", "GET, HEAD"}}};
+  } else {
+    request->peer = peer;
+    reply = handler_(*request);
+  }
+  const bool head_alone = request.ok() && request->method == "HEAD";
+  if (stream.Write(absl::StrCat(HeadOf(reply), head_alone ? "" : reply.body),
+                   SteadyNow() + kWriteTime)) {
+    stream.Finish(SteadyNow() + kFinishTime);
+  }
 }
 
 }  // namespace ringmaster

@@ -1,35 +1,51 @@
 #pragma once
 
 #include <functional>
-#include <map>
+#include <list>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-
-struct mg_context;
+#include "base/http/http_request.h"
+#include "base/http/server_tls.h"
 
 namespace ringmaster {
+
+class HttpStream;
+
+// Of what Prometheus reads.
+inline constexpr char kMetricsContentType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 struct HttpReply {
   int code = 200;
   std::string content_type = "text/plain; charset=utf-8";
   std::string body;
+  // Further headers: name and value.
+  std::vector<std::pair<std::string, std::string>> headers = {};
 };
 
-// A small HTTP server for GET of fixed paths: /metrics, /healthz, the status page. A few threads of
-// its own call the handlers, which must be thread-safe and must not block. Plain text: it shows
-// names and numbers, never data.
+// A small HTTP server for GET: metrics, probes, pages. A connection is good for one request of at
+// most 16 KiB, which must be there within five seconds. Threads of its own call the handler, which
+// must be thread-safe and may block for a few seconds at most. When all of them are busy, the
+// oldest connection is ended: who says nothing, or reads nothing, keeps nobody out.
 class HttpEndpoint {
  public:
-  using Handler = std::function<HttpReply()>;
+  static constexpr int kThreads = 32;
 
-  // `address` is "host:port"; port 0 takes a free one. Errors: InvalidArgument (not an address),
-  // Unavailable (cannot listen there).
+  // Of a GET or HEAD; the endpoint refuses others.
+  using Handler = std::function<HttpReply(const HttpRequest&)>;
+
+  // `address` is "host:port"; port 0 takes a free one. `tls`: null for none. Errors:
+  // InvalidArgument (not an address), Unavailable (cannot listen there).
   static absl::StatusOr<std::unique_ptr<HttpEndpoint>> Start(
-      const std::string& address, std::map<std::string, Handler> handlers);
+      const std::string& address, Handler handler, std::unique_ptr<ServerTls> tls = nullptr);
 
-  // Waits for the handlers that run.
+  // Ends connections, and waits for the handlers that run.
   ~HttpEndpoint();
   HttpEndpoint(const HttpEndpoint&) = delete;
   HttpEndpoint& operator=(const HttpEndpoint&) = delete;
@@ -38,13 +54,25 @@ class HttpEndpoint {
   const std::string& address() const { return address_; }
 
  private:
-  explicit HttpEndpoint(std::map<std::string, Handler> handlers) : handlers_(std::move(handlers)) {}
+  HttpEndpoint(Handler handler, std::unique_ptr<ServerTls> tls)
+      : handler_(std::move(handler)), tls_(std::move(tls)) {}
 
-  const std::map<std::string, Handler> handlers_;
-  mg_context* server_ = nullptr;
-  std::string host_;
-  int port_ = 0;
+  absl::Status Listen(const std::string& address);
+  void Run();
+  void Serve(HttpStream& stream, const std::string& peer) const;
+  bool Stopping() const;
+
+  const Handler handler_;
+  const std::unique_ptr<ServerTls> tls_;
+  int listener_ = -1;
   std::string address_;
+
+  mutable std::mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // The oldest first.
+  std::list<HttpStream*> streams_ ABSL_GUARDED_BY(mutex_);
+
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace ringmaster

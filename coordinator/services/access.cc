@@ -1,10 +1,12 @@
 #include "coordinator/services/access.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -29,19 +31,37 @@ std::string ScopeName(v1::Token::Scope scope) {
   return absl::AsciiStrToLower(v1::Token::Scope_Name(scope));
 }
 
-// The text of `authorization: Bearer TEXT`, the scheme's case aside.
-absl::StatusOr<absl::string_view> BearerText(const grpc::ServerContextBase& context) {
-  const auto& metadata = context.client_metadata();
-  const auto [begin, end] = metadata.equal_range("authorization");
+absl::Status TokenMissing() {
+  return WithErrorInfo(absl::UnauthenticatedError("a token is needed: authorization: Bearer TOKEN"),
+                       "TOKEN_MISSING");
+}
+
+// The token in "Bearer TOKEN"; nothing when it is of another scheme. The scheme's case does not
+// count.
+std::optional<absl::string_view> BearerText(absl::string_view authorization) {
   constexpr absl::string_view kScheme = "bearer ";
-  const absl::string_view value =
-      begin == end ? "" : absl::string_view(begin->second.data(), begin->second.size());
-  if (begin == end || std::next(begin) != end || !absl::StartsWithIgnoreCase(value, kScheme)) {
-    return WithErrorInfo(
-        absl::UnauthenticatedError("a token is needed: authorization: Bearer TOKEN"),
-        "TOKEN_MISSING");
+  if (!absl::StartsWithIgnoreCase(authorization, kScheme)) return std::nullopt;
+  return absl::StripAsciiWhitespace(authorization.substr(kScheme.size()));
+}
+
+// The password in "Basic BASE64(USER:PASSWORD)".
+std::optional<std::string> BasicPassword(absl::string_view authorization) {
+  constexpr absl::string_view kScheme = "basic ";
+  std::string pair;
+  if (!absl::StartsWithIgnoreCase(authorization, kScheme) ||
+      !absl::Base64Unescape(authorization.substr(kScheme.size()), &pair)) {
+    return std::nullopt;
   }
-  return absl::StripAsciiWhitespace(value.substr(kScheme.size()));
+  const size_t colon = pair.find(':');
+  if (colon == std::string::npos) return std::nullopt;
+  return pair.substr(colon + 1);
+}
+
+// The one value of the metadata of this name; empty when there is none, or more.
+absl::string_view OnlyValue(const grpc::ServerContextBase& context, const char* name) {
+  const auto [begin, end] = context.client_metadata().equal_range(name);
+  if (begin == end || std::next(begin) != end) return "";
+  return {begin->second.data(), begin->second.size()};
 }
 
 absl::Status CheckReach(const Permission& permission, const v1::Token& caller,
@@ -88,8 +108,9 @@ absl::StatusOr<v1::Token> Access::Caller(const grpc::ServerContextBase& context)
     worker.set_scope(v1::Token::WORKER);
     if (!worker.name().empty()) return worker;
   }
-  ASSIGN_OR_RETURN(const absl::string_view text, BearerText(context));
-  return book_->Find(text);
+  const auto text = BearerText(OnlyValue(context, "authorization"));
+  if (!text.has_value()) return TokenMissing();
+  return book_->Find(*text);
 }
 
 absl::StatusOr<std::string> Access::Admit(const Method& method,
@@ -103,6 +124,18 @@ absl::StatusOr<std::string> Access::Admit(const Method& method,
   }
   RETURN_IF_ERROR(CheckReach(*permission, caller, resource));
   return caller.name();
+}
+
+absl::StatusOr<v1::Token> Access::Admit(const Permission& permission,
+                                        absl::string_view authorization,
+                                        absl::string_view resource) const {
+  if (!required_) return v1::Token();
+  std::optional<std::string> text = BasicPassword(authorization);
+  if (const auto bearer = BearerText(authorization)) text = std::string(*bearer);
+  if (!text.has_value()) return TokenMissing();
+  ASSIGN_OR_RETURN(const v1::Token caller, book_->Find(*text));
+  RETURN_IF_ERROR(CheckReach(permission, caller, resource));
+  return caller;
 }
 
 absl::Status Access::CheckInForce(const std::string& caller) const {

@@ -33,6 +33,12 @@ class Access {
   absl::StatusOr<std::string> Admit(const Method& method, const grpc::ServerContextBase& context,
                                     absl::string_view resource) const;
 
+  // The same for a request of HTTP whose Authorization header, empty for none, has the token: as in
+  // gRPC, or as the password of `Basic`, which browsers ask for. Returns the token's record, an
+  // empty one where none is asked for.
+  absl::StatusOr<v1::Token> Admit(const Permission& permission, absl::string_view authorization,
+                                  absl::string_view resource) const;
+
   // Unauthenticated when what Admit() returned is in force no longer.
   absl::Status CheckInForce(const std::string& caller) const;
 

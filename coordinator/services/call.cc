@@ -20,6 +20,8 @@ std::string Escaped(absl::string_view resource) {
   return escaped.substr(0, kResourceBytesMax);
 }
 
+}  // namespace
+
 void WriteDown(const ServiceContext& services, const CallRecord& call, const absl::Status& status) {
   store::AuditRecord record;
   record.set_caller(call.caller);
@@ -28,8 +30,6 @@ void WriteDown(const ServiceContext& services, const CallRecord& call, const abs
   record.set_resource(Escaped(call.resource));
   services.audit->Write(std::move(record), status);
 }
-
-}  // namespace
 
 void CountCall(Metrics& metrics, const Method& method, const absl::Status& status) {
   metrics.Count(Metric::kGrpcRequests,

@@ -42,13 +42,16 @@ struct CallRecord {
   std::string resource;
 };
 
-// Where every call begins: an error when the caller may not make it, which is then written down.
-// `resource`: what it is about, as ResourceOf() tells.
+// Writes down a call that its caller may not make, or how one that may be made went.
+void WriteDown(const ServiceContext& services, const CallRecord& call, const absl::Status& status);
+
+// Where every call of gRPC begins: an error when the caller may not make it, which is then written
+// down. `resource`: what it is about, as ResourceOf() tells.
 absl::StatusOr<CallRecord> BeginCall(const ServiceContext& services, const Method& method,
                                      const grpc::CallbackServerContext& context,
                                      std::string resource);
 
-// Writes down how a call went, if it takes more than a viewer's token: what only reads is not.
+// WriteDown() of a call if it takes more than a viewer's token: what only reads is not.
 void Audit(const ServiceContext& services, const CallRecord& call, const absl::Status& status);
 
 // Counts a finished call.

@@ -79,7 +79,8 @@ absl::Status CheckListenAddress(const std::string& flag, const std::string& addr
 }
 
 absl::StatusOr<bool> TokensRequired(const ServerOptions& options) {
-  const bool loopback = IsLoopback(options.listen);
+  const bool loopback = IsLoopback(options.listen) &&
+                        (options.http_listen.empty() || IsLoopback(options.http_listen));
   if (!options.require_tokens) return !loopback && !options.insecure_i_understand;
   if (loopback || !options.tls.certificate.empty()) return true;
   return absl::FailedPreconditionError(

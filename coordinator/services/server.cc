@@ -15,9 +15,9 @@
 #include "base/steady_now.h"
 #include "base/version.h"
 #include "coordinator/services/credentials.h"
+#include "coordinator/services/http_service.h"
 #include "coordinator/services/job_service.h"
 #include "coordinator/services/small_services.h"
-#include "coordinator/services/status_page.h"
 #include "coordinator/services/token_service.h"
 #include "coordinator/store/sqlite_store.h"
 #include "coordinator/store/sqlite_token_store.h"
@@ -35,8 +35,6 @@ constexpr int kMessageBytesMax = 2 << 20;
 constexpr int kDiskThreads = 4;
 // How long calls may go on after the core has drained.
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
-// The loop turns once a second: after this long it hangs.
-constexpr absl::Duration kLoopHangs = absl::Seconds(15);
 
 void DieWithoutStore(const absl::Status& status) {
   SPDLOG_CRITICAL("the store failed and nothing more may be promised, the process ends: {}",
@@ -80,13 +78,10 @@ class CoordinatorServer : public Server {
   absl::Status BeginGrpc();
   absl::Status BeginHttp();
   absl::Status WriteAddresses() const;
-  HttpReply Healthz() const;
-  HttpReply Readyz() const;
 
   const ServerOptions options_;
   std::string address_;
   std::string http_address_;
-  std::atomic<bool> draining_ = false;
 
   // In the order of use: what is below is gone first.
   Metrics metrics_;
@@ -104,6 +99,7 @@ class CoordinatorServer : public Server {
   std::unique_ptr<WorkerService> workers_;
   std::unique_ptr<TokenService> tokens_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<HttpService> pages_;
   std::unique_ptr<HttpEndpoint> http_;
 };
 
@@ -194,6 +190,7 @@ absl::Status CoordinatorServer::BeginGrpc() {
   queues_ = std::make_unique<QueueService>(services);
   workers_ = std::make_unique<WorkerService>(services);
   tokens_ = std::make_unique<TokenService>(services);
+  pages_ = std::make_unique<HttpService>(services);
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -218,35 +215,17 @@ absl::Status CoordinatorServer::BeginGrpc() {
 }
 
 absl::Status CoordinatorServer::BeginHttp() {
+  std::unique_ptr<ServerTls> tls;
+  if (!options_.tls.certificate.empty()) {
+    ASSIGN_OR_RETURN(tls, ServerTls::Load(options_.tls.certificate, options_.tls.key));
+  }
   ASSIGN_OR_RETURN(
-      http_, HttpEndpoint::Start(options_.http_listen,
-                                 {{"/metrics",
-                                   [this] {
-                                     return HttpReply{
-                                         .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                                         .body = metrics_.Text()};
-                                   }},
-                                  {"/healthz", [this] { return Healthz(); }},
-                                  {"/readyz", [this] { return Readyz(); }},
-                                  {"/", [this] {
-                                     return HttpReply{.content_type = "text/html; charset=utf-8",
-                                                      .body = StatusPage(*loop_->snapshot())};
-                                   }}}));
+      http_,
+      HttpEndpoint::Start(
+          options_.http_listen,
+          [this](const HttpRequest& request) { return pages_->Answer(request); }, std::move(tls)));
   http_address_ = http_->address();
   return absl::OkStatus();
-}
-
-HttpReply CoordinatorServer::Healthz() const {
-  const absl::Duration silent = loop_->SinceLastTurn();
-  if (silent < kLoopHangs) return {.body = "ok\n"};
-  return {.code = 503,
-          .body = absl::StrCat("the event loop has not turned for ", absl::FormatDuration(silent),
-                               "\n")};
-}
-
-HttpReply CoordinatorServer::Readyz() const {
-  if (draining_) return {.code = 503, .body = "draining\n"};
-  return Healthz();
 }
 
 absl::Status CoordinatorServer::WriteAddresses() const {
@@ -263,7 +242,7 @@ absl::Status CoordinatorServer::WriteAddresses() const {
 }
 
 void CoordinatorServer::Drain() {
-  draining_ = true;
+  pages_->Drain();
   grpc_->GetHealthCheckService()->SetServingStatus(false);
   std::promise<void> drained;
   loop_->Drain([&drained] { drained.set_value(); });

@@ -10,14 +10,19 @@
 namespace ringmaster {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
+
+HttpReply ThePage(const HttpRequest& request) {
+  if (request.path != "/page") return {.code = 404, .headers = {{"X-Why", request.path}}};
+  return {.body = "the page\n"};
+}
 
 class HttpEndpointTest : public ::testing::Test {
  protected:
   HttpEndpointTest() {
-    auto endpoint = HttpEndpoint::Start(
-        "127.0.0.1:0", {{"/page", [] { return HttpReply{.body = "the page\n"}; }}});
+    auto endpoint = HttpEndpoint::Start("127.0.0.1:0", ThePage);
     EXPECT_TRUE(endpoint.ok()) << endpoint.status();
     endpoint_ = std::move(*endpoint);
   }
@@ -63,6 +68,38 @@ TEST_F(HttpEndpointTest, SurvivesWhatIsNoSensibleRequest) {
   }
 }
 
+TEST_F(HttpEndpointTest, RefusesLargeRequestsAndSaysSo) {
+  const std::string large = Ask("GET /page HTTP/1.1\r\nA: " + std::string(40'000, 'a'));
+  EXPECT_THAT(large, StartsWith("HTTP/1.1 431"));
+  EXPECT_THAT(Ask("GET /page HTTP/1.1\r\nA: " + std::string(15'000, 'a') + "\r\n\r\n"),
+              HasSubstr("200 OK"));
+  EXPECT_THAT(
+      Ask("POST /page HTTP/1.1\r\nContent-Length: 40000\r\n\r\n" + std::string(40'000, 'a')),
+      StartsWith("HTTP/1.1 405"));
+}
+
+TEST_F(HttpEndpointTest, TellsTheHandlerWhoAsks) {
+  auto endpoint = HttpEndpoint::Start("127.0.0.1:0", [](const HttpRequest& request) {
+    return HttpReply{.body = request.peer + " " + request.authorization};
+  });
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  HttpConnection connection((*endpoint)->address());
+  connection.Write("GET / HTTP/1.1\r\nAuthorization: Bearer x\r\n\r\n");
+  EXPECT_THAT(connection.Read(), ContainsRegex("\nipv4:127.0.0.1:[0-9]+ Bearer x$"));
+}
+
+// More of them than there are threads: the oldest have to go.
+TEST_F(HttpEndpointTest, WhoSaysNothingKeepsNobodyOut) {
+  std::vector<std::unique_ptr<HttpConnection>> silent;
+  for (int i = 0; i < 3 * HttpEndpoint::kThreads; ++i) {
+    silent.push_back(std::make_unique<HttpConnection>(endpoint_->address()));
+    silent.back()->Write("GET /page");
+  }
+  EXPECT_THAT(Ask("GET /page HTTP/1.1\r\nHost: x\r\n\r\n"), HasSubstr("200 OK"));
+  EXPECT_FALSE(silent.front()->IsOpen());
+  EXPECT_TRUE(silent.back()->IsOpen());
+}
+
 TEST_F(HttpEndpointTest, AnswersWhileOthersSayNothing) {
   std::vector<std::unique_ptr<HttpConnection>> silent;
   for (int i = 0; i < 4; ++i) {
@@ -75,14 +112,16 @@ TEST_F(HttpEndpointTest, AnswersWhileOthersSayNothing) {
 }
 
 TEST(HttpEndpointStartTest, TakesOneAddressOnly) {
-  for (const char* address : {"", "80", "localhost", "127.0.0.1:x", "127.0.0.1:70000",
-                              "127.0.0.1:0,0.0.0.0:0", "127.0.0.1:0,127.0.0.1:0"}) {
-    EXPECT_EQ(HttpEndpoint::Start(address, {}).status().code(), absl::StatusCode::kInvalidArgument)
+  for (const char* address :
+       {"", "80", "localhost", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:0,0.0.0.0:0",
+        "127.0.0.1:0,127.0.0.1:0", ":80", "no.such.host.invalid:0"}) {
+    EXPECT_EQ(HttpEndpoint::Start(address, ThePage).status().code(),
+              absl::StatusCode::kInvalidArgument)
         << address;
   }
-  auto first = HttpEndpoint::Start("127.0.0.1:0", {});
+  auto first = HttpEndpoint::Start("127.0.0.1:0", ThePage);
   ASSERT_TRUE(first.ok()) << first.status();
-  EXPECT_EQ(HttpEndpoint::Start((*first)->address(), {}).status().code(),
+  EXPECT_EQ(HttpEndpoint::Start((*first)->address(), ThePage).status().code(),
             absl::StatusCode::kUnavailable);
 }
 

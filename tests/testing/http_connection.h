@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 
 #include "absl/strings/numbers.h"
@@ -15,7 +16,7 @@ namespace ringmaster {
 // A client's connection to "IPV4:PORT" that says exactly what it is told to.
 class HttpConnection {
  public:
-  explicit HttpConnection(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
+  explicit HttpConnection(const std::string& address) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
     const size_t colon = address.rfind(':');
     int port = 0;
     EXPECT_TRUE(absl::SimpleAtoi(address.substr(colon + 1), &port));
@@ -43,17 +44,22 @@ class HttpConnection {
   }
   bool IsOpen() const {
     char byte = 0;
-    return recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
+    return recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0 && errno == EAGAIN;
   }
+  int socket() const { return socket_; }
 
  private:
   const int socket_;
 };
 
-// The whole answer to a GET.
-inline std::string HttpGet(const std::string& address, const std::string& path) {
+// The whole answer to a GET. `authorization`: the header's value, empty for none.
+inline std::string HttpGet(const std::string& address, const std::string& path,
+                           const std::string& authorization = "") {
   HttpConnection connection(address);
-  connection.Write("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  const std::string header =
+      authorization.empty() ? "" : "Authorization: " + authorization + "\r\n";
+  connection.Write("GET " + path + " HTTP/1.1\r\nHost: x\r\n" + header +
+                   "Connection: close\r\n\r\n");
   return connection.Read();
 }
 

@@ -93,17 +93,15 @@ absl::Status StartHttp(const WorkerOptions& options, Process* process) {
     return absl::OkStatus();
   }
   const WorkerMetrics* metrics = &process->metrics;
-  ASSIGN_OR_RETURN(process->http,
-                   HttpEndpoint::Start(
-                       options.http_listen,
-                       {{"/metrics",
-                         [metrics] {
-                           return HttpReply{
-                               .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                               .body = metrics->Text()};
-                         }},
-                        // Alive, not "training makes progress": that is the coordinator's to judge.
-                        {"/healthz", [] { return HttpReply{.body = "ok\n"}; }}}));
+  const auto answer = [metrics](const HttpRequest& request) -> HttpReply {
+    if (request.path == "/metrics") {
+      return {.content_type = kMetricsContentType, .body = metrics->Text()};
+    }
+    // Alive, not "training makes progress": that is the coordinator's to judge.
+    if (request.path == "/healthz") return {.body = "ok\n"};
+    return {.code = 404, .body = "no such page\n"};
+  };
+  ASSIGN_OR_RETURN(process->http, HttpEndpoint::Start(options.http_listen, answer));
   return options.address_file.empty()
              ? absl::OkStatus()
              : WriteAddressFile(options.address_file, process->http->address());

@@ -85,6 +85,17 @@ TEST(TokensRequiredTest, BeyondLoopbackUnlessOneInsists) {
   EXPECT_EQ(required("0.0.0.0:0", false, true, true).status().code(), Code::kFailedPrecondition);
 }
 
+TEST(TokensRequiredTest, HttpBeyondLoopbackCountsToo) {
+  ServerOptions options;
+  EXPECT_FALSE(*TokensRequired(options));
+  options.http_listen = "0.0.0.0:0";
+  EXPECT_TRUE(*TokensRequired(options));
+  options.require_tokens = true;
+  EXPECT_EQ(TokensRequired(options).status().code(), Code::kFailedPrecondition);
+  options.http_listen = "";
+  EXPECT_TRUE(*TokensRequired(options));
+}
+
 TEST_F(AccessTest, NoTokenNoCall) {
   for (const auto* method : AllMethods()) {
     SCOPED_TRACE(method->full_name());

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <atomic>
+
+#include "base/http/http_endpoint.h"
+#include "coordinator/services/call.h"
+
+namespace ringmaster::coordinator {
+
+// What the coordinator answers by HTTP: /healthz and /readyz to everybody, all else to whom a
+// viewer's token allows it, where tokens are asked for. Refusals are written down. Thread-safe.
+class HttpService {
+ public:
+  explicit HttpService(const ServiceContext& services) : services_(services) {}
+
+  HttpReply Answer(const HttpRequest& request);
+
+  // /readyz says no from now on.
+  void Drain() { draining_ = true; }
+
+ private:
+  HttpReply Healthz() const;
+  HttpReply Readyz() const;
+
+  const ServiceContext services_;
+  std::atomic<bool> draining_ = false;
+};
+
+}  // namespace ringmaster::coordinator
