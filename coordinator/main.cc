@@ -36,7 +36,9 @@ void AddFlags(CLI::App& app, ServerOptions& server) {
   app.add_option("--listen", server.listen, "gRPC address, HOST:PORT; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--http-listen", server.http_listen,
-                 "Address of /metrics, /healthz, /readyz and the status page; empty: none")
+                 "Address of /metrics, /healthz, /readyz and the status page, with tokens and TLS "
+                 "as --listen; "
+                 "empty: none")
       ->capture_default_str();
   app.add_option("--address-file", server.address_file,
                  "File for the two addresses, one a line, written once both listen");

@@ -100,9 +100,11 @@ class KubernetesRunTest(unittest.TestCase):
         self.addCleanup(process.terminate)
         return process
 
-    def probe(self, port, path):
-        """The status of an HTTP GET from inside the pod's network, 0 when nothing listens."""
-        script = (f'import urllib.request as r\ntry: print(r.urlopen("http://127.0.0.1:{port}{path}", timeout=5).status)\n'
+    def probe(self, scheme, port, path):
+        """The status of a GET from inside the pod's network, 0 when nothing listens. As the kubelet, it looks at no
+        certificate."""
+        script = (f'import ssl, urllib.request as r\ntry: print(r.urlopen("{scheme}://127.0.0.1:{port}{path}", timeout=5, '
+                  'context=ssl._create_unverified_context()).status)\n'
                   'except r.HTTPError as e: print(e.code)\nexcept OSError: print(0)')
         return int(subprocess.run([*self.root.network_command(), sys.executable, '-c', script], check=True,
                                   capture_output=True, text=True).stdout)
@@ -113,7 +115,7 @@ class KubernetesRunTest(unittest.TestCase):
         for kind in ('startupProbe', 'livenessProbe', 'readinessProbe'):
             if kind in container:
                 get, end = container[kind]['httpGet'], time.monotonic() + SECONDS
-                while self.probe(ports[get['port']], get['path']) != 200:
+                while self.probe(get.get('scheme', 'HTTP').lower(), ports[get['port']], get['path']) != 200:
                     self.assertIsNone(process.poll(), self.logs())
                     self.assertLess(time.monotonic(), end, f'{name}: {kind}\n{self.logs()}')
 
@@ -144,6 +146,7 @@ class KubernetesRunTest(unittest.TestCase):
     def test_pods_train_a_job(self):
         coordinator = self.start('ringmaster-coordinator', 'ringmaster-coordinator-0')
         self.wait_for_probes('ringmaster-coordinator', coordinator)
+        self.assertEqual(self.probe('https', 7078, '/metrics'), 401)
         self.make_worker_token()
         worker = self.start('ringmaster-worker', 'ringmaster-worker-0')
         self.wait_for_probes('ringmaster-worker', worker)

@@ -88,6 +88,16 @@ class KubernetesTest(unittest.TestCase):
                 if probe in container:
                     self.assertIn(container[probe]['httpGet']['port'], ports)
 
+    def test_who_has_a_certificate_is_asked_under_tls(self):
+        for template in self.templates.values():
+            (container,) = template['spec']['containers']
+            tls = any(argument.startswith('--tls-cert=') for argument in container['args'])
+            for probe in ('startupProbe', 'livenessProbe', 'readinessProbe'):
+                if probe in container:
+                    self.assertEqual(container[probe]['httpGet'].get('scheme', 'HTTP'), 'HTTPS' if tls else 'HTTP')
+            self.assertEqual(template['metadata']['annotations'].get('prometheus.io/scheme', 'http'),
+                             'https' if tls else 'http')
+
     def test_network_policies_meet_pods_and_their_ports(self):
         policies = {}
         for policy in self.of_kind('NetworkPolicy'):

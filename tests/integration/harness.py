@@ -2,6 +2,7 @@
 API that is generated from the proto files with the stock tools."""
 
 import os
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -38,6 +39,13 @@ def generate_api(folder):
                     *files]):
         raise RuntimeError('protoc failed')
     sys.path.insert(0, folder)
+
+
+def make_certificate(folder):
+    """A self-signed certificate for loopback, which is its own authority."""
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
+                    '-days', '2', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1',
+                    '-keyout', f'{folder}/tls.key', '-out', f'{folder}/tls.crt'], check=True, capture_output=True)
 
 
 class Api:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import unittest
 import urllib.parse
 import urllib.request
@@ -61,27 +62,30 @@ def alert_selectors():
             for name, selector in selectors.items()}
 
 
+def scrape_config():
+    """The text of our configuration."""
+    with open(os.path.join(FOLDER, 'prometheus.yml'), encoding='utf-8') as file:
+        return file.read()
+
+
 @unittest.skipUnless(shutil.which('prometheus'), 'the prometheus server is not installed (package prometheus)')
-class ScrapedTest(harness.ClusterTest):
-    """A cluster with a Prometheus server."""
+class PrometheusTest(unittest.TestCase):
+    """Starts Prometheus servers, and asks them."""
 
     @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        with open(os.path.join(FOLDER, 'prometheus.yml'), encoding='utf-8') as file:
-            config = yaml.safe_load(file)
+    def start_prometheus(cls, folder, text, targets):
+        """With the configuration `text`, but for the targets of its jobs, and in a hurry."""
+        config = yaml.safe_load(text)
         config['global'] = {'scrape_interval': '200ms', 'evaluation_interval': '200ms'}
         config['rule_files'] = [os.path.join(FOLDER, 'alerts.yml')]
-        targets = {'ringmaster-coordinator': [cls.cluster.http_address],
-                   'ringmaster-worker': [worker.addresses()[0] for worker in cls.cluster.workers.values()]}
         for scrape in config['scrape_configs']:
             scrape['static_configs'] = [{'targets': targets[scrape['job_name']]}]
-        path = os.path.join(cls.folder, 'prometheus.yml')
+        path = os.path.join(folder, 'prometheus.yml')
         with open(path, 'w', encoding='utf-8') as file:
             yaml.safe_dump(config, file)
         cls.address = free_address()
         server = subprocess.Popen(
-            ['prometheus', f'--config.file={path}', f'--storage.tsdb.path={cls.folder}/tsdb',
+            ['prometheus', f'--config.file={path}', f'--storage.tsdb.path={folder}/tsdb-{cls.address}',
              f'--web.listen-address={cls.address}'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         cls.addClassCleanup(server.wait)
         cls.addClassCleanup(server.kill)
@@ -102,6 +106,55 @@ class ScrapedTest(harness.ClusterTest):
             except OSError:
                 return []
         return harness.wait_until(found, expression, harness.SECONDS, pause=0.1)
+
+
+class SecuredTest(PrometheusTest):
+    """A coordinator with a certificate that asks for tokens, scraped as the comments of our configuration say."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = tempfile.TemporaryDirectory(prefix='ringmaster-prometheus-')
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = folder.name
+        harness.make_certificate(cls.folder)
+        certificate, token = f'{cls.folder}/tls.crt', f'{cls.folder}/data/admin-token'
+        cls.cluster = harness.Cluster(harness.binaries(), cls.folder, coordinator_args=(
+            '--require-tokens', f'--tls-cert={certificate}', f'--tls-key={cls.folder}/tls.key'))
+        cls.addClassCleanup(cls.cluster.stop)
+        viewer = cls.cluster.ringctl('tokens', 'create', 'prometheus', '--scope=viewer', f'--tls-ca={certificate}',
+                                     f'--token-file={token}')
+        # Beside the configuration, with the names that are in it.
+        shutil.copy(certificate, f'{cls.folder}/ringmaster-ca.crt')
+        with open(f'{cls.folder}/ringmaster-token', 'w', encoding='ascii') as file:
+            file.write(viewer)
+
+    def start(self, text):
+        self.start_prometheus(self.folder, text, {'ringmaster-coordinator': [self.cluster.http_address],
+                                                  'ringmaster-worker': []})
+
+    def test_scraped_with_a_token_under_tls(self):
+        text, lines = re.subn(r'^    # (scheme|tls_config|authorization):', r'    \1:', scrape_config(), flags=re.M)
+        self.assertEqual(lines, 3)
+        self.start(text)
+        self.expect('up == 1')
+        self.expect('ringmaster_build_info')
+
+    def test_without_them_nothing_is_told(self):
+        self.start(scrape_config())
+        self.expect('up == 0')
+        self.assertEqual(self.query('ringmaster_build_info'), [])
+
+
+class ScrapedTest(PrometheusTest, harness.ClusterTest):
+    """A cluster with a Prometheus server."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.start_prometheus(cls.folder, scrape_config(), {
+            'ringmaster-coordinator': [cls.cluster.http_address],
+            'ringmaster-worker': [worker.addresses()[0] for worker in cls.cluster.workers.values()]})
 
 
 class QuietTest(ScrapedTest):

@@ -13,19 +13,12 @@ import unittest
 import harness
 
 
-def make_certificate(folder):
-    """A self-signed certificate for loopback, which is its own authority."""
-    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
-                    '-days', '2', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1',
-                    '-keyout', f'{folder}/tls.key', '-out', f'{folder}/tls.crt'], check=True, capture_output=True)
-
-
 class TokensTest(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix='ringmaster-tokens-')
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
-        make_certificate(self.folder)
+        harness.make_certificate(self.folder)
         self.ca = f'{self.folder}/tls.crt'
         self.cluster = harness.Cluster(
             harness.binaries(), self.folder, workers=0,
