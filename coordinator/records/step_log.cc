@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
-#include "google/protobuf/util/json_util.h"
+#include "coordinator/records/step_line.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -26,19 +26,6 @@ std::optional<int64_t> NumberOf(absl::string_view line, absl::string_view name) 
   if (!absl::SimpleAtoi(rest.substr(0, rest.find_first_not_of("0123456789")), &number))
     return std::nullopt;
   return number;
-}
-
-// A line that does not say whose it is, is this job's.
-bool IsOf(absl::string_view line, absl::string_view training_job_uid) {
-  constexpr absl::string_view kName = "\"training_job_uid\":\"";
-  const size_t at = line.find(kName);
-  if (at == absl::string_view::npos) return true;
-  const absl::string_view rest = line.substr(at + kName.size());
-  return rest.substr(0, rest.find('"')) == training_job_uid;
-}
-
-bool LooksWhole(absl::string_view line) {
-  return line.size() > 2 && line.front() == '{' && line.back() == '}';
 }
 
 }  // namespace
@@ -80,8 +67,7 @@ void StepLog::Scan() {
       const absl::string_view text = block.substr(begin, end - begin);
       const std::optional<int64_t> step = NumberOf(text, "\"step\"");
       const std::optional<int64_t> generation = NumberOf(text, "\"generation\"");
-      if (LooksWhole(text) && IsOf(text, training_job_uid_) && step.has_value() &&
-          generation.has_value()) {
+      if (IsStepLineOf(text, training_job_uid_) && step.has_value() && generation.has_value()) {
         Add({.step = *step,
              .generation = *generation,
              .offset = scanned_ + static_cast<int64_t>(begin),
@@ -96,16 +82,12 @@ void StepLog::Scan() {
 std::vector<v1::StepRecord> StepLog::Next(size_t count) {
   Scan();
   std::vector<v1::StepRecord> records;
-  google::protobuf::util::JsonParseOptions options;
-  options.ignore_unknown_fields = true;
   while (!waiting_.empty() && records.size() < count) {
     const Line line = waiting_.front();
     waiting_.pop_front();
     next_step_ = line.step + 1;
-    v1::StepRecord record;
-    const absl::string_view text = file_.Read(line.offset, line.bytes);
-    if (google::protobuf::util::JsonStringToMessage(std::string(text), &record, options).ok()) {
-      records.push_back(std::move(record));
+    if (auto record = ParseStepLine(file_.Read(line.offset, line.bytes))) {
+      records.push_back(*std::move(record));
     }
   }
   return records;
