@@ -1,7 +1,14 @@
 #include "coordinator/services/http_service.h"
 
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "coordinator/services/status_page.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "coordinator/core/names.h"
+#include "coordinator/page/page_files.h"
 
 namespace ringmaster::coordinator {
 namespace {
@@ -11,20 +18,61 @@ constexpr absl::Duration kLoopHangs = absl::Seconds(15);
 
 constexpr char kHttp[] = "Http";
 
-// What is asked for, as far as it is told before anything is looked up.
-struct Page {
-  enum Kind { kNone, kMetrics, kStatus };
-  Kind kind;
+// What is asked for, as far as that is known before anything is looked up.
+struct Target {
+  enum Kind { kNone, kMetrics, kFile, kOverview, kJobs, kJob, kWorkers };
+  Kind kind = kNone;
   Permission permission;
+  // What it is about: a project or a job; empty where the caller's token decides.
+  std::string resource;
 };
 
-Page PageAt(const std::string& path) {
-  using v1::Token;
-  if (path == "/metrics") {
-    return {Page::kMetrics, {{kHttp, "GetMetrics"}, Token::VIEWER, Reach::kCluster}};
+std::string Parameter(const HttpRequest& request, const char* name) {
+  const auto found = request.parameters.find(name);
+  return found == request.parameters.end() ? "" : found->second;
+}
+
+Permission Viewers(const char* method, Reach reach) {
+  return {{kHttp, method}, v1::Token::VIEWER, reach};
+}
+
+// Of "/jobs/{project}/{job}".
+std::string JobNameIn(absl::string_view path) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(path, '/');
+  return parts.size() == 4 ? FormatJobName(parts[2], parts[3]) : "";
+}
+
+Target TargetOf(const HttpRequest& request) {
+  const std::string& path = request.path;
+  if (path == "/metrics") return {Target::kMetrics, Viewers("GetMetrics", Reach::kCluster)};
+  if (path == "/workers") return {Target::kWorkers, Viewers("GetWorkers", Reach::kCluster)};
+  if (path == "/page.css" || path == "/page.js") {
+    return {Target::kFile, Viewers("GetFile", Reach::kNothing)};
   }
-  if (path == "/") return {Page::kStatus, {{kHttp, "GetStatus"}, Token::VIEWER, Reach::kCluster}};
-  return {Page::kNone, {{kHttp, "Get"}, Token::VIEWER, Reach::kNothing}};
+  if (const std::string job = JobNameIn(path); absl::StartsWith(path, "/jobs/") && !job.empty()) {
+    return {Target::kJob, Viewers("GetJob", Reach::kProject), job};
+  }
+  if (path == "/" || path == "/jobs") {
+    const std::string project = Parameter(request, "project");
+    const bool named = !project.empty();
+    return {
+        path == "/" ? Target::kOverview : Target::kJobs,
+        Viewers(path == "/" ? "GetOverview" : "GetJobs", named ? Reach::kProject : Reach::kNothing),
+        named ? FormatProjectName(project) : ""};
+  }
+  return {Target::kNone, Viewers("Get", Reach::kNothing)};
+}
+
+HttpReply PageReply(const std::string& html) {
+  return {.content_type = "text/html; charset=utf-8",
+          .body = html,
+          // Nothing but our own two files, and the page's refresh. What a name might smuggle in
+          // would not run.
+          .headers = {{"Content-Security-Policy",
+                       "default-src 'none'; style-src 'self'; script-src 'self'; "
+                       "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+                       "frame-ancestors 'none'"},
+                      {"Referrer-Policy", "no-referrer"}}};
 }
 
 HttpReply Refusal(const absl::Status& status) {
@@ -53,30 +101,41 @@ HttpReply Refusal(const absl::Status& status) {
 
 }  // namespace
 
-HttpReply HttpService::Answer(const HttpRequest& request) {
+HttpReply HttpService::Answer(const HttpRequest& request) const {
   if (request.path == "/healthz") return Healthz();
   if (request.path == "/readyz") return Readyz();
-  const Page page = PageAt(request.path);
-  const CallRecord call = {.method = page.permission.method,
-                           .begin = absl::Now(),
-                           .peer = request.peer,
-                           .resource = request.path};
+  const Target target = TargetOf(request);
   const absl::StatusOr<v1::Token> caller =
-      services_.access->Admit(page.permission, request.authorization, request.path);
+      services_.access->Admit(target.permission, request.authorization, target.resource);
   if (!caller.ok()) {
-    WriteDown(services_, call, caller.status());
+    WriteDown(services_,
+              {.method = target.permission.method,
+               .begin = absl::Now(),
+               .peer = request.peer,
+               .resource = request.path},
+              caller.status());
     return Refusal(caller.status());
   }
-  switch (page.kind) {
-    case Page::kMetrics:
-      return {.content_type = kMetricsContentType, .body = services_.metrics->Text()};
-    case Page::kStatus:
-      return {.content_type = "text/html; charset=utf-8",
-              .body = StatusPage(*services_.loop->snapshot())};
-    case Page::kNone:
-      break;
+  if (target.kind == Target::kMetrics) {
+    return {.content_type = kMetricsContentType, .body = services_.metrics->Text()};
   }
-  return {.code = 404, .body = "no such page\n"};
+  if (target.kind == Target::kFile) {
+    const bool script = request.path == "/page.js";
+    return {.content_type = script ? "text/javascript; charset=utf-8" : "text/css; charset=utf-8",
+            .body = script ? kPageJs : kPageCss};
+  }
+  // Whoever is bound to a project sees that.
+  const std::string project =
+      target.resource.empty() ? caller->project() : FormatProjectName(ProjectIn(target.resource));
+  const std::string page_token = Parameter(request, "page");
+  absl::StatusOr<std::string> page = absl::NotFoundError("no such page");
+  if (target.kind == Target::kOverview) page = pages_.Overview(project);
+  if (target.kind == Target::kJobs) {
+    page = pages_.Jobs(project, Parameter(request, "group"), page_token);
+  }
+  if (target.kind == Target::kJob) page = pages_.Job(caller->project(), target.resource);
+  if (target.kind == Target::kWorkers) page = pages_.Workers(page_token);
+  return page.ok() ? PageReply(*page) : Refusal(page.status());
 }
 
 HttpReply HttpService::Healthz() const {

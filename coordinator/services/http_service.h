@@ -4,6 +4,7 @@
 
 #include "base/http/http_endpoint.h"
 #include "coordinator/services/call.h"
+#include "coordinator/services/page_source.h"
 
 namespace ringmaster::coordinator {
 
@@ -11,9 +12,9 @@ namespace ringmaster::coordinator {
 // viewer's token allows it, where tokens are asked for. Refusals are written down. Thread-safe.
 class HttpService {
  public:
-  explicit HttpService(const ServiceContext& services) : services_(services) {}
+  explicit HttpService(const ServiceContext& services) : services_(services), pages_(services) {}
 
-  HttpReply Answer(const HttpRequest& request);
+  HttpReply Answer(const HttpRequest& request) const;
 
   // /readyz says no from now on.
   void Drain() { draining_ = true; }
@@ -23,6 +24,7 @@ class HttpService {
   HttpReply Readyz() const;
 
   const ServiceContext services_;
+  const PageSource pages_;
   std::atomic<bool> draining_ = false;
 };
 

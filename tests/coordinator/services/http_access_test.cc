@@ -42,7 +42,8 @@ TEST_F(HttpAccessTest, ProbesAreForEverybody) {
 }
 
 TEST_F(HttpAccessTest, NoTokenNoPage) {
-  for (const char* path : {"/", "/metrics", "/jobs/default/bible", "/none", "/healthz/"}) {
+  for (const char* path : {"/", "/metrics", "/jobs", "/jobs/default/bible", "/workers", "/page.css",
+                           "/none", "/healthz/"}) {
     const std::string page = Page(path, "");
     EXPECT_EQ(Code(page), 401) << path;
     EXPECT_THAT(page, HasSubstr("\r\nWWW-Authenticate: Basic realm="));
@@ -73,7 +74,9 @@ TEST_F(HttpAccessTest, RefusesWhatIsNoToken) {
 
 TEST_F(HttpAccessTest, WorkersAndThoseOfAProjectSeeNoMetrics) {
   EXPECT_EQ(Code(Page("/metrics", Bearer(Secret(Token::WORKER)))), 403);
-  EXPECT_EQ(Code(Page("/", Bearer(Secret(Token::WORKER)))), 403);
+  for (const char* path : {"/", "/jobs/default/bible", "/page.js", "/none"}) {
+    EXPECT_EQ(Code(Page(path, Bearer(Secret(Token::WORKER)))), 403) << path;
+  }
   EXPECT_EQ(Code(Page("/metrics", Bearer(Secret(Token::VIEWER, "projects/vision")))), 403);
   EXPECT_EQ(Code(Page("/metrics", Bearer(admin_))), 200);
 }

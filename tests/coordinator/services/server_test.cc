@@ -165,7 +165,7 @@ TEST_F(RunningServerTest, HttpShowsMetricsHealthAndStatus) {
       HasSubstr("ringmaster_grpc_requests_total{code=\"NOT_FOUND\",method=\"GetTrainingJob\","
                 "service=\"JobService\"} 1"));
   EXPECT_THAT(HttpGet(server_->http_address(), "/healthz"), HasSubstr("ok"));
-  EXPECT_THAT(HttpGet(server_->http_address(), "/"), HasSubstr("<h1>Ringmaster coordinator</h1>"));
+  EXPECT_THAT(HttpGet(server_->http_address(), "/"), HasSubstr(">default/bible</a>"));
   EXPECT_THAT(HttpGet(server_->http_address(), "/etc/passwd"), HasSubstr("404"));
 }
 
