@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
 namespace ringmaster {
@@ -50,9 +51,12 @@ absl::Status ReadHeader(absl::string_view line, HttpRequest& request) {
   if (colon == absl::string_view::npos || !IsToken(line.substr(0, colon))) {
     return NoRequest("a header has no name");
   }
-  if (!absl::EqualsIgnoreCase(line.substr(0, colon), "authorization")) return absl::OkStatus();
-  if (!request.authorization.empty()) return NoRequest("there are two Authorization headers");
-  request.authorization = std::string(absl::StripAsciiWhitespace(line.substr(colon + 1)));
+  for (const auto& [name, value] :
+       {std::pair("authorization", &request.authorization), std::pair("host", &request.host)}) {
+    if (!absl::EqualsIgnoreCase(line.substr(0, colon), name)) continue;
+    if (!value->empty()) return NoRequest(absl::StrCat("there are two headers ", name));
+    *value = std::string(absl::StripAsciiWhitespace(line.substr(colon + 1)));
+  }
   return absl::OkStatus();
 }
 

@@ -15,8 +15,9 @@ struct HttpRequest {
   std::string path;
   // Of "?state=running&page=x"; of a name that comes twice, the last value.
   std::map<std::string, std::string> parameters;
-  // The header's value; empty when there is none.
+  // The headers' values; empty when there is none.
   std::string authorization;
+  std::string host;
   // Where the client is, as gRPC says it: "ipv4:10.1.2.3:40412".
   std::string peer;
 };

@@ -1,12 +1,14 @@
 #include "coordinator/services/http_service.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/loopback.h"
 #include "coordinator/core/names.h"
 #include "coordinator/page/page_files.h"
 
@@ -63,9 +65,9 @@ Target TargetOf(const HttpRequest& request) {
   return {Target::kNone, Viewers("Get", Reach::kNothing)};
 }
 
-HttpReply PageReply(const std::string& html) {
+HttpReply PageReply(std::string html) {
   return {.content_type = "text/html; charset=utf-8",
-          .body = html,
+          .body = std::move(html),
           // Nothing but our own two files, and the page's refresh. What a name might smuggle in
           // would not run.
           .headers = {{"Content-Security-Policy",
@@ -104,6 +106,12 @@ HttpReply Refusal(const absl::Status& status) {
 HttpReply HttpService::Answer(const HttpRequest& request) const {
   if (request.path == "/healthz") return Healthz();
   if (request.path == "/readyz") return Readyz();
+  if (local_names_only_ && !IsLoopback(request.host)) {
+    return {.code = 403,
+            .body =
+                "ask for it at 127.0.0.1 or localhost, or have the coordinator ask for tokens "
+                "(--require-tokens)\n"};
+  }
   const Target target = TargetOf(request);
   const absl::StatusOr<v1::Token> caller =
       services_.access->Admit(target.permission, request.authorization, target.resource);
@@ -135,7 +143,7 @@ HttpReply HttpService::Answer(const HttpRequest& request) const {
   }
   if (target.kind == Target::kJob) page = pages_.Job(caller->project(), target.resource);
   if (target.kind == Target::kWorkers) page = pages_.Workers(page_token);
-  return page.ok() ? PageReply(*page) : Refusal(page.status());
+  return page.ok() ? PageReply(*std::move(page)) : Refusal(page.status());
 }
 
 HttpReply HttpService::Healthz() const {

@@ -12,7 +12,10 @@ namespace ringmaster::coordinator {
 // viewer's token allows it, where tokens are asked for. Refusals are written down. Thread-safe.
 class HttpService {
  public:
-  explicit HttpService(const ServiceContext& services) : services_(services), pages_(services) {}
+  // `local_names_only`: pages are for who asks for them by a name of loopback. Without tokens a
+  // browser would show them to any site whose name leads there (DNS rebinding).
+  HttpService(const ServiceContext& services, bool local_names_only)
+      : services_(services), pages_(services), local_names_only_(local_names_only) {}
 
   HttpReply Answer(const HttpRequest& request) const;
 
@@ -25,6 +28,7 @@ class HttpService {
 
   const ServiceContext services_;
   const PageSource pages_;
+  const bool local_names_only_;
   std::atomic<bool> draining_ = false;
 };
 

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "base/absolute_path.h"
 #include "base/http/http_endpoint.h"
+#include "base/loopback.h"
 #include "base/status_macros.h"
 #include "base/steady_now.h"
 #include "base/version.h"
@@ -190,7 +191,9 @@ absl::Status CoordinatorServer::BeginGrpc() {
   queues_ = std::make_unique<QueueService>(services);
   workers_ = std::make_unique<WorkerService>(services);
   tokens_ = std::make_unique<TokenService>(services);
-  pages_ = std::make_unique<HttpService>(services);
+  ASSIGN_OR_RETURN(const bool tokens_required, TokensRequired(options_));
+  pages_ = std::make_unique<HttpService>(
+      services, /*local_names_only=*/!tokens_required && IsLoopback(options_.http_listen));
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -29,6 +29,7 @@ TEST(HttpRequestTest, TellsWhatIsAskedFor) {
   EXPECT_THAT(request.parameters, ElementsAre(Pair("", "x"), Pair("flag", ""), Pair("page", "MTI="),
                                               Pair("state", "queued")));
   EXPECT_EQ(request.authorization, "Bearer x");
+  EXPECT_EQ(request.host, "a:1");
   const HttpRequest plain = Parsed("HEAD / HTTP/1.0");
   EXPECT_EQ(plain.path, "/");
   EXPECT_THAT(plain.parameters, IsEmpty());
@@ -48,7 +49,7 @@ TEST(HttpRequestTest, RefusesWhatIsNone) {
   }
   for (const std::string header :
        {"no colon", ": x", "A b: x", " Authorization: Bearer x", "A: x\r\n folded",
-        "Authorization: Bearer x\r\nauthorization: Bearer y"}) {
+        "Authorization: Bearer x\r\nauthorization: Bearer y", "Host: a\r\nHost: b"}) {
     const auto request = ParseHttpRequest(absl::StrCat("GET / HTTP/1.1\r\n", header));
     EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument) << header;
   }

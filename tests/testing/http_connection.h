@@ -52,13 +52,15 @@ class HttpConnection {
   const int socket_;
 };
 
-// The whole answer to a GET. `authorization`: the header's value, empty for none.
+// The whole answer to a GET. `authorization`: the header's value, empty for none. `host`: by what
+// name the client has found the server.
 inline std::string HttpGet(const std::string& address, const std::string& path,
-                           const std::string& authorization = "") {
+                           const std::string& authorization = "",
+                           const std::string& host = "localhost") {
   HttpConnection connection(address);
   const std::string header =
       authorization.empty() ? "" : "Authorization: " + authorization + "\r\n";
-  connection.Write("GET " + path + " HTTP/1.1\r\nHost: x\r\n" + header +
+  connection.Write("GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\n" + header +
                    "Connection: close\r\n\r\n");
   return connection.Read();
 }

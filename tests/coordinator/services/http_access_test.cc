@@ -62,6 +62,11 @@ TEST_F(HttpAccessTest, TakesATokenAsBearerOrPassword) {
   }
 }
 
+// Who has one need not come by a name of ours.
+TEST_F(HttpAccessTest, WithATokenNamesDoNotCount) {
+  EXPECT_EQ(Code(HttpGet(server_->http_address(), "/", Bearer(admin_), "ringmaster.example")), 200);
+}
+
 TEST_F(HttpAccessTest, RefusesWhatIsNoToken) {
   const std::string viewer = Secret(Token::VIEWER);
   for (const std::string& authorization :

@@ -169,6 +169,23 @@ TEST_F(RunningServerTest, HttpShowsMetricsHealthAndStatus) {
   EXPECT_THAT(HttpGet(server_->http_address(), "/etc/passwd"), HasSubstr("404"));
 }
 
+// A browser takes a site for the one that its name says, wherever that leads.
+TEST_F(RunningServerTest, WithoutTokensPagesAreForWhoAsksForLoopback) {
+  const auto page = [&](const std::string& path, const std::string& host) {
+    return HttpGet(server_->http_address(), path, /*authorization=*/"", host);
+  };
+  for (const std::string& host : {server_->http_address(), std::string("localhost:7078"),
+                                  std::string("[::1]:7078"), std::string("localhost")}) {
+    EXPECT_THAT(page("/", host), HasSubstr("200 OK")) << host;
+  }
+  for (const char* host :
+       {"evil.example", "localhost.evil.example:7078", "127.evil.example", "", "x"}) {
+    EXPECT_THAT(page("/", host), StartsWith("HTTP/1.1 403")) << host;
+    EXPECT_THAT(page("/metrics", host), StartsWith("HTTP/1.1 403")) << host;
+    EXPECT_THAT(page("/healthz", host), HasSubstr("200 OK")) << host;
+  }
+}
+
 // One message to any method and its first answer, as bytes: for the services that gRPC brings.
 std::string RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
                     const std::string& message) {
