@@ -58,10 +58,10 @@ void HtmlTable::Add(std::initializer_list<Html> cells) {
   size_t column = 0;
   for (const Html& cell : cells) row += Html::Element("td", {{"class", classes_[column++]}}, cell);
   body_ += Html::Element("tr", {}, row);
-  ++rows_;
 }
 
 Html HtmlTable::Done() const {
+  if (body_.empty()) return Html::Element("p", {{"class", "dim"}}, "none");
   const Html table = Html::Element("table", {},
                                    Html::Element("thead", {}, Html::Element("tr", {}, head_)) +
                                        Html::Element("tbody", {}, body_));

@@ -47,14 +47,13 @@ class HtmlTable {
 
   // As many cells as headings.
   void Add(std::initializer_list<Html> cells);
-  int rows() const { return rows_; }
+  // "none" in place of a table without rows.
   Html Done() const;
 
  private:
   std::vector<const char*> classes_;
   Html head_;
   Html body_;
-  int rows_ = 0;
 };
 
 // A whole page: page.html with these parts.

@@ -91,7 +91,7 @@ Html RanksTable(const v1::TrainingJobStatus& status) {
                rank.incarnation().empty() ? Marked("bad", "left")
                                           : Marked("dim", rank.incarnation().substr(0, 8))});
   }
-  return table.rows() > 0 ? table.Done() : Html::Element("p", {{"class", "dim"}}, "none");
+  return table.Done();
 }
 
 Html CheckpointsTable(const v1::ListCheckpointsResponse& checkpoints, absl::Time now) {
@@ -103,7 +103,7 @@ Html CheckpointsTable(const v1::ListCheckpointsResponse& checkpoints, absl::Time
                checkpoint.directory() +
                    (checkpoint.set_aside() ? " (set aside: could not be read)" : "")});
   }
-  return table.rows() > 0 ? table.Done() : Html::Element("p", {{"class", "dim"}}, "none");
+  return table.Done();
 }
 
 Html Recoveries(const v1::TrainingJob& job, absl::Time now) {

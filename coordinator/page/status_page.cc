@@ -29,16 +29,17 @@ Html Heading(const char* text, const Html& more = {}) {
 }
 
 std::string GroupAddress(const PageContext& context, const JobGroup& group) {
-  return absl::StrCat("/jobs?group=", group.id, ProjectParameter(context, "&"));
+  return absl::StrCat("/jobs?group=", group.name, ProjectParameter(context, "&"));
+}
+
+bool IsIn(const JobGroup& group, Status::State state) {
+  const auto& states = group.states;
+  return states.empty() || std::find(states.begin(), states.end(), state) != states.end();
 }
 
 int64_t JobsIn(const CoreSnapshot& snapshot, const JobGroup& group) {
   int64_t sum = 0;
-  for (const auto& [state, count] : snapshot.jobs) {
-    const auto& states = group.states;
-    if (states.empty() || std::find(states.begin(), states.end(), state) != states.end())
-      sum += count;
-  }
+  for (const auto& [state, count] : snapshot.jobs) sum += IsIn(group, state) ? count : 0;
   return sum;
 }
 
@@ -46,7 +47,7 @@ int64_t JobsIn(const CoreSnapshot& snapshot, const JobGroup& group) {
 Html GroupLinks(const PageContext& context, const JobGroup* here) {
   Html links;
   for (const JobGroup& group : JobGroups()) {
-    Html text = group.title;
+    Html text = group.name;
     if (context.project.empty()) {
       text += Marked("dim", absl::StrCat(" ", Count(JobsIn(context.snapshot, group))));
     }
@@ -73,10 +74,9 @@ Jobs JobsOf(const PageContext& context, const std::vector<v1::TrainingJob>& jobs
   const std::string prefix = context.project.empty() ? "" : context.project + "/";
   Jobs found;
   for (const v1::TrainingJob& job : jobs) {
-    const auto& states = group.states;
-    const bool wanted = states.empty() || std::find(states.begin(), states.end(),
-                                                    job.status().state()) != states.end();
-    if (wanted && absl::StartsWith(job.name(), prefix)) found.push_back(&job);
+    if (IsIn(group, job.status().state()) && absl::StartsWith(job.name(), prefix)) {
+      found.push_back(&job);
+    }
   }
   return found;
 }
@@ -88,11 +88,12 @@ Jobs Pointers(const v1::ListTrainingJobsResponse& jobs) {
 }
 
 // A group on the overview. `what`: which of them are there, when not all are.
-Html GroupSection(const PageContext& context, const char* id, const Html& what, const Jobs& jobs) {
-  const JobGroup& group = *FindJobGroup(id);
+Html GroupSection(const PageContext& context, const char* name, const Html& what,
+                  const Jobs& jobs) {
+  const JobGroup& group = *FindJobGroup(name);
   const Html more = what.empty() ? Html() : what + " " + Link(GroupAddress(context, group), "all");
-  return Html::Element("section", {{"id", id}},
-                       Heading(group.title, more) + JobsTable(jobs, context.now));
+  return Html::Element("section", {{"id", name}},
+                       Heading(name, more) + JobsTable(jobs, context.now));
 }
 
 // What is not as it should be comes first.
@@ -150,19 +151,18 @@ Html MoreLink(const std::string& address, const std::string& token) {
 absl::Span<const JobGroup> JobGroups() {
   static const std::vector<JobGroup> groups = {
       {"running",
-       "running",
        {Status::STARTING, Status::RUNNING, Status::RECOVERING, Status::PAUSING,
         Status::CANCELLING}},
-      {"waiting", "waiting", {Status::QUEUED, Status::PAUSED}},
-      {"ended", "ended", {Status::SUCCEEDED, Status::FAILED, Status::CANCELLED}},
-      {"failed", "failed", {Status::FAILED}},
-      {"all", "all", {}}};
+      {"waiting", {Status::QUEUED, Status::PAUSED}},
+      {"ended", {Status::SUCCEEDED, Status::FAILED, Status::CANCELLED}},
+      {"failed", {Status::FAILED}},
+      {"all", {}}};
   return groups;
 }
 
-const JobGroup* FindJobGroup(absl::string_view id) {
+const JobGroup* FindJobGroup(absl::string_view name) {
   for (const JobGroup& group : JobGroups()) {
-    if (id == group.id) return &group;
+    if (name == group.name) return &group;
   }
   return nullptr;
 }
@@ -199,7 +199,7 @@ std::string OverviewPage(const PageContext& context, const Overview& overview) {
 
 std::string JobsPage(const PageContext& context, const JobGroup& group,
                      const v1::ListTrainingJobsResponse& jobs) {
-  return WholePage(absl::StrCat(group.title, " jobs"), PageHeader(context),
+  return WholePage(absl::StrCat(group.name, " jobs"), PageHeader(context),
                    GroupLinks(context, &group) + JobsTable(Pointers(jobs), context.now) +
                        MoreLink(GroupAddress(context, group) + "&", jobs.next_page_token()));
 }

@@ -14,15 +14,14 @@ namespace ringmaster::coordinator {
 
 // Jobs that are listed together.
 struct JobGroup {
-  // In addresses: /jobs?group=running.
-  const char* id;
-  const char* title;
+  // Also in addresses: /jobs?group=running.
+  const char* name;
   // Empty: all.
   std::vector<v1::TrainingJobStatus::State> states;
 };
 absl::Span<const JobGroup> JobGroups();
 // Null when there is none.
-const JobGroup* FindJobGroup(absl::string_view id);
+const JobGroup* FindJobGroup(absl::string_view name);
 
 // What every page says at its top.
 struct PageContext {

@@ -10,10 +10,6 @@
 namespace ringmaster::coordinator {
 namespace {
 
-Html OrNone(const HtmlTable& table) {
-  return table.rows() > 0 ? table.Done() : Html::Element("p", {{"class", "dim"}}, "none");
-}
-
 Html ProgressCell(const v1::TrainingJob& job) {
   const std::string steps = absl::StrCat(job.status().progress().step());
   return Html::Element("progress", {{"value", steps}, {"max", absl::StrCat(job.spec().steps())}},
@@ -74,7 +70,7 @@ Html JobsTable(const std::vector<const v1::TrainingJob*>& jobs, absl::Time now) 
                absl::StrCat(job.spec().priority()), Span(now - FromProto(job.create_time())),
                WhyCell(job.status())});
   }
-  return Html::Element("div", {{"class", "jobs"}}, OrNone(table));
+  return Html::Element("div", {{"class", "jobs"}}, table.Done());
 }
 
 Html WorkersTable(const v1::ListWorkersResponse& workers) {
@@ -88,7 +84,7 @@ Html WorkersTable(const v1::ListWorkersResponse& workers) {
                WhereCell(worker.hardware()), Span(FromProto(worker.heartbeat_age())),
                Marked("dim", worker.version()), CordonCell(worker)});
   }
-  return OrNone(table);
+  return table.Done();
 }
 
 Html QueuesTable(const v1::ListQueuesResponse& queues) {
@@ -106,7 +102,7 @@ Html QueuesTable(const v1::ListQueuesResponse& queues) {
                            absl::StrAppend(text, absl::StripPrefix(project, "projects/"));
                          }))});
   }
-  return OrNone(table);
+  return table.Done();
 }
 
 Html RecoveriesTable(const std::vector<Recovery>& recoveries, bool of_one_job, absl::Time now) {
@@ -130,7 +126,7 @@ Html RecoveriesTable(const std::vector<Recovery>& recoveries, bool of_one_job, a
                    : Html(Plain(v1::RecoveryEpisode::Restore_Name(episode->restore()))),
                episode->message()});
   }
-  return OrNone(table);
+  return table.Done();
 }
 
 }  // namespace ringmaster::coordinator

@@ -8,7 +8,7 @@
 #include "ringmaster/v1/job.pb.h"
 #include "ringmaster/v1/queue_service.pb.h"
 
-// The tables that pages are made of; "none" in place of an empty one.
+// The tables that pages are made of.
 namespace ringmaster::coordinator {
 
 Html JobsTable(const std::vector<const v1::TrainingJob*>& jobs, absl::Time now);

@@ -27,9 +27,8 @@ TEST(HtmlTest, TextIsEscapedWhereverItGoes) {
 
 TEST(HtmlTest, TablesHaveAClassForEachColumn) {
   HtmlTable table({"name", "#count", "?why"});
-  EXPECT_EQ(table.rows(), 0);
+  EXPECT_EQ(table.Done().markup(), "<p class=\"dim\">none</p>");
   table.Add({"a", "1", kEvil});
-  EXPECT_EQ(table.rows(), 1);
   const std::string markup = table.Done().markup();
   EXPECT_THAT(markup, HasSubstr("<th class=\"n\">count</th>"));
   EXPECT_THAT(markup, HasSubstr("<td class=\"n\">1</td><td class=\"why\">&lt;script"));
