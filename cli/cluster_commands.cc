@@ -4,10 +4,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/human_bytes.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
-#include "cli/output.h"
+#include "cli/worker_table.h"
 
 namespace ringmaster::cli {
 namespace {
@@ -15,48 +14,6 @@ namespace {
 // The worker's name; `worker` is an id or a full name.
 std::string WorkerName(const std::string& worker) {
   return absl::StrContains(worker, '/') ? worker : absl::StrCat("workers/", worker);
-}
-
-std::string CordonOf(const v1::Worker& worker) {
-  if (!worker.has_cordon()) return "-";
-  const char* how = worker.drained()          ? "drained"
-                    : worker.cordon().drain() ? "draining"
-                                              : "cordoned";
-  const std::string& reason = worker.cordon().reason();
-  return absl::StrCat(how, reason.empty() ? "" : ": ", reason);
-}
-
-std::vector<std::string> Row(const v1::Worker& worker) {
-  const auto& hardware = worker.hardware();
-  return {ShortName(worker.name()),
-          LowerEnumName(v1::Worker::State_descriptor(), worker.state()),
-          LowerEnumName(v1::Device_descriptor(), hardware.device()),
-          hardware.device_name(),
-          HumanBytes(static_cast<double>(hardware.memory_bytes())),
-          hardware.host(),
-          worker.training_job().empty()
-              ? "-"
-              : absl::StrCat(ShortName(worker.training_job()), " rank ", worker.rank()),
-          HumanDuration(FromProto(worker.heartbeat_age())),
-          CordonOf(worker)};
-}
-
-void Print(const CommandContext& context, const std::vector<const v1::Worker*>& workers) {
-  if (context.options.output == OutputFormat::kName) {
-    for (const auto* worker : workers) {
-      *context.out << worker->name() << "\n";
-    }
-  } else if (context.options.output == OutputFormat::kTable) {
-    std::vector<std::vector<std::string>> rows;
-    for (const auto* worker : workers) {
-      rows.push_back(Row(*worker));
-    }
-    PrintTable(*context.out,
-               {"NAME", "STATE", "DEVICE", "MODEL", "MEMORY", "HOST", "JOB", "HEARTBEAT", "CORDON"},
-               rows);
-  } else {
-    PrintMessages(*context.out, {workers.begin(), workers.end()}, context.options.output);
-  }
 }
 
 absl::StatusOr<int> Workers(Client& client, CommandContext& context) {
@@ -74,7 +31,7 @@ absl::StatusOr<int> Workers(Client& client, CommandContext& context) {
     request.set_page_token(pages.back()->next_page_token());
   } while (!request.page_token().empty());
 
-  Print(context, workers);
+  PrintWorkers(context, workers);
   return kExitOk;
 }
 
@@ -92,7 +49,7 @@ CLI::App* AddChange(CLI::App& app, CommandContext& context, const std::string& v
       request->set_name(WorkerName(*name));
       v1::Worker worker;
       RETURN_IF_ERROR(client.Call(method, client.cluster(), *request, &worker));
-      Print(context, {&worker});
+      PrintWorkers(context, {&worker});
       return kExitOk;
     });
   });

@@ -40,6 +40,7 @@ void AddJobCommands(CLI::App& app, CommandContext& context);
 void AddLabelCommand(CLI::App& app, CommandContext& context);     // label
 void AddPriorityCommand(CLI::App& app, CommandContext& context);  // priority
 void AddWatchCommand(CLI::App& app, CommandContext& context);     // watch
+void AddTopCommand(CLI::App& app, CommandContext& context);       // top
 void AddRecordCommands(CLI::App& app, CommandContext& context);   // logs metrics
 void AddClusterCommands(CLI::App& app, CommandContext& context);  // workers cordon drain uncordon
 void AddCheckpointCommands(CLI::App& app, CommandContext& context);  // checkpoints generate

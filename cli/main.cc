@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
   ringmaster::cli::AddLabelCommand(app, context);
   ringmaster::cli::AddPriorityCommand(app, context);
   ringmaster::cli::AddWatchCommand(app, context);
+  ringmaster::cli::AddTopCommand(app, context);
   ringmaster::cli::AddRecordCommands(app, context);
   ringmaster::cli::AddClusterCommands(app, context);
   ringmaster::cli::AddCheckpointCommands(app, context);

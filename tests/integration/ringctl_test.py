@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
 """ringctl as scripts use it: exit codes, pipes, formats. No workers: nothing trains."""
 
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
+import struct
 import subprocess
+import termios
 import unittest
 
 import harness
@@ -41,6 +46,47 @@ class RingctlTest(harness.ClusterTest):
         self.expect(3, 'there is no training job', 'get', 'absent')
         for words in ('list',), ('watch', 'absent'), ('logs', '-f', 'absent'), ('metrics', '-f', 'absent'):
             self.expect(4, 'no coordinator answers', *words, address='127.0.0.1:1')
+
+    def test_top_without_a_terminal_prints_one_picture(self):
+        self.cluster.ringctl('submit', self.job_file(), '--set', 'name=pictured')
+        self.addCleanup(self.cluster.start_worker('alone').stop)
+        harness.wait_until(lambda: 'alone' in self.cluster.ringctl('top'), 'the worker')
+        text = self.cluster.ringctl('top')
+        self.assertRegex(text, r'^NAME +STATE +STEP')
+        self.assertIn('pictured', text)
+        self.assertNotIn('\033', text)
+        self.expect(4, 'no coordinator answers', 'top', address='127.0.0.1:1')
+
+    def test_top_is_kept_up_to_date_until_q_or_ctrl_c(self):
+        for index, key in enumerate((b'q', b'\x03')):
+            ours, theirs = pty.openpty()
+            self.addCleanup(os.close, ours)
+            self.addCleanup(os.close, theirs)
+            before = termios.tcgetattr(theirs)
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 20, 60, 0, 0))
+            top = subprocess.Popen([f'{harness.binaries()}/ringctl', f'--address={self.cluster.address}', 'top'],
+                                   stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+            self.addCleanup(top.wait)
+            self.addCleanup(top.kill)
+            drawn = b''
+
+            def shows(word, terminal=ours):
+                nonlocal drawn
+                if select.select([terminal], [], [], 0.1)[0]:
+                    drawn += os.read(terminal, 1 << 16)
+                return word in drawn
+            harness.wait_until(lambda: shows(b'q quits'), 'the screen')
+            name = f'drawn-{index}'
+            self.cluster.ringctl('submit', self.job_file(), '--set', f'name={name}')
+            harness.wait_until(lambda: shows(name.encode('ascii')), 'the new job')
+            lines = drawn.split(b'\x1b[H')[1].replace(b'\x1b[K', b'').replace(b'\x1b[J', b'').split(b'\r\n')
+            self.assertLessEqual(max(map(len, lines)), 60)
+            os.write(ours, key)
+            self.assertEqual(top.wait(harness.SECONDS), 0)
+            # The terminal and its screen are as they were.
+            self.assertEqual(termios.tcgetattr(theirs), before)
+            self.assertIn(b'\x1b[?1049h', drawn)
+            self.assertTrue(shows(b'\x1b[?1049l'))
 
     def test_output_that_cannot_be_written_is_a_failure(self):
         with open('/dev/full', 'w', encoding='ascii') as full:
