@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <initializer_list>
 
 #include "attention/kernels/rows.h"
 
@@ -69,7 +68,7 @@ __device__ Piece<uint16_t, kWidth> Rounded(const Piece<float, kWidth>& numbers) 
   return rounded;
 }
 
-// A block is the pieces of a row by places; blockIdx.z is which of keys (0) and values (1).
+// A block is the pieces of a row by places; a thread adds to the place's key and value.
 template <typename Element, int kWidth>
 __global__ void __launch_bounds__(kThreads) Add(const AddRowsProblem problem) {
   using Numbers = Piece<float, kWidth>;
@@ -78,30 +77,35 @@ __global__ void __launch_bounds__(kThreads) Add(const AddRowsProblem problem) {
     return;
   }
   const int column = threadIdx.x * kWidth;
-  const int64_t batch = blockIdx.y, which = blockIdx.z;
+  const int64_t batch = blockIdx.y, of_values = problem.batch * problem.head_dim;
   const uint32_t place = problem.places[at];
-  auto* sums =
-      PieceAt<Numbers>(which == 0 ? problem.dk : problem.dv, batch, place, problem.heads, column);
-  Numbers total = *sums;
+  Numbers* const sums[] = {PieceAt<Numbers>(problem.dk, batch, place, problem.heads, column),
+                           PieceAt<Numbers>(problem.dv, batch, place, problem.heads, column)};
+  Numbers totals[] = {*sums[0], *sums[1]};
   const uint32_t end = problem.begin[at + 1];
   for (uint32_t i = problem.begin[at]; i < end; ++i) {
     const uint32_t row = problem.rows[i];
     const bool is_kept = row < problem.kept_rows;
     const int64_t of_message = is_kept ? row : row - problem.kept_rows;
-    const float* message = is_kept ? problem.kept : problem.returned;
-    const Numbers added = *reinterpret_cast<const Numbers*>(
-        message + ((of_message * 2 + which) * problem.batch + batch) * problem.head_dim + column);
+    const float* key = (is_kept ? problem.kept : problem.returned) +
+                       (of_message * 2 * problem.batch + batch) * problem.head_dim + column;
+    const Numbers added[] = {*reinterpret_cast<const Numbers*>(key),
+                             *reinterpret_cast<const Numbers*>(key + of_values)};
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      total.values[j] += added.values[j];
+      totals[0].values[j] += added[0].values[j];
+      totals[1].values[j] += added[1].values[j];
     }
   }
-  const Strided<uint16_t>& rounded = which == 0 ? problem.rounded_dk : problem.rounded_dv;
-  if (rounded.data == nullptr) {
-    *sums = total;
-  } else {
-    *PieceAt<Piece<uint16_t, kWidth>>(rounded, batch, place, problem.heads, column) =
-        Rounded<Element>(total);
+  const Strided<uint16_t> rounded[] = {problem.rounded_dk, problem.rounded_dv};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (rounded[i].data == nullptr) {
+      *sums[i] = totals[i];
+    } else {
+      *PieceAt<Piece<uint16_t, kWidth>>(rounded[i], batch, place, problem.heads, column) =
+          Rounded<Element>(totals[i]);
+    }
   }
 }
 
@@ -120,11 +124,10 @@ Strided<T> Message(T* data) {
 
 struct Grid {
   // `count` rows or places, of which a thread takes `each`.
-  Grid(int64_t count, int each, int pieces, int64_t batch, unsigned which)
+  Grid(int64_t count, int each, int pieces, int64_t batch)
       : threads(pieces, std::max(1, kThreads / pieces)) {
     const int64_t rows = int64_t{threads.y} * each;
-    blocks =
-        dim3(static_cast<unsigned>((count + rows - 1) / rows), static_cast<unsigned>(batch), which);
+    blocks = dim3(static_cast<unsigned>((count + rows - 1) / rows), static_cast<unsigned>(batch));
   }
 
   dim3 threads, blocks;
@@ -145,7 +148,7 @@ std::string PackRows(const PackProblem& problem, cudaStream_t stream) {
   const bool wide = problem.head_dim % kWide == 0 && IsInPieces(problem.k, kWide) &&
                     IsInPieces(problem.v, kWide) && IsInPieces(Message(problem.message), kWide);
   const Grid grid(problem.rows, kRowsAhead, wide ? problem.head_dim / kWide : problem.head_dim,
-                  problem.batch, 1);
+                  problem.batch);
   const auto kernel = wide ? Pack<kWide> : Pack<1>;
   kernel<<<grid.blocks, grid.threads, 0, stream>>>(problem);
   return Said();
@@ -162,7 +165,7 @@ std::string AddRows(const AddRowsProblem& problem, cudaStream_t stream) {
                     IsInPieces(Message(problem.kept), kWide) &&
                     IsInPieces(Message(problem.returned), kWide);
   const Grid grid(problem.place_count, 1, wide ? problem.head_dim / kWide : problem.head_dim,
-                  problem.batch, 2);
+                  problem.batch);
   WithElement(problem.type, [&](auto element) {
     using Element = decltype(element);
     const auto kernel = wide ? Add<Element, kWide> : Add<Element, 1>;
