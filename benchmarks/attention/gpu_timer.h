@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "tests/attention/kernels/device_array.h"
 
@@ -16,7 +16,6 @@ namespace ringmaster::attention::kernels {
 // A GPU that comes to the power it may draw slows down, then swings for about so long until its
 // clocks stay: by 15 % with passes that draw it all. Training runs longer.
 constexpr double kSettleMilliseconds = 1000;
-constexpr int kLeastWarmUps = 3;
 
 // Around one run.
 class EventPair {
@@ -48,28 +47,28 @@ class EventPair {
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
-// The median of ten runs, by events of the device, after those that settle it: as many as given, or
-// as fill that time. The ten are enqueued one behind the other, as layers and steps of a training
-// are: the host's part of a run counts where it takes longer than the device's, not where the
-// device begins from idle. `start` enqueues the work and returns an error or nothing.
+// The median of the last ten runs, by events of the device, after those that settle it: as many as
+// given, or as fill that time. Ten are enqueued one behind the other, as layers and steps of a
+// training are: the host's part of a run counts where it takes longer than the device's, not where
+// the device begins from idle. `start` enqueues the work and returns an error or nothing.
 inline double Milliseconds(const std::function<std::string()>& start,
                            std::optional<int> warm_ups = std::nullopt) {
-  const EventPair one;
-  const auto run = [&] {
-    one.Enqueue(start);
-    return one.Wait();
-  };
-  run();  // may wait for the host
-  double settled = 0;
-  for (int i = 1;
-       warm_ups.has_value() ? i < *warm_ups : i < kLeastWarmUps || settled < kSettleMilliseconds;
-       ++i) {
-    settled += run();
-  }
   const std::array<EventPair, 10> pairs;
-  for (const EventPair& pair : pairs) pair.Enqueue(start);
-  std::vector<float> times;
-  for (const EventPair& pair : pairs) times.push_back(pair.Wait());
+  std::array<float, 10> times;
+  const auto run_all = [&] {
+    for (const EventPair& pair : pairs) pair.Enqueue(start);
+    std::transform(pairs.begin(), pairs.end(), times.begin(),
+                   [](const EventPair& pair) { return pair.Wait(); });
+  };
+  pairs[0].Enqueue(start);  // may wait for the host
+  pairs[0].Wait();
+  double settled = 0;
+  for (int runs = 0; warm_ups.has_value() ? runs < *warm_ups : settled < kSettleMilliseconds;
+       runs += static_cast<int>(times.size())) {
+    run_all();
+    settled += std::accumulate(times.begin(), times.end(), 0.0);
+  }
+  run_all();
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }

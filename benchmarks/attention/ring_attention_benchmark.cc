@@ -63,8 +63,7 @@ struct Times {
 // Passes of so many FLOPs that settle a GPU: all ranks make as many.
 int WarmUps(double flops) {
   constexpr double kFlopsPerMillisecond = 5e11;
-  return kernels::kLeastWarmUps +
-         static_cast<int>(kernels::kSettleMilliseconds * kFlopsPerMillisecond / flops);
+  return 1 + static_cast<int>(kernels::kSettleMilliseconds * kFlopsPerMillisecond / flops);
 }
 
 // What one rank's thread does. All ranks make the same calls.

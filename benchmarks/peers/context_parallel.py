@@ -29,17 +29,18 @@ BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
 
 
 def slowest_ms(call, ranks, flops):
-    """The median of the slowest rank's times. All ranks settle with as many calls, each of `flops`."""
-    for _ in range(WARM_UPS + int(SETTLE_MS * FLOPS_PER_MS / flops)):
-        elapsed(enqueue(call))
+    """The largest of the ranks' medians. All ranks settle with as many calls, each of `flops`."""
+    def run(count):
+        return [elapsed(pair) for pair in [enqueue(call) for _ in range(count)]]
+
+    run(WARM_UPS + int(SETTLE_MS * FLOPS_PER_MS / flops))
     if ranks > 1:
         dist.barrier()
     torch.cuda.synchronize()
-    pairs = [enqueue(call) for _ in range(REPEATS)]
-    slowest = torch.tensor([elapsed(pair) for pair in pairs], device='cuda')
+    slowest = torch.tensor(statistics.median(run(REPEATS)), device='cuda')
     if ranks > 1:
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    return statistics.median(slowest.tolist())
+    return slowest.item()
 
 
 def measure(tokens, ranks, mesh):

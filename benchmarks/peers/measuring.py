@@ -11,8 +11,8 @@ WARM_UPS, REPEATS = 3, 10
 # A GPU that comes to the power it may draw swings for about so long until its clocks stay. The first call, which may
 # compile, is no part of it.
 SETTLE_MS = 1000
-# A call that takes longer even when it is warm is warmed up by two calls and measured three times.
-SLOW_MS, SLOW_WARM_UPS, SLOW_REPEATS = 150, 2, 3
+# A call that takes longer even when it is warm is measured three times.
+SLOW_MS, SLOW_REPEATS = 150, 3
 # Products of the backward pass over those of the forward one: 5 and 2.
 BACKWARD_OVER_FORWARD = 2.5
 
@@ -48,23 +48,24 @@ class Meter:
         self.is_cuda = self.device.type == 'cuda'
 
     def milliseconds(self, call):
-        """(median, how many calls it is the median of). On a GPU these are enqueued one behind the other, as in a
-        training: the host's part counts where it takes longer than the device's."""
-        warm_ups = []
-        while (len(warm_ups) < (SLOW_WARM_UPS if warm_ups and warm_ups[-1] >= SLOW_MS else WARM_UPS)
-               or (self.is_cuda and sum(warm_ups[1:]) < SETTLE_MS)):
-            warm_ups.append(self._once(call))
-        repeats = REPEATS if warm_ups[-1] < SLOW_MS else SLOW_REPEATS
-        if not self.is_cuda:
-            return statistics.median(self._once(call) for _ in range(repeats)), repeats
-        return statistics.median(elapsed(pair) for pair in [enqueue(call) for _ in range(repeats)]), repeats
+        """(median, how many calls it is the median of)."""
+        slow = self._times(call, WARM_UPS)[-1] >= SLOW_MS
+        repeats, settled = SLOW_REPEATS if slow else REPEATS, 0
+        while self.is_cuda and settled < SETTLE_MS:
+            settled += sum(self._times(call, repeats))
+        return statistics.median(self._times(call, repeats)), repeats
 
-    def _once(self, call):
+    def _times(self, call, count):
+        """Of so many calls. On a GPU they are enqueued one behind the other, as in a training: the host's part counts where
+        it takes longer than the device's."""
         if self.is_cuda:
-            return elapsed(enqueue(call))
-        start = time.perf_counter()
-        call()
-        return (time.perf_counter() - start) * 1e3
+            return [elapsed(pair) for pair in [enqueue(call) for _ in range(count)]]
+        times = []
+        for _ in range(count):
+            start = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - start) * 1e3)
+        return times
 
     def speeds(self, flops, forward, both):
         """Those of two calls, and how many times each was made."""
