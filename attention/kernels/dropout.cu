@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "attention/kernels/dropout.h"
+#include "attention/kernels/last_error.h"
 #include "attention/kernels/philox.h"
 
 namespace ringmaster::attention::kernels {
@@ -44,8 +45,7 @@ std::string DropoutFactors(const DropoutProblem& problem, cudaStream_t stream) {
   } else {
     Launch(problem, problem.factors, stream);
   }
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+  return LastError();
 }
 
 }  // namespace ringmaster::attention::kernels

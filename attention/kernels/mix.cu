@@ -2,6 +2,7 @@
 // row.
 #include <math_constants.h>
 
+#include "attention/kernels/last_error.h"
 #include "attention/kernels/mix.h"
 #include "attention/kernels/rest.h"
 
@@ -147,11 +148,6 @@ unsigned BlocksOf(int64_t rows, int lanes) {
   return static_cast<unsigned>((rows + rows_of_block - 1) / rows_of_block);
 }
 
-std::string Said() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
-}
-
 }  // namespace
 
 std::string Mix(const MixProblem& problem, cudaStream_t stream) {
@@ -165,7 +161,7 @@ std::string Mix(const MixProblem& problem, cudaStream_t stream) {
         lanes == 32 ? MixParts<decltype(element), 32> : MixParts<decltype(element), 16>;
     kernel<<<blocks, kThreads, 0, stream>>>(problem);
   });
-  return Said();
+  return LastError();
 }
 
 std::string MakeStarts(const StartsProblem& problem, cudaStream_t stream) {
@@ -179,7 +175,7 @@ std::string MakeStarts(const StartsProblem& problem, cudaStream_t stream) {
         lanes == 16 ? StartRows<decltype(element), 16> : StartRows<decltype(element), 8>;
     kernel<<<BlocksOf(rows, lanes), kThreads, 0, stream>>>(problem);
   });
-  return Said();
+  return LastError();
 }
 
 }  // namespace ringmaster::attention::kernels

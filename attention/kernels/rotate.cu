@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "attention/kernels/last_error.h"
 #include "attention/kernels/rotate.h"
 
 namespace ringmaster::attention::kernels {
@@ -72,8 +73,7 @@ std::string Rotate(const RotateProblem& problem, cudaStream_t stream) {
       Turn<Element, 1><<<blocks, threads, 0, stream>>>(problem);
     }
   });
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+  return LastError();
 }
 
 }  // namespace ringmaster::attention::kernels

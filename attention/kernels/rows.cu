@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "attention/kernels/last_error.h"
 #include "attention/kernels/rows.h"
 
 namespace ringmaster::attention::kernels {
@@ -70,7 +71,7 @@ __device__ Piece<uint16_t, kWidth> Rounded(const Piece<float, kWidth>& numbers) 
 
 // A block is the pieces of a row by places; a thread adds to the place's key and value.
 template <typename Element, int kWidth>
-__global__ void __launch_bounds__(kThreads) Add(const AddRowsProblem problem) {
+__global__ void __launch_bounds__(kThreads) Add(const ReturnedRowsProblem problem) {
   using Numbers = Piece<float, kWidth>;
   const int64_t at = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (at >= problem.place_count) {
@@ -133,11 +134,6 @@ struct Grid {
   dim3 threads, blocks;
 };
 
-std::string Said() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
-}
-
 }  // namespace
 
 std::string PackRows(const PackProblem& problem, cudaStream_t stream) {
@@ -151,10 +147,10 @@ std::string PackRows(const PackProblem& problem, cudaStream_t stream) {
                   problem.batch);
   const auto kernel = wide ? Pack<kWide> : Pack<1>;
   kernel<<<grid.blocks, grid.threads, 0, stream>>>(problem);
-  return Said();
+  return LastError();
 }
 
-std::string AddRows(const AddRowsProblem& problem, cudaStream_t stream) {
+std::string AddReturnedRows(const ReturnedRowsProblem& problem, cudaStream_t stream) {
   constexpr int kWide = 4;
   if (problem.place_count == 0 || problem.batch == 0) {
     return "";
@@ -171,7 +167,7 @@ std::string AddRows(const AddRowsProblem& problem, cudaStream_t stream) {
     const auto kernel = wide ? Add<Element, kWide> : Add<Element, 1>;
     kernel<<<grid.blocks, grid.threads, 0, stream>>>(problem);
   });
-  return Said();
+  return LastError();
 }
 
 }  // namespace ringmaster::attention::kernels

@@ -40,7 +40,7 @@ std::string PackRows(const PackProblem& problem, cudaStream_t stream);
 // To the sums of place places[i] are added rows[begin[i]] .. rows[begin[i + 1] - 1], in this order:
 // the same bits every time. Row numbers below `kept_rows` are of `kept`, the others, less
 // kept_rows, of `returned`.
-struct AddRowsProblem {
+struct ReturnedRowsProblem {
   int64_t batch = 1;
   int heads = 1;
   int head_dim = 0;  // 1 to 256
@@ -58,6 +58,6 @@ struct AddRowsProblem {
 };
 
 // Empty, or what CUDA said.
-std::string AddRows(const AddRowsProblem& problem, cudaStream_t stream);
+std::string AddReturnedRows(const ReturnedRowsProblem& problem, cudaStream_t stream);
 
 }  // namespace ringmaster::attention::kernels

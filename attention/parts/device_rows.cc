@@ -5,6 +5,8 @@
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/logaddexp.h>
 
+#include "attention/parts/places.h"
+
 namespace ringmaster::attention {
 namespace {
 
@@ -16,11 +18,7 @@ at::Tensor Flat(const at::Tensor& whole) { return whole.view({whole.size(0), -1,
 at::Tensor RowIndex(const RowSet& set, int64_t heads, at::Device device) {
   at::Tensor index = at::empty({set.rows()}, at::kLong);
   int64_t* next = index.mutable_data_ptr<int64_t>();
-  for (const Run& run : set.runs) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      *next++ = (run.first + i * run.step) * heads + run.head;
-    }
-  }
+  ForEachPlace(set, heads, [&](int64_t place) { *next++ = place; });
   return index.to(device);
 }
 

@@ -160,9 +160,10 @@ PlacedParts::PlacedParts(RankParts parts, int heads, int kv_heads, at::Device de
           {&part, {part.queries, heads, device}, {part.keys, 1, device}, GatesOf(part, device)});
     }
   }
-  sent_ = TakeRows(absl::MakeSpan(parts_.outgoing));
-  held_ = TakeRows({&parts_.kept, 1});
+  RowSet sent = TakeRows(absl::MakeSpan(parts_.outgoing)), held = TakeRows({&parts_.kept, 1});
   if (!tiles.has_value()) {
+    sent_ = std::move(sent);
+    held_ = std::move(held);
     outgoing_.emplace(sent_, kv_heads, device);
     kept_.emplace(held_, kv_heads, device);
   }

@@ -67,7 +67,8 @@ class PlacedParts {
 // The parts of `rank`, from a cache of the process that holds at most 1 GiB, or one entry, and
 // forgets the longest unused first. Of patterns that differ in nothing but their documents or
 // blocks it holds four: such are packed sequences, of one step each, and masks that are chosen. But
-// those of a mask with gates are made anew, since such masks are chosen for one call. Thread-safe.
+// those of a mask with gates are made anew, since such masks are chosen for one call. Thread-safe;
+// callers on different streams of one device keep theirs until that device is done with it.
 // REQUIRES: pattern valid, heads a multiple of kv_heads, rank below map.ranks(), `tiles` of this
 // rank.
 std::shared_ptr<const PlacedParts> FindParts(const AttentionPattern& pattern, const ShardMap& map,

@@ -2,17 +2,16 @@
 
 #include <algorithm>
 
+#include "attention/parts/places.h"
+
 namespace ringmaster::attention {
 namespace {
 
 std::vector<uint32_t> PlacesOf(const RankParts::Message& message, int heads) {
   std::vector<uint32_t> places;
   for (const RowSet& set : message.local) {
-    for (const Run& run : set.runs) {
-      for (int64_t i = 0; i < run.count; ++i) {
-        places.push_back(static_cast<uint32_t>((run.first + i * run.step) * heads + run.head));
-      }
-    }
+    ForEachPlace(set, heads,
+                 [&](int64_t place) { places.push_back(static_cast<uint32_t>(place)); });
   }
   return places;
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "attention/parts/places.h"
+
 namespace ringmaster::attention {
 namespace {
 
@@ -42,11 +44,7 @@ class Uncovered {
   Uncovered(int64_t tokens, int64_t heads) : heads_(heads), places_(tokens * heads, 1) {}
 
   void Cover(const RowSet& rows) {
-    for (const Run& run : rows.runs) {
-      for (int64_t i = 0; i < run.count; ++i) {
-        places_[(run.first + i * run.step) * heads_ + run.head] = 0;
-      }
-    }
+    ForEachPlace(rows, heads_, [this](int64_t place) { places_[place] = 0; });
   }
   bool any() const {
     return std::any_of(places_.begin(), places_.end(), [](uint8_t place) { return place != 0; });

@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "attention/parts/places.h"
 #include "attention/parts/seen_keys.h"
 #include "attention/plan/plan.h"
 #include "attention/tiles/joint_runs.h"
@@ -27,14 +28,6 @@ struct Group {
   int64_t group;
 };
 using Groups = std::vector<Group>;
-
-// Calls f(token * heads + head) for each row.
-template <typename F>
-void ForEachPlace(const Run& run, int heads, const F& f) {
-  for (int64_t i = 0; i < run.count; ++i) {
-    f((run.first + i * run.step) * heads + run.head);
-  }
-}
 
 // Queries that have numbers, in their order.
 struct NumberedRows {

@@ -75,7 +75,7 @@ struct TileSums {
   at::Tensor pool_dk, pool_dv;
 };
 
-// Where finishing passes put gradients: contiguous, of the shape and type of k.
+// Where gradients of keys end, of the shape and type of k; passes want them contiguous.
 struct FinishedKeys {
   at::Tensor dk, dv;
 };

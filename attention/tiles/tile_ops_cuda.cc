@@ -276,24 +276,24 @@ void AddRowsCuda(const Tensor& places, const Tensor& begin, const Tensor& rows, 
   }
   TORCH_CHECK_VALUE(kept.size(0) + returned.size(0) == rows.numel(),
                     "the lists are of other messages");
-  kernels::AddRowsProblem problem{.batch = dk_sums.size(0),
-                                  .heads = static_cast<int>(dk_sums.size(2)),
-                                  .head_dim = static_cast<int>(dk_sums.size(3)),
-                                  .place_count = places.numel(),
-                                  .places = Data<uint32_t>(places),
-                                  .begin = Data<uint32_t>(begin),
-                                  .rows = Data<uint32_t>(rows),
-                                  .kept_rows = static_cast<uint32_t>(kept.size(0)),
-                                  .kept = Data<float>(kept),
-                                  .returned = Data<float>(returned),
-                                  .dk = StridedOf<float>(dk_sums),
-                                  .dv = StridedOf<float>(dv_sums)};
+  kernels::ReturnedRowsProblem problem{.batch = dk_sums.size(0),
+                                       .heads = static_cast<int>(dk_sums.size(2)),
+                                       .head_dim = static_cast<int>(dk_sums.size(3)),
+                                       .place_count = places.numel(),
+                                       .places = Data<uint32_t>(places),
+                                       .begin = Data<uint32_t>(begin),
+                                       .rows = Data<uint32_t>(rows),
+                                       .kept_rows = static_cast<uint32_t>(kept.size(0)),
+                                       .kept = Data<float>(kept),
+                                       .returned = Data<float>(returned),
+                                       .dk = StridedOf<float>(dk_sums),
+                                       .dv = StridedOf<float>(dv_sums)};
   if (dk.has_value() && dv.has_value()) {
     problem.type = TypeOf(*dk);
     problem.rounded_dk = StridedOf<uint16_t>(*dk);
     problem.rounded_dv = StridedOf<uint16_t>(*dv);
   }
-  CheckDone(kernels::AddRows(problem, StreamOf(dk_sums)));
+  CheckDone(kernels::AddReturnedRows(problem, StreamOf(dk_sums)));
 }
 
 TORCH_LIBRARY_IMPL(ringmaster, CUDA, library) {

@@ -26,7 +26,7 @@ struct Shape {
 // Wide pieces and narrow ones, rows beside others, fewer rows than a block takes, and none.
 const Shape kShapes[] = {{2, 301, 3, 128, 0}, {1, 77, 2, 64, 64}, {1, 40, 3, 80, 48},
                          {2, 50, 1, 7, 0},    {1, 64, 2, 128, 1}, {1, 3, 1, 128, 0},
-                         {1, 5000, 1, 1, 0}};
+                         {1, 5000, 1, 1, 0},  {3, 40, 2, 33, 2}};
 
 struct Layout {
   explicit Layout(const Shape& shape)
@@ -128,22 +128,22 @@ void CheckAdd(const Shape& shape, ElementType type, bool rounds) {
   const std::vector<uint16_t> untouched(layout.numbers, 0x1234);
   const DeviceArray<uint16_t> rounded_dk(untouched), rounded_dv(untouched);
   const DeviceArray<uint32_t> places(lists.places), begin(lists.begin), rows(lists.rows);
-  Check(AddRows({.batch = shape.batch,
-                 .heads = shape.heads,
-                 .head_dim = shape.head_dim,
-                 .place_count = static_cast<int64_t>(lists.places.size()),
-                 .places = places.data(),
-                 .begin = begin.data(),
-                 .rows = rows.data(),
-                 .kept_rows = lists.kept_rows,
-                 .kept = all_kept.data(),
-                 .returned = all_returned.data(),
-                 .dk = layout.Of(dk.data()),
-                 .dv = layout.Of(dv.data()),
-                 .type = type,
-                 .rounded_dk = layout.Of(rounds ? rounded_dk.data() : nullptr),
-                 .rounded_dv = layout.Of(rounds ? rounded_dv.data() : nullptr)},
-                nullptr));
+  Check(AddReturnedRows({.batch = shape.batch,
+                         .heads = shape.heads,
+                         .head_dim = shape.head_dim,
+                         .place_count = static_cast<int64_t>(lists.places.size()),
+                         .places = places.data(),
+                         .begin = begin.data(),
+                         .rows = rows.data(),
+                         .kept_rows = lists.kept_rows,
+                         .kept = all_kept.data(),
+                         .returned = all_returned.data(),
+                         .dk = layout.Of(dk.data()),
+                         .dv = layout.Of(dv.data()),
+                         .type = type,
+                         .rounded_dk = layout.Of(rounds ? rounded_dk.data() : nullptr),
+                         .rounded_dv = layout.Of(rounds ? rounded_dv.data() : nullptr)},
+                        nullptr));
   Check(cudaDeviceSynchronize());
   const std::vector<float> got_sums[] = {dk.Host(), dv.Host()};
   const std::vector<uint16_t> got[] = {rounded_dk.Host(), rounded_dv.Host()};
