@@ -2,12 +2,15 @@
 
 #include <arpa/inet.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -19,8 +22,6 @@ namespace ringmaster {
 namespace {
 
 constexpr size_t kHeadBytesMax = 16 << 10;
-// For the handshake and the request together.
-constexpr absl::Duration kReadTime = absl::Seconds(5);
 constexpr absl::Duration kWriteTime = absl::Seconds(30);
 constexpr absl::Duration kFinishTime = absl::Seconds(1);
 
@@ -40,6 +41,8 @@ const char* Meaning(int code) {
       return "Method Not Allowed";
     case 431:
       return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
     case 503:
       return "Service Unavailable";
     default:
@@ -56,16 +59,17 @@ std::string HeadOf(const HttpReply& reply) {
   return head + "\r\n";
 }
 
-std::string PeerName(const sockaddr_storage& address) {
+// "ipv4:10.1.2.3", and the port.
+std::pair<std::string, int> PeerOf(const sockaddr_storage& address) {
   char text[INET6_ADDRSTRLEN] = {};
   if (address.ss_family == AF_INET) {
     const auto& four = reinterpret_cast<const sockaddr_in&>(address);
     inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text));
-    return absl::StrCat("ipv4:", text, ":", ntohs(four.sin_port));
+    return {absl::StrCat("ipv4:", text), ntohs(four.sin_port)};
   }
   const auto& six = reinterpret_cast<const sockaddr_in6&>(address);
   inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof(text));
-  return absl::StrCat("ipv6:[", text, "]:", ntohs(six.sin6_port));
+  return {absl::StrCat("ipv6:[", text, "]"), ntohs(six.sin6_port)};
 }
 
 int BoundPort(int socket) {
@@ -83,11 +87,31 @@ int ListenAt(const addrinfo& address) {
   if (listener < 0) return -1;
   const int on = 1;
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  // Of the connections too: a body does not wait until its head has arrived.
+  setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   if (bind(listener, address.ai_addr, address.ai_addrlen) == 0 && listen(listener, 128) == 0) {
     return listener;
   }
   close(listener);
   return -1;
+}
+
+bool IsProbe(const std::string& path) { return path == "/healthz" || path == "/readyz"; }
+
+// What comes until the first empty line, without that; nothing when the client does not send it.
+// Too much is an error.
+std::optional<absl::StatusOr<std::string>> ReadHead(HttpStream& stream, absl::Time deadline) {
+  constexpr absl::string_view kEnd = "\r\n\r\n";
+  std::string text;
+  while (text.size() <= kHeadBytesMax) {
+    // The end may have begun with what was there before.
+    const size_t from = text.size() - std::min(text.size(), kEnd.size() - 1);
+    if (!stream.Read(text, deadline)) return std::nullopt;
+    if (const size_t end = absl::string_view(text).find(kEnd, from); end != absl::string_view::npos) {
+      return text.substr(0, end);
+    }
+  }
+  return absl::ResourceExhaustedError("at most 16 KiB of headers");
 }
 
 }  // namespace
@@ -123,33 +147,24 @@ absl::Status HttpEndpoint::Listen(const std::string& address) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(const std::string& address,
-                                                                  Handler handler,
-                                                                  std::unique_ptr<ServerTls> tls) {
+absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
+    const std::string& address, Handler handler, std::unique_ptr<ServerTls> tls,
+    const HttpEndpointOptions& options) {
   auto endpoint =
-      std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(handler), std::move(tls)));
+      std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(handler), std::move(tls), options));
   RETURN_IF_ERROR(endpoint->Listen(address));
-  for (int i = 0; i < kThreads; ++i) {
+  for (size_t i = 0; i < options.threads; ++i) {
     endpoint->threads_.emplace_back([server = endpoint.get()] { server->Run(); });
   }
   return endpoint;
 }
 
 HttpEndpoint::~HttpEndpoint() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    for (HttpStream* stream : streams_) stream->Interrupt();
-  }
+  connections_.Stop();
   // Whoever waits in accept() returns.
   if (listener_ >= 0) shutdown(listener_, SHUT_RDWR);
   for (std::thread& thread : threads_) thread.join();
   if (listener_ >= 0) close(listener_);
-}
-
-bool HttpEndpoint::Stopping() const {
-  const std::lock_guard lock(mutex_);
-  return stopping_;
 }
 
 void HttpEndpoint::Run() {
@@ -158,55 +173,62 @@ void HttpEndpoint::Run() {
   sigemptyset(&pipe);
   sigaddset(&pipe, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
-  while (!Stopping()) {
-    sockaddr_storage peer = {};
-    socklen_t size = sizeof(peer);
-    const int socket =
-        accept4(listener_, reinterpret_cast<sockaddr*>(&peer), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  while (!connections_.Stopping()) {
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    const int socket = accept4(listener_, reinterpret_cast<sockaddr*>(&address), &size,
+                               SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (socket < 0) {
       // Out of file descriptors, say: that takes a while to end.
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
       continue;
     }
-    HttpStream stream(socket, tls_ == nullptr ? nullptr : tls_->Context());
-    std::list<HttpStream*>::iterator place;
-    {
-      const std::lock_guard lock(mutex_);
-      place = streams_.insert(streams_.end(), &stream);
-      if (stopping_) stream.Interrupt();
-      if (streams_.size() == kThreads) streams_.front()->Interrupt();
-    }
-    Serve(stream, PeerName(peer));
-    const std::lock_guard lock(mutex_);
-    streams_.erase(place);
+    HttpStream stream(socket);
+    const auto [host, port] = PeerOf(address);
+    HttpConnections::Place place(connections_, stream, host);
+    Serve(stream, place, absl::StrCat(host, ":", port));
   }
 }
 
-void HttpEndpoint::Serve(HttpStream& stream, const std::string& peer) const {
-  const absl::Time deadline = SteadyNow() + kReadTime;
-  if (!stream.Start(deadline)) return;
-  std::string text;
-  size_t end = std::string::npos;
-  while ((end = text.find("\r\n\r\n")) == std::string::npos && text.size() <= kHeadBytesMax) {
-    if (!stream.Read(text, deadline)) return;
+HttpReply HttpEndpoint::Handle(const HttpRequest& request, HttpConnections::Place& place) const {
+  if (request.method != "GET" && request.method != "HEAD") {
+    return {.code = 405, .body = "only GET\n", .headers = {{"Allow", "GET, HEAD"}}};
   }
+  if (!place.Handle(IsProbe(request.path))) {
+    return {.code = 503, .body = "too many requests at the same time\n"};
+  }
+  HttpReply reply = handler_(request);
+  if (reply.body.size() <= kBodyBytesMax) return reply;
+  return {.code = 500, .body = "the answer would be larger than 8 MiB\n"};
+}
+
+void HttpEndpoint::Serve(HttpStream& stream, HttpConnections::Place& place,
+                         const std::string& peer) const {
+  // This may wait for a disk.
+  auto context = tls_ == nullptr ? nullptr : tls_->Context();
+  place.Listen();
+  const absl::Time deadline = SteadyNow() + read_time_;
+  if (!stream.Start(std::move(context), deadline)) return;
+  const auto head = ReadHead(stream, deadline);
+  if (!head.has_value()) return;
   HttpReply reply;
-  absl::StatusOr<HttpRequest> request = absl::InvalidArgumentError("the request is too large");
-  if (end == std::string::npos) {
-    reply = {.code = 431, .body = "at most 16 KiB of headers\n"};
-  } else if (request = ParseHttpRequest(text.substr(0, end)); !request.ok()) {
+  bool head_alone = false;
+  if (!head->ok()) {
+    reply = {.code = 431, .body = absl::StrCat(head->status().message(), "\n")};
+  } else if (auto request = ParseHttpRequest(**head); !request.ok()) {
     reply = {.code = 400, .body = absl::StrCat(request.status().message(), "\n")};
-  } else if (request->method != "GET" && request->method != "HEAD") {
-    reply = {.code = 405, .body = "only GET\n", .headers = {{"Allow", "GET, HEAD"}}};
   } else {
     request->peer = peer;
-    reply = handler_(*request);
+    head_alone = request->method == "HEAD";
+    reply = Handle(*request, place);
   }
-  const bool head_alone = request.ok() && request->method == "HEAD";
-  if (stream.Write(absl::StrCat(HeadOf(reply), head_alone ? "" : reply.body),
-                   SteadyNow() + kWriteTime)) {
-    stream.Finish(SteadyNow() + kFinishTime);
-  }
+  place.Answer();
+  const absl::Time end = SteadyNow() + kWriteTime;
+  // One behind the other, as a large body is there once only.
+  if (!stream.Write(HeadOf(reply), end)) return;
+  if (!head_alone && !stream.Write(reply.body, end)) return;
+  place.Listen();
+  stream.Finish(SteadyNow() + kFinishTime);
 }
 
 }  // namespace ringmaster

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/steady_now.h"
 
@@ -20,12 +21,7 @@ constexpr size_t kDroppedBytesMax = 1 << 16;
 
 }  // namespace
 
-HttpStream::HttpStream(int socket, std::shared_ptr<SSL_CTX> context)
-    : socket_(socket),
-      context_(std::move(context)),
-      tls_(context_ == nullptr ? nullptr : SSL_new(context_.get()), SSL_free) {
-  if (tls_ != nullptr) SSL_set_fd(tls_.get(), socket_);
-}
+HttpStream::HttpStream(int socket) : socket_(socket), tls_(nullptr, SSL_free) {}
 
 HttpStream::~HttpStream() { close(socket_); }
 
@@ -44,24 +40,30 @@ bool HttpStream::ShallTryAgain(ssize_t result, short events, absl::Time deadline
     return result < 0 && (errno == EAGAIN || errno == EINTR) && WaitFor(events, deadline);
   }
   const int error = SSL_get_error(tls_.get(), static_cast<int>(result));
-  ERR_clear_error();
   // Each of them may wait for the other direction.
   if (error == SSL_ERROR_WANT_READ) return WaitFor(POLLIN, deadline);
   return error == SSL_ERROR_WANT_WRITE && WaitFor(POLLOUT, deadline);
 }
 
-bool HttpStream::Start(absl::Time deadline) {
-  if (context_ == nullptr) return true;
-  if (tls_ == nullptr) return false;
-  for (int done; (done = SSL_accept(tls_.get())) != 1;) {
+bool HttpStream::Start(std::shared_ptr<SSL_CTX> context, absl::Time deadline) {
+  if (context == nullptr) return true;
+  context_ = std::move(context);
+  tls_.reset(SSL_new(context_.get()));
+  if (tls_ == nullptr || SSL_set_fd(tls_.get(), socket_) != 1) return false;
+  for (;;) {
+    // What another call has left would be taken for this one's error.
+    ERR_clear_error();
+    const int done = SSL_accept(tls_.get());
+    if (done == 1) return true;
     if (!ShallTryAgain(done, POLLIN, deadline)) return false;
   }
-  return true;
 }
 
 bool HttpStream::Read(std::string& text, absl::Time deadline) {
-  for (;;) {
+  // Who sends without a pause is never waited for.
+  while (SteadyNow() < deadline) {
     char block[kBlockBytes];
+    ERR_clear_error();
     const ssize_t count = tls_ == nullptr ? recv(socket_, block, sizeof(block), 0)
                                           : SSL_read(tls_.get(), block, sizeof(block));
     if (count > 0) {
@@ -70,10 +72,12 @@ bool HttpStream::Read(std::string& text, absl::Time deadline) {
     }
     if (!ShallTryAgain(count, POLLIN, deadline)) return false;
   }
+  return false;
 }
 
 bool HttpStream::Write(absl::string_view text, absl::Time deadline) {
   while (!text.empty()) {
+    ERR_clear_error();
     const ssize_t count = tls_ == nullptr
                               ? send(socket_, text.data(), text.size(), MSG_NOSIGNAL)
                               : SSL_write(tls_.get(), text.data(), static_cast<int>(text.size()));
@@ -87,8 +91,8 @@ bool HttpStream::Write(absl::string_view text, absl::Time deadline) {
 }
 
 void HttpStream::Finish(absl::Time deadline) {
-  if (tls_ != nullptr) SSL_shutdown(tls_.get());
   ERR_clear_error();
+  if (tls_ != nullptr) SSL_shutdown(tls_.get());
   shutdown(socket_, SHUT_WR);
   char block[kBlockBytes];
   for (size_t count = 0; count < kDroppedBytesMax && WaitFor(POLLIN, deadline);) {

@@ -17,15 +17,15 @@ namespace ringmaster {
 // deadline of SteadyNow(). Of one thread, but for Interrupt().
 class HttpStream {
  public:
-  // Owns `socket`, which must not block. `context`: of TLS, null for none.
-  HttpStream(int socket, std::shared_ptr<ssl_ctx_st> context);
+  // Owns `socket`, which must not block.
+  explicit HttpStream(int socket);
   ~HttpStream();
   HttpStream(const HttpStream&) = delete;
   HttpStream& operator=(const HttpStream&) = delete;
 
   // These are false when the client is gone or has not done its part in time: nothing more comes
-  // of it. Start() is first.
-  bool Start(absl::Time deadline);
+  // of it. Start() is first. `context`: of TLS, null for none.
+  bool Start(std::shared_ptr<ssl_ctx_st> context, absl::Time deadline);
   // Appends some of what the client has sent.
   bool Read(std::string& text, absl::Time deadline);
   bool Write(absl::string_view text, absl::Time deadline);
@@ -44,7 +44,7 @@ class HttpStream {
 
   const int socket_;
   // Of `tls_`.
-  const std::shared_ptr<ssl_ctx_st> context_;
+  std::shared_ptr<ssl_ctx_st> context_;
   std::unique_ptr<ssl_st, void (*)(ssl_st*)> tls_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,7 +17,18 @@ namespace ringmaster {
 // A client's connection to "IPV4:PORT" that says exactly what it is told to.
 class HttpConnection {
  public:
-  explicit HttpConnection(const std::string& address) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  // `from`: the client's own address, of loopback. `read_bytes`: what the kernel takes in for it
+  // before it reads; 0 for as much as usual.
+  explicit HttpConnection(const std::string& address, const std::string& from = "127.0.0.1",
+                          int read_bytes = 0)
+      : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (read_bytes > 0) {
+      setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &read_bytes, sizeof(read_bytes));
+    }
+    sockaddr_in own = {};
+    own.sin_family = AF_INET;
+    inet_pton(AF_INET, from.c_str(), &own.sin_addr);
+    EXPECT_EQ(bind(socket_, reinterpret_cast<sockaddr*>(&own), sizeof(own)), 0);
     const size_t colon = address.rfind(':');
     int port = 0;
     EXPECT_TRUE(absl::SimpleAtoi(address.substr(colon + 1), &port));
@@ -45,6 +57,11 @@ class HttpConnection {
   bool IsOpen() const {
     char byte = 0;
     return recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0 && errno == EAGAIN;
+  }
+  // Whether the server says something, or closes, within `wait_ms`.
+  bool HasNews(int wait_ms) const {
+    pollfd news = {.fd = socket_, .events = POLLIN, .revents = 0};
+    return poll(&news, 1, wait_ms) > 0;
   }
   int socket() const { return socket_; }
 

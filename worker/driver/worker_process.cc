@@ -36,6 +36,8 @@ constexpr absl::Duration kReportDeadline = absl::Seconds(2);
 constexpr absl::Duration kReportPause = absl::Milliseconds(50);
 // What the job's log may take for its last lines: a file system that hangs never takes them.
 constexpr absl::Duration kLogPatience = absl::Milliseconds(500);
+// For a scrape and probes.
+constexpr size_t kHttpThreads = 8;
 
 // Everything that lives as long as the process. Never destroyed: the process ends while threads use
 // it.
@@ -101,7 +103,8 @@ absl::Status StartHttp(const WorkerOptions& options, Process* process) {
     if (request.path == "/healthz") return {.body = "ok\n"};
     return {.code = 404, .body = "no such page\n"};
   };
-  ASSIGN_OR_RETURN(process->http, HttpEndpoint::Start(options.http_listen, answer));
+  ASSIGN_OR_RETURN(process->http, HttpEndpoint::Start(options.http_listen, answer, /*tls=*/nullptr,
+                                                      {.threads = kHttpThreads}));
   return options.address_file.empty()
              ? absl::OkStatus()
              : WriteAddressFile(options.address_file, process->http->address());
