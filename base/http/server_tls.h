@@ -27,7 +27,8 @@ class ServerTls {
       std::function<absl::Time()> now = SteadyNow);
 
   // OpenSSL's context for one more connection. Files that were replaced are taken up within five
-  // seconds; while they cannot be used, what was there before is.
+  // seconds; while they cannot be used, what was there before is. One caller in five seconds waits
+  // for the disk.
   std::shared_ptr<ssl_ctx_st> Context();
 
  private:
@@ -36,18 +37,24 @@ class ServerTls {
         key_path_(std::move(key_path)),
         now_(std::move(now)) {}
 
-  absl::Status Read() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What the files held, and what is made of it.
+  struct Loaded {
+    std::string certificate;
+    std::string key;
+    std::shared_ptr<ssl_ctx_st> context;
+  };
+  // `before` again when nothing has changed since.
+  absl::StatusOr<std::shared_ptr<const Loaded>> Read(std::shared_ptr<const Loaded> before) const;
 
   const std::string certificate_path_;
   const std::string key_path_;
   const std::function<absl::Time()> now_;
 
   std::mutex mutex_;
-  // What the files held that `context_` is of.
-  std::string certificate_ ABSL_GUARDED_BY(mutex_);
-  std::string key_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<ssl_ctx_st> context_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Loaded> loaded_ ABSL_GUARDED_BY(mutex_);
   absl::Time next_read_ ABSL_GUARDED_BY(mutex_);
+  // By one thread: while the file system hangs, the others go on with what there is.
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace ringmaster

@@ -1,11 +1,8 @@
 #include "coordinator/services/credentials.h"
 
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
-
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/http/pem.h"
 #include "base/loopback.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
@@ -29,34 +26,6 @@ absl::StatusOr<std::string> ReadPem(absl::string_view flag, const std::string& p
         absl::StrCat(flag, ": ", text.ok() ? path + " is empty" : text.status().message()));
   }
   return text;
-}
-
-struct Free {
-  void operator()(BIO* bio) const { BIO_free(bio); }
-  void operator()(X509* certificate) const { X509_free(certificate); }
-  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
-};
-
-std::unique_ptr<BIO, Free> Memory(const std::string& text) {
-  return std::unique_ptr<BIO, Free>(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-}
-
-// The first certificate; null when there is none.
-std::unique_ptr<X509, Free> CertificateIn(const std::string& pem) {
-  return std::unique_ptr<X509, Free>(
-      PEM_read_bio_X509(Memory(pem).get(), nullptr, nullptr, nullptr));
-}
-
-bool IsKeyOf(const std::string& certificate_pem, const std::string& key_pem) {
-  const auto certificate = CertificateIn(certificate_pem);
-  // A password would be asked for at the terminal.
-  char no_password[] = "";
-  const std::unique_ptr<EVP_PKEY, Free> key(
-      PEM_read_bio_PrivateKey(Memory(key_pem).get(), nullptr, nullptr, no_password));
-  const bool fits = certificate != nullptr && key != nullptr &&
-                    X509_check_private_key(certificate.get(), key.get()) == 1;
-  ERR_clear_error();
-  return fits;
 }
 
 }  // namespace
@@ -107,7 +76,7 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const
   options.watch_identity_key_cert_pairs();
   if (!tls.client_ca.empty()) {
     ASSIGN_OR_RETURN(const std::string authority, ReadPem("--tls-client-ca", tls.client_ca));
-    if (CertificateIn(authority) == nullptr) {
+    if (CertificatesIn(authority).empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("--tls-client-ca: ", tls.client_ca, " does not hold a certificate"));
     }

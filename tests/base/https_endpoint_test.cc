@@ -1,11 +1,23 @@
+#include <fcntl.h>
 #include <openssl/ssl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/http/http_endpoint.h"
+#include "base/http/pem.h"
+#include "base/read_file.h"
+#include "base/steady_now.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/certificate.h"
@@ -16,7 +28,9 @@ namespace ringmaster {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 // TLS over one connection, by a client that trusts everybody.
@@ -159,6 +173,54 @@ TEST(ServerTlsTest, TakesUpReplacedFilesOnceTheyFit) {
   std::ofstream(certificate) << "";
   now += absl::Seconds(6);
   EXPECT_EQ(name(), "second");
+}
+
+// It hangs for who looks at the files, and for nobody else.
+TEST(ServerTlsTest, OneThreadWaitsForADiskThatHangs) {
+  const TemporaryDirectory temporary;
+  const std::string certificate = temporary.path() + "/tls.crt";
+  const std::string key = temporary.path() + "/tls.key";
+  WriteCertificate("first", certificate, key);
+  std::atomic<int> seconds = 0;
+  auto tls = ServerTls::Load(certificate, key,
+                             [&] { return absl::UnixEpoch() + absl::Seconds(seconds.load()); });
+  ASSERT_TRUE(tls.ok()) << tls.status();
+  ASSERT_EQ(std::remove(key.c_str()), 0);
+  ASSERT_EQ(mkfifo(key.c_str(), 0600), 0);
+  seconds = 6;
+  std::vector<std::future<void>> calls;
+  for (int i = 0; i < 8; ++i) {
+    calls.push_back(std::async(std::launch::async, [&] { EXPECT_NE((*tls)->Context(), nullptr); }));
+  }
+  const auto ended = [&] {
+    return std::count_if(calls.begin(), calls.end(), [](const auto& call) {
+      return call.wait_for(std::chrono::milliseconds(1)) == std::future_status::ready;
+    });
+  };
+  const absl::Time end = SteadyNow() + absl::Seconds(10);
+  while (ended() < 7 && SteadyNow() < end) continue;
+  EXPECT_EQ(ended(), 7);
+  // What comes of the pipe is no key, for whoever still waits.
+  while (ended() < 8) {
+    const int writer = open(key.c_str(), O_WRONLY | O_NONBLOCK);
+    if (writer >= 0) close(writer);
+  }
+}
+
+TEST(PemTest, ReadsWholeChainsOnly) {
+  const TemporaryDirectory temporary;
+  const std::string path = temporary.path();
+  WriteCertificate("first", path + "/1.crt", path + "/1.key");
+  WriteCertificate("second", path + "/2.crt", path + "/2.key");
+  const std::string first = ReadFile(path + "/1.crt").value();
+  const std::string second = ReadFile(path + "/2.crt").value();
+  EXPECT_THAT(CertificatesIn(first + second), SizeIs(2));
+  EXPECT_THAT(CertificatesIn(first + "words\n"), SizeIs(1));
+  EXPECT_THAT(CertificatesIn(first + second.substr(0, second.size() / 2)), IsEmpty());
+  EXPECT_THAT(CertificatesIn(""), IsEmpty());
+  EXPECT_EQ(KeyIn(first), nullptr);
+  EXPECT_TRUE(IsKeyOf(first + second, ReadFile(path + "/1.key").value()));
+  EXPECT_FALSE(IsKeyOf(first + second, ReadFile(path + "/2.key").value()));
 }
 
 }  // namespace
