@@ -1,6 +1,8 @@
 #include "base/http/http_request.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -46,16 +48,24 @@ absl::Status ReadRequestLine(absl::string_view line, HttpRequest& request) {
   return absl::OkStatus();
 }
 
-absl::Status ReadHeader(absl::string_view line, HttpRequest& request) {
+// By their names, those that are looked at.
+using Headers = std::map<absl::string_view, std::optional<std::string>>;
+
+absl::Status ReadHeader(absl::string_view line, Headers& headers) {
   const size_t colon = line.find(':');
   if (colon == absl::string_view::npos || !IsToken(line.substr(0, colon))) {
     return NoRequest("a header has no name");
   }
-  for (const auto& [name, value] :
-       {std::pair("authorization", &request.authorization), std::pair("host", &request.host)}) {
+  const absl::string_view text = line.substr(colon + 1);
+  if (std::any_of(text.begin(), text.end(),
+                  [](unsigned char c) { return absl::ascii_iscntrl(c) && c != '\t'; })) {
+    return NoRequest("a header has control characters");
+  }
+  for (auto& [name, value] : headers) {
     if (!absl::EqualsIgnoreCase(line.substr(0, colon), name)) continue;
-    if (!value->empty()) return NoRequest(absl::StrCat("there are two headers ", name));
-    *value = std::string(absl::StripAsciiWhitespace(line.substr(colon + 1)));
+    // One that is empty is one, too.
+    if (value.has_value()) return NoRequest(absl::StrCat("there are two headers ", name));
+    value = std::string(absl::StripAsciiWhitespace(text));
   }
   return absl::OkStatus();
 }
@@ -64,13 +74,16 @@ absl::Status ReadHeader(absl::string_view line, HttpRequest& request) {
 
 absl::StatusOr<HttpRequest> ParseHttpRequest(absl::string_view head) {
   HttpRequest request;
+  Headers headers = {{"authorization", std::nullopt}, {"host", std::nullopt}};
   bool first = true;
   for (const absl::string_view line : absl::StrSplit(head, "\r\n", absl::SkipEmpty())) {
-    const absl::Status read = first ? ReadRequestLine(line, request) : ReadHeader(line, request);
+    const absl::Status read = first ? ReadRequestLine(line, request) : ReadHeader(line, headers);
     if (!read.ok()) return read;
     first = false;
   }
   if (first) return NoRequest("there is no first line");
+  request.authorization = headers["authorization"].value_or("");
+  request.host = headers["host"].value_or("");
   return request;
 }
 

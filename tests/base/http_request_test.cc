@@ -49,7 +49,9 @@ TEST(HttpRequestTest, RefusesWhatIsNone) {
   }
   for (const std::string header :
        {"no colon", ": x", "A b: x", " Authorization: Bearer x", "A: x\r\n folded",
-        "Authorization: Bearer x\r\nauthorization: Bearer y", "Host: a\r\nHost: b"}) {
+        "Authorization: Bearer x\r\nauthorization: Bearer y", "Host: a\r\nHost: b",
+        "Authorization:\r\nAuthorization: Bearer x", "Host: \r\nHost: a", "A: \x01", "A: b\nB: c",
+        "A: \x7f"}) {
     const auto request = ParseHttpRequest(absl::StrCat("GET / HTTP/1.1\r\n", header));
     EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument) << header;
   }
