@@ -80,5 +80,19 @@ TEST_F(StepSamplesTest, AsLongAsAFileCanBe) {
   EXPECT_THAT(Sampled(), ElementsAre("1/1"));
 }
 
+// A job writes what it likes.
+TEST_F(StepSamplesTest, NoMoreLinesThanAPageHasTimeFor) {
+  std::string text;
+  for (int step = 1; step <= 9000; ++step) {
+    text += absl::StrCat("{\"generation\":1,\"x\":\"", std::string(60, 'x'), "\",\"step\":", step,
+                         "}\n");
+  }
+  ASSERT_LT(text.size(), kStepSampleBytes);
+  Append("{ }\n{\"step\":9}\n" + text);
+  const std::vector<v1::StepRecord> records = SampleSteps(path_, "uid");
+  ASSERT_EQ(records.size(), 8192u);
+  EXPECT_EQ(records.front().step(), 1);
+}
+
 }  // namespace
 }  // namespace ringmaster::coordinator
