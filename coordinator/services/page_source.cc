@@ -6,33 +6,19 @@
 #include <optional>
 #include <utility>
 #include <variant>
-#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "coordinator/records/step_samples.h"
 
 namespace ringmaster::coordinator {
 namespace {
 
-// For the core and for the disk.
+// For the core, and for the disk.
 constexpr absl::Duration kPatience = absl::Seconds(2);
-// Of jobs whose steps are read at the same time, as the disk threads have other work too.
-constexpr int kReadsMax = 8;
 constexpr int kJobsOnAPage = 100;
 constexpr int kWaitingOnTheOverview = 50;
 constexpr int kWorkersOnAPage = 500;
 constexpr int kWorkersOnTheOverview = 100;
 constexpr int kCheckpointsShown = 20;
-
-// Waits for what somebody else sets; nothing when that takes too long.
-template <typename T>
-std::optional<T> Await(std::future<T>& future) {
-  if (future.wait_for(absl::ToChronoNanoseconds(kPatience)) != std::future_status::ready) {
-    return std::nullopt;
-  }
-  return future.get();
-}
 
 // A question to the core, answered as those of gRPC are. It is asked at once.
 template <typename Response>
@@ -47,10 +33,11 @@ class Question {
   }
 
   absl::StatusOr<Response> Answer() {
-    std::optional<absl::StatusOr<ApiResponse>> reply = Await(answer_);
-    if (!reply.has_value()) return absl::DeadlineExceededError("the coordinator is busy");
-    RETURN_IF_ERROR(reply->status());
-    Response* const response = std::get_if<Response>(&**reply);
+    if (answer_.wait_for(absl::ToChronoNanoseconds(kPatience)) != std::future_status::ready) {
+      return absl::DeadlineExceededError("the coordinator is busy");
+    }
+    ASSIGN_OR_RETURN(ApiResponse reply, answer_.get());
+    Response* const response = std::get_if<Response>(&reply);
     if (response == nullptr) return absl::InternalError("the core answered another call");
     return std::move(*response);
   }
@@ -77,6 +64,8 @@ v1::ListWorkersRequest WorkersRequest(int page_size, const std::string& page_tok
 }
 
 }  // namespace
+
+PageSource::PageSource(const ServiceContext& services) : services_(services), steps_(kPatience) {}
 
 absl::StatusOr<std::string> PageSource::Overview(const std::string& project) const {
   EventLoop& loop = *services_.loop;
@@ -129,26 +118,9 @@ absl::StatusOr<std::string> PageSource::Job(const std::string& project,
   JobDetails details;
   ASSIGN_OR_RETURN(details.job, job.Answer());
   ASSIGN_OR_RETURN(details.checkpoints, checkpoints.Answer());
-  details.steps = Steps(details.job);
+  details.steps = steps_.Of(details.job.spec().directory() + "/steps.jsonl", details.job.uid());
   const auto snapshot = loop.snapshot();
   return JobPage({*snapshot, project, loop.Now()}, details);
-}
-
-absl::StatusOr<std::vector<v1::StepRecord>> PageSource::Steps(const v1::TrainingJob& job) const {
-  if (++*reads_ > kReadsMax) {
-    --*reads_;
-    return absl::UnavailableError("too many step logs are being read already");
-  }
-  auto promise = std::make_shared<std::promise<std::vector<v1::StepRecord>>>();
-  std::future<std::vector<v1::StepRecord>> steps = promise->get_future();
-  services_.disk->Post(
-      [reads = reads_, promise, path = job.spec().directory() + "/steps.jsonl", uid = job.uid()] {
-        promise->set_value(SampleSteps(path, uid));
-        --*reads;
-      });
-  std::optional<std::vector<v1::StepRecord>> read = Await(steps);
-  if (!read.has_value()) return absl::UnavailableError("the step log could not be read in time");
-  return *std::move(read);
 }
 
 }  // namespace ringmaster::coordinator

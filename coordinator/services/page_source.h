@@ -1,14 +1,12 @@
 #pragma once
 
-#include <atomic>
-#include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "coordinator/page/job_page.h"
 #include "coordinator/page/status_page.h"
 #include "coordinator/services/call.h"
+#include "coordinator/services/step_reads.h"
 
 namespace ringmaster::coordinator {
 
@@ -16,7 +14,7 @@ namespace ringmaster::coordinator {
 // and is not for the loop's thread. A page that is refused has the core's status. Thread-safe.
 class PageSource {
  public:
-  explicit PageSource(const ServiceContext& services) : services_(services) {}
+  explicit PageSource(const ServiceContext& services);
 
   // `project`: "projects/{project}", empty for all of them and the cluster.
   absl::StatusOr<std::string> Overview(const std::string& project) const;
@@ -28,12 +26,8 @@ class PageSource {
   absl::StatusOr<std::string> Workers(const std::string& page_token) const;
 
  private:
-  absl::StatusOr<std::vector<v1::StepRecord>> Steps(const v1::TrainingJob& job) const;
-
   const ServiceContext services_;
-  // Step logs that are being read; shared with the reads, as one of a disk that hangs may outlive
-  // us.
-  const std::shared_ptr<std::atomic<int>> reads_ = std::make_shared<std::atomic<int>>(0);
+  mutable StepReads steps_;
 };
 
 }  // namespace ringmaster::coordinator
