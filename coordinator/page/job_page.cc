@@ -115,13 +115,25 @@ Html Recoveries(const v1::TrainingJob& job, absl::Time now) {
   return RecoveriesTable(newest_first, /*of_one_job=*/true, now);
 }
 
+// A text that may be long, as far as a page has room for it.
+Html LongText(absl::string_view text) {
+  constexpr size_t kBytesShown = 64 << 10;
+  if (text.size() <= kBytesShown) return Html::Element("pre", {}, text);
+  size_t shown = kBytesShown;
+  // Not within a character.
+  while (shown > 0 && (static_cast<unsigned char>(text[shown]) & 0xc0) == 0x80) --shown;
+  return Html::Element("pre", {},
+                       Html(text.substr(0, shown)) + "\n… and " +
+                           Count(static_cast<int64_t>(text.size() - shown)) + " bytes more");
+}
+
 Html SpecText(const v1::TrainingJobSpec& spec) {
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
   options.preserve_proto_field_names = true;
   std::string json;
   (void)google::protobuf::util::MessageToJsonString(spec, &json, options);
-  return Html::Element("pre", {}, json);
+  return LongText(json);
 }
 
 }  // namespace
@@ -144,7 +156,7 @@ std::string JobPage(const PageContext& context, const JobDetails& details) {
   main += Section("checkpoints", CheckpointsTable(details.checkpoints, context.now));
   if (!job.status().resume_overrides().empty()) {
     main += Section("unlike the checkpoint it began with",
-                    Html::Element("pre", {}, absl::StrJoin(job.status().resume_overrides(), "\n")));
+                    LongText(absl::StrJoin(job.status().resume_overrides(), "\n")));
   }
   main += Section("spec", SpecText(job.spec()));
   return WholePage(ShortJobName(job.name()), PageHeader(context), main);

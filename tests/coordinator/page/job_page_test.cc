@@ -91,5 +91,20 @@ TEST_F(JobPageTest, NobodysTextIsMarkup) {
   EXPECT_THAT(Page(), Not(HasSubstr("<img")));
 }
 
+TEST_F(JobPageTest, ALongSpecIsCutBetweenCharacters) {
+  v1::DataSpec* data = details_.job.mutable_spec()->mutable_data();
+  data->add_paths("/short");
+  EXPECT_THAT(Page(), Not(HasSubstr("bytes more")));
+  for (int shift = 0; shift < 3; ++shift) {
+    std::string path = "/" + std::string(shift, 'a');
+    for (int i = 0; i < 500'000; ++i) path += "ä";
+    data->set_paths(0, path);
+    const std::string page = Page();
+    EXPECT_LT(page.size(), 200u << 10);
+    EXPECT_THAT(page, HasSubstr("ä\n… and 93"));
+    EXPECT_THAT(page, HasSubstr(" bytes more</pre>"));
+  }
+}
+
 }  // namespace
 }  // namespace ringmaster::coordinator
