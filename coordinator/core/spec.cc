@@ -24,6 +24,9 @@ constexpr int64_t kRanksMax = 1024;
 // Of a google.protobuf.Duration: about 10,000 years.
 constexpr int64_t kSecondsMax = 315'576'000'000;
 constexpr int64_t kThreadsMax = 1024;
+// Of Linux. Specs are stored, listed and shown: what no worker could open is not kept.
+constexpr size_t kPathBytesMax = 4096;
+constexpr int kDataPathsMax = 1024;
 constexpr int64_t kSequencesMax = 1 << 30;
 
 void Within(absl::string_view field, int64_t value, int64_t low, int64_t high, Violations* v) {
@@ -49,9 +52,21 @@ void Interval(absl::string_view field, int64_t value, Violations* v) {
   }
 }
 
+// False when it is too long to say more of it.
+bool PathLength(absl::string_view field, absl::string_view path, Violations* v) {
+  if (path.size() <= kPathBytesMax) return true;
+  v->Field(field, absl::StrCat("has ", path.size(), " bytes; a path has at most ", kPathBytesMax));
+  return false;
+}
+
 void ResolveData(v1::DataSpec* data, Violations* v) {
   if (data->paths().empty()) v->Field("data.paths", "is required");
-  for (int i = 0; i < data->paths_size(); ++i) {
+  if (data->paths_size() > kDataPathsMax) {
+    v->Field("data.paths", absl::StrCat("are ", data->paths_size(), "; there may be ",
+                                        kDataPathsMax, ", each of them a glob or directory"));
+  }
+  for (int i = 0; i < std::min(data->paths_size(), kDataPathsMax); ++i) {
+    if (!PathLength(absl::StrFormat("data.paths[%d]", i), data->paths(i), v)) continue;
     if (!absl::StartsWith(data->paths(i), "/")) {
       v->Field(absl::StrFormat("data.paths[%d]", i),
                absl::StrCat("'", data->paths(i),
@@ -188,6 +203,34 @@ void ResolveResources(v1::TrainingJobSpec* spec, Violations* v) {
   if (resources->device() != v1::DEVICE_UNSPECIFIED) FixDevice(resources->device(), spec);
 }
 
+void ResolveDirectory(v1::TrainingJobSpec* spec, Violations* v) {
+  if (!PathLength("directory", spec->directory(), v)) return;
+  // In "/" no file's path would begin with the directory and a slash.
+  const bool below_root = spec->directory().find_first_not_of('/') != std::string::npos;
+  if (!spec->directory().empty() && !(below_root && IsCleanAbsolutePath(spec->directory()))) {
+    v->Field("directory",
+             absl::StrCat("'", absl::CHexEscape(spec->directory()),
+                          "' must be an absolute path below /, without . and .. parts and control "
+                          "characters"));
+  } else if (!spec->directory().empty()) {
+    // Paths are compared as text.
+    const std::vector<absl::string_view> parts =
+        absl::StrSplit(spec->directory(), '/', absl::SkipEmpty());
+    spec->set_directory(absl::StrCat("/", absl::StrJoin(parts, "/")));
+  }
+}
+
+void CheckStart(const v1::TrainingJobSpec& spec, Violations* v) {
+  if (spec.start_from_case() == v1::TrainingJobSpec::START_FROM_NOT_SET) return;
+  const bool resumes = spec.start_from_case() == v1::TrainingJobSpec::kResumeFrom;
+  const std::string& start = resumes ? spec.resume_from() : spec.init_from();
+  const char* const field = resumes ? "resume_from" : "init_from";
+  if (PathLength(field, start, v) && !IsCleanAbsolutePath(start)) {
+    v->Field(field, absl::StrCat("'", absl::CHexEscape(start),
+                                 "' must be the absolute path of a checkpoint"));
+  }
+}
+
 }  // namespace
 
 bool IsCleanAbsolutePath(const std::string& path) {
@@ -239,27 +282,8 @@ void ResolveSpec(v1::TrainingJobSpec* spec, Violations* v) {
   ResolveIntervals(spec, v);
   ResolveRecovery(spec->mutable_recovery(), v);
   ResolveResources(spec, v);
-  // In "/" no file's path would begin with the directory and a slash.
-  const bool below_root = spec->directory().find_first_not_of('/') != std::string::npos;
-  if (!spec->directory().empty() && !(below_root && IsCleanAbsolutePath(spec->directory()))) {
-    v->Field("directory",
-             absl::StrCat("'", absl::CHexEscape(spec->directory()),
-                          "' must be an absolute path below /, without . and .. parts and control "
-                          "characters"));
-  } else if (!spec->directory().empty()) {
-    // Paths are compared as text.
-    const std::vector<absl::string_view> parts =
-        absl::StrSplit(spec->directory(), '/', absl::SkipEmpty());
-    spec->set_directory(absl::StrCat("/", absl::StrJoin(parts, "/")));
-  }
-  const bool resumes = spec->start_from_case() == v1::TrainingJobSpec::kResumeFrom;
-  const std::string& start = resumes ? spec->resume_from() : spec->init_from();
-  if (spec->start_from_case() != v1::TrainingJobSpec::START_FROM_NOT_SET &&
-      !IsCleanAbsolutePath(start)) {
-    v->Field(
-        resumes ? "resume_from" : "init_from",
-        absl::StrCat("'", absl::CHexEscape(start), "' must be the absolute path of a checkpoint"));
-  }
+  ResolveDirectory(spec, v);
+  CheckStart(*spec, v);
 }
 
 }  // namespace ringmaster::coordinator

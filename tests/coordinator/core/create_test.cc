@@ -123,6 +123,25 @@ std::vector<Row> BlockSparseRows() {
   };
 }
 
+// Longer or more than any that could be used.
+std::vector<Row> LongPathRows() {
+  using R = v1::CreateTrainingJobRequest;
+  return {
+      {"long_data_path",
+       [](R& r) { SpecOf(r).mutable_data()->set_paths(0, "/" + std::string(4096, 'a')); },
+       "training_job.spec.data.paths[0]"},
+      {"many_paths",
+       [](R& r) {
+         for (int i = 0; i < 1024; ++i) SpecOf(r).mutable_data()->add_paths("/a");
+       },
+       "training_job.spec.data.paths"},
+      {"long_directory", [](R& r) { SpecOf(r).set_directory("/" + std::string(4096, 'a')); },
+       "training_job.spec.directory"},
+      {"long_init", [](R& r) { SpecOf(r).set_init_from("/" + std::string(4096, 'a')); },
+       "training_job.spec.init_from"},
+  };
+}
+
 std::vector<Row> Rows() {
   using R = v1::CreateTrainingJobRequest;
   return {
@@ -255,8 +274,9 @@ std::vector<Row> Rows() {
 
 TEST(CreateTest, NamesTheFieldOfEveryInvalidRequest) {
   std::vector<Row> rows = Rows();
-  const std::vector<Row> of_blocks = BlockSparseRows();
-  rows.insert(rows.end(), of_blocks.begin(), of_blocks.end());
+  for (const auto& more : {BlockSparseRows(), LongPathRows()}) {
+    rows.insert(rows.end(), more.begin(), more.end());
+  }
   for (const Row& row : rows) {
     SCOPED_TRACE(row.name);
     CoreDriver d;
