@@ -96,17 +96,22 @@ Html GroupSection(const PageContext& context, const char* name, const Html& what
                        Heading(name, more) + JobsTable(jobs, context.now));
 }
 
+// Whether there were more than are shown.
+bool Cut(Jobs& jobs) {
+  const size_t all = jobs.size();
+  jobs.resize(std::min(all, kJobsShown));
+  return jobs.size() < all;
+}
+
 // What is not as it should be comes first.
 Html RunningSection(const PageContext& context) {
   Jobs jobs = JobsOf(context, context.snapshot.active_jobs, *FindJobGroup("running"));
   std::stable_partition(jobs.begin(), jobs.end(), [](const v1::TrainingJob* job) {
     return job->status().state() != Status::RUNNING;
   });
-  const size_t all = jobs.size();
-  jobs.resize(std::min(all, kJobsShown));
+  const bool cut = Cut(jobs);
   return GroupSection(context, "running",
-                      all > jobs.size() ? Html(absl::StrCat(jobs.size(), " of them;")) : Html(),
-                      jobs);
+                      cut ? Html(absl::StrCat(jobs.size(), " of them;")) : Html(), jobs);
 }
 
 Html WaitingSection(const PageContext& context, const v1::ListTrainingJobsResponse& waiting) {
@@ -116,8 +121,9 @@ Html WaitingSection(const PageContext& context, const v1::ListTrainingJobsRespon
 }
 
 Html EndedSection(const PageContext& context) {
-  return GroupSection(context, "ended", "within five minutes;",
-                      JobsOf(context, context.snapshot.ended_jobs, *FindJobGroup("ended")));
+  Jobs jobs = JobsOf(context, context.snapshot.ended_jobs, *FindJobGroup("ended"));
+  const std::string what = Cut(jobs) ? absl::StrCat(jobs.size(), " of those ") : "";
+  return GroupSection(context, "ended", what + "within five minutes;", jobs);
 }
 
 // The newest of the jobs that have a ring, or had one lately.

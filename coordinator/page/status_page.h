@@ -27,7 +27,8 @@ const JobGroup* FindJobGroup(absl::string_view name);
 struct PageContext {
   const CoreSnapshot& snapshot;
   // "projects/{project}" whose jobs alone are shown, empty for all. Then nothing is told of the
-  // cluster as a whole.
+  // cluster as a whole but how the coordinator is: its version and epoch, whether it drains and
+  // whether its store is full.
   std::string project;
   absl::Time now;
 };

@@ -83,6 +83,18 @@ TEST_F(StatusPageTest, TroubleComesFirstAndAThousandRingsAreTooMany) {
   EXPECT_THAT(page, HasSubstr("200 of them; <a href=\"/jobs?group=running\">all</a>"));
 }
 
+TEST_F(StatusPageTest, OfManyThatHaveEndedSomeAreShown) {
+  for (int i = 0; i < 1000; ++i) {
+    snapshot_.ended_jobs.push_back(
+        Job(absl::StrCat("projects/vision/trainingJobs/job-", i), TrainingJobStatus::SUCCEEDED));
+  }
+  const std::string page = Page({});
+  EXPECT_THAT(page, HasSubstr(">vision/job-199<"));
+  EXPECT_THAT(page, Not(HasSubstr(">vision/job-200<")));
+  EXPECT_THAT(page, HasSubstr("200 of those within five minutes; "
+                              "<a href=\"/jobs?group=ended\">all</a>"));
+}
+
 TEST_F(StatusPageTest, WaitingJobSaysWhyAndWhere) {
   v1::TrainingJob job = Job("projects/vision/trainingJobs/bible", TrainingJobStatus::QUEUED);
   job.mutable_status()->mutable_pending_reason()->set_message("4 workers are needed, 1 is idle");
