@@ -74,6 +74,7 @@ HttpReply PageReply(std::string html) {
                        "default-src 'none'; style-src 'self'; script-src 'self'; "
                        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
                        "frame-ancestors 'none'"},
+                      {"Cross-Origin-Resource-Policy", "same-origin"},
                       {"Referrer-Policy", "no-referrer"}}};
 }
 
@@ -133,8 +134,10 @@ HttpReply HttpService::Answer(const HttpRequest& request) const {
             .body = script ? kPageJs : kPageCss};
   }
   // Whoever is bound to a project sees that.
-  const std::string project =
+  std::string project =
       target.resource.empty() ? caller->project() : FormatProjectName(ProjectIn(target.resource));
+  // As lists have it: of all projects.
+  if (project == FormatProjectName("-")) project.clear();
   const std::string page_token = Parameter(request, "page");
   absl::StatusOr<std::string> page = absl::NotFoundError("no such page");
   if (target.kind == Target::kOverview) page = pages_.Overview(project);

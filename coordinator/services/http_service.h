@@ -9,7 +9,8 @@
 namespace ringmaster::coordinator {
 
 // What the coordinator answers by HTTP: /healthz and /readyz to everybody, all else to whom a
-// viewer's token allows it, where tokens are asked for. Refusals are written down. Thread-safe.
+// viewer's token allows it, where tokens are asked for. What a token, or the lack of one, does not
+// allow is written down. Thread-safe.
 class HttpService {
  public:
   // `local_names_only`: pages are for who asks for them by a name of loopback. Without tokens a

@@ -1,4 +1,6 @@
 // The pages of a coordinator with jobs.
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -43,6 +45,9 @@ TEST_F(HttpPagesTest, OverviewShowsJobsOfAllProjects) {
   EXPECT_THAT(page, HasSubstr("\r\nContent-Security-Policy: default-src 'none';"));
   EXPECT_THAT(Page("/?project=vision"),
               AllOf(HasSubstr(">vision/bible</a>"), Not(HasSubstr("novel"))));
+  EXPECT_THAT(Page("/?project=-"),
+              AllOf(HasSubstr(">vision/bible</a>"), HasSubstr(">speech/novel</a>"),
+                    HasSubstr("<a href=\"/workers\">"), Not(HasSubstr("project=-"))));
   EXPECT_THAT(Page("/page.css"), HasSubstr("Content-Type: text/css"));
   EXPECT_THAT(Page("/page.js"), HasSubstr("Content-Type: text/javascript"));
 }
@@ -101,7 +106,8 @@ TEST_F(HttpPagesTest, JobsPageDrawsItsStepLog) {
 // It would hold the thread that opens it; drawings are no reason for probes to fail.
 TEST_F(HttpPagesTest, AStepLogThatIsNoFileHoldsNobody) {
   const v1::TrainingJob job = CreateIn("vision", "bible");
-  std::filesystem::create_directories(job.spec().directory() + "/steps.jsonl");
+  std::filesystem::create_directories(job.spec().directory());
+  ASSERT_EQ(mkfifo((job.spec().directory() + "/steps.jsonl").c_str(), 0600), 0);
   EXPECT_THAT(Page("/jobs/vision/bible"), HasSubstr("no steps to draw yet"));
 }
 
