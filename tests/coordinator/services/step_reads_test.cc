@@ -13,7 +13,6 @@ namespace ringmaster::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::SizeIs;
 
 // Logs on a disk that hangs until it is let go.
 class StepReadsTest : public ::testing::Test {
@@ -68,7 +67,7 @@ TEST_F(StepReadsTest, GoesOnWhenTheDiskDoes) {
   for (auto& page : pages) {
     const auto steps = page.get();
     ASSERT_TRUE(steps.ok()) << steps.status();
-    EXPECT_THAT(*steps, SizeIs(3));
+    EXPECT_EQ(steps->size(), 3u);
   }
   EXPECT_EQ(reads.Of("/a", "fast")->size(), 3u);
 }
