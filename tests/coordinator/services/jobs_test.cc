@@ -96,9 +96,9 @@ TEST_F(JobsTest, ListsInPagesWithoutGapsOrRepeats) {
 TEST_F(JobsTest, PagesOfLargeJobsStayBelowWhatClientsAccept) {
   for (int i = 0; i < 8; ++i) {
     v1::CreateTrainingJobRequest request = CreateRequest(absl::StrCat("job-", i));
-    for (int path = 0; path < 9000; ++path) {
+    for (int path = 0; path < 900; ++path) {
       request.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
-          "/" + std::string(100, 'x'));
+          "/" + std::string(1000, 'x'));
     }
     const absl::Status status = Create(request).status();
     ASSERT_TRUE(status.ok()) << status;
@@ -181,8 +181,10 @@ TEST_F(JobsTest, WatchThatIsNotReadIsEnded) {
     return text.find("ringmaster_watch_evictions_total{reason=\"slow\"} 1") != std::string::npos;
   };
   v1::CreateTrainingJobRequest request = CreateRequest("");
-  request.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
-      "/" + std::string(30000, 'x'));
+  for (int path = 0; path < 8; ++path) {
+    request.mutable_training_job()->mutable_spec()->mutable_data()->add_paths(
+        "/" + std::string(4000, 'x'));
+  }
   int jobs = 0;
   while (jobs < 5000 && !(jobs % 20 == 19 && evicted())) {
     ASSERT_TRUE(Create(request).ok());
