@@ -126,18 +126,19 @@ std::vector<Row> BlockSparseRows() {
 // Longer or more than any that could be used.
 std::vector<Row> LongPathRows() {
   using R = v1::CreateTrainingJobRequest;
+  static const std::string long_path = "/" + std::string(4096, 'a');
+  static const std::vector<std::string> many(1025, "/a");
   return {
-      {"long_data_path",
-       [](R& r) { SpecOf(r).mutable_data()->set_paths(0, "/" + std::string(4096, 'a')); },
+      {"long_data_path", [](R& r) { *SpecOf(r).mutable_data()->mutable_paths(0) = long_path; },
        "training_job.spec.data.paths[0]"},
       {"many_paths",
        [](R& r) {
-         for (int i = 0; i < 1024; ++i) SpecOf(r).mutable_data()->add_paths("/a");
+         *SpecOf(r).mutable_data()->mutable_paths() = {many.begin(), many.end()};
        },
        "training_job.spec.data.paths"},
-      {"long_directory", [](R& r) { SpecOf(r).set_directory("/" + std::string(4096, 'a')); },
+      {"long_directory", [](R& r) { SpecOf(r).set_directory(long_path); },
        "training_job.spec.directory"},
-      {"long_init", [](R& r) { SpecOf(r).set_init_from("/" + std::string(4096, 'a')); },
+      {"long_init", [](R& r) { SpecOf(r).set_init_from(long_path); },
        "training_job.spec.init_from"},
   };
 }
